@@ -1,0 +1,21 @@
+//! Names, hashes, store paths, content addresses and path infos of Nix.
+//!
+//! Pure: no files, no clock, no runtime. The store directory is always a value ([`StoreDir`]), so a
+//! store anywhere is as good as one in `/nix/store`. Types carry no serde form; each boundary has
+//! its own.
+
+mod base32;
+mod content_address;
+mod hash;
+mod path_info;
+mod signature;
+mod store_path;
+
+pub use base32::{Base32Error, decode_base32, encode_base32};
+pub use content_address::{ContentAddress, ContentAddressError, IngestionMethod, References};
+pub use hash::{Hash, HashAlgorithm, HashError, HashNotation, Hasher, NarHash};
+pub use path_info::{NarSize, PathInfo};
+pub use signature::{Signature, SignatureError};
+pub use store_path::{
+    StoreDir, StoreDirError, StoreName, StoreNameError, StorePath, StorePathError, StorePathProblem,
+};

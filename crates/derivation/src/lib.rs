@@ -1,0 +1,1 @@
+//! Derivations: ATerm and JSON forms, output paths

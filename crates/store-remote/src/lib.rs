@@ -1,0 +1,1 @@
+//! Stores and builders behind a socket, a child process or SSH
