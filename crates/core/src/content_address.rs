@@ -71,6 +71,14 @@ pub enum ContentAddressError {
         /// What is wrong with the hash.
         source: HashError,
     },
+    /// A hash algorithm that the method does not allow.
+    #[error("a path that is content-addressed as '{address}' must have {expected}")]
+    Algorithm {
+        /// The content address.
+        address: String,
+        /// The algorithms that the method allows.
+        expected: &'static str,
+    },
     /// References where the method allows none.
     #[error("a path that is content-addressed as '{address}' can't have references")]
     References {
@@ -129,7 +137,9 @@ impl StoreDir {
     ///
     /// # Errors
     ///
-    /// [`ContentAddressError::References`] where the method allows no (such) references.
+    /// [`ContentAddressError::Algorithm`] for texts that are not hashed with SHA-256, or git objects
+    /// with neither that nor SHA-1; [`ContentAddressError::References`] where the method allows no
+    /// (such) references.
     pub fn content_addressed_path(
         &self,
         address: &ContentAddress,
@@ -138,8 +148,14 @@ impl StoreDir {
     ) -> Result<StorePath, ContentAddressError> {
         let none = references.others.is_empty() && !references.itself;
         let sha256 = address.hash.algorithm() == HashAlgorithm::Sha256;
+        let sha1 = address.hash.algorithm() == HashAlgorithm::Sha1;
+        let refuse = |expected| {
+            Err(ContentAddressError::Algorithm { address: address.to_string(), expected })
+        };
         match address.method {
-            IngestionMethod::Text if sha256 && !references.itself => {
+            IngestionMethod::Text if !sha256 => refuse("sha256"),
+            IngestionMethod::Git if !sha256 && !sha1 => refuse("sha1 or sha256"),
+            IngestionMethod::Text if !references.itself => {
                 Ok(self.make_path(&self.kind("text", references), &address.hash, name))
             }
             IngestionMethod::Nar if sha256 => {

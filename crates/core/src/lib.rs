@@ -7,14 +7,18 @@
 mod base32;
 mod content_address;
 mod hash;
+mod output_name;
 mod path_info;
+mod realisation;
 mod signature;
 mod store_path;
 
 pub use base32::{Base32Error, decode_base32, encode_base32};
 pub use content_address::{ContentAddress, ContentAddressError, IngestionMethod, References};
 pub use hash::{Hash, HashAlgorithm, HashError, HashNotation, Hasher, NarHash};
+pub use output_name::OutputName;
 pub use path_info::{NarSize, PathInfo};
+pub use realisation::{DrvOutput, DrvOutputError, Realisation};
 pub use signature::{Signature, SignatureError};
 pub use store_path::{
     StoreDir, StoreDirError, StoreName, StoreNameError, StorePath, StorePathError, StorePathProblem,

@@ -52,7 +52,7 @@ impl StoreName {
     }
 }
 
-fn check_name(name: &str) -> Result<(), StoreNameError> {
+pub(crate) fn check_name(name: &str) -> Result<(), StoreNameError> {
     if name.is_empty() || StoreName::MAX_LEN < name.len() {
         return Err(StoreNameError::Length { len: name.len() });
     }
@@ -160,6 +160,11 @@ impl StorePath {
     /// Returns the name, the part behind the hash.
     pub fn name(&self) -> &str {
         self.0.get(HASH_PART + 1..).unwrap_or_default()
+    }
+
+    /// Returns the name as one that keeps the rules of names.
+    pub fn store_name(&self) -> StoreName {
+        StoreName(self.name().to_owned())
     }
 
     /// Whether the name ends in `.drv`.

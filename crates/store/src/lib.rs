@@ -1,1 +1,21 @@
-//! What a store and a builder are
+//! What a store and a builder are, for those who use them and those who implement them.
+//!
+//! Traits, requests, results and errors only: no sockets, no processes. `store-remote` implements
+//! them over Nix's protocols; `fleet` uses them and never learns what is behind.
+
+mod build;
+mod copy;
+mod error;
+mod memory;
+mod path_stream;
+mod store;
+
+pub use build::{
+    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildSettings, Built, Builder, Lane,
+    LogEvent, Pending, SilentLog, Trust,
+};
+pub use copy::{closure_order, copy_paths};
+pub use error::StoreError;
+pub use memory::MemoryStore;
+pub use path_stream::{PathStream, Verified};
+pub use store::{Description, Missing, Store, Substitute, read_exported_files};

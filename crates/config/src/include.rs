@@ -1,0 +1,143 @@
+//! Reading `nix.conf`: lines, comments and includes, in the order of the text.
+//!
+//! Follows `parseConfigFiles` of C++ Nix (`src/libutil/configuration.cc`). Nix
+//! has no guard against files that include themselves; there is one here.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::ConfigError;
+use crate::files::Files;
+use crate::origin::{Note, Origin, Severity};
+use crate::paths::absolute;
+use crate::words::{without_comment, words};
+
+/// Greatest nesting of included files.
+const MAX_DEPTH: usize = 32;
+
+/// Greatest number of files included in all, however often the same.
+const MAX_INCLUDES: usize = 1024;
+
+/// One line that sets something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) value: String,
+    pub(crate) origin: Origin,
+}
+
+/// Collects the lines of files and of what they include.
+pub(crate) struct Reader<'f, F: ?Sized> {
+    files: &'f F,
+    pub(crate) lines: Vec<Line>,
+    pub(crate) notes: Vec<Note>,
+    /// The files being read, each included by the one before it.
+    open: Vec<PathBuf>,
+    includes: usize,
+}
+
+impl<'f, F: Files + ?Sized> Reader<'f, F> {
+    pub(crate) fn new(files: &'f F) -> Reader<'f, F> {
+        Reader { files, lines: Vec::new(), notes: Vec::new(), open: Vec::new(), includes: 0 }
+    }
+
+    /// Reads a file that need not exist. One that cannot be read is skipped, as
+    /// Nix does, with a note.
+    pub(crate) fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        match self.files.read(path) {
+            Ok(None) => Ok(()),
+            Ok(Some(text)) => self.open_file(path, &text),
+            Err(error) => {
+                self.unreadable(Origin::File { path: path.into(), line: 1 }, path, &error);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads the value of an environment variable; includes start from `base`.
+    pub(crate) fn variable(
+        &mut self,
+        name: &'static str,
+        text: &str,
+        base: &Path,
+    ) -> Result<(), ConfigError> {
+        self.text(text, base, |line| Origin::Environment { name, line })
+    }
+
+    fn open_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
+        self.open.push(path.to_owned());
+        let shared: Arc<Path> = path.into();
+        let base = path.parent().unwrap_or(path);
+        let result = self.text(text, base, |line| Origin::File { path: shared.clone(), line });
+        self.open.pop();
+        result
+    }
+
+    fn text(
+        &mut self,
+        text: &str,
+        base: &Path,
+        origin: impl Fn(usize) -> Origin,
+    ) -> Result<(), ConfigError> {
+        for (index, line) in text.split('\n').enumerate() {
+            self.line(without_comment(line), base, origin(index + 1))?;
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, line: &str, base: &Path, origin: Origin) -> Result<(), ConfigError> {
+        let mut rest = words(line);
+        let syntax = |origin| Err(ConfigError::Syntax { origin, line: line.trim().to_owned() });
+        let Some(name) = rest.next() else { return Ok(()) };
+        match (name, rest.next()) {
+            ("include" | "!include", Some(path)) => {
+                if rest.next().is_some() {
+                    return syntax(origin);
+                }
+                let path = absolute(Path::new(path), base);
+                self.include(&path, name == "include", origin)
+            }
+            (_, Some("=")) => {
+                let value = rest.collect::<Vec<_>>().join(" ");
+                self.lines.push(Line { name: name.to_owned(), value, origin });
+                Ok(())
+            }
+            _ => syntax(origin),
+        }
+    }
+
+    fn include(
+        &mut self,
+        path: &Path,
+        must_exist: bool,
+        origin: Origin,
+    ) -> Result<(), ConfigError> {
+        if self.open.iter().any(|open| open == path) {
+            return Err(ConfigError::IncludeLoop { origin, path: path.to_owned() });
+        }
+        if MAX_DEPTH <= self.open.len() {
+            return Err(ConfigError::IncludesTooDeep { origin, limit: MAX_DEPTH });
+        }
+        if MAX_INCLUDES <= self.includes {
+            return Err(ConfigError::TooManyIncludes { origin, limit: MAX_INCLUDES });
+        }
+        self.includes += 1;
+        match self.files.read(path) {
+            Ok(Some(text)) => self.open_file(path, &text),
+            Ok(None) if must_exist => {
+                Err(ConfigError::IncludeNotFound { origin, path: path.to_owned() })
+            }
+            Ok(None) => Ok(()),
+            Err(error) => {
+                self.unreadable(origin, path, &error);
+                Ok(())
+            }
+        }
+    }
+
+    fn unreadable(&mut self, origin: Origin, path: &Path, error: &io::Error) {
+        let text = format!("skipped '{}', which cannot be read: {error}", path.display());
+        self.notes.push(Note { origin, severity: Severity::Warning, text });
+    }
+}

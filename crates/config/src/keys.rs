@@ -1,0 +1,128 @@
+//! The settings of Nix: their names, older names, and what kind of value each has.
+//!
+//! Taken from the `Setting<…>` declarations of C++ Nix 2.36 and 2.8
+//! (`src/libstore`, `src/libutil`, `src/libexpr`, `src/libfetchers`). Settings
+//! that drover does not read are here only if they are lists, which `extra-`
+//! appends to, or have older names.
+
+/// A setting of Nix.
+#[derive(Debug)]
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) aliases: &'static [&'static str],
+}
+
+/// What kind of value a setting has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `true` or `false`.
+    Switch,
+    /// A whole number of 32 bits, perhaps with a unit.
+    Number32,
+    /// A whole number of 64 bits, perhaps with a unit.
+    Number64,
+    /// A number of jobs, or `auto`.
+    Jobs,
+    /// Whether to sandbox.
+    Sandbox,
+    /// Any text.
+    Text,
+    /// One store.
+    Store,
+    /// Words in order; `extra-` appends.
+    Words,
+    /// Stores in order; `extra-` appends.
+    Stores,
+    /// Drover does not read it.
+    Other,
+    /// Drover does not read it, but `extra-` appends to it.
+    OtherWords,
+}
+
+impl Kind {
+    /// Whether `extra-NAME` appends to a setting of this kind.
+    pub(crate) fn is_appendable(self) -> bool {
+        matches!(self, Kind::Words | Kind::Stores | Kind::OtherWords)
+    }
+}
+
+const fn key(name: &'static str, kind: Kind, aliases: &'static [&'static str]) -> Key {
+    Key { name, kind, aliases }
+}
+
+/// Every setting that the rest of the crate must know something about.
+pub(crate) const KEYS: &[Key] = &[
+    key("access-tokens", Kind::OtherWords, &[]),
+    key("allowed-impure-host-deps", Kind::OtherWords, &[]),
+    key("allowed-uris", Kind::OtherWords, &[]),
+    key("allowed-users", Kind::Words, &[]),
+    key("always-allow-substitutes", Kind::Switch, &[]),
+    key("build-hook", Kind::Words, &[]),
+    key("build-poll-interval", Kind::Number32, &[]),
+    key("build-users-group", Kind::Text, &[]),
+    key("builders", Kind::Text, &[]),
+    key("builders-use-substitutes", Kind::Switch, &[]),
+    key("compress-build-log", Kind::Switch, &["build-compress-log"]),
+    key("connect-timeout", Kind::Number64, &[]),
+    key("cores", Kind::Number32, &["build-cores"]),
+    key("experimental-features", Kind::Words, &[]),
+    key("extra-platforms", Kind::Words, &[]),
+    key("fallback", Kind::Switch, &["build-fallback"]),
+    key("filetransfer-retry-attempts", Kind::Other, &["download-attempts"]),
+    key("fsync-metadata", Kind::Switch, &[]),
+    key("fsync-store-paths", Kind::Switch, &[]),
+    key("hashed-mirrors", Kind::OtherWords, &[]),
+    key("http-connections", Kind::Other, &["binary-caches-parallel-connections"]),
+    key("ignored-acls", Kind::OtherWords, &[]),
+    key("impersonate-linux-26", Kind::Other, &["build-impersonate-linux-26"]),
+    key("impure-env", Kind::OtherWords, &[]),
+    key("keep-build-log", Kind::Switch, &["build-keep-log"]),
+    key("keep-derivations", Kind::Other, &["gc-keep-derivations"]),
+    key("keep-env-derivations", Kind::Other, &["env-keep-derivations"]),
+    key("keep-failed", Kind::Switch, &[]),
+    key("keep-going", Kind::Switch, &[]),
+    key("keep-outputs", Kind::Other, &["gc-keep-outputs"]),
+    key("log-lines", Kind::Number64, &[]),
+    key("max-build-log-size", Kind::Number64, &["build-max-log-size"]),
+    key("max-jobs", Kind::Jobs, &["build-max-jobs"]),
+    key("max-silent-time", Kind::Number64, &["build-max-silent-time"]),
+    key("max-substitution-jobs", Kind::Number32, &["substitution-max-jobs"]),
+    key("nix-path", Kind::OtherWords, &[]),
+    key("plugin-files", Kind::OtherWords, &[]),
+    key("repeat", Kind::Other, &["build-repeat"]),
+    key("require-sigs", Kind::Switch, &[]),
+    key("sandbox", Kind::Sandbox, &["build-use-chroot", "build-use-sandbox"]),
+    key("sandbox-fallback", Kind::Switch, &[]),
+    key("sandbox-paths", Kind::Words, &["build-chroot-dirs", "build-sandbox-paths"]),
+    key("secret-key-files", Kind::Words, &[]),
+    key("store", Kind::Store, &[]),
+    key("substitute", Kind::Switch, &["build-use-substitutes"]),
+    key("substituters", Kind::Stores, &["binary-caches"]),
+    key("sync-before-registering", Kind::Switch, &[]),
+    key("system", Kind::Text, &[]),
+    key("system-features", Kind::Words, &[]),
+    key("timeout", Kind::Number64, &["build-timeout"]),
+    key("trusted-public-keys", Kind::Words, &["binary-cache-public-keys"]),
+    key("trusted-substituters", Kind::Stores, &["trusted-binary-caches"]),
+    key("trusted-users", Kind::Words, &[]),
+];
+
+/// Returns the setting called `name`, now or in the past.
+pub(crate) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name || key.aliases.contains(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_name_stands_for_two_settings() {
+        let names = KEYS.iter().flat_map(|key| key.aliases.iter().chain([&key.name]));
+        let mut seen = BTreeSet::new();
+        assert_eq!(names.filter(|name| !seen.insert(**name)).count(), 0);
+    }
+}

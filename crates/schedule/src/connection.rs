@@ -1,0 +1,320 @@
+//! Machines: adding, connecting, failing, coming back.
+//!
+//! Invariant: a machine is connected to only while some job that it could take is open; after a
+//! failure only when its back-off is over, or when new jobs came that nothing else could take.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::command::{Command, Verdict};
+use crate::description::{Machine, MachineKind};
+use crate::event::MachineFault;
+use crate::explanation::Outcome;
+use crate::id::{JobId, MachineId, Moment, PathId};
+use crate::job::{Afterwards, State, Tried};
+use crate::machine::{
+    ClassKey, Duty, Grace, Indexed, LaneState, Link, MachineRecord, Past, Trouble, Trust,
+};
+use crate::scheduler::Scheduler;
+use crate::table::RequirementId;
+
+/// More lanes than this are not used on one machine.
+const MAX_SLOTS: u32 = 4096;
+
+/// After this many jobs in a row came back from a machine it gets one at a time.
+const RETURNS_UNTIL_PROBATION: u32 = 3;
+
+impl Scheduler {
+    /// Adds a machine; an id in use is ignored.
+    pub(crate) fn add_machine(&mut self, machine: MachineId, mut description: Machine) {
+        if self.machines.get(machine).is_some() {
+            return;
+        }
+        description.slots = description.slots.min(MAX_SLOTS);
+        let slots = description.slots;
+        if description.kind == MachineKind::Local {
+            self.locals.push(machine);
+        }
+        let key = ClassKey::of(&description);
+        let record = MachineRecord {
+            speed: description.speed(),
+            class: None,
+            link: Link::Asleep,
+            duty: Duty::Working,
+            past: Past::NeverUp,
+            trouble: None,
+            strikes: 0,
+            returns: 0,
+            trust: Trust::Full,
+            grace: Grace::Denied,
+            round_trip: description.round_trip,
+            lanes: (0..slots).map(|_| LaneState::default()).collect(),
+            free: (0..slots).collect(),
+            moving_until: Moment::START,
+            epoch: 0,
+            made: BTreeSet::new(),
+            indexed: Indexed::default(),
+            description,
+        };
+        self.machines.insert(machine, record);
+        self.forget_impossible();
+        if slots != 0 {
+            let class = self.class(key, machine);
+            self.machines.at_mut(machine).class = Some(class);
+            self.reindex(machine);
+            if self.is_needed(machine) {
+                self.connect(machine);
+            }
+        }
+    }
+
+    /// Takes a connection that is up.
+    pub(crate) fn connected(&mut self, machine: MachineId, round_trip: Duration) {
+        let Some(record) = self.machines.get_mut(machine) else { return };
+        if let Link::BackingOff { until } = record.link {
+            self.backing_off.remove(&(until, machine));
+        }
+        record.link = Link::Up;
+        record.past = Past::WasUp;
+        record.grace = Grace::Denied;
+        record.round_trip = round_trip;
+        record.moving_until = self.now;
+        self.reindex(machine);
+        self.find_again(machine);
+    }
+
+    /// Takes the failure of a machine: its jobs come back, and it is left alone for a while.
+    pub(crate) fn machine_failed(
+        &mut self,
+        machine: MachineId,
+        cause: String,
+        fault: MachineFault,
+    ) {
+        let Some(record) = self.machines.get_mut(machine) else { return };
+        let was = record.link;
+        if was == Link::Refused {
+            return;
+        }
+        if let Link::BackingOff { until } = was {
+            self.backing_off.remove(&(until, machine));
+        }
+        record.strikes = record.strikes.saturating_add(1);
+        record.trust = Trust::Probation;
+        record.grace = Grace::Denied;
+        record.epoch = record.epoch.wrapping_add(1);
+        let until = self.now.plus(back_off(&self.settings, record.strikes));
+        record.link = match fault {
+            MachineFault::Refused => Link::Refused,
+            MachineFault::Unreachable
+            | MachineFault::Lost
+            | MachineFault::DiskFull
+            | MachineFault::Misbehaved => Link::BackingOff { until },
+        };
+        if record.link != Link::Refused {
+            self.backing_off.insert((until, machine));
+        }
+        let text = cause.as_str().into();
+        record.trouble = Some(Trouble { fault, cause: text, since: self.now });
+        let mut lanes = Vec::new();
+        for (lane, index) in record.lanes.iter_mut().zip(0_u32..) {
+            if !lane.queue.is_empty() {
+                lanes.push(std::mem::take(&mut lane.queue));
+                record.free.insert(index);
+            }
+        }
+        self.reindex(machine);
+        self.come_back(machine, &lanes, &cause);
+        self.mourn(machine);
+    }
+
+    /// Takes back the jobs of a failed machine; only those at the head of a lane were running.
+    fn come_back(&mut self, machine: MachineId, lanes: &[VecDeque<JobId>], cause: &str) {
+        let mut returned = Vec::new();
+        for queue in lanes {
+            for (job, position) in queue.iter().zip(0_u32..) {
+                let record = self.jobs.at(*job);
+                let was_running = position == 0 && record.missing == 0;
+                returned.push((*job, record.state, was_running));
+            }
+        }
+        // First all of them, so that none is told to stop that runs no more.
+        for (job, _, _) in &returned {
+            self.set_state(*job, State::Waiting);
+        }
+        for (job, state, was_running) in returned {
+            if self.jobs.at(job).state != State::Waiting {
+                continue;
+            }
+            match state {
+                State::Stopping { then: Afterwards::End(outcome), .. } => {
+                    self.end_alone(job, outcome);
+                }
+                State::Started { .. }
+                    if was_running
+                        && self.count_attempt(job, machine, cause) == Attempts::UsedUp =>
+                {
+                    self.end_without_machine(job);
+                }
+                _ => self.ripe.push_back(job),
+            }
+        }
+    }
+
+    /// Counts that a job could not be run on a machine.
+    pub(crate) fn count_attempt(
+        &mut self,
+        job: JobId,
+        machine: MachineId,
+        cause: &str,
+    ) -> Attempts {
+        let record = self.jobs.at_mut(job);
+        record.attempts += 1;
+        match record.tried.iter_mut().find(|tried| tried.machine == machine) {
+            Some(tried) => tried.cause = cause.into(),
+            None => record.tried.push(Tried { machine, cause: cause.into() }),
+        }
+        match record.attempts < self.settings.attempts {
+            true => Attempts::Left,
+            false => Attempts::UsedUp,
+        }
+    }
+
+    /// Notes that a job came back from a machine that is up.
+    pub(crate) fn count_return(&mut self, machine: MachineId) {
+        let record = self.machines.at_mut(machine);
+        record.returns += 1;
+        if RETURNS_UNTIL_PROBATION <= record.returns {
+            record.trust = Trust::Probation;
+        }
+    }
+
+    /// Notes that a job was built on a machine.
+    pub(crate) fn count_success(&mut self, machine: MachineId) {
+        let record = self.machines.at_mut(machine);
+        record.returns = 0;
+        record.strikes = 0;
+        record.trust = Trust::Full;
+    }
+
+    pub(crate) fn set_duty(&mut self, machine: MachineId, duty: Duty) {
+        if let Some(record) = self.machines.get_mut(machine) {
+            record.duty = duty;
+            self.reindex(machine);
+        }
+    }
+
+    /// Asks for a connection.
+    fn connect(&mut self, machine: MachineId) {
+        self.machines.at_mut(machine).link = Link::Connecting;
+        self.reindex(machine);
+        self.commands.push(Command::Connect { machine });
+    }
+
+    /// Asks again for connections to machines whose back-off is over.
+    pub(crate) fn reconnect(&mut self) {
+        while let Some((until, machine)) = self.backing_off.first().copied() {
+            if self.now < until {
+                return;
+            }
+            self.backing_off.pop_first();
+            match self.is_needed(machine) {
+                true => self.connect(machine),
+                false => {
+                    self.machines.at_mut(machine).link = Link::Asleep;
+                    self.reindex(machine);
+                }
+            }
+        }
+    }
+
+    /// Connects to machines that a requirement's jobs could use and nobody asked for so far; and
+    /// when no machine has an attempt left, gives each that failed another one for the new jobs.
+    pub(crate) fn renew_hope(&mut self, requirement: RequirementId) {
+        if self.requirements.at(requirement).open == 0 {
+            return;
+        }
+        let is_hopeless = self.hopeful_machines(requirement) == 0;
+        for class in self.requirements.at(requirement).classes.clone() {
+            for machine in self.classes.at(class).asleep.clone() {
+                if is_hopeless {
+                    self.machines.at_mut(machine).grace = Grace::Granted;
+                }
+                self.connect(machine);
+            }
+            if !is_hopeless {
+                continue;
+            }
+            for machine in self.classes.at(class).members.clone() {
+                let record = self.machines.at_mut(machine);
+                if let Link::BackingOff { until } = record.link {
+                    record.grace = Grace::Granted;
+                    self.backing_off.remove(&(until, machine));
+                    self.connect(machine);
+                } else if record.link == Link::Connecting && record.grace == Grace::Denied {
+                    record.grace = Grace::Granted;
+                    self.reindex(machine);
+                }
+            }
+        }
+    }
+
+    /// Returns whether some open job could run on a machine.
+    pub(crate) fn is_needed(&self, machine: MachineId) -> bool {
+        let Some(class) = self.machines.at(machine).class else { return false };
+        self.classes
+            .at(class)
+            .requirements
+            .iter()
+            .any(|requirement| self.requirements.at(*requirement).open != 0)
+    }
+
+    /// Returns how many machines a requirement's jobs may hope for.
+    pub(crate) fn hopeful_machines(&self, requirement: RequirementId) -> u32 {
+        let classes = &self.requirements.at(requirement).classes;
+        classes.iter().map(|class| self.classes.at(*class).hopeful).sum()
+    }
+
+    /// Returns how many lanes those machines have.
+    pub(crate) fn hopeful_lanes(&self, requirement: RequirementId) -> u64 {
+        let classes = &self.requirements.at(requirement).classes;
+        classes.iter().map(|class| self.classes.at(*class).lanes).sum()
+    }
+
+    /// Ends a job for which no machine is left.
+    pub(crate) fn end_without_machine(&mut self, job: JobId) {
+        let reasons = self.reasons(job).into();
+        self.end(job, Outcome::NoMachineLeft, Verdict::NoMachineLeft { reasons });
+    }
+
+    /// Notes the loss of a machine's store: what was only there, and is needed, is built again.
+    fn mourn(&mut self, machine: MachineId) {
+        let made: Vec<PathId> = self.machines.at(machine).made.iter().copied().collect();
+        for path in made {
+            if let Some(maker) = self.paths.get(path).and_then(|record| record.maker) {
+                self.rebuild_if_lost(maker);
+            }
+        }
+    }
+
+    /// Notes that a machine's store is back: what is there need not be built again.
+    fn find_again(&mut self, machine: MachineId) {
+        let made: Vec<PathId> = self.machines.at(machine).made.iter().copied().collect();
+        for path in made {
+            if let Some(maker) = self.paths.get(path).and_then(|record| record.maker) {
+                self.restore_if_found(maker);
+            }
+        }
+    }
+}
+
+/// Whether a job may be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempts {
+    Left,
+    UsedUp,
+}
+
+fn back_off(settings: &crate::settings::Settings, strikes: u32) -> Duration {
+    let factor = settings.back_off_factor.saturating_pow(strikes.saturating_sub(1));
+    settings.back_off_first.saturating_mul(factor).min(settings.back_off_limit)
+}

@@ -1,0 +1,117 @@
+//! What the caller tells about a machine and about a job.
+//!
+//! Invariant: a description never changes after the event that brought it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::id::{Bandwidth, JobId, PathId};
+use crate::reason::Reason;
+
+/// The system that every machine can build for (fetches done by Nix itself).
+const BUILTIN: &str = "builtin";
+
+/// Whether a machine shares the caller's store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MachineKind {
+    /// It builds in the caller's own store: what is valid there is [`Place::Here`](crate::Place::Here).
+    Local,
+    /// It has a store of its own, and inputs must be moved there.
+    Remote,
+}
+
+/// A machine that can build, as its line in the machines file describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Machine {
+    /// What users call it.
+    pub name: String,
+    /// Whether it shares the caller's store.
+    pub kind: MachineKind,
+    /// The systems it builds for, for example `x86_64-linux`.
+    pub systems: BTreeSet<String>,
+    /// How many jobs it runs at a time.
+    pub slots: u32,
+    /// How fast it is; a job expected to take t takes t / `speed_factor`. Not above zero means 1.
+    pub speed_factor: f64,
+    /// Features that a job may ask for.
+    pub supported_features: BTreeSet<String>,
+    /// Features that a job must ask for to run there; they count as supported.
+    pub mandatory_features: BTreeSet<String>,
+    /// One round trip to it.
+    pub round_trip: Duration,
+    /// How fast inputs get there.
+    pub bandwidth: Bandwidth,
+}
+
+impl Machine {
+    /// Returns the speed factor, with everything that is not above zero taken as 1 as Nix does.
+    #[must_use]
+    pub fn speed(&self) -> f64 {
+        match self.speed_factor {
+            speed if speed.is_finite() && speed > 0.0 => speed,
+            _ => 1.0,
+        }
+    }
+
+    /// Returns why it can never take a job that needs `system` and `features`, or nothing if it can.
+    ///
+    /// The rules are those of `Machine::systemSupported`, `allSupported` and `mandatoryMet` in
+    /// C++ Nix (`src/libstore/machines.cc`).
+    #[must_use]
+    pub fn refusal(&self, system: &str, features: &BTreeSet<String>) -> Option<Reason> {
+        if system != BUILTIN && !self.systems.contains(system) {
+            return Some(Reason::LacksSystem {
+                wanted: system.to_owned(),
+                offered: self.systems.clone(),
+            });
+        }
+        let lacking: BTreeSet<String> = features
+            .iter()
+            .filter(|feature| {
+                !self.supported_features.contains(*feature)
+                    && !self.mandatory_features.contains(*feature)
+            })
+            .cloned()
+            .collect();
+        if !lacking.is_empty() {
+            return Some(Reason::LacksFeatures { features: lacking });
+        }
+        let unasked: BTreeSet<String> =
+            self.mandatory_features.difference(features).cloned().collect();
+        if !unasked.is_empty() {
+            return Some(Reason::MandatoryFeatures { features: unasked });
+        }
+        (self.slots == 0).then_some(Reason::ZeroSlots)
+    }
+}
+
+/// Where a job would rather run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preference {
+    /// Wherever it is done first.
+    #[default]
+    Anywhere,
+    /// On a local machine if one has a free lane (`preferLocalBuild`).
+    PreferLocal,
+}
+
+/// A job, as its derivation describes it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Job {
+    /// What users call it.
+    pub name: String,
+    /// The system it is built for, or `builtin`.
+    pub system: String,
+    /// Features that the machine must have.
+    pub required_features: BTreeSet<String>,
+    /// Where it would rather run.
+    pub preference: Preference,
+    /// Paths that must be on the machine, besides the outputs of its dependencies.
+    pub inputs: Vec<PathId>,
+    /// Jobs whose outputs it needs; submitted earlier or in the same batch.
+    pub dependencies: Vec<JobId>,
+    /// The paths it makes.
+    pub outputs: Vec<PathId>,
+    /// How long it is expected to take on a machine of speed 1, if anything is known.
+    pub expected: Option<Duration>,
+}

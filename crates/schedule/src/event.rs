@@ -1,0 +1,141 @@
+//! What happens outside: the scheduler's only input.
+
+use std::time::Duration;
+
+use crate::description::{Job, Machine};
+use crate::id::{ByteCount, JobId, MachineId, PathId, Place};
+
+/// Something that happened; see [`Scheduler::on_all`](crate::Scheduler::on_all).
+///
+/// Events about ids that the scheduler does not know are ignored.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A machine exists. It is connected to when a job needs it.
+    MachineAdded {
+        /// Its id, not used before.
+        machine: MachineId,
+        /// What it is like.
+        description: Machine,
+    },
+    /// A job is to be built.
+    Submitted {
+        /// Its id, not in use.
+        job: JobId,
+        /// What it is like.
+        description: Job,
+    },
+    /// A path is now valid somewhere.
+    PathAt {
+        /// The path.
+        path: PathId,
+        /// Where it is valid.
+        place: Place,
+        /// Its size if known.
+        size: Option<ByteCount>,
+    },
+    /// A path is no longer valid somewhere.
+    PathGone {
+        /// The path.
+        path: PathId,
+        /// Where it was valid.
+        place: Place,
+    },
+    /// The connection that was asked for is up and was checked.
+    Connected {
+        /// The machine.
+        machine: MachineId,
+        /// One round trip, as measured.
+        round_trip: Duration,
+    },
+    /// A machine could not be connected to, or failed while it was up.
+    ///
+    /// All jobs started there are taken as gone: no event about these attempts may follow.
+    MachineFailed {
+        /// The machine.
+        machine: MachineId,
+        /// What it said, for people.
+        cause: String,
+        /// What kind of failure it was.
+        fault: MachineFault,
+    },
+    /// No further job may start on a machine; what was started there goes on.
+    Drain {
+        /// The machine.
+        machine: MachineId,
+    },
+    /// A drained machine takes jobs again.
+    Resume {
+        /// The machine.
+        machine: MachineId,
+    },
+    /// A started job was built.
+    Finished {
+        /// The job.
+        job: JobId,
+        /// How long the build took, without transfers.
+        took: Duration,
+        /// What it made and how big that is; valid on the machine where it ran.
+        outputs: Vec<(PathId, ByteCount)>,
+    },
+    /// A started job came back without having been built.
+    Failed {
+        /// The job.
+        job: JobId,
+        /// What failed.
+        failure: JobFailure,
+    },
+    /// A [`Stop`](crate::Command::Stop) took effect: the job runs no more.
+    Stopped {
+        /// The job.
+        job: JobId,
+    },
+    /// A built job is needed again: its outputs are gone from where the caller wanted them.
+    ///
+    /// It gets a verdict once more. Ignored while the job has no verdict.
+    Rebuild {
+        /// The job.
+        job: JobId,
+    },
+    /// Nobody wants a job any more; it is cancelled with everything that depends on it.
+    Cancel {
+        /// The job.
+        job: JobId,
+    },
+    /// Everything that has no verdict is cancelled.
+    CancelAll,
+    /// A job that has its verdict, and on which no job without verdict depends, is forgotten;
+    /// its id may be used again.
+    Forget {
+        /// The job.
+        job: JobId,
+    },
+    /// Time went by; see [`Wake`](crate::Command::Wake).
+    Tick,
+}
+
+/// What is wrong with a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MachineFault {
+    /// It cannot be connected to.
+    Unreachable,
+    /// The connection was lost.
+    Lost,
+    /// Its disk is full.
+    DiskFull,
+    /// It does not let us in, or is not what the configuration says; never tried again.
+    Refused,
+    /// It does not keep to the protocol.
+    Misbehaved,
+}
+
+/// Why a job came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobFailure {
+    /// The build itself failed; it would fail anywhere.
+    Build,
+    /// Something around the build failed; another machine may do better.
+    Infrastructure {
+        /// What it was, for people.
+        cause: String,
+    },
+}

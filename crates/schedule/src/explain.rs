@@ -1,0 +1,193 @@
+//! Making explanations and snapshots out of the state.
+//!
+//! Invariant: nothing here changes anything, and nothing is formatted before somebody asks.
+
+use crate::explanation::{
+    Choice, Explanation, JobStatus, MachineExplanation, MachineSnapshot, MachineState, Outcome,
+    Snapshot,
+};
+use crate::id::{JobId, MachineId};
+use crate::job::{JobRecord, State};
+use crate::machine::{Duty, Link, MachineRecord, Trust};
+use crate::reason::Reason;
+use crate::scheduler::Scheduler;
+
+impl Scheduler {
+    /// Returns what a job is doing and why, or nothing if it is not known.
+    #[must_use]
+    pub fn explain(&self, job: JobId) -> Option<Explanation> {
+        let record = self.jobs.get(job)?;
+        let machines = self.machines.iter().map(|(machine, other)| MachineExplanation {
+            machine,
+            name: other.description.name.clone(),
+            choice: self.choice(record, machine, other),
+        });
+        Some(Explanation {
+            job,
+            name: record.name.to_string(),
+            status: self.status(job, record),
+            machines: machines.collect(),
+        })
+    }
+
+    /// Returns the state of the run.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let machines = self.machines.iter().map(|(machine, record)| MachineSnapshot {
+            machine,
+            name: record.description.name.clone(),
+            state: match self.unavailability(record) {
+                None | Some(Reason::Full { .. }) => MachineState::Up,
+                Some(reason) => MachineState::Not(reason),
+            },
+            running: record.busy_lanes(),
+            queued: record
+                .lanes
+                .iter()
+                .map(|lane| u32::try_from(lane.queue.len().saturating_sub(1)).unwrap_or(u32::MAX))
+                .sum(),
+            slots: record.description.slots,
+        });
+        Snapshot { jobs: self.counts, machines: machines.collect() }
+    }
+
+    fn status(&self, job: JobId, record: &JobRecord) -> JobStatus {
+        match record.state {
+            State::Waiting => JobStatus::Waiting {
+                on: record
+                    .dependencies
+                    .iter()
+                    .copied()
+                    .filter(|other| {
+                        self.jobs.get(*other).is_none_or(|other| other.state != State::Built)
+                    })
+                    .collect(),
+            },
+            State::Ready => JobStatus::Ready,
+            State::Started { lane } => {
+                let queue = &self.machines.at(lane.machine).lane(lane.index).queue;
+                let ahead = queue.iter().copied().take_while(|other| *other != job).last();
+                match ahead {
+                    Some(after) => JobStatus::Queued { lane, after },
+                    None => JobStatus::Running { lane },
+                }
+            }
+            State::Stopping { lane, .. } => JobStatus::Stopping { lane },
+            State::Built => JobStatus::Done(Outcome::Built),
+            State::Ended(outcome) => JobStatus::Done(outcome),
+        }
+    }
+
+    fn choice(&self, job: &JobRecord, machine: MachineId, record: &MachineRecord) -> Choice {
+        let asked = self.requirements.at(job.requirement);
+        if let Some(reason) = record.description.refusal(&asked.system, &asked.features) {
+            return Choice::NotChosen(reason);
+        }
+        let is_placed = match job.state {
+            State::Started { .. } | State::Stopping { .. } | State::Built => true,
+            State::Waiting | State::Ready | State::Ended(_) => false,
+        };
+        match &job.decision {
+            Some(decision) if is_placed => {
+                if decision.machine == machine {
+                    let estimate = decision.estimate.into();
+                    return Choice::Chosen { why: decision.why, estimate };
+                }
+                let than = self.machines.at(decision.machine).description.name.clone();
+                let considered = decision.others.iter().flatten();
+                let estimate = considered
+                    .copied()
+                    .find_map(|(other, estimate)| (other == machine).then_some(estimate));
+                Choice::NotChosen(match (estimate, self.hindrance(job, machine, record)) {
+                    (Some(here), _) => {
+                        Reason::Later { here: here.into(), than, there: decision.estimate.into() }
+                    }
+                    (None, Some(reason)) => reason,
+                    (None, None) => Reason::NotAmongBest { than },
+                })
+            }
+            _ => match self.hindrance(job, machine, record) {
+                Some(reason) => Choice::NotChosen(reason),
+                None if job.state == State::Ready => self.passed_over(job, machine),
+                None => Choice::Possible,
+            },
+        }
+    }
+
+    /// Returns why a ready job was not put on an idle machine: it waits for a better one.
+    fn passed_over(&self, job: &JobRecord, machine: MachineId) -> Choice {
+        let here = self.finish_at(job, machine, self.now);
+        let asked = self.requirements.at(job.requirement);
+        let busy = asked.classes.iter().filter_map(|class| {
+            let (_, other) = self.classes.at(*class).full.first()?;
+            let (_, free_at) = self.machines.at(*other).first_lane(usize::MAX, self.now)?;
+            Some((self.finish_at(job, *other, free_at), *other))
+        });
+        match busy.min() {
+            Some((there, other)) if there < here => Choice::NotChosen(Reason::Later {
+                here: here.since(self.now),
+                than: self.machines.at(other).description.name.clone(),
+                there: there.since(self.now),
+            }),
+            _ => Choice::Possible,
+        }
+    }
+
+    /// Returns what keeps a machine that matches from taking a job now.
+    fn hindrance(
+        &self,
+        job: &JobRecord,
+        machine: MachineId,
+        record: &MachineRecord,
+    ) -> Option<Reason> {
+        let failed_there = job
+            .tried
+            .iter()
+            .find(|tried| tried.machine == machine)
+            .map(|tried| Reason::FailedThere { cause: tried.cause.to_string() });
+        match record.link {
+            Link::Up => failed_there.or_else(|| self.unavailability(record)),
+            _ => self.unavailability(record).or(failed_there),
+        }
+    }
+
+    /// Returns what keeps a machine from taking any job now.
+    fn unavailability(&self, record: &MachineRecord) -> Option<Reason> {
+        let down = |again| {
+            record.trouble.as_ref().map(|trouble| Reason::Down {
+                fault: trouble.fault,
+                cause: trouble.cause.to_string(),
+                since: trouble.since,
+                again,
+            })
+        };
+        let slots = record.usable_lanes();
+        match record.link {
+            _ if record.description.slots == 0 => Some(Reason::ZeroSlots),
+            Link::Refused => {
+                let cause = record.trouble.as_ref().map(|trouble| trouble.cause.to_string());
+                Some(Reason::Refused { cause: cause.unwrap_or_default() })
+            }
+            Link::BackingOff { until } => down(until),
+            Link::Connecting => Some(down(self.now).unwrap_or(Reason::Connecting)),
+            Link::Asleep => Some(Reason::NotConnected),
+            Link::Up if record.duty == Duty::Draining => Some(Reason::Draining),
+            Link::Up if record.busy_lanes() < slots => None,
+            Link::Up if record.trust == Trust::Probation => Some(Reason::OnProbation),
+            Link::Up => Some(Reason::Full { busy: record.busy_lanes(), slots }),
+        }
+    }
+
+    /// Returns what each machine says to a job for which none is left.
+    pub(crate) fn reasons(&self, job: JobId) -> Vec<(MachineId, Reason)> {
+        let record = self.jobs.at(job);
+        let asked = self.requirements.at(record.requirement);
+        self.machines
+            .iter()
+            .filter_map(|(machine, other)| {
+                let refusal = other.description.refusal(&asked.system, &asked.features);
+                Some((machine, refusal.or_else(|| self.hindrance(record, machine, other))?))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,147 @@
+//! Why a machine does not run a job, in numbers for programs and in words for people.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use crate::event::MachineFault;
+use crate::id::Moment;
+
+/// Why a machine does not run a job; `Display` is for the user.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// It does not build for the job's system.
+    LacksSystem {
+        /// What the job is built for.
+        wanted: String,
+        /// What the machine builds for.
+        offered: BTreeSet<String>,
+    },
+    /// It lacks features that the job requires.
+    LacksFeatures {
+        /// Those it lacks.
+        features: BTreeSet<String>,
+    },
+    /// It is reserved for jobs that require features which this one does not.
+    MandatoryFeatures {
+        /// Those the job does not ask for.
+        features: BTreeSet<String>,
+    },
+    /// It has no slots at all.
+    ZeroSlots,
+    /// All of its lanes are taken.
+    Full {
+        /// Lanes that are taken.
+        busy: u32,
+        /// Lanes there are.
+        slots: u32,
+    },
+    /// The connection is not up yet.
+    Connecting,
+    /// Nobody has needed it, so it was not connected to.
+    NotConnected,
+    /// It failed and is left alone for a while.
+    Down {
+        /// What kind of failure it was.
+        fault: MachineFault,
+        /// What it said.
+        cause: String,
+        /// When it failed.
+        since: Moment,
+        /// When it is tried again at the earliest.
+        again: Moment,
+    },
+    /// It does not let us in, or is not what the configuration says.
+    Refused {
+        /// What it said.
+        cause: String,
+    },
+    /// It came back after a failure and gets one job at a time until one succeeds.
+    OnProbation,
+    /// It was told to take no further jobs.
+    Draining,
+    /// The job was tried there already and could not be run.
+    FailedThere {
+        /// What happened.
+        cause: String,
+    },
+    /// Another machine is estimated to finish the job sooner.
+    Later {
+        /// How long until the job were done here.
+        here: Duration,
+        /// The other machine's name.
+        than: String,
+        /// How long until it is done there.
+        there: Duration,
+    },
+    /// Another machine was chosen, and this one was not among the best.
+    NotAmongBest {
+        /// The chosen machine's name.
+        than: String,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::LacksSystem { wanted, offered } => {
+                write!(f, "it does not build for {wanted} (only for {})", list(offered))
+            }
+            Reason::LacksFeatures { features } => write!(f, "it lacks {}", named(features)),
+            Reason::MandatoryFeatures { features } => {
+                write!(f, "it takes only jobs that ask for {}", named(features))
+            }
+            Reason::ZeroSlots => f.write_str("it has zero slots (max-jobs is 0)"),
+            Reason::Full { busy, slots } => write!(f, "its slots are full ({busy}/{slots})"),
+            Reason::Connecting => f.write_str("the connection is not up yet"),
+            Reason::NotConnected => f.write_str("it was not connected to, as no job needed it"),
+            Reason::Down { fault, cause, since, again } => write!(
+                f,
+                "it is down since {since} into the run ({fault}: {cause}) \
+                 and is tried again at {again}"
+            ),
+            Reason::Refused { cause } => write!(f, "it refuses us and is not tried again: {cause}"),
+            Reason::OnProbation => {
+                f.write_str("it failed before and gets one job at a time until one succeeds")
+            }
+            Reason::Draining => f.write_str("it is draining and takes no further jobs"),
+            Reason::FailedThere { cause } => write!(f, "the job was tried there already: {cause}"),
+            Reason::Later { here, than, there } => write!(
+                f,
+                "it would be done there in {:.1} s, on {than} in {:.1} s",
+                here.as_secs_f64(),
+                there.as_secs_f64()
+            ),
+            Reason::NotAmongBest { than } => {
+                write!(f, "{than} was chosen, and this one was not among the next best")
+            }
+        }
+    }
+}
+
+impl fmt::Display for MachineFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MachineFault::Unreachable => "cannot be reached",
+            MachineFault::Lost => "connection lost",
+            MachineFault::DiskFull => "disk full",
+            MachineFault::Refused => "refused",
+            MachineFault::Misbehaved => "misbehaved",
+        })
+    }
+}
+
+fn list(words: &BTreeSet<String>) -> String {
+    match words.is_empty() {
+        true => "nothing".to_owned(),
+        false => words.iter().map(String::as_str).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn named(features: &BTreeSet<String>) -> String {
+    match features.len() {
+        1 => format!("feature {}", list(features)),
+        _ => format!("features {}", list(features)),
+    }
+}

@@ -1,0 +1,257 @@
+//! The scheduler itself: its state, and the way of an event through it.
+//!
+//! Invariant: an event first changes what is known (who is where, what is built, who is up), then
+//! [`Scheduler::settle`] lets jobs become ready, then `dispatch` fills lanes; commands are appended
+//! in that order. No step looks at all jobs or at all machines, except for events that concern
+//! them all.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::command::{Command, Verdict};
+use crate::description::Job;
+use crate::duration::Durations;
+use crate::event::{Event, JobFailure};
+use crate::explanation::{JobCounts, Outcome};
+use crate::id::{JobId, Lane, MachineId, Moment, PathId};
+use crate::job::{JobRecord, State};
+use crate::machine::{Class, ClassKey, Duty, MachineRecord, Requirement};
+use crate::path::PathRecord;
+use crate::settings::Settings;
+use crate::table::{ClassId, RequirementId, Table};
+
+/// The scheduler; see the [crate](crate) for what it is.
+#[derive(Debug)]
+pub struct Scheduler {
+    pub(crate) settings: Settings,
+    pub(crate) now: Moment,
+    pub(crate) jobs: Table<JobId, JobRecord>,
+    pub(crate) counts: JobCounts,
+    pub(crate) submitted: u64,
+    pub(crate) machines: Table<MachineId, MachineRecord>,
+    pub(crate) classes: Table<ClassId, Class>,
+    pub(crate) class_ids: BTreeMap<ClassKey, ClassId>,
+    pub(crate) requirements: Table<RequirementId, Requirement>,
+    pub(crate) requirement_ids: BTreeMap<(String, BTreeSet<String>), RequirementId>,
+    pub(crate) paths: Table<PathId, PathRecord>,
+    pub(crate) durations: Durations,
+    /// Local machines, which jobs may prefer.
+    pub(crate) locals: Vec<MachineId>,
+    /// Requirements with ready jobs.
+    pub(crate) with_ready: BTreeSet<RequirementId>,
+    /// Machines that are left alone, by when that is over.
+    pub(crate) backing_off: BTreeSet<(Moment, MachineId)>,
+    /// The earliest `Wake` that was asked for and has not come.
+    pub(crate) wake: Option<Moment>,
+    /// Jobs whose last dependency was built, to be looked at.
+    pub(crate) ripe: VecDeque<JobId>,
+    /// Requirements which a machine was lost to.
+    pub(crate) bereft: BTreeSet<RequirementId>,
+    /// Lanes at the end of which another job might be queued.
+    pub(crate) tails: BTreeSet<Lane>,
+    pub(crate) commands: Vec<Command>,
+}
+
+impl Scheduler {
+    /// Returns a scheduler that knows no machine and no job.
+    #[must_use]
+    pub fn new(settings: Settings) -> Scheduler {
+        Scheduler {
+            settings,
+            now: Moment::START,
+            jobs: Table::default(),
+            counts: JobCounts::default(),
+            submitted: 0,
+            machines: Table::default(),
+            classes: Table::default(),
+            class_ids: BTreeMap::new(),
+            requirements: Table::default(),
+            requirement_ids: BTreeMap::new(),
+            paths: Table::default(),
+            durations: Durations::default(),
+            locals: Vec::new(),
+            with_ready: BTreeSet::new(),
+            backing_off: BTreeSet::new(),
+            wake: None,
+            ripe: VecDeque::new(),
+            bereft: BTreeSet::new(),
+            tails: BTreeSet::new(),
+            commands: Vec::new(),
+        }
+    }
+
+    /// Takes one event; see [`Scheduler::on_all`].
+    pub fn on(&mut self, now: Moment, event: Event) -> Vec<Command> {
+        self.on_all(now, [event])
+    }
+
+    /// Takes events that happened up to `now`, in order, and returns what is to be done, in order.
+    ///
+    /// A graph should come in one batch, so that nothing is started before all of it is known.
+    /// Time does not go back: an earlier `now` than before counts as the latest one.
+    pub fn on_all(&mut self, now: Moment, events: impl IntoIterator<Item = Event>) -> Vec<Command> {
+        self.now = self.now.max(now);
+        let mut batch: Vec<(JobId, Job)> = Vec::new();
+        for event in events {
+            match event {
+                Event::Submitted { job, description } => batch.push((job, description)),
+                Event::MachineAdded { machine, description } => {
+                    self.add_machine(machine, description);
+                }
+                Event::PathAt { path, place, size } => self.path_at(path, place, size),
+                other => {
+                    self.submit(std::mem::take(&mut batch));
+                    self.handle(other);
+                }
+            }
+        }
+        self.submit(batch);
+        self.settle();
+        let revisit = self.dispatch();
+        self.reconnect();
+        self.ask_for_wake(revisit);
+        std::mem::take(&mut self.commands)
+    }
+
+    /// Takes one event about what is known already.
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::MachineAdded { .. } | Event::Submitted { .. } | Event::PathAt { .. } => {}
+            Event::PathGone { path, place } => self.path_gone(path, place),
+            Event::Connected { machine, round_trip } => self.connected(machine, round_trip),
+            Event::MachineFailed { machine, cause, fault } => {
+                self.machine_failed(machine, cause, fault);
+            }
+            Event::Drain { machine } => self.set_duty(machine, Duty::Draining),
+            Event::Resume { machine } => self.set_duty(machine, Duty::Working),
+            Event::Finished { job, took, outputs } => self.finished(job, took, &outputs),
+            Event::Failed { job, failure: JobFailure::Build } => self.build_failed(job),
+            Event::Failed { job, failure: JobFailure::Infrastructure { cause } } => {
+                self.attempt_failed(job, &cause);
+            }
+            Event::Stopped { job } => self.stopped(job),
+            Event::Rebuild { job } => self.rebuild(job),
+            Event::Cancel { job } => self.cancel(job),
+            Event::CancelAll => self.cancel_all(),
+            Event::Forget { job } => self.forget(job),
+            Event::Tick => {}
+        }
+        // What one event made possible must be known before the next one is judged.
+        self.settle();
+    }
+
+    /// Lets jobs become ready whose dependencies are built, and gives up those without a machine.
+    pub(crate) fn settle(&mut self) {
+        loop {
+            while let Some(job) = self.ripe.pop_front() {
+                self.become_ready(job);
+            }
+            let Some(requirement) = self.bereft.pop_first() else { return };
+            if self.hopeful_machines(requirement) == 0 {
+                let ready = self.requirements.at(requirement).ready.clone();
+                for key in ready {
+                    self.end_without_machine(key.job);
+                }
+            }
+        }
+    }
+
+    /// Makes a job ready, unless one of its inputs was lost or no machine is left for it.
+    fn become_ready(&mut self, job: JobId) {
+        let Some(record) = self.jobs.get(job) else { return };
+        if record.state != State::Waiting || record.missing != 0 {
+            return;
+        }
+        let requirement = record.requirement;
+        let dependencies = record.dependencies.clone();
+        for dependency in &dependencies {
+            if self.outputs_are_lost(*dependency) {
+                self.unbuild(*dependency);
+            }
+        }
+        let record = self.jobs.at(job);
+        if record.state != State::Waiting || record.missing != 0 {
+            return;
+        }
+        if self.hopeful_machines(requirement) == 0 {
+            self.end_without_machine(job);
+            return;
+        }
+        self.set_state(job, State::Ready);
+    }
+
+    /// Changes a job's state, and with it everything that is counted or indexed by state.
+    pub(crate) fn set_state(&mut self, job: JobId, state: State) {
+        let record = self.jobs.at_mut(job);
+        let before = std::mem::replace(&mut record.state, state);
+        let key = record.ready_key(job);
+        let requirement = record.requirement;
+        *count(&mut self.counts, before) -= 1;
+        *count(&mut self.counts, state) += 1;
+        let asked = self.requirements.at_mut(requirement);
+        if before == State::Ready {
+            asked.ready.remove(&key);
+            if asked.ready.is_empty() {
+                self.with_ready.remove(&requirement);
+            }
+        }
+        if state == State::Ready {
+            asked.ready.insert(key);
+            self.with_ready.insert(requirement);
+        }
+        match (is_open(before), is_open(state)) {
+            (Open::Yes, Open::No) => asked.open -= 1,
+            (Open::No, Open::Yes) => asked.open += 1,
+            (Open::Yes, Open::Yes) | (Open::No, Open::No) => {}
+        }
+    }
+
+    /// Asks for a `Tick` when a back-off is over or a wait should be thought over.
+    fn ask_for_wake(&mut self, revisit: Option<Moment>) {
+        let back = self
+            .backing_off
+            .iter()
+            .find(|(_, machine)| self.is_needed(*machine))
+            .map(|(until, _)| *until);
+        let Some(at) = back.into_iter().chain(revisit).min() else { return };
+        match self.wake {
+            Some(asked) if self.now < asked && asked <= at => {}
+            Some(_) | None => {
+                self.wake = Some(at);
+                self.commands.push(Command::Wake { at });
+            }
+        }
+    }
+
+    /// Tells a verdict.
+    pub(crate) fn done(&mut self, job: JobId, verdict: Verdict) {
+        self.commands.push(Command::Done { job, verdict });
+    }
+}
+
+/// Whether a job still has to be worked on.
+enum Open {
+    Yes,
+    No,
+}
+
+fn is_open(state: State) -> Open {
+    match state {
+        State::Waiting | State::Ready | State::Started { .. } | State::Stopping { .. } => Open::Yes,
+        State::Built | State::Ended(_) => Open::No,
+    }
+}
+
+/// Returns the counter of jobs in this state.
+pub(crate) fn count(counts: &mut JobCounts, state: State) -> &mut usize {
+    match state {
+        State::Waiting => &mut counts.waiting,
+        State::Ready => &mut counts.ready,
+        State::Started { .. } => &mut counts.started,
+        State::Stopping { .. } => &mut counts.stopping,
+        State::Built | State::Ended(Outcome::Built) => &mut counts.built,
+        State::Ended(Outcome::Failed) => &mut counts.failed,
+        State::Ended(Outcome::DependencyFailed { .. }) => &mut counts.dependency_failed,
+        State::Ended(Outcome::Impossible | Outcome::NoMachineLeft) => &mut counts.no_machine,
+        State::Ended(Outcome::Cancelled) => &mut counts.cancelled,
+    }
+}

@@ -1,0 +1,177 @@
+//! Random graphs on random machines with random faults: whatever happens, every job gets its
+//! verdict, and no promise to the caller is broken (see the checks of the simulator).
+
+mod simulator;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use drover_schedule::*;
+use proptest::prelude::*;
+use simulator::{Fault, Store, Truth, World, job, machine, run};
+
+const FEATURES: [&str; 3] = ["kvm", "big-parallel", "benchmark"];
+const SYSTEMS: [&str; 2] = ["x86_64-linux", "aarch64-linux"];
+
+fn features() -> impl Strategy<Value = BTreeSet<String>> {
+    let feature = prop::sample::select(FEATURES.as_slice()).prop_map(str::to_owned);
+    prop::collection::btree_set(feature, 0..2)
+}
+
+fn machines() -> impl Strategy<Value = Vec<Machine>> {
+    let one = (
+        0..5_u32,
+        prop::sample::select(vec![0.5, 1.0, 1.1, 4.0]),
+        features(),
+        prop::bool::weighted(0.1),
+        prop::sample::subsequence(SYSTEMS.to_vec(), 1..=2),
+        prop::bool::weighted(0.2),
+        0..200_u64,
+    );
+    let one = one.prop_map(|(slots, speed, supported, has_mandatory, systems, local, trip)| {
+        let mandatory = supported.iter().take(usize::from(has_mandatory)).cloned().collect();
+        Machine {
+            kind: if local { MachineKind::Local } else { MachineKind::Remote },
+            systems: systems.into_iter().map(str::to_owned).collect(),
+            speed_factor: speed,
+            supported_features: supported,
+            mandatory_features: mandatory,
+            round_trip: Duration::from_millis(trip),
+            ..machine("", slots)
+        }
+    });
+    prop::collection::vec(one, 0..6).prop_map(|mut machines| {
+        for (number, machine) in machines.iter_mut().enumerate() {
+            machine.name = format!("m{number}");
+        }
+        machines
+    })
+}
+
+fn jobs() -> impl Strategy<Value = Vec<(Job, Truth)>> {
+    let one = (
+        prop::collection::vec(1..12_u32, 0..4),
+        (0..3_u32, 1..2000_u64),
+        prop::option::weighted(0.6, 1..2000_u64),
+        prop::bool::weighted(0.04),
+        (prop::bool::weighted(0.1), prop::bool::weighted(0.1)),
+        prop::option::weighted(0.15, features()),
+    );
+    prop::collection::vec(one, 1..40).prop_map(|descriptions| {
+        let numbered = descriptions.into_iter().zip(0_u32..);
+        let build =
+            |((back, (_, takes), expected, fails, (arm, local), wanted), number): (_, u32)| {
+                let back: Vec<u32> = back;
+                let needs: Vec<u32> =
+                    back.iter().filter_map(|back| number.checked_sub(*back)).collect();
+                let (mut description, mut truth) =
+                    job(number, &needs, Duration::from_millis(takes));
+                description.expected = Option::map(expected, Duration::from_millis);
+                description.system = SYSTEMS[usize::from(arm)].to_owned();
+                description.required_features = Option::unwrap_or_default(wanted);
+                if local {
+                    description.preference = Preference::PreferLocal;
+                }
+                truth.fails = fails;
+                (description, truth)
+            };
+        numbered.map(build).collect()
+    })
+}
+
+fn faults() -> impl Strategy<Value = Vec<(Duration, Fault)>> {
+    let crash = (0..6_usize, prop::option::weighted(0.7, 0..20_000_u64), any::<bool>()).prop_map(
+        |(machine, back, survives)| Fault::Crash {
+            machine,
+            back_after: back.map(Duration::from_millis),
+            store: if survives { Store::Survives } else { Store::IsLost },
+        },
+    );
+    let fault = prop_oneof![
+        8 => crash,
+        1 => (0..6_usize).prop_map(|machine| Fault::Refuse { machine }),
+        1 => (0..6_usize).prop_map(|machine| Fault::Drain { machine }),
+        1 => (0..40_usize).prop_map(|job| Fault::Cancel { job }),
+        1 => Just(Fault::CancelAll),
+    ];
+    prop::collection::vec((0..15_000_u64, fault), 0..6).prop_map(|faults| {
+        let timed = faults.into_iter().map(|(at, fault)| (Duration::from_millis(at), fault));
+        timed.collect()
+    })
+}
+
+prop_compose! {
+    fn worlds()(
+        machines in machines(),
+        jobs in jobs(),
+        faults in faults(),
+        flaky in prop::sample::select(vec![0, 0, 3, 10]),
+        stop_all in prop::bool::weighted(0.2),
+        stock in prop::bool::weighted(0.15),
+        seed in any::<u64>(),
+    ) -> World {
+        let fits = |fault: &Fault| match fault {
+            Fault::Crash { machine, .. }
+            | Fault::Refuse { machine }
+            | Fault::Drain { machine }
+            | Fault::Resume { machine } => *machine < machines.len(),
+            Fault::Cancel { job } => *job < jobs.len(),
+            Fault::CancelAll => true,
+        };
+        let mut faults: Vec<_> = faults.into_iter().filter(|(_, fault)| fits(fault)).collect();
+        // Whoever drains a machine brings it back, or jobs wait for it for ever.
+        for (at, fault) in faults.clone() {
+            if let Fault::Drain { machine } = fault {
+                faults.push((at + Duration::from_secs(9), Fault::Resume { machine }));
+            }
+        }
+        let settings = Settings {
+            on_failure: if stop_all { OnFailure::StopAll } else { OnFailure::KeepGoing },
+            policy: match stock {
+                true => Policy::Stock { rounding: Rounding::Float },
+                false => Policy::EarliestFinish,
+            },
+            ..Settings::default()
+        };
+        World { settings, machines, jobs, output_size: ByteCount(1_000_000), faults, flaky, seed }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_job_gets_its_verdict(world in worlds()) {
+        let report = run(world.clone());
+        let has_cancel = world
+            .faults
+            .iter()
+            .any(|(_, fault)| matches!(fault, Fault::CancelAll | Fault::Cancel { .. }));
+        let goes_on = world.settings.on_failure == OnFailure::KeepGoing;
+        let is_calm = world.faults.is_empty() && world.flaky == 0;
+        for (job, verdicts) in &report.verdicts {
+            let truth = world.jobs[job.0 as usize].1;
+            match verdicts.last().unwrap() {
+                Verdict::Built => prop_assert!(!truth.fails),
+                Verdict::Failed => prop_assert!(truth.fails),
+                Verdict::Cancelled => prop_assert!(has_cancel || !goes_on),
+                Verdict::NoMachineLeft { .. } => prop_assert!(!is_calm),
+                Verdict::Impossible { reasons } => {
+                    prop_assert_eq!(reasons.len(), world.machines.len());
+                }
+                Verdict::DependencyFailed { because } => {
+                    let root = report.verdicts[because].last().unwrap();
+                    let is_root = !matches!(root, Verdict::DependencyFailed { .. });
+                    prop_assert!(is_root && *root != Verdict::Built, "{:?}", root);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_is_reproducible(world in worlds()) {
+        let (first, second) = (run(world.clone()), run(world));
+        prop_assert_eq!(first.starts, second.starts);
+        prop_assert_eq!(first.verdicts, second.verdicts);
+    }
+}

@@ -1,0 +1,202 @@
+//! Where a server is, and how a connection to it is opened.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drover_store::StoreError;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+
+use crate::error::Peer;
+use crate::ssh::{SshHost, SshTarget};
+use crate::stderr::StderrTail;
+
+/// What is run at the other end, and the protocol that it speaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// `nix-daemon --stdio`: the worker protocol.
+    Worker {
+        /// The program and its first arguments, `nix-daemon` mostly.
+        command: Vec<String>,
+        /// The store that it shall open (`--store`), its own where absent.
+        store: Option<String>,
+    },
+    /// `nix-store --serve --write`: the serve protocol.
+    Serve {
+        /// The program and its first arguments, `nix-store` mostly.
+        command: Vec<String>,
+        /// The store that it shall open (`--store`), its own where absent.
+        store: Option<String>,
+    },
+}
+
+impl Program {
+    /// Returns the whole command line.
+    pub(crate) fn command_line(&self) -> Vec<String> {
+        let (command, end, store) = match self {
+            Program::Worker { command, store } => (command, ["--stdio"].as_slice(), store),
+            Program::Serve { command, store } => (command, ["--serve", "--write"].as_slice(), store),
+        };
+        let mut line = command.clone();
+        line.extend(end.iter().map(|&word| word.to_owned()));
+        if let Some(store) = store {
+            line.extend(["--store".to_owned(), store.clone()]);
+        }
+        line
+    }
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A daemon's socket.
+    Socket(PathBuf),
+    /// A program on this machine, on its standard input and output.
+    Local(Program),
+    /// A program on another machine, by SSH.
+    Ssh(SshTarget, Program),
+}
+
+/// Why a store's address can't be used here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddressError {
+    /// A kind of store that can't be connected to.
+    #[error("store '{uri}' is not one that drover can connect to; it knows daemon, unix://SOCKET, ssh-ng://HOST and ssh://HOST")]
+    Scheme {
+        /// The address as given.
+        uri: String,
+    },
+    /// A host name that `ssh` would take for an option, or none at all.
+    #[error("store '{uri}' has no good host name")]
+    Host {
+        /// The address as given.
+        uri: String,
+    },
+    /// A parameter with a bad value.
+    #[error("store '{uri}': parameter '{name}' can't be '{value}'")]
+    Parameter {
+        /// The address as given.
+        uri: String,
+        /// The parameter.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+}
+
+/// How connections are made.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// How long it may take until the other side greets.
+    pub connect_timeout: Duration,
+    /// Further arguments for `ssh`, from `NIX_SSHOPTS`.
+    pub ssh_arguments: Vec<String>,
+    /// A folder of one's own with a short path, for control sockets.
+    pub runtime_dir: Arc<tempfile::TempDir>,
+}
+
+/// An open connection before the first word.
+pub(crate) struct Wire {
+    pub(crate) reader: Box<dyn AsyncRead + Send + Unpin>,
+    pub(crate) writer: Box<dyn AsyncWrite + Send + Unpin>,
+    pub(crate) peer: Peer,
+    pub(crate) keep_alive: KeepAlive,
+}
+
+/// What has to live as long as a connection.
+pub(crate) struct KeepAlive {
+    _child: Option<Child>,
+    _stderr: JoinSet<()>,
+    _host: Option<crate::ssh::SessionSlot>,
+}
+
+/// Opens connections to one server.
+pub(crate) enum Dialler {
+    Socket(PathBuf),
+    Local(Program),
+    Ssh(Box<SshHost>, Program),
+}
+
+impl Dialler {
+    pub(crate) fn new(name: &str, address: Address, options: &ConnectOptions) -> Dialler {
+        match address {
+            Address::Socket(path) => Dialler::Socket(path),
+            Address::Local(program) => Dialler::Local(program),
+            Address::Ssh(target, program) => {
+                Dialler::Ssh(Box::new(SshHost::new(name.to_owned(), target, options.clone())), program)
+            }
+        }
+    }
+
+    /// Opens one more connection.
+    pub(crate) async fn open(&self, name: &str) -> Result<Wire, StoreError> {
+        match self {
+            Dialler::Socket(path) => {
+                let peer = Peer {
+                    name: name.to_owned(),
+                    command: path.display().to_string(),
+                    stderr: StderrTail::default(),
+                };
+                let stream = tokio::net::UnixStream::connect(path)
+                    .await
+                    .map_err(|error| peer.unreachable(socket_reason(path, &error)))?;
+                let (reader, writer) = stream.into_split();
+                let keep_alive = KeepAlive { _child: None, _stderr: JoinSet::new(), _host: None };
+                Ok(Wire { reader: Box::new(reader), writer: Box::new(writer), peer, keep_alive })
+            }
+            Dialler::Local(program) => {
+                let line = program.command_line();
+                let mut words = line.iter();
+                let mut command = Command::new(words.next().map_or("", String::as_str));
+                command.args(words);
+                spawn(name, command, line.join(" "), None)
+            }
+            Dialler::Ssh(host, program) => {
+                let line = program.command_line();
+                let (command, slot) = host.session(&line).await?;
+                spawn(name, command, line.join(" "), Some(slot))
+            }
+        }
+    }
+}
+
+fn socket_reason(path: &std::path::Path, error: &std::io::Error) -> String {
+    let hint = match error.kind() {
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+            "; is the Nix daemon running (systemctl start nix-daemon, or: sudo nix-daemon &)?"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "; are you among the 'allowed-users' of this machine's nix.conf?"
+        }
+        _ => "",
+    };
+    format!("{}: {error}{hint}", path.display())
+}
+
+/// Starts a program whose standard input and output are the connection.
+fn spawn(
+    name: &str,
+    mut command: Command,
+    line: String,
+    slot: Option<crate::ssh::SessionSlot>,
+) -> Result<Wire, StoreError> {
+    let stderr = StderrTail::default();
+    let peer = Peer { name: name.to_owned(), command: line, stderr: stderr.clone() };
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // a group of its own: the terminal's Ctrl-C is drover's to handle, in order
+    command.kill_on_drop(true).process_group(0);
+    let mut child = command.spawn().map_err(|error| peer.unreachable(error.to_string()))?;
+    let (Some(stdin), Some(stdout), Some(words)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        return Err(peer.unreachable("its standard streams could not be had"));
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(stderr.drain(words));
+    let keep_alive = KeepAlive { _child: Some(child), _stderr: tasks, _host: slot };
+    Ok(Wire { reader: Box::new(stdout), writer: Box::new(stdin), peer, keep_alive })
+}

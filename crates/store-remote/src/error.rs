@@ -1,0 +1,42 @@
+//! Errors of a connection, before they are told as those of a store.
+
+use drover_store::StoreError;
+use drover_wire::DecodeError;
+
+use crate::stderr::StderrTail;
+
+/// Who is at the other end, for messages.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// How the user calls the store.
+    pub(crate) name: String,
+    /// What was run there, for "did not speak the protocol".
+    pub(crate) command: String,
+    /// What it wrote to its standard error.
+    pub(crate) stderr: StderrTail,
+}
+
+impl Peer {
+    /// Returns the error of a connection that never came about.
+    pub(crate) fn unreachable(&self, reason: impl Into<String>) -> StoreError {
+        StoreError::Unreachable { store: self.name.clone(), reason: self.with_last_words(reason) }
+    }
+
+    /// Returns the error of a peer that spoke, but not the protocol.
+    pub(crate) fn protocol(&self, error: &DecodeError) -> StoreError {
+        StoreError::Protocol { store: self.name.clone(), reason: error.to_string() }
+    }
+
+    /// Returns the error of a connection that ended.
+    pub(crate) fn lost(&self, reason: impl Into<String>) -> StoreError {
+        StoreError::Lost { store: self.name.clone(), reason: self.with_last_words(reason) }
+    }
+
+    fn with_last_words(&self, reason: impl Into<String>) -> String {
+        let reason = reason.into();
+        match self.stderr.text() {
+            Some(words) => format!("{reason}; it said: {words}"),
+            None => reason,
+        }
+    }
+}

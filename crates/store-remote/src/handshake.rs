@@ -1,0 +1,170 @@
+//! The first words on a connection.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use drover_core::StoreDir;
+use drover_store::StoreError;
+use drover_wire::{
+    DecodeError, Dialect, Encoder, FEATURE_REALISATION_WITH_PATH, LogMessage, ServeDialect,
+    ServerInfo, Version, WORKER_LATEST, client_hello, exchanges_features, read_features,
+    read_serve_server_hello, read_server_hello, read_server_info, serve_client_hello,
+    write_client_end, write_features,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+
+use crate::error::Peer;
+use crate::reader::Reader;
+use crate::reply::Patience;
+
+const FEATURES: &[&str] = &[FEATURE_REALISATION_WITH_PATH];
+
+/// Bytes of foreign words that are shown.
+const SHOWN: usize = 200;
+
+/// Agrees on a dialect of the worker protocol. `expected` is the version that the same machine
+/// spoke before: then nothing is waited for between our words.
+pub(crate) async fn worker<R, W>(
+    reader: &mut Reader<R>,
+    writer: &mut W,
+    store_dir: &StoreDir,
+    limit: Duration,
+    expected: Option<Version>,
+) -> Result<(Dialect, ServerInfo), StoreError>
+where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send,
+{
+    let patience = Patience::Limited(limit, "greeting");
+    send(writer, reader.peer(), &client_hello(WORKER_LATEST)).await?;
+    if let Some(version) = expected {
+        send(writer, reader.peer(), &closing_words(version)).await?;
+    }
+    let version =
+        first_words(reader, patience, |from| read_server_hello(from, WORKER_LATEST)).await?;
+    if expected.is_none() {
+        send(writer, reader.peer(), &closing_words(version)).await?;
+    } else if expected.map(exchanges_features) != Some(exchanges_features(version)) {
+        return Err(reader.peer().lost("it speaks another version than a moment ago"));
+    }
+    let features = if exchanges_features(version) {
+        reader.message(patience, |from| read_features(from, FEATURES)).await?
+    } else {
+        BTreeSet::new()
+    };
+    let info = reader.message(patience, |from| read_server_info(from, version)).await?;
+    loop {
+        let message = reader.message(patience, |from| LogMessage::decode(from, version.minor));
+        match message.await? {
+            LogMessage::Last => break,
+            LogMessage::Error(error) => {
+                let message = crate::log::plain_text(&error.message);
+                return Err(StoreError::Refused { store: reader.peer().name.clone(), message });
+            }
+            _ => {}
+        }
+    }
+    Ok((Dialect { store_dir: store_dir.clone(), version, features }, info))
+}
+
+/// What a client says once it knows the version: features, and two obsolete numbers.
+fn closing_words(version: Version) -> Vec<u8> {
+    let mut out = Encoder::new();
+    if exchanges_features(version) {
+        write_features(&mut out, FEATURES);
+    }
+    write_client_end(&mut out);
+    out.into_bytes()
+}
+
+/// Agrees on a dialect of the serve protocol.
+pub(crate) async fn serve<R, W>(
+    reader: &mut Reader<R>,
+    writer: &mut W,
+    store_dir: &StoreDir,
+    limit: Duration,
+) -> Result<ServeDialect, StoreError>
+where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send,
+{
+    let patience = Patience::Limited(limit, "greeting");
+    send(writer, reader.peer(), &serve_client_hello()).await?;
+    let version = first_words(reader, patience, read_serve_server_hello).await?;
+    Ok(ServeDialect { store_dir: store_dir.clone(), version })
+}
+
+async fn send<W>(writer: &mut W, peer: &Peer, bytes: &[u8]) -> Result<(), StoreError>
+where
+    W: AsyncWrite + Unpin + Send,
+{
+    // A peer that is gone already has said why, and the reader finds it.
+    match writer.write_all(bytes).await.and(writer.flush().await) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(peer.unreachable(error.to_string())),
+    }
+}
+
+/// Reads the first message. Whatever else is there instead of it is shown: a shell's banner, a
+/// refusal of `nologin`, a login message.
+async fn first_words<R, T>(
+    reader: &mut Reader<R>,
+    patience: Patience,
+    decode: impl FnMut(&mut drover_wire::Decoder<'_>) -> Result<T, DecodeError>,
+) -> Result<T, StoreError>
+where
+    R: AsyncRead + Unpin + Send,
+{
+    let mut decode = decode;
+    loop {
+        let mut decoder = drover_wire::Decoder::new(reader.rest());
+        match decode(&mut decoder) {
+            Ok(_) => return reader.message(patience, decode).await,
+            Err(DecodeError::Incomplete { .. }) => {}
+            Err(DecodeError::Magic { .. }) => return Err(foreign_words(reader).await),
+            Err(error) => return Err(reader.peer().protocol(&error)),
+        }
+        if let Err(error) = reader.fill(patience).await {
+            return Err(match error {
+                StoreError::Lost { .. } if !reader.rest().is_empty() => foreign_words(reader).await,
+                StoreError::Lost { .. } => no_words(reader.peer()),
+                error => error,
+            });
+        }
+    }
+}
+
+/// Returns the error of a peer that printed something before the protocol, or instead of it.
+async fn foreign_words<R: AsyncRead + Unpin + Send>(reader: &mut Reader<R>) -> StoreError {
+    let soon = Patience::Limited(Duration::from_millis(200), "greeting");
+    while reader.rest().len() < SHOWN && reader.fill(soon).await.is_ok() {}
+    let shown: Vec<u8> = reader.rest().iter().copied().take(SHOWN).collect();
+    let peer = reader.peer();
+    let reason = format!(
+        "'{}' did not speak the protocol; it printed: \"{}\". Whatever a login script \
+         (/etc/profile, ~/.bashrc, a banner) prints for a command without a terminal must go to \
+         standard error or be taken away",
+        peer.command,
+        shown.escape_ascii(),
+    );
+    StoreError::Protocol { store: peer.name.clone(), reason }
+}
+
+/// Returns the error of a peer that ended without a word.
+fn no_words(peer: &Peer) -> StoreError {
+    let said = peer.stderr.text().unwrap_or_default();
+    let missing = ["not found", "No such file", "not recognized"];
+    if missing.iter().any(|words| said.contains(words)) {
+        return StoreError::Unreachable {
+            store: peer.name.clone(),
+            reason: format!(
+                "'{}' could not be run there ({said}); is Nix installed, and on the PATH of a \
+                 shell that is no login shell? Otherwise say where it is with \
+                 '?remote-program=/path/to/it' behind the address",
+                peer.command
+            ),
+        };
+    }
+    peer.unreachable(format!("'{}' ended at once", peer.command))
+}

@@ -1,0 +1,65 @@
+//! From a server's messages to the events of a build.
+
+use std::sync::Arc;
+
+use drover_store::{BuildLog, LogEvent};
+use drover_wire::{Field, LogMessage, activity, result};
+
+/// Verbosity level up to which a machine's messages are passed on: warnings and notices.
+const SHOWN_LEVEL: u64 = 3;
+
+/// Passes what a server says on to whoever follows the build.
+pub(crate) fn pass_on(message: LogMessage, log: &Arc<dyn BuildLog>) {
+    match message {
+        LogMessage::Next(text) => {
+            log.event(LogEvent::Message(plain_text(text.trim_end())));
+        }
+        LogMessage::StartActivity { kind: activity::BUILD, .. } => log.event(LogEvent::Started),
+        LogMessage::StartActivity { level, text, .. } if level < SHOWN_LEVEL && !text.is_empty() => {
+            log.event(LogEvent::Message(plain_text(&text)));
+        }
+        LogMessage::Result { kind, fields, .. } => {
+            let Some(Field::Text(text)) = fields.into_iter().next() else { return };
+            match kind {
+                result::BUILD_LOG_LINE | result::POST_BUILD_LOG_LINE => {
+                    log.event(LogEvent::Line(text));
+                }
+                result::SET_PHASE => log.event(LogEvent::Phase(text)),
+                _ => {}
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Returns a text without terminal escapes and other control characters, line ends and tabs apart.
+pub fn plain_text(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\u{1b}' => skip_escape(&mut chars),
+            '\n' | '\t' => plain.push(c),
+            c if c.is_control() => {}
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
+/// Skips the rest of an escape sequence: `[`, parameters, a letter; or one character.
+fn skip_escape(chars: &mut std::str::Chars<'_>) {
+    if chars.next() == Some('[') {
+        chars.find(char::is_ascii_alphabetic);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_taken_away() {
+        assert_eq!(plain_text("\u{1b}[31;1merror:\u{1b}[0m no\r\n"), "error: no\n");
+    }
+}

@@ -1,0 +1,83 @@
+//! Paths streamed out of a server, with the requests sent ahead.
+
+use std::collections::VecDeque;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use drover_core::PathInfo;
+use drover_store::{PathStream, StoreError, Verified};
+use tokio::sync::mpsc;
+
+use crate::pool::Lease;
+use crate::reply::NarChunk;
+
+/// Requests that are sent ahead of what is being read. The server answers them one by one, so they
+/// cost some hundred bytes each and hide the way there and back.
+const AHEAD: usize = 256;
+
+type Chunks = mpsc::Receiver<Result<NarChunk, StoreError>>;
+
+/// Paths on their way out of a server, over one channel of its own.
+pub(crate) struct NarStream {
+    name: String,
+    count: usize,
+    waiting: VecDeque<PathInfo>,
+    asked: VecDeque<(PathInfo, Chunks)>,
+    current: Option<(Verified, Chunks)>,
+    lease: Lease,
+}
+
+impl NarStream {
+    pub(crate) fn new(name: String, lease: Lease, infos: Vec<PathInfo>) -> NarStream {
+        let mut stream = NarStream {
+            name,
+            count: infos.len(),
+            waiting: infos.into(),
+            asked: VecDeque::new(),
+            current: None,
+            lease,
+        };
+        stream.ask_ahead();
+        stream
+    }
+
+    fn ask_ahead(&mut self) {
+        while self.asked.len() < AHEAD {
+            let Some(info) = self.waiting.pop_front() else { return };
+            let chunks = self.lease.session().nar(&info.path, info.nar_size.0);
+            self.asked.push_back((info, chunks));
+        }
+    }
+}
+
+#[async_trait]
+impl PathStream for NarStream {
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    async fn next_path(&mut self) -> Result<Option<PathInfo>, StoreError> {
+        self.ask_ahead();
+        let Some((info, chunks)) = self.asked.pop_front() else { return Ok(None) };
+        self.current = Some((Verified::new(self.name.clone(), info.clone()), chunks));
+        Ok(Some(info))
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let Some((verified, chunks)) = &mut self.current else { return Ok(None) };
+        match chunks.recv().await {
+            Some(Ok(NarChunk::Bytes(bytes))) => {
+                verified.pass(&bytes)?;
+                Ok(Some(bytes))
+            }
+            Some(Ok(NarChunk::End)) => {
+                if let Some((verified, _)) = self.current.take() {
+                    verified.finish()?;
+                }
+                Ok(None)
+            }
+            Some(Err(error)) => Err(error),
+            None => Err(self.lease.session().channel.ending()),
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The channels to one server: opened as needed, reused, bounded.
+//!
+//! A channel is used by one at a time. Reading and writing paths have permits of their own, and who
+//! does both (a copy from store to store) takes the writer's first: so whoever holds a reader's
+//! permit can always go on, and nobody waits in a circle.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use drover_core::StoreDir;
+use drover_store::{BuildSettings, StoreError};
+use drover_wire::{ClientOptions, Request, ServerInfo, Trust, Version};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+
+use crate::channel::Channel;
+use crate::dial::Dialler;
+use crate::handshake;
+use crate::reader::Reader;
+use crate::session::{Language, Session};
+
+/// Transfers out of one machine at once; each has a flow-control window of its own.
+const READS: usize = 4;
+/// Transfers into one machine at once, those on lanes apart.
+const WRITES: usize = 2;
+
+/// What a transfer does, and so which permit it takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Purpose {
+    Read,
+    Write,
+    /// Builds; their number is the scheduler's affair.
+    Lane,
+}
+
+/// The channels to one server.
+pub(crate) struct Pool {
+    name: String,
+    store_dir: StoreDir,
+    dialler: Dialler,
+    protocol: Protocol,
+    limit: Duration,
+    settings: BuildSettings,
+    idle: Mutex<Vec<Session>>,
+    reads: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
+    /// What the first connection found out.
+    known: OnceCell<Known>,
+}
+
+/// The protocol that is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Worker,
+    Serve,
+}
+
+/// What the first connection found out.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) version: Option<Version>,
+    pub(crate) description: String,
+    pub(crate) info: ServerInfo,
+}
+
+/// A channel that is in use. Dropped, it goes back if it is in order, and is closed otherwise.
+pub(crate) struct Lease {
+    session: Option<Session>,
+    pool: Arc<Pool>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Lease {
+    pub(crate) fn session(&self) -> &Session {
+        match &self.session {
+            Some(session) => session,
+            None => unreachable!("the session is taken when the lease is dropped"),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take().filter(|session| session.channel.is_reusable()) {
+            self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+        }
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(
+        name: String,
+        store_dir: StoreDir,
+        dialler: Dialler,
+        protocol: Protocol,
+        limit: Duration,
+        settings: BuildSettings,
+    ) -> Pool {
+        Pool {
+            name,
+            store_dir,
+            dialler,
+            protocol,
+            limit,
+            settings,
+            idle: Mutex::default(),
+            reads: Arc::new(Semaphore::new(READS)),
+            writes: Arc::new(Semaphore::new(WRITES)),
+            known: OnceCell::new(),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn store_dir(&self) -> &StoreDir {
+        &self.store_dir
+    }
+
+    pub(crate) fn settings(&self) -> &BuildSettings {
+        &self.settings
+    }
+
+    pub(crate) fn trust(&self) -> Trust {
+        self.known.get().map_or(Trust::Unknown, |known| known.info.trust)
+    }
+
+    /// Connects, unless that was done before.
+    pub(crate) async fn connect(self: &Arc<Self>) -> Result<Known, StoreError> {
+        let known = self.known.get_or_try_init(|| async {
+            let (session, known) = self.dial(None).await?;
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+            Ok::<Known, StoreError>(known)
+        });
+        known.await.cloned()
+    }
+
+    /// Takes a channel that nobody uses, or opens one.
+    pub(crate) async fn lease(self: &Arc<Self>, purpose: Purpose) -> Result<Lease, StoreError> {
+        let semaphore = match purpose {
+            Purpose::Read => Some(&self.reads),
+            Purpose::Write => Some(&self.writes),
+            Purpose::Lane => None,
+        };
+        let permit = match semaphore {
+            Some(semaphore) => Some(
+                Arc::clone(semaphore)
+                    .acquire_owned()
+                    .await
+                    .map_err(|_| self.closed())?,
+            ),
+            None => None,
+        };
+        let known = self.connect().await?;
+        let session = match self.take_idle() {
+            Some(session) => session,
+            None => self.dial(known.version).await?.0,
+        };
+        Ok(Lease { session: Some(session), pool: Arc::clone(self), _permit: permit })
+    }
+
+    fn closed(&self) -> StoreError {
+        StoreError::Lost { store: self.name.clone(), reason: "it was closed".to_owned() }
+    }
+
+    fn take_idle(&self) -> Option<Session> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|session| session.channel.is_reusable());
+        idle.pop()
+    }
+
+    async fn dial(&self, expected: Option<Version>) -> Result<(Session, Known), StoreError> {
+        let dialled = async {
+            let wire = self.dialler.open(&self.name).await?;
+            let mut reader = Reader::new(wire.reader, wire.peer);
+            let mut writer = wire.writer;
+            let (language, known) = match self.protocol {
+                Protocol::Worker => {
+                    let (dialect, info) = handshake::worker(
+                        &mut reader,
+                        &mut writer,
+                        &self.store_dir,
+                        self.limit,
+                        expected,
+                    )
+                    .await?;
+                    let language = Language::Worker(dialect.clone());
+                    let description = language.describe();
+                    (language, Known { version: Some(dialect.version), description, info })
+                }
+                Protocol::Serve => {
+                    let dialect =
+                        handshake::serve(&mut reader, &mut writer, &self.store_dir, self.limit)
+                            .await?;
+                    let language = Language::Serve(dialect);
+                    let description = language.describe();
+                    let info = ServerInfo { nix_version: None, trust: Trust::Unknown };
+                    (language, Known { version: None, description, info })
+                }
+            };
+            let channel = Channel::start(reader, writer, wire.keep_alive);
+            Ok::<_, StoreError>((Session { channel, language }, known))
+        };
+        let (session, known) = dialled.await?;
+        self.send_settings(&session);
+        Ok((session, known))
+    }
+
+    /// Sends the settings that the user asked for. A server's own settings hold otherwise, which is
+    /// why nothing is sent where nothing was asked for.
+    fn send_settings(&self, session: &Session) {
+        let Language::Worker(dialect) = &session.language else { return };
+        if self.settings == BuildSettings::default() {
+            return;
+        }
+        let mut overrides = self.settings.overrides.clone();
+        if let Some(timeout) = self.settings.timeout {
+            overrides.insert("timeout".to_owned(), timeout.as_secs().to_string());
+        }
+        let options = ClientOptions {
+            keep_failed: self.settings.keep_failed,
+            keep_going: false,
+            fallback: false,
+            verbosity: 3,
+            max_jobs: 1,
+            max_silent_time: self.settings.max_silent_time.map_or(0, |limit| limit.as_secs()),
+            verbose_build: true,
+            cores: self.settings.cores.map_or(0, u64::from),
+            use_substitutes: true,
+            overrides,
+        };
+        // its failing would be the connection's, which the next request finds
+        drop(session.ask(dialect, Request::SetOptions(options)));
+    }
+}

@@ -1,0 +1,252 @@
+//! A channel and the protocol that is spoken on it: requests with typed answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drover_core::{PathInfo, StorePath};
+use drover_store::{BuildLog, SilentLog, StoreError};
+use drover_wire::{
+    BuildResult, Decoder, Dialect, Lock, Request, Response, ServeBuildOptions, ServeDialect,
+    ServeRequest, Substitute, decode_serve_build_result, decode_serve_path_infos,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::channel::Channel;
+use crate::reply::{Awaiting, NarChunk, NarSink, Patience, Preamble, answer};
+use crate::writer::Outgoing;
+
+/// How long a server may take for a question about paths.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+/// How long a server may take between two pieces of data, or to add what it was sent.
+pub(crate) const TRANSFER_LIMIT: Duration = Duration::from_secs(300);
+/// Chunks of a NAR that wait for who takes them.
+const NAR_QUEUE: usize = 4;
+
+/// What is spoken on a channel.
+#[derive(Clone, Debug)]
+pub(crate) enum Language {
+    /// The worker protocol.
+    Worker(Dialect),
+    /// The serve protocol.
+    Serve(ServeDialect),
+}
+
+impl Language {
+    pub(crate) fn preamble(&self) -> Preamble {
+        match self {
+            Language::Worker(dialect) => Preamble::Messages { minor: dialect.version.minor },
+            Language::Serve(_) => Preamble::None,
+        }
+    }
+
+    /// Returns name and version.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Language::Worker(dialect) => format!("worker protocol {}", dialect.version),
+            Language::Serve(dialect) => format!("serve protocol {}", dialect.version),
+        }
+    }
+}
+
+/// A channel, and what is spoken on it.
+pub(crate) struct Session {
+    pub(crate) channel: Channel,
+    pub(crate) language: Language,
+}
+
+impl Session {
+    /// Sends a request; the answer can be waited for, or not, while others are sent.
+    pub(crate) fn call<T, F>(
+        &self,
+        request: Vec<u8>,
+        patience: Patience,
+        log: Arc<dyn BuildLog>,
+        decode: F,
+    ) -> impl Future<Output = Result<T, StoreError>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Decoder<'_>) -> Result<T, drover_wire::DecodeError> + Send + 'static,
+    {
+        let (answer, arrives) = answer(decode);
+        let preamble = self.language.preamble();
+        self.channel.submit(
+            Outgoing { request, body: None },
+            Awaiting { preamble, answers: 1, answer, nar: None, log, patience },
+        );
+        self.arrival(arrives)
+    }
+
+    /// Waits for an answer; where nobody is left to give it, the channel has ended.
+    pub(crate) fn arrival<T: Send + 'static>(
+        &self,
+        arrives: oneshot::Receiver<Result<T, StoreError>>,
+    ) -> impl Future<Output = Result<T, StoreError>> + Send + use<T> {
+        let lost = self.channel.peer().lost("the connection broke");
+        async move { arrives.await.unwrap_or(Err(lost)) }
+    }
+
+    /// Sends a request of the worker protocol.
+    pub(crate) fn ask(
+        &self,
+        dialect: &Dialect,
+        request: Request,
+    ) -> impl Future<Output = Result<Response, StoreError>> + Send + use<> {
+        let patience = match request {
+            Request::EnsurePath(_) | Request::BuildPathsWithResults(..) | Request::BuildPaths(..) => {
+                Patience::Unlimited
+            }
+            _ => Patience::Limited(ANSWER_LIMIT, "asking about paths"),
+        };
+        self.ask_with(dialect, request, patience, Arc::new(SilentLog))
+    }
+
+    /// Sends a request of the worker protocol whose messages somebody follows.
+    pub(crate) fn ask_with(
+        &self,
+        dialect: &Dialect,
+        request: Request,
+        patience: Patience,
+        log: Arc<dyn BuildLog>,
+    ) -> impl Future<Output = Result<Response, StoreError>> + Send + use<> {
+        let bytes = request.encode(dialect);
+        let dialect = dialect.clone();
+        // the derivation itself is of no use for reading the answer
+        let request = match request {
+            Request::BuildDerivation(..) => Expected::BuildResult,
+            request => Expected::Of(Box::new(request)),
+        };
+        self.call(bytes, patience, log, move |from| match &request {
+            Expected::BuildResult => {
+                Ok(Response::BuildResult(Box::new(BuildResult::decode(from, &dialect)?)))
+            }
+            Expected::Of(request) => Response::decode(from, &dialect, request),
+        })
+    }
+
+    /// Asks which paths are valid.
+    pub(crate) fn valid_paths(
+        &self,
+        paths: &BTreeSet<StorePath>,
+        substitute: Substitute,
+    ) -> impl Future<Output = Result<BTreeSet<StorePath>, StoreError>> + Send + use<> {
+        let patience = match substitute {
+            Substitute::No => Patience::Limited(ANSWER_LIMIT, "asking which paths are valid"),
+            Substitute::Yes => Patience::Unlimited,
+        };
+        let log: Arc<dyn BuildLog> = Arc::new(SilentLog);
+        let store_dir = self.store_dir().clone();
+        let request = match &self.language {
+            Language::Worker(dialect) => {
+                Request::QueryValidPaths(paths.clone(), substitute).encode(dialect)
+            }
+            Language::Serve(dialect) => {
+                ServeRequest::QueryValidPaths(Lock::Yes, substitute, paths.clone()).encode(dialect)
+            }
+        };
+        self.call(request, patience, log, move |from| from.paths(&store_dir))
+    }
+
+    /// Asks what is known of paths, all at once.
+    pub(crate) async fn path_infos(
+        &self,
+        paths: &[StorePath],
+    ) -> Result<Vec<Option<PathInfo>>, StoreError> {
+        match &self.language {
+            Language::Worker(dialect) => {
+                let asked: Vec<_> = paths
+                    .iter()
+                    .map(|path| self.ask(dialect, Request::QueryPathInfo(path.clone())))
+                    .collect();
+                let mut infos = Vec::with_capacity(asked.len());
+                for answer in asked {
+                    infos.push(match answer.await? {
+                        Response::PathInfo(info) => info.map(|info| *info),
+                        _ => None,
+                    });
+                }
+                Ok(infos)
+            }
+            Language::Serve(dialect) => {
+                let mut infos = self.serve_path_infos(dialect, paths.iter().cloned().collect()).await?;
+                Ok(paths.iter().map(|path| infos.remove(path)).collect())
+            }
+        }
+    }
+
+    pub(crate) fn serve_path_infos(
+        &self,
+        dialect: &ServeDialect,
+        paths: BTreeSet<StorePath>,
+    ) -> impl Future<Output = Result<BTreeMap<StorePath, PathInfo>, StoreError>> + Send + use<> {
+        let request = ServeRequest::QueryPathInfos(paths.clone()).encode(dialect);
+        let dialect = dialect.clone();
+        let patience = Patience::Limited(ANSWER_LIMIT, "asking about paths");
+        self.call(request, patience, Arc::new(SilentLog), move |from| {
+            decode_serve_path_infos(from, &dialect, &paths)
+        })
+    }
+
+    /// Sends a build in the serve protocol.
+    pub(crate) fn serve_build(
+        &self,
+        dialect: &ServeDialect,
+        request: &ServeRequest,
+    ) -> impl Future<Output = Result<BuildResult, StoreError>> + Send + use<> {
+        let bytes = request.encode(dialect);
+        let dialect = dialect.clone();
+        self.call(bytes, Patience::Unlimited, Arc::new(SilentLog), move |from| {
+            decode_serve_build_result(from, &dialect)
+        })
+    }
+
+    /// Sends for a NAR of at most `max_size` bytes.
+    pub(crate) fn nar(
+        &self,
+        path: &StorePath,
+        max_size: u64,
+    ) -> mpsc::Receiver<Result<NarChunk, StoreError>> {
+        let (chunks, arrive) = mpsc::channel(NAR_QUEUE);
+        let (answer, _) = answer(|_| Ok(()));
+        let request = match &self.language {
+            Language::Worker(dialect) => Request::NarFromPath(path.clone()).encode(dialect),
+            Language::Serve(dialect) => ServeRequest::DumpStorePath(path.clone()).encode(dialect),
+        };
+        self.channel.submit(
+            Outgoing { request, body: None },
+            Awaiting {
+                preamble: self.language.preamble(),
+                answers: 1,
+                answer,
+                nar: Some(NarSink { chunks, max_size }),
+                log: Arc::new(SilentLog),
+                patience: Patience::Limited(TRANSFER_LIMIT, "fetching a path"),
+            },
+        );
+        arrive
+    }
+
+    pub(crate) fn store_dir(&self) -> &drover_core::StoreDir {
+        match &self.language {
+            Language::Worker(dialect) => &dialect.store_dir,
+            Language::Serve(dialect) => &dialect.store_dir,
+        }
+    }
+}
+
+enum Expected {
+    BuildResult,
+    Of(Box<Request>),
+}
+
+/// Returns the options that travel with a build in the serve protocol.
+pub(crate) fn serve_options(settings: &drover_store::BuildSettings) -> ServeBuildOptions {
+    let seconds = |limit: Option<Duration>| limit.map_or(0, |limit| limit.as_secs());
+    ServeBuildOptions {
+        max_silent_time: seconds(settings.max_silent_time),
+        timeout: seconds(settings.timeout),
+        max_log_size: 0,
+        keep_failed: settings.keep_failed,
+    }
+}

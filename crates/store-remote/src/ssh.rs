@@ -1,0 +1,303 @@
+//! SSH: one master connection per machine, and sessions over it.
+//!
+//! The transport is the `ssh` program, so that the user's configuration, agents, jump hosts and
+//! hardware keys work as in a terminal. It never asks a question. A server takes ten sessions on one
+//! connection by default (`MaxSessions`), so beyond eight another master is opened.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use drover_store::StoreError;
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+
+use crate::dial::ConnectOptions;
+use crate::error::Peer;
+use crate::stderr::StderrTail;
+
+/// Sessions over one master.
+const SESSIONS: usize = 8;
+
+/// A machine by SSH.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SshTarget {
+    /// Host name or alias.
+    pub host: String,
+    /// The user there.
+    pub user: Option<String>,
+    /// The port there.
+    pub port: Option<u16>,
+    /// A private key's file (`ssh-key`).
+    pub key: Option<PathBuf>,
+    /// A public host key as in a `.pub` file, decoded from `base64-ssh-public-host-key`.
+    pub host_key: Option<String>,
+    /// Whether SSH compresses (`compress`).
+    pub compression: Compression,
+}
+
+/// Whether SSH compresses what it carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// As the user's configuration says.
+    #[default]
+    AsConfigured,
+    /// It does.
+    On,
+}
+
+/// A machine's masters.
+pub(crate) struct SshHost {
+    name: String,
+    target: SshTarget,
+    options: ConnectOptions,
+    masters: Mutex<Vec<Arc<Master>>>,
+    opening: tokio::sync::Mutex<()>,
+    next: AtomicUsize,
+}
+
+/// One connection with its control socket.
+struct Master {
+    socket: PathBuf,
+    used: AtomicUsize,
+    child: Mutex<Child>,
+    _stderr: JoinSet<()>,
+}
+
+/// A session's place on its master.
+pub(crate) struct SessionSlot(Arc<Master>);
+
+impl Drop for SessionSlot {
+    fn drop(&mut self) {
+        self.0.used.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Master {
+    fn is_alive(&self) -> bool {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(child.try_wait(), Ok(None))
+    }
+
+    /// Takes a place, if there is one.
+    fn take(self: &Arc<Self>) -> Option<SessionSlot> {
+        let free = |used| if used < SESSIONS { Some(used + 1) } else { None };
+        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).ok()?;
+        Some(SessionSlot(Arc::clone(self)))
+    }
+}
+
+impl SshHost {
+    pub(crate) fn new(name: String, target: SshTarget, options: ConnectOptions) -> SshHost {
+        SshHost {
+            name,
+            target,
+            options,
+            masters: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Returns the command that runs `line` there, over a master that is up.
+    pub(crate) async fn session(
+        &self,
+        line: &[String],
+    ) -> Result<(Command, SessionSlot), StoreError> {
+        let slot = match self.free_slot() {
+            Some(slot) => slot,
+            None => {
+                let _opening = self.opening.lock().await;
+                match self.free_slot() {
+                    Some(slot) => slot,
+                    None => self.open_master().await?,
+                }
+            }
+        };
+        let mut command = self.ssh();
+        command.arg("-S").arg(&slot.0.socket).arg("-oControlMaster=no");
+        command.arg(self.destination()).args(line);
+        Ok((command, slot))
+    }
+
+    fn free_slot(&self) -> Option<SessionSlot> {
+        let mut masters = self.masters.lock().unwrap_or_else(PoisonError::into_inner);
+        masters.retain(|master| master.is_alive());
+        masters.iter().find_map(Master::take)
+    }
+
+    fn destination(&self) -> String {
+        match &self.target.user {
+            Some(user) => format!("{user}@{}", self.target.host),
+            None => self.target.host.clone(),
+        }
+    }
+
+    /// Returns `ssh` with what all of its calls have in common.
+    fn ssh(&self) -> Command {
+        let mut command = Command::new("ssh");
+        command.env_remove("DISPLAY").env_remove("SSH_ASKPASS");
+        command.args(self.arguments());
+        command
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let target = &self.target;
+        let mut arguments = self.options.ssh_arguments.clone();
+        arguments.extend(["-x", "-a", "-T", "-oBatchMode=yes"].map(str::to_owned));
+        arguments.push(format!(
+            "-oConnectTimeout={}",
+            self.options.connect_timeout.as_secs().max(1)
+        ));
+        arguments.extend(["-oServerAliveInterval=15", "-oServerAliveCountMax=3"].map(str::to_owned));
+        if let Some(port) = target.port {
+            arguments.push(format!("-p{port}"));
+        }
+        if let Some(key) = &target.key {
+            arguments.push("-i".to_owned());
+            arguments.push(key.display().to_string());
+        }
+        if target.compression == Compression::On {
+            arguments.push("-C".to_owned());
+        }
+        if target.host_key.is_some() {
+            arguments.push(format!("-oUserKnownHostsFile={}", self.known_hosts().display()));
+            arguments.push("-oGlobalKnownHostsFile=/dev/null".to_owned());
+            arguments.push("-oStrictHostKeyChecking=yes".to_owned());
+        }
+        arguments
+    }
+
+    fn known_hosts(&self) -> PathBuf {
+        self.options.runtime_dir.path().join(format!("k{}", short_hash(&self.name)))
+    }
+
+    /// Opens a connection, and takes its first place.
+    async fn open_master(&self) -> Result<SessionSlot, StoreError> {
+        let stderr = StderrTail::default();
+        let peer =
+            Peer { name: self.name.clone(), command: "ssh".to_owned(), stderr: stderr.clone() };
+        if let Some(key) = &self.target.host_key {
+            self.pin(key).map_err(|error| peer.unreachable(error.to_string()))?;
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let socket = self
+            .options
+            .runtime_dir
+            .path()
+            .join(format!("m{}.{number}", short_hash(&self.name)));
+        let mut child = self
+            .master_command(&socket)
+            .spawn()
+            .map_err(|error| peer.unreachable(format!("ssh could not be run: {error}")))?;
+        let mut tasks = JoinSet::new();
+        if let Some(words) = child.stderr.take() {
+            tasks.spawn(stderr.drain(words));
+        }
+        // ssh's own timeout covers the connection only; a server that goes silent in the middle of
+        // the handshake is covered by twice that time
+        let limit = self.options.connect_timeout * 2;
+        let up = async {
+            let mut word = [0; 8];
+            match child.stdout.as_mut() {
+                Some(stdout) => matches!(stdout.read_exact(&mut word).await, Ok(8)),
+                None => false,
+            }
+        };
+        match tokio::time::timeout(limit, up).await {
+            Ok(true) => {}
+            Ok(false) => {
+                drop(tokio::time::timeout(limit, child.wait()).await);
+                return Err(self.refused(&peer));
+            }
+            Err(_) => {
+                let seconds = limit.as_secs();
+                return Err(peer.unreachable(format!("no connection after {seconds} s")));
+            }
+        }
+        let used = AtomicUsize::new(1);
+        let master = Arc::new(Master { socket, used, child: Mutex::new(child), _stderr: tasks });
+        let slot = SessionSlot(Arc::clone(&master));
+        self.masters.lock().unwrap_or_else(PoisonError::into_inner).push(master);
+        Ok(slot)
+    }
+
+    /// Under a shell that ends `ssh` when drover is gone, however it ended: the shell's standard
+    /// input is a pipe whose other end is drover's.
+    fn master_command(&self, socket: &Path) -> Command {
+        const GUARD: &str = r#"exec 3<&0
+ssh "$@" </dev/null 3<&- & ssh=$!
+{ cat <&3 >/dev/null; kill $ssh; } >/dev/null 2>&1 & guard=$!
+exec 3<&-
+wait $ssh; status=$?
+kill $guard 2>/dev/null
+exit $status"#;
+        let mut command = Command::new("/bin/sh");
+        command.env_remove("DISPLAY").env_remove("SSH_ASKPASS");
+        command.args(["-c", GUARD, "sh", "-M", "-N", "-S"]).arg(socket);
+        command.args(self.arguments());
+        command.args(["-oControlPersist=no", "-oPermitLocalCommand=yes"]);
+        command.arg("-oLocalCommand=echo started");
+        if let Some(ciphers) = fast_ciphers(&self.options.ssh_arguments) {
+            command.arg(ciphers);
+        }
+        command.arg(self.destination());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.kill_on_drop(true).process_group(0);
+        command
+    }
+
+    fn pin(&self, key: &str) -> std::io::Result<()> {
+        let host = match self.target.port {
+            Some(port) if port != 22 => format!("[{}]:{port}", self.target.host),
+            _ => self.target.host.clone(),
+        };
+        fs_err::write(self.known_hosts(), format!("{host} {}\n", key.trim()))
+    }
+
+    /// Says what `ssh` said, and what can be done about the usual reasons.
+    fn refused(&self, peer: &Peer) -> StoreError {
+        let said = peer.stderr.text().unwrap_or_default();
+        let user = self.target.user.as_deref().unwrap_or("the user of your ssh configuration");
+        let hint = if said.contains("Host key verification failed") {
+            "the host's key is not the one that is known (or none is): compare it, then update \
+             known_hosts or the machine's public host key"
+                .to_owned()
+        } else if said.contains("Permission denied") {
+            format!("{user} can't log in there with a key and without questions: try 'ssh -oBatchMode=yes {}'", self.destination())
+        } else {
+            return peer.unreachable("ssh could not connect");
+        };
+        peer.unreachable(hint)
+    }
+}
+
+/// AES in Galois mode is twice as fast as the default where the processor has instructions for it.
+/// It is only put first where the user says nothing of ciphers on the command line.
+fn fast_ciphers(arguments: &[String]) -> Option<&'static str> {
+    let chosen = arguments.iter().any(|argument| {
+        argument.to_ascii_lowercase().contains("ciphers") || argument.starts_with("-c")
+    });
+    if chosen || !processor_has_aes() {
+        return None;
+    }
+    Some("-oCiphers=^aes128-gcm@openssh.com")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn processor_has_aes() -> bool {
+    std::is_x86_feature_detected!("aes")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn processor_has_aes() -> bool {
+    false
+}
+
+/// Returns a few characters that stand for a name; control sockets have short paths.
+fn short_hash(name: &str) -> String {
+    let hash = drover_core::Hash::of(drover_core::HashAlgorithm::Sha256, name.as_bytes());
+    hash.digits(drover_core::HashNotation::Base32).chars().take(8).collect()
+}

@@ -1,0 +1,169 @@
+//! What a builder is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use drover_core::{PathInfo, StorePath};
+use drover_derivation::BasicDerivation;
+
+use crate::error::StoreError;
+use crate::path_stream::PathStream;
+
+/// Whether the other side takes unsigned paths and derivations at our word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// It doesn't say.
+    Unknown,
+    /// It does.
+    Trusted,
+    /// It doesn't: it takes only what is signed or content-addressed.
+    NotTrusted,
+}
+
+/// An answer that is on its way. Dropping it gives up the answer, not the request: a request that
+/// was sent can only be ended with its [`Lane`].
+pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;
+
+/// Settings that travel with a build.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BuildSettings {
+    /// After how long a build is ended.
+    pub timeout: Option<Duration>,
+    /// After how long without a word a build is ended.
+    pub max_silent_time: Option<Duration>,
+    /// Cores that a build may use; the machine's own setting where absent.
+    pub cores: Option<u32>,
+    /// Whether the folder of a failed build is kept.
+    pub keep_failed: bool,
+    /// Further settings by name.
+    pub overrides: BTreeMap<String, String>,
+}
+
+/// What to build from.
+#[derive(Clone, Debug)]
+pub enum BuildPlan {
+    /// The derivation itself; its inputs must be valid at the builder, the `.drv` needn't be there.
+    Derivation(Box<BasicDerivation>),
+    /// The `.drv` in the builder's store, whose closure must be valid there.
+    FromStore,
+}
+
+/// One build.
+#[derive(Clone, Debug)]
+pub struct BuildRequest {
+    /// The derivation's path.
+    pub derivation: StorePath,
+    /// The outputs that are wanted, by name.
+    pub outputs: BTreeSet<String>,
+    /// The paths of the outputs that are known before the build.
+    pub known_outputs: BTreeMap<String, StorePath>,
+    /// What to build from.
+    pub plan: BuildPlan,
+}
+
+/// A build that went well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Built {
+    /// The outputs, by name, as the builder describes them.
+    pub outputs: BTreeMap<String, PathInfo>,
+    /// Whether they were there already.
+    pub already_valid: bool,
+    /// How long it took, by the builder's clock (whole seconds there).
+    pub took: Option<Duration>,
+}
+
+/// How a build failed, as far as the exit code tells them apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BuildFailure {
+    /// The build itself failed; it would again.
+    Failed {
+        /// The builder's words.
+        message: String,
+    },
+    /// It took too long, or was silent for too long.
+    TimedOut {
+        /// The builder's words.
+        message: String,
+    },
+    /// A fixed output has another hash.
+    HashMismatch {
+        /// The builder's words.
+        message: String,
+    },
+    /// Two rounds differed.
+    NotDeterministic {
+        /// The builder's words.
+        message: String,
+    },
+    /// The machine could not: no space, a missing input, a setting. Another may.
+    Machine {
+        /// The builder's words.
+        message: String,
+        /// Whether it is out of space.
+        disk_full: bool,
+    },
+    /// The machine does not take this build from us.
+    Refused {
+        /// The builder's words.
+        message: String,
+    },
+}
+
+/// How a build ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BuildOutcome {
+    /// All outputs are valid at the builder.
+    Built(Built),
+    /// They are not.
+    Failed(BuildFailure),
+}
+
+/// What a builder says while it works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogEvent {
+    /// The build began to run.
+    Started,
+    /// A line of the build's own output.
+    Line(String),
+    /// The phase it is in.
+    Phase(String),
+    /// A message of the machine's Nix.
+    Message(String),
+}
+
+/// Takes what a builder says. Called from the task that reads the connection: it must never wait.
+pub trait BuildLog: Send + Sync {
+    /// Takes one event.
+    fn event(&self, event: LogEvent);
+}
+
+/// Takes no interest.
+#[derive(Debug)]
+pub struct SilentLog;
+
+impl BuildLog for SilentLog {
+    fn event(&self, _: LogEvent) {}
+}
+
+/// A machine that builds.
+#[async_trait]
+pub trait Builder: Send + Sync {
+    /// Opens one more queue of builds.
+    async fn open_lane(&self) -> Result<Box<dyn Lane>, StoreError>;
+}
+
+/// A queue at a builder: what is asked of it is done in order, and may be asked before what is
+/// ahead has ended, which hides the way there and back.
+///
+/// Dropping a lane ends what is running in it and forgets what is queued.
+pub trait Lane: Send + Sync {
+    /// Queues paths to be added. What is queued behind may rely on them.
+    fn import(&self, paths: Box<dyn PathStream>) -> Pending<()>;
+
+    /// Queues a build.
+    fn build(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome>;
+}

@@ -1,0 +1,119 @@
+//! Why a store could not do what it was asked.
+
+use std::sync::Arc;
+
+use drover_core::{NarHash, NarSize, StorePath};
+use drover_nar::NarError;
+
+/// Why a store could not do what it was asked. Cheap to clone, as many may wait for one answer.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// No connection came about. Nothing was sent.
+    #[error("cannot connect to '{store}': {reason}")]
+    Unreachable {
+        /// The store.
+        store: String,
+        /// What the system, `ssh` or the other side said.
+        reason: String,
+    },
+    /// The other side answered, but not in the protocol, or in a version that isn't spoken.
+    #[error("cannot speak with '{store}': {reason}")]
+    Protocol {
+        /// The store.
+        store: String,
+        /// What was wrong with its words.
+        reason: String,
+    },
+    /// The connection ended while an answer was awaited. Whether the request took effect is unknown.
+    #[error("lost the connection to '{store}': {reason}")]
+    Lost {
+        /// The store.
+        store: String,
+        /// What is known of the end.
+        reason: String,
+    },
+    /// Nothing was heard for too long.
+    #[error("'{store}' has said nothing for {seconds} s while {doing}")]
+    Silent {
+        /// The store.
+        store: String,
+        /// Seconds waited.
+        seconds: u64,
+        /// What was awaited.
+        doing: &'static str,
+    },
+    /// The store understood and refused, or failed at it.
+    #[error("{message}")]
+    Refused {
+        /// The store.
+        store: String,
+        /// Its words.
+        message: String,
+    },
+    /// A path that should be there isn't.
+    #[error("path '{path}' is not valid in '{store}'")]
+    NotValid {
+        /// The store.
+        store: String,
+        /// The path.
+        path: StorePath,
+    },
+    /// A NAR that is none.
+    #[error("'{store}' sent a bad NAR of '{path}'")]
+    Nar {
+        /// The store.
+        store: String,
+        /// The path.
+        path: StorePath,
+        /// The rule that it breaks.
+        source: NarError,
+    },
+    /// The NAR received is not the one announced; nothing was registered.
+    #[error("NAR of '{path}' from '{store}' has hash {actual}, announced as {expected}")]
+    HashMismatch {
+        /// The store.
+        store: String,
+        /// The path.
+        path: StorePath,
+        /// As announced.
+        expected: NarHash,
+        /// As received.
+        actual: NarHash,
+    },
+    /// The NAR received has not the size announced; nothing was registered.
+    #[error("NAR of '{path}' from '{store}' has {actual}, announced as {expected}")]
+    SizeMismatch {
+        /// The store.
+        store: String,
+        /// The path.
+        path: StorePath,
+        /// As announced.
+        expected: NarSize,
+        /// As received.
+        actual: NarSize,
+    },
+    /// The store can't do that at all.
+    #[error("'{store}' cannot {what}")]
+    Unsupported {
+        /// The store.
+        store: String,
+        /// What it was asked for.
+        what: &'static str,
+    },
+    /// An error that several wait for.
+    #[error(transparent)]
+    Shared(Arc<StoreError>),
+}
+
+impl StoreError {
+    /// Whether it says something of the machine or the link and nothing of the request: elsewhere,
+    /// or later, the same request may do.
+    pub fn is_infrastructure(&self) -> bool {
+        match self {
+            StoreError::Shared(error) => error.is_infrastructure(),
+            StoreError::Refused { .. } | StoreError::Unsupported { .. } => false,
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What a store is.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use drover_core::{PathInfo, StoreDir, StorePath};
+use drover_nar::regular_file_of;
+
+use crate::error::StoreError;
+use crate::path_stream::PathStream;
+
+/// Whether a store may fetch what it lacks from its substituters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Substitute {
+    /// It may.
+    Yes,
+    /// It may not.
+    No,
+}
+
+/// What a store tells of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// The protocol spoken, with its version.
+    pub protocol: String,
+    /// The other side's version of Nix, where it says.
+    pub nix_version: Option<String>,
+    /// Whether it trusts us.
+    pub trust: crate::Trust,
+}
+
+/// What would have to be done to make something valid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Derivations to build.
+    pub build: BTreeSet<StorePath>,
+    /// Paths that substituters have.
+    pub substitute: BTreeSet<StorePath>,
+    /// Bytes to download for them.
+    pub download_size: u64,
+}
+
+/// A set of valid store objects.
+///
+/// Absence is never an error; `Err` means that the store could not answer. Dropping a future gives
+/// up the request.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Returns how the user calls it.
+    fn name(&self) -> &str;
+
+    /// Returns the directory that its paths are in.
+    fn store_dir(&self) -> &StoreDir;
+
+    /// Connects, if that takes anything, and says who is there.
+    async fn connect(&self) -> Result<Description, StoreError>;
+
+    /// Protects paths from the garbage collector for as long as this store is open, and returns
+    /// those that are valid; the protection comes first, so what is returned stays.
+    async fn hold_valid(
+        &self,
+        paths: &BTreeSet<StorePath>,
+        substitute: Substitute,
+    ) -> Result<BTreeSet<StorePath>, StoreError>;
+
+    /// Looks up paths, all in one go; in the order of the question.
+    async fn path_infos(&self, paths: &[StorePath])
+    -> Result<Vec<Option<PathInfo>>, StoreError>;
+
+    /// Streams paths with their NARs, in the given order.
+    async fn export(&self, infos: Vec<PathInfo>) -> Result<Box<dyn PathStream>, StoreError>;
+
+    /// Adds paths. Adding one that is already valid does nothing.
+    async fn import(&self, paths: Box<dyn PathStream>) -> Result<(), StoreError>;
+
+    /// Reads paths that are flat files, such as derivations; in the order of the question.
+    async fn read_files(&self, paths: &[StorePath]) -> Result<Vec<Bytes>, StoreError> {
+        read_exported_files(self, paths).await
+    }
+
+    /// Makes paths valid from the store's own substituters.
+    async fn substitute(&self, paths: &BTreeSet<StorePath>) -> Result<(), StoreError>;
+
+    /// Says what would have to be built or fetched for all outputs of derivations.
+    async fn missing(&self, derivations: &BTreeSet<StorePath>) -> Result<Missing, StoreError>;
+
+    /// Registers a link outside the store as a root of the garbage collector.
+    async fn add_indirect_root(&self, link: &str) -> Result<(), StoreError>;
+}
+
+/// Bytes that a file may have which is read whole.
+const MAX_FILE: u64 = 64 * 1024 * 1024;
+
+/// Reads flat files out of their NARs.
+///
+/// # Errors
+///
+/// A path that isn't valid, isn't a flat file, or is larger than 64 MiB.
+pub async fn read_exported_files<S: Store + ?Sized>(
+    store: &S,
+    paths: &[StorePath],
+) -> Result<Vec<Bytes>, StoreError> {
+    let name = || store.name().to_owned();
+    let mut infos = Vec::with_capacity(paths.len());
+    for (path, info) in paths.iter().zip(store.path_infos(paths).await?) {
+        let missing = || StoreError::NotValid { store: name(), path: path.clone() };
+        let info = info.ok_or_else(missing)?;
+        if info.nar_size.0 > MAX_FILE {
+            return Err(StoreError::Unsupported { store: name(), what: "read a file over 64 MiB" });
+        }
+        infos.push(info);
+    }
+    let mut files = Vec::with_capacity(paths.len());
+    let mut stream = store.export(infos).await?;
+    while let Some(info) = stream.next_path().await? {
+        let mut nar = Vec::new();
+        while let Some(chunk) = stream.chunk().await? {
+            nar.extend_from_slice(&chunk);
+        }
+        let bad = |source| StoreError::Nar { store: name(), path: info.path.clone(), source };
+        files.push(Bytes::copy_from_slice(regular_file_of(&nar).map_err(bad)?));
+    }
+    Ok(files)
+}
