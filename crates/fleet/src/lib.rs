@@ -1,1 +1,25 @@
-//! Carries out what the scheduler decides
+//! Carries out what the scheduler decides: the async shell around `schedule`.
+//!
+//! A [`Fleet`] takes derivations, asks stores for facts, feeds the scheduler events and does what it
+//! commands: connect, move inputs, build, stop. Outputs stay where they were built until a job
+//! elsewhere or the caller needs them. Everything that happens is told to an [`Observer`]; progress,
+//! summaries and logs read that one stream.
+
+mod check;
+mod driver;
+mod event;
+mod fleet;
+mod graph;
+mod lane;
+mod machine;
+mod merge;
+mod outcome;
+mod places;
+mod prepare;
+mod retrieve;
+mod shared;
+
+pub use event::{FailureKind, FleetEvent, JobFailureReport, MachineTotals, Observer, Silent};
+pub use fleet::{BuildError, CopyBack, DryRun, Fleet, FleetOptions, Report, Target, TargetResult};
+pub use graph::{Graph, GraphError, Node, NodeId};
+pub use machine::{MachineSpec, Site};

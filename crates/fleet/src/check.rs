@@ -1,0 +1,74 @@
+//! What a builder returns is checked before anything is made of it.
+
+use std::collections::BTreeSet;
+
+use drover_core::{PathInfo, StorePath};
+use drover_derivation::{BasicDerivation, output_path_name};
+use drover_store::Built;
+
+use crate::places::Places;
+
+/// Why a builder's answer can't be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Lie {
+    #[error("it did not return output '{name}'")]
+    Missing { name: String },
+    #[error("it returned output '{name}', which the derivation does not have")]
+    Extra { name: String },
+    #[error("it returned '{found}' as output '{name}', which should be '{expected}'")]
+    OtherPath { name: String, found: StorePath, expected: StorePath },
+    #[error("it returned '{found}' as output '{name}', whose name should be '{expected}'")]
+    OtherName { name: String, found: StorePath, expected: String },
+    #[error("'{path}' refers to '{reference}', which is no input of the build")]
+    Reference { path: StorePath, reference: StorePath },
+}
+
+/// Checks names, paths and references of what was built from `inputs`.
+pub(crate) fn check_built(
+    derivation: &BasicDerivation,
+    inputs: &[StorePath],
+    built: &Built,
+    places: &Places,
+) -> Result<(), Lie> {
+    if let Some(name) =
+        derivation.outputs.keys().find(|name| !built.outputs.contains_key(name.as_str()))
+    {
+        return Err(Lie::Missing { name: name.to_string() });
+    }
+    for (name, info) in &built.outputs {
+        let Some((output, expected)) =
+            derivation.outputs.iter().find(|(output, _)| output.as_str() == name)
+        else {
+            return Err(Lie::Extra { name: name.clone() });
+        };
+        if let Some(expected) = expected.path().filter(|expected| **expected != info.path) {
+            return Err(Lie::OtherPath {
+                name: name.clone(),
+                found: info.path.clone(),
+                expected: expected.clone(),
+            });
+        }
+        let expected = output_path_name(&derivation.name, output).map(|name| name.to_string());
+        if let Ok(expected) = expected
+            && expected != info.path.name()
+        {
+            return Err(Lie::OtherName { name: name.clone(), found: info.path.clone(), expected });
+        }
+    }
+    check_references(inputs, built, places)
+}
+
+fn check_references(inputs: &[StorePath], built: &Built, places: &Places) -> Result<(), Lie> {
+    let own: BTreeSet<&StorePath> = built.outputs.values().map(|info| &info.path).collect();
+    for PathInfo { path, references, .. } in built.outputs.values() {
+        let foreign: BTreeSet<StorePath> =
+            references.iter().filter(|path| !own.contains(path)).cloned().collect();
+        if foreign.is_empty() {
+            continue;
+        }
+        if let Some(reference) = places.outside_closure(inputs, &foreign) {
+            return Err(Lie::Reference { path: path.clone(), reference });
+        }
+    }
+    Ok(())
+}

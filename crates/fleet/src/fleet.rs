@@ -1,0 +1,188 @@
+//! A fleet: the caller's store, machines, and what is asked of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use drover_core::{OutputName, PathInfo, StorePath};
+use drover_store::{Store, StoreError, Substitute};
+use tokio_util::sync::CancellationToken;
+
+use crate::driver::Driver;
+use crate::event::{FleetEvent, JobFailureReport, MachineTotals, Observer};
+use crate::graph::{Graph, GraphError};
+use crate::machine::MachineSpec;
+use crate::prepare::prepare;
+use crate::retrieve::retrieve;
+
+/// What comes back to the caller's store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyBack {
+    /// What was asked for, with its closure.
+    Wanted,
+    /// All that was built, as stock Nix does.
+    Everything,
+}
+
+/// How a fleet works.
+#[derive(Clone, Debug)]
+pub struct FleetOptions {
+    /// Whether what doesn't depend on a failure goes on.
+    pub keep_going: bool,
+    /// Whether the caller's store may fetch from its substituters instead of building.
+    pub substitute: Substitute,
+    /// What comes back.
+    pub copy_back: CopyBack,
+    /// Lines of a failed build's log that are kept.
+    pub log_lines: usize,
+    /// The choice of machines.
+    pub policy: drover_schedule::Policy,
+}
+
+/// What is wanted of one derivation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The derivation.
+    pub derivation: StorePath,
+    /// Outputs by name; all where empty.
+    pub outputs: BTreeSet<OutputName>,
+}
+
+/// What became of a target.
+#[derive(Clone, Debug)]
+pub struct TargetResult {
+    /// What was wanted.
+    pub target: Target,
+    /// The paths of its outputs, valid in the caller's store; or why there are none.
+    pub outcome: Result<BTreeMap<OutputName, StorePath>, Box<JobFailureReport>>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// What became of each target, in the order of the question.
+    pub targets: Vec<TargetResult>,
+    /// All derivations that failed by themselves (not those that depend on them).
+    pub failures: Vec<JobFailureReport>,
+    /// What each machine did.
+    pub machines: Vec<MachineTotals>,
+    /// Derivations that were built.
+    pub built: usize,
+    /// How long it all took.
+    pub took: Duration,
+}
+
+/// Why a run came to no report.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The graph could not be read.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// The caller's own store failed.
+    #[error("the local store failed")]
+    Store(#[from] StoreError),
+    /// A derivation can't be built as it is.
+    #[error("derivation '{derivation}' can't be built")]
+    Derivation {
+        /// The derivation.
+        derivation: StorePath,
+        /// Why.
+        source: drover_derivation::DerivationError,
+    },
+    /// An output that the derivation doesn't have.
+    #[error("derivation '{derivation}' has no output '{output}'; it has: {has}")]
+    NoSuchOutput {
+        /// The derivation.
+        derivation: StorePath,
+        /// The output asked for.
+        output: OutputName,
+        /// The outputs it has.
+        has: String,
+    },
+    /// The caller's store doesn't take what builders made from this user.
+    #[error("the local store does not trust this user, so it takes no unsigned paths from other machines; add the user to 'trusted-users' in nix.conf (and restart the daemon), or build as root")]
+    LocalStoreDistrusts,
+    /// The run was cancelled, and everything it had started was ended.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// What a run would do.
+#[derive(Clone, Debug, Default)]
+pub struct DryRun {
+    /// Derivations that would be built.
+    pub build: Vec<StorePath>,
+    /// Paths that would be fetched from substituters.
+    pub substitute: Vec<StorePath>,
+}
+
+/// The caller's store, and machines that build for it.
+pub struct Fleet {
+    pub(crate) local: Arc<dyn Store>,
+    pub(crate) machines: Vec<MachineSpec>,
+    pub(crate) options: FleetOptions,
+    pub(crate) observer: Arc<dyn Observer>,
+}
+
+impl Fleet {
+    /// Returns a fleet; nothing is connected yet.
+    pub fn new(
+        local: Arc<dyn Store>,
+        machines: Vec<MachineSpec>,
+        options: FleetOptions,
+        observer: Arc<dyn Observer>,
+    ) -> Fleet {
+        Fleet { local, machines, options, observer }
+    }
+
+    /// Says what [`Fleet::build`] would do, and asks no builder.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fleet::build`] before the first build.
+    pub async fn dry_run(&self, graph: Arc<Graph>, targets: Vec<Target>) -> Result<DryRun, BuildError> {
+        let work = prepare(self, graph, &targets).await?;
+        Ok(work.describe())
+    }
+
+    /// Builds targets of a graph, and brings them into the caller's store. When `cancel` is called,
+    /// everything that runs anywhere is ended before this returns.
+    ///
+    /// # Errors
+    ///
+    /// The caller's own store, a malformed graph, or the cancelling. Builds that fail are in the
+    /// report.
+    pub async fn build(
+        &self,
+        graph: Arc<Graph>,
+        targets: Vec<Target>,
+        cancel: CancellationToken,
+    ) -> Result<Report, BuildError> {
+        let started = tokio::time::Instant::now();
+        let work = tokio::select! {
+            work = prepare(self, Arc::clone(&graph), &targets) => work?,
+            () = cancel.cancelled() => return Err(BuildError::Cancelled),
+        };
+        self.observer.event(FleetEvent::Planned {
+            to_build: work.jobs.len(),
+            to_substitute: work.substituted,
+            in_graph: graph.len(),
+        });
+        let mut driver = Driver::new(self, graph, work);
+        let built = tokio::select! {
+            () = driver.run() => retrieve(&mut driver, &targets).await,
+            () = cancel.cancelled() => Err(BuildError::Cancelled),
+        };
+        if built.is_err() {
+            driver.stop_everything().await;
+        }
+        let targets = built?;
+        Ok(driver.into_report(targets, started.elapsed()))
+    }
+}
+
+/// Returns the bytes of NARs.
+pub(crate) fn total_bytes(infos: &[PathInfo]) -> u64 {
+    infos.iter().map(|info| info.nar_size.0).sum()
+}

@@ -1,0 +1,137 @@
+//! The graph of derivations below what was asked for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use drover_core::StorePath;
+use drover_derivation::{Derivation, DerivationError, derivation_name};
+use drover_store::{Store, StoreError};
+
+/// A derivation's place in the graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u32);
+
+/// A derivation in the graph.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its path.
+    pub path: StorePath,
+    /// What it says.
+    pub derivation: Arc<Derivation>,
+}
+
+/// Derivations, those that others depend on among them.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    nodes: Vec<Node>,
+    by_path: HashMap<StorePath, NodeId>,
+}
+
+/// Why a graph could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GraphError {
+    /// A path that isn't a derivation's.
+    #[error("'{path}' is not a derivation: its name doesn't end in .drv")]
+    NotADerivation {
+        /// The path.
+        path: StorePath,
+    },
+    /// A file that isn't a derivation.
+    #[error("cannot read '{path}'")]
+    Malformed {
+        /// The path.
+        path: StorePath,
+        /// What is wrong with it.
+        source: DerivationError,
+    },
+    /// The store.
+    #[error("cannot read derivations")]
+    Store {
+        /// What it said.
+        #[from]
+        source: StoreError,
+    },
+    /// Too many derivations.
+    #[error("the graph has more than {limit} derivations")]
+    TooLarge {
+        /// The most that are taken.
+        limit: usize,
+    },
+}
+
+/// Derivations that a graph may have.
+const LIMIT: usize = 4_000_000;
+
+impl Graph {
+    /// Reads the derivations and all that they depend on, level by level.
+    ///
+    /// # Errors
+    ///
+    /// One that isn't there or isn't a derivation; nothing was asked of any builder then.
+    pub async fn read(store: &dyn Store, roots: &[StorePath]) -> Result<Graph, GraphError> {
+        let mut graph = Graph::default();
+        let mut level: Vec<StorePath> = Vec::new();
+        graph.note(roots.iter(), &mut level)?;
+        while !level.is_empty() {
+            let files = store.read_files(&level).await?;
+            let mut next = Vec::new();
+            for (path, file) in std::mem::take(&mut level).into_iter().zip(files) {
+                let Some(name) = derivation_name(&path) else {
+                    return Err(GraphError::NotADerivation { path });
+                };
+                let derivation = Derivation::parse_aterm(store.store_dir(), &name, &file)
+                    .map_err(|source| GraphError::Malformed { path: path.clone(), source })?;
+                graph.note(derivation.input_derivations.keys(), &mut next)?;
+                graph.nodes.push(Node { path, derivation: Arc::new(derivation) });
+            }
+            level = next;
+        }
+        Ok(graph)
+    }
+
+    /// Gives numbers to derivations that have none yet, in the order in which they will be read.
+    fn note<'a>(
+        &mut self,
+        paths: impl Iterator<Item = &'a StorePath>,
+        next: &mut Vec<StorePath>,
+    ) -> Result<(), GraphError> {
+        for path in paths {
+            if self.by_path.contains_key(path) {
+                continue;
+            }
+            let number = u32::try_from(self.by_path.len())
+                .ok()
+                .filter(|_| self.by_path.len() < LIMIT)
+                .ok_or(GraphError::TooLarge { limit: LIMIT })?;
+            self.by_path.insert(path.clone(), NodeId(number));
+            next.push(path.clone());
+        }
+        Ok(())
+    }
+
+    /// Returns how many derivations there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Returns a derivation by its number.
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(id.0 as usize)
+    }
+
+    /// Returns a derivation's number.
+    pub fn find(&self, path: &StorePath) -> Option<NodeId> {
+        self.by_path.get(path).copied()
+    }
+
+    /// Returns all derivations with their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        (0..).map(NodeId).zip(&self.nodes)
+    }
+}

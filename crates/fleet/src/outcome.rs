@@ -1,0 +1,371 @@
+//! What the driver makes of what happened.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use drover_core::StorePath;
+use drover_schedule::{
+    ByteCount, Event, JobFailure, JobId, MachineFault, MachineId, Place, Reasons, Verdict,
+};
+use drover_store::{BuildFailure, Built, StoreError, Trust};
+
+use crate::driver::{Driver, JobPhase};
+use crate::event::{FailureKind, FleetEvent, JobFailureReport, MachineTotals};
+use crate::fleet::{Report, TargetResult};
+use crate::lane::JobEnd;
+use crate::shared::Happened;
+
+impl Driver {
+    pub(crate) fn take(&mut self, happened: Happened) {
+        match happened {
+            Happened::Connected {
+                machine, generation, description, valid, took, round_trip,
+            } => {
+                if !self.is_current(machine, generation) {
+                    return;
+                }
+                if let Some(state) = self.machines.get_mut(machine.0 as usize) {
+                    state.trust = description.trust;
+                }
+                let place = self.shared.place_of(machine);
+                for path in &valid {
+                    self.shared.places.add_place(path, place);
+                    self.path_at(path, place, None);
+                }
+                self.tell_scheduler(Event::Connected { machine, round_trip });
+                let machine = self.shared.name_of(machine);
+                self.shared.observer.event(FleetEvent::Connected { machine, took });
+            }
+            Happened::ConnectFailed { machine, generation, error } => {
+                if self.is_current(machine, generation) {
+                    let fault = match error {
+                        StoreError::Protocol { .. } | StoreError::Refused { .. } => {
+                            MachineFault::Refused
+                        }
+                        _ => MachineFault::Unreachable,
+                    };
+                    self.machine_failed(machine, full_text(&error), fault);
+                }
+            }
+            Happened::Arrived { paths, place } => {
+                for (path, size) in paths {
+                    self.path_at(&path, place, Some(size));
+                }
+            }
+            Happened::JobEnded { machine, generation, job, end } => {
+                if self.is_current(machine, generation) {
+                    self.job_ended(machine, job, end);
+                }
+            }
+        }
+    }
+
+    fn is_current(&self, machine: MachineId, generation: u32) -> bool {
+        self.machines
+            .get(machine.0 as usize)
+            .is_some_and(|state| state.generation == generation)
+    }
+
+    fn job_ended(&mut self, machine: MachineId, job: JobId, end: JobEnd) {
+        let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
+        if !matches!(state.state, JobPhase::Started | JobPhase::Stopping) {
+            return;
+        }
+        state.state = JobPhase::Waiting;
+        match end {
+            JobEnd::Built { built, took } => self.built(machine, job, built, took),
+            JobEnd::Failed { failure, tail } => self.build_failed(machine, job, failure, tail),
+            JobEnd::Input { cause } => self.try_elsewhere(machine, job, cause),
+            JobEnd::Derivation { cause } => {
+                self.failed_for_good(machine, job, FailureKind::Build, cause, Vec::new());
+            }
+            JobEnd::Lie { cause } => {
+                self.machine_failed(machine, cause, MachineFault::Misbehaved);
+            }
+            JobEnd::Broken { error } => self.broken(machine, job, &error),
+        }
+    }
+
+    fn built(&mut self, machine: MachineId, job: JobId, built: Built, took: Duration) {
+        let place = self.shared.place_of(machine);
+        let Some(state) = self.jobs.get(job.0 as usize) else { return };
+        let (plan, mut outputs, mut bytes) = (Arc::clone(&state.plan), Vec::new(), 0);
+        for (name, info) in built.outputs {
+            bytes += info.nar_size.0;
+            outputs.push((self.path_id(&info.path), ByteCount(info.nar_size.0)));
+            if place == Place::Here {
+                self.path_at(&info.path, Place::Here, Some(info.nar_size.0));
+            }
+            if let Ok(name) = name.parse() {
+                self.shared.places.realise(&plan.path, name, info.path.clone());
+            }
+        }
+        if let Some(state) = self.machines.get_mut(machine.0 as usize) {
+            state.builds += 1;
+            state.busy += took;
+        }
+        self.tell_scheduler(Event::Finished { job, took, outputs });
+        let (node, machine) = (plan.node, self.shared.name_of(machine));
+        self.shared.observer.event(FleetEvent::Built { node, machine, took, bytes });
+    }
+
+    fn build_failed(
+        &mut self,
+        machine: MachineId,
+        job: JobId,
+        failure: BuildFailure,
+        tail: Vec<String>,
+    ) {
+        let (kind, message) = match failure {
+            BuildFailure::Failed { message } => (FailureKind::Build, message),
+            BuildFailure::TimedOut { message } => (FailureKind::TimedOut, message),
+            BuildFailure::HashMismatch { message } => (FailureKind::HashMismatch, message),
+            BuildFailure::NotDeterministic { message } => (FailureKind::NotDeterministic, message),
+            BuildFailure::Machine { message, disk_full: true } => {
+                self.retried(machine, job, &message);
+                return self.machine_failed(machine, message, MachineFault::DiskFull);
+            }
+            BuildFailure::Machine { message, disk_full: false } => {
+                return self.try_elsewhere(machine, job, message);
+            }
+            BuildFailure::Refused { message } => return self.refused(machine, job, message),
+        };
+        if let Some(state) = self.machines.get_mut(machine.0 as usize) {
+            state.failures += 1;
+        }
+        self.failed_for_good(machine, job, kind, message, tail);
+    }
+
+    fn failed_for_good(
+        &mut self,
+        machine: MachineId,
+        job: JobId,
+        kind: FailureKind,
+        message: String,
+        log_tail: Vec<String>,
+    ) {
+        let Some(state) = self.jobs.get(job.0 as usize) else { return };
+        let derivation = state.plan.path.clone();
+        let machine = Some(self.shared.name_of(machine));
+        let report = JobFailureReport { derivation, kind, machine, message, log_tail };
+        self.reports.insert(job, report);
+        self.tell_scheduler(Event::Failed { job, failure: JobFailure::Build });
+    }
+
+    /// The machine doesn't take builds at our word. One that needs the `.drv` files gets them from
+    /// now on; from any other refusal there's no way on.
+    fn refused(&mut self, machine: MachineId, job: JobId, message: String) {
+        let state = self.machines.get_mut(machine.0 as usize);
+        let retry = message.contains("not privileged to build")
+            && state.is_some_and(|state| {
+                let first = state.trust != Trust::NotTrusted;
+                state.trust = Trust::NotTrusted;
+                first
+            });
+        if retry {
+            self.retried(machine, job, &message);
+            self.machine_failed(machine, message, MachineFault::Lost);
+        } else {
+            let advice = format!(
+                "{message}. That machine doesn't trust the user that connects: add it to \
+                 'trusted-users' in its nix.conf, or sign what is sent with a key that it trusts"
+            );
+            self.machine_failed(machine, advice, MachineFault::Refused);
+        }
+    }
+
+    fn try_elsewhere(&mut self, machine: MachineId, job: JobId, cause: String) {
+        self.retried(machine, job, &cause);
+        self.tell_scheduler(Event::Failed { job, failure: JobFailure::Infrastructure { cause } });
+    }
+
+    fn retried(&self, machine: MachineId, job: JobId, cause: &str) {
+        let Some(state) = self.jobs.get(job.0 as usize) else { return };
+        let (node, cause) = (state.plan.node, cause.to_owned());
+        let machine = self.shared.name_of(machine);
+        self.shared.observer.event(FleetEvent::Retried { node, machine, cause });
+    }
+
+    /// A connection broke, perhaps that of another machine from which inputs came.
+    fn broken(&mut self, machine: MachineId, job: JobId, error: &StoreError) {
+        let blamed = store_of(error).and_then(|store| self.shared.machine_named(store));
+        let cause = full_text(error);
+        match blamed {
+            Some(blamed) if blamed != machine => {
+                self.try_elsewhere(machine, job, cause.clone());
+                self.machine_failed(blamed, cause, MachineFault::Lost);
+            }
+            Some(_) if error.is_infrastructure() => {
+                self.retried(machine, job, &cause);
+                self.machine_failed(machine, cause, MachineFault::Lost);
+            }
+            Some(_) => self.build_failed(machine, job, refusal_of(cause), Vec::new()),
+            None => self.try_elsewhere(machine, job, cause),
+        }
+    }
+
+    /// Takes a machine out; the scheduler decides when it's tried again.
+    pub(crate) fn machine_failed(&mut self, machine: MachineId, cause: String, fault: MachineFault) {
+        let place = self.shared.place_of(machine);
+        let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
+        if state.site.is_none() {
+            return;
+        }
+        state.end();
+        self.shared.forget_site(machine);
+        for job in &mut self.jobs {
+            let there = job.lane.is_some_and(|lane| lane.machine == machine);
+            if there && matches!(job.state, JobPhase::Started | JobPhase::Stopping) {
+                job.state = JobPhase::Waiting;
+            }
+        }
+        if place != Place::Here {
+            for path in self.shared.places.forget_place(place) {
+                let path = self.path_id(&path);
+                self.tell_scheduler(Event::PathGone { path, place });
+            }
+        }
+        let name = self.shared.name_of(machine);
+        let event = FleetEvent::MachineDown { machine: name, cause: cause.clone() };
+        self.shared.observer.event(event);
+        self.tell_scheduler(Event::MachineFailed { machine, cause, fault });
+    }
+
+    /// Takes note of a verdict.
+    pub(crate) fn decided(&mut self, job: JobId, verdict: Verdict) {
+        let Some(state) = self.jobs.get(job.0 as usize) else { return };
+        let (node, derivation) = (state.plan.node, state.plan.path.clone());
+        let report = |kind, message| JobFailureReport {
+            derivation,
+            kind,
+            machine: None,
+            message,
+            log_tail: Vec::new(),
+        };
+        let phase = match verdict {
+            Verdict::Built => JobPhase::Built,
+            Verdict::Failed => {
+                let known = self.reports.remove(&job);
+                let known = known.unwrap_or_else(|| report(FailureKind::Build, String::new()));
+                JobPhase::Failed(Box::new(known))
+            }
+            Verdict::DependencyFailed { because } => {
+                let cause = self.jobs.get(because.0 as usize).map(|state| state.plan.path.clone());
+                let message = dependency_text(cause);
+                JobPhase::Failed(Box::new(report(FailureKind::Dependency, message)))
+            }
+            Verdict::Impossible { reasons } | Verdict::NoMachineLeft { reasons } => {
+                let message = self.reasons_text(&reasons);
+                JobPhase::Failed(Box::new(report(FailureKind::NoMachine, message)))
+            }
+            Verdict::Cancelled => {
+                let message = "cancelled because another build failed".to_owned();
+                JobPhase::Failed(Box::new(report(FailureKind::Cancelled, message)))
+            }
+        };
+        if let JobPhase::Failed(failure) = &phase {
+            let event = FleetEvent::Failed { node, failure: failure.clone() };
+            self.shared.observer.event(event);
+        }
+        if let Some(state) = self.jobs.get_mut(job.0 as usize) {
+            state.state = phase;
+        }
+    }
+
+    fn reasons_text(&self, reasons: &Reasons) -> String {
+        if reasons.is_empty() {
+            return "no machine is configured that could build it: give one with --builders, or \
+                    allow local builds with --max-jobs"
+                .to_owned();
+        }
+        let lines: Vec<String> = reasons
+            .iter()
+            .map(|(machine, reason)| format!("{}: {reason}", self.shared.name_of(*machine)))
+            .collect();
+        format!("no machine could build it\n{}", lines.join("\n"))
+    }
+
+    pub(crate) fn into_report(self, targets: Vec<TargetResult>, took: Duration) -> Report {
+        let mut failures = Vec::new();
+        let mut built = 0;
+        for job in &self.jobs {
+            match &job.state {
+                JobPhase::Built => built += 1,
+                JobPhase::Failed(failure)
+                    if !matches!(
+                        failure.kind,
+                        FailureKind::Dependency | FailureKind::Cancelled
+                    ) =>
+                {
+                    failures.push((**failure).clone());
+                }
+                _ => {}
+            }
+        }
+        let totals = |(machine, state): (MachineId, &crate::driver::MachineState)| {
+            let traffic = self.shared.traffic(self.shared.place_of(machine));
+            let local = self.shared.local_machine() == Some(machine);
+            let count = |bytes: &std::sync::atomic::AtomicU64| match local {
+                true => 0,
+                false => bytes.load(Ordering::Relaxed),
+            };
+            MachineTotals {
+                machine: self.shared.name_of(machine),
+                builds: state.builds,
+                failures: state.failures,
+                bytes_up: count(&traffic.up),
+                bytes_down: count(&traffic.down),
+                busy: state.busy,
+            }
+        };
+        let machines = (0..).map(MachineId).zip(&self.machines).map(totals).collect();
+        Report { targets, failures, machines, built, took }
+    }
+}
+
+fn dependency_text(cause: Option<StorePath>) -> String {
+    match cause {
+        Some(cause) => format!("it depends on '{cause}', which was not built"),
+        None => "something that it depends on was not built".to_owned(),
+    }
+}
+
+fn refusal_of(message: String) -> BuildFailure {
+    if message.contains("lacks a") && message.contains("signature") {
+        BuildFailure::Refused { message }
+    } else {
+        let disk_full = message.contains("No space left on device");
+        BuildFailure::Machine { message, disk_full }
+    }
+}
+
+/// Returns the store that an error speaks of.
+pub(crate) fn store_of(error: &StoreError) -> Option<&str> {
+    match error {
+        StoreError::Unreachable { store, .. }
+        | StoreError::Protocol { store, .. }
+        | StoreError::Lost { store, .. }
+        | StoreError::Silent { store, .. }
+        | StoreError::Refused { store, .. }
+        | StoreError::NotValid { store, .. }
+        | StoreError::Nar { store, .. }
+        | StoreError::HashMismatch { store, .. }
+        | StoreError::SizeMismatch { store, .. }
+        | StoreError::Unsupported { store, .. } => Some(store),
+        StoreError::Shared(error) => store_of(error),
+        _ => None,
+    }
+}
+
+/// Returns an error with its causes in one line.
+pub(crate) fn full_text(error: &StoreError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,268 @@
+//! What has to be built: everything below the targets that isn't valid yet.
+//!
+//! Goes down from the targets and stops where outputs are valid, so a graph that is mostly there
+//! costs little however deep it is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use drover_core::{OutputName, PathInfo, StorePath};
+use drover_derivation::Derivation;
+use drover_schedule::JobId;
+use drover_store::{Store, StoreError, Substitute};
+
+use crate::fleet::{BuildError, DryRun, Fleet, Target};
+use crate::graph::{Graph, NodeId};
+
+/// A derivation that is to be built.
+pub(crate) struct JobPlan {
+    pub(crate) node: NodeId,
+    pub(crate) path: StorePath,
+    pub(crate) derivation: Arc<Derivation>,
+    /// Jobs whose outputs it needs.
+    pub(crate) dependencies: Vec<JobId>,
+    /// The outputs that it needs of derivations that are built in this run.
+    pub(crate) built_inputs: Vec<(StorePath, OutputName)>,
+    /// Paths that it needs and that are valid here.
+    pub(crate) inputs: Vec<StorePath>,
+}
+
+/// What has to be done.
+#[derive(Default)]
+pub(crate) struct Work {
+    pub(crate) jobs: Vec<JobPlan>,
+    /// Jobs by their derivation's place in the graph.
+    pub(crate) job_of: HashMap<NodeId, JobId>,
+    /// What is known of the paths that jobs need and that are valid here, with their closure.
+    pub(crate) infos: Vec<PathInfo>,
+    /// Paths that were fetched from substituters, or would be.
+    pub(crate) substituted: usize,
+    substitutable: BTreeSet<StorePath>,
+}
+
+impl Work {
+    pub(crate) fn describe(&self) -> DryRun {
+        DryRun {
+            build: self.jobs.iter().map(|job| job.path.clone()).collect(),
+            substitute: self.substitutable.iter().cloned().collect(),
+        }
+    }
+}
+
+/// Outputs that are needed, by derivation.
+type Needed = BTreeMap<NodeId, BTreeSet<OutputName>>;
+
+/// Finds out what has to be done, and fetches what substituters have.
+pub(crate) async fn prepare(
+    fleet: &Fleet,
+    graph: Arc<Graph>,
+    targets: &[Target],
+) -> Result<Work, BuildError> {
+    let wanted = wanted_outputs(&graph, targets)?;
+    let local = fleet.local.as_ref();
+    let offered = match fleet.options.substitute {
+        Substitute::Yes => offered(local, targets).await?,
+        Substitute::No => BTreeSet::new(),
+    };
+    let mut search = Search { graph: &graph, valid: BTreeSet::new(), needed: Needed::new() };
+    let used = search.run(local, &wanted, &offered).await?;
+    let substituted = used.len();
+    if !used.is_empty() {
+        // what they don't have after all is built
+        let fetched = local.hold_valid(&used, Substitute::Yes).await?;
+        search.valid.extend(fetched);
+        search.needed.clear();
+        search.run(local, &wanted, &BTreeSet::new()).await?;
+    }
+    let mut work = search.plan();
+    work.substituted = substituted;
+    work.substitutable = used;
+    fetch_infos(local, &mut work, fleet.options.substitute).await?;
+    Ok(work)
+}
+
+fn wanted_outputs(graph: &Graph, targets: &[Target]) -> Result<Needed, BuildError> {
+    let mut wanted = Needed::new();
+    for target in targets {
+        let Some((id, node)) =
+            graph.find(&target.derivation).and_then(|id| Some((id, graph.node(id)?)))
+        else {
+            continue;
+        };
+        let has = &node.derivation.outputs;
+        let names: BTreeSet<OutputName> =
+            if target.outputs.is_empty() { has.keys().cloned().collect() } else { target.outputs.clone() };
+        if let Some(output) = names.iter().find(|name| !has.contains_key(*name)) {
+            let has: Vec<&str> = has.keys().map(OutputName::as_str).collect();
+            return Err(BuildError::NoSuchOutput {
+                derivation: target.derivation.clone(),
+                output: output.clone(),
+                has: has.join(", "),
+            });
+        }
+        wanted.entry(id).or_default().extend(names);
+    }
+    Ok(wanted)
+}
+
+/// Asks the local store what its substituters have. A store that has none says so by an error.
+async fn offered(local: &dyn Store, targets: &[Target]) -> Result<BTreeSet<StorePath>, StoreError> {
+    let derivations = targets.iter().map(|target| target.derivation.clone()).collect();
+    match local.missing(&derivations).await {
+        Ok(missing) => Ok(missing.substitute),
+        Err(StoreError::Unsupported { .. }) => Ok(BTreeSet::new()),
+        Err(error) => Err(error),
+    }
+}
+
+struct Search<'a> {
+    graph: &'a Graph,
+    valid: BTreeSet<StorePath>,
+    /// What is to be built, and the outputs needed of it.
+    needed: Needed,
+}
+
+impl Search<'_> {
+    /// Goes down level by level. Returns the offered paths that are needed.
+    async fn run(
+        &mut self,
+        local: &dyn Store,
+        wanted: &Needed,
+        offered: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, BuildError> {
+        let mut used = BTreeSet::new();
+        let mut level = wanted.clone();
+        while !level.is_empty() {
+            self.ask(local, &level).await?;
+            let mut next = Needed::new();
+            for (id, outputs) in std::mem::take(&mut level) {
+                let Some(node) = self.graph.node(id) else { continue };
+                let missing: Vec<&OutputName> = outputs
+                    .iter()
+                    .filter(|name| !self.is_valid(&node.derivation, name))
+                    .collect();
+                let paths: Option<Vec<&StorePath>> = missing
+                    .iter()
+                    .map(|name| node.derivation.outputs.get(*name)?.path())
+                    .map(|path| path.filter(|path| offered.contains(*path)))
+                    .collect();
+                match paths {
+                    Some(paths) => used.extend(paths.into_iter().cloned()),
+                    None => self.must_build(id, outputs, &mut next),
+                }
+            }
+            level = next;
+        }
+        Ok(used)
+    }
+
+    fn is_valid(&self, derivation: &Derivation, output: &OutputName) -> bool {
+        let path = derivation.outputs.get(output).and_then(|output| output.path());
+        path.is_some_and(|path| self.valid.contains(path))
+    }
+
+    /// Asks the store about the outputs of a level.
+    async fn ask(&mut self, local: &dyn Store, level: &Needed) -> Result<(), StoreError> {
+        let nodes = level.keys().filter_map(|id| self.graph.node(*id));
+        let asked: BTreeSet<StorePath> = nodes
+            .flat_map(|node| node.derivation.outputs.values().filter_map(|output| output.path()))
+            .filter(|path| !self.valid.contains(*path))
+            .cloned()
+            .collect();
+        let valid = local.hold_valid(&asked, Substitute::No).await?;
+        self.valid.extend(valid);
+        Ok(())
+    }
+
+    /// Notes that a derivation is to be built, and what it needs for that, once.
+    fn must_build(&mut self, id: NodeId, outputs: BTreeSet<OutputName>, next: &mut Needed) {
+        let known = self.needed.contains_key(&id);
+        self.needed.entry(id).or_default().extend(outputs);
+        if known {
+            return;
+        }
+        let Some(node) = self.graph.node(id) else { return };
+        for (input, names) in &node.derivation.input_derivations {
+            if let Some(input) = self.graph.find(input) {
+                next.entry(input).or_default().extend(names.iter().cloned());
+            }
+        }
+    }
+
+    /// Turns what is to be built into jobs.
+    fn plan(self) -> Work {
+        let numbers = (0..).map(JobId);
+        let job_of: HashMap<NodeId, JobId> = self.needed.keys().copied().zip(numbers).collect();
+        let jobs = self
+            .needed
+            .keys()
+            .filter_map(|id| Some((*id, self.graph.node(*id)?)))
+            .map(|(id, node)| {
+                let derivation = Arc::clone(&node.derivation);
+                let mut job = JobPlan {
+                    node: id,
+                    path: node.path.clone(),
+                    dependencies: Vec::new(),
+                    built_inputs: Vec::new(),
+                    inputs: derivation.input_sources.iter().cloned().collect(),
+                    derivation: Arc::clone(&derivation),
+                };
+                for (input, names) in &derivation.input_derivations {
+                    self.add_input(&mut job, input, names.iter(), &job_of);
+                }
+                job
+            })
+            .collect();
+        Work { jobs, job_of, ..Work::default() }
+    }
+
+    fn add_input<'a>(
+        &self,
+        job: &mut JobPlan,
+        input: &StorePath,
+        names: impl Iterator<Item = &'a OutputName>,
+        job_of: &HashMap<NodeId, JobId>,
+    ) {
+        let Some(id) = self.graph.find(input) else { return };
+        let Some(node) = self.graph.node(id) else { return };
+        match job_of.get(&id) {
+            Some(dependency) => {
+                job.dependencies.push(*dependency);
+                job.built_inputs.extend(names.map(|name| (input.clone(), name.clone())));
+            }
+            None => job.inputs.extend(
+                names
+                    .filter_map(|name| node.derivation.outputs.get(name)?.path())
+                    .cloned(),
+            ),
+        }
+    }
+}
+
+/// Learns of the inputs that are here, and of their closure.
+async fn fetch_infos(
+    local: &dyn Store,
+    work: &mut Work,
+    substitute: Substitute,
+) -> Result<(), StoreError> {
+    let mut level: BTreeSet<StorePath> =
+        work.jobs.iter().flat_map(|job| job.inputs.iter().cloned()).collect();
+    let valid = local.hold_valid(&level, Substitute::No).await?;
+    let lacking: BTreeSet<StorePath> = level.difference(&valid).cloned().collect();
+    if substitute == Substitute::Yes && !lacking.is_empty() {
+        local.hold_valid(&lacking, Substitute::Yes).await?;
+    }
+    let mut known: BTreeSet<StorePath> = level.clone();
+    while !level.is_empty() {
+        let asked: Vec<StorePath> = std::mem::take(&mut level).into_iter().collect();
+        let infos = local.path_infos(&asked).await?;
+        for (path, info) in asked.into_iter().zip(infos) {
+            let store = local.name().to_owned();
+            let info = info.ok_or(StoreError::NotValid { store, path })?;
+            level.extend(info.references.iter().filter(|path| !known.contains(*path)).cloned());
+            known.extend(info.references.iter().cloned());
+            work.infos.push(info);
+        }
+    }
+    Ok(())
+}
