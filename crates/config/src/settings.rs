@@ -179,10 +179,7 @@ impl Settings {
             sandbox_fallback: get.switch("sandbox-fallback", true)?,
             sandbox_paths: get.words("sandbox-paths", &[]),
             secret_key_files: get.words("secret-key-files", &[]).iter().map(Into::into).collect(),
-            store: match get.value("store", value::store)? {
-                Some(store) => store,
-                None => default_store(environment)?,
-            },
+            store: get.store(environment)?,
             substitute: get.switch("substitute", true)?,
             substituters: get.stores("substituters", "https://cache.nixos.org/")?,
             sync_before_registering: get.switch("sync-before-registering", false)?,
@@ -251,6 +248,13 @@ impl Lookup<'_> {
 
     fn switch(&self, name: &'static str, default: bool) -> Result<bool, ConfigError> {
         Ok(self.value(name, value::switch)?.unwrap_or(default))
+    }
+
+    fn store(&self, environment: &Environment) -> Result<StoreReference, ConfigError> {
+        match self.value("store", value::store)? {
+            Some(store) => Ok(store),
+            None => default_store(environment),
+        }
     }
 
     /// A number of which zero means that there is no limit.

@@ -63,11 +63,7 @@ pub fn decode_base32<const N: usize>(text: &str) -> Result<[u8; N], Base32Error>
     }
     let mut bytes = [0u8; N];
     for (digit, (at, found)) in text.char_indices().rev().enumerate() {
-        let value = DIGITS
-            .iter()
-            .position(|&known| char::from(known) == found)
-            .and_then(|value| u16::try_from(value).ok())
-            .ok_or(Base32Error::Digit { found, at })?;
+        let value = value(found).ok_or(Base32Error::Digit { found, at })?;
         let (at, shift) = (digit * 5 / 8, digit * 5 % 8);
         let [low, high] = (value << shift).to_le_bytes();
         if let Some(byte) = bytes.get_mut(at) {
@@ -80,6 +76,20 @@ pub fn decode_base32<const N: usize>(text: &str) -> Result<[u8; N], Base32Error>
         }
     }
     Ok(bytes)
+}
+
+/// Returns the value of a digit: the inverse of [`DIGITS`].
+fn value(digit: char) -> Option<u16> {
+    let digit = u8::try_from(digit).ok()?;
+    let value = match digit {
+        b'0'..=b'9' => digit - b'0',
+        b'a'..=b'd' => digit - b'a' + 10,
+        b'f'..=b'n' => digit - b'f' + 14,
+        b'p'..=b's' => digit - b'p' + 23,
+        b'v'..=b'z' => digit - b'v' + 27,
+        _ => return None,
+    };
+    Some(value.into())
 }
 
 #[cfg(test)]
@@ -96,6 +106,14 @@ mod tests {
         assert_eq!(decode_base32::<1>("8z"), Err(Base32Error::Overflow { bytes: 1 }));
         assert_eq!(decode_base32::<1>("0e"), Err(Base32Error::Digit { found: 'e', at: 1 }));
         assert_eq!(decode_base32::<1>("000"), Err(Base32Error::Length { found: 3, expected: 2 }));
+    }
+
+    #[test]
+    fn values_invert_digits() {
+        for byte in 0..=u8::MAX {
+            let at = DIGITS.iter().position(|&digit| digit == byte);
+            assert_eq!(value(char::from(byte)).map(usize::from), at);
+        }
     }
 
     proptest! {

@@ -107,14 +107,21 @@ impl FromStr for ContentAddress {
     type Err = ContentAddressError;
 
     fn from_str(text: &str) -> Result<Self, ContentAddressError> {
-        let (method, hash) = match (text.strip_prefix("fixed:"), text.strip_prefix("text:")) {
-            (Some(rest), _) => IngestionMethod::strip_prefix(rest),
-            (None, Some(rest)) => (IngestionMethod::Text, rest),
-            (None, None) => return Err(ContentAddressError::Prefix { text: text.to_owned() }),
+        let (method, hash) = if let Some(rest) = text.strip_prefix("text:") {
+            (IngestionMethod::Text, rest)
+        } else if let Some(rest) = text.strip_prefix("fixed:") {
+            match IngestionMethod::strip_prefix(rest) {
+                (IngestionMethod::Text, _) => (IngestionMethod::Flat, rest),
+                found => found,
+            }
+        } else {
+            return Err(ContentAddressError::Prefix { text: text.to_owned() });
         };
-        let hash = hash
-            .parse()
-            .map_err(|source| ContentAddressError::Hash { text: text.to_owned(), source })?;
+        let refuse = |source| ContentAddressError::Hash { text: text.to_owned(), source };
+        if !hash.contains(':') {
+            return Err(refuse(HashError::NoAlgorithm { text: hash.to_owned() }));
+        }
+        let hash = hash.parse().map_err(refuse)?;
         Ok(ContentAddress { method, hash })
     }
 }
@@ -131,6 +138,18 @@ impl StoreDir {
             }
         }
         StorePath::new(compressed, name)
+    }
+
+    /// Returns the path of a text such as a derivation, which may refer to other paths.
+    pub fn text_path(
+        &self,
+        text: &[u8],
+        references: impl IntoIterator<Item = StorePath>,
+        name: &StoreName,
+    ) -> StorePath {
+        let others = references.into_iter().collect();
+        let kind = self.kind("text", &References { others, itself: false });
+        self.make_path(&kind, &Hash::of(HashAlgorithm::Sha256, text), name)
     }
 
     /// Returns the path of contents that are addressed by `address`.

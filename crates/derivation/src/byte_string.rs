@@ -17,6 +17,11 @@ impl ByteString {
         &self.0
     }
 
+    /// Returns the first 300 bytes, for an error.
+    pub(crate) fn excerpt(bytes: &[u8]) -> ByteString {
+        bytes.get(..300).unwrap_or(bytes).into()
+    }
+
     /// Returns the string as text.
     ///
     /// # Errors

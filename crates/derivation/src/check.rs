@@ -6,8 +6,8 @@
 use drover_core::{OutputName, StoreDir, StorePath};
 
 use crate::{
-    BasicDerivation, Derivation, DerivationError, DerivationKind, DerivationProblem, HashModulo,
-    HashModuloCache, Output, output_path,
+    BasicDerivation, ByteString, Derivation, DerivationError, DerivationKind, DerivationProblem,
+    HashModulo, HashModuloCache, Output, output_path,
 };
 
 impl Derivation {
@@ -76,7 +76,7 @@ impl Derivation {
             Some(found) => Err(DerivationProblem::OutputVariable {
                 output: output_name,
                 expected: path,
-                found: found.into(),
+                found: ByteString::excerpt(found),
             }),
             None => {
                 Err(DerivationProblem::NoOutputVariable { output: output_name, expected: path })
@@ -103,9 +103,11 @@ pub(crate) fn fill_deferred(
         .environment
         .iter()
         .map(|(name, value)| (name.to_vec(), value.to_vec()))
-        .chain(paths.iter().map(|(name, path)| {
-            (name.as_str().into(), store_dir.display(path).into_bytes())
-        }))
+        .chain(
+            paths
+                .iter()
+                .map(|(name, path)| (name.as_str().into(), store_dir.display(path).into_bytes())),
+        )
         .collect();
     derivation.basic.environment = variables.into_iter().collect();
     derivation.basic.outputs =

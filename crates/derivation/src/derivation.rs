@@ -5,10 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 
-use drover_core::{
-    ContentAddress, Hash, HashAlgorithm, IngestionMethod, OutputName, References, StoreDir,
-    StoreName, StorePath,
-};
+use drover_core::{HashAlgorithm, OutputName, StoreDir, StoreName, StorePath};
 
 use crate::{ByteString, DerivationError, DerivationProblem, Environment, Output, OutputNames};
 
@@ -66,8 +63,7 @@ impl BasicDerivation {
     pub fn kind(&self) -> Result<DerivationKind, DerivationError> {
         let refuse = |problem| DerivationError::new(&self.name, problem);
         let mut outputs = self.outputs.iter();
-        let (first, output) =
-            outputs.next().ok_or_else(|| refuse(DerivationProblem::NoOutputs))?;
+        let (first, output) = outputs.next().ok_or_else(|| refuse(DerivationProblem::NoOutputs))?;
         let kind = kind_of(output);
         if kind == DerivationKind::Fixed
             && let Some(other) = self.outputs.keys().rfind(|name| !name.is_out())
@@ -138,18 +134,11 @@ impl Derivation {
     ///
     /// A name that is too long with `.drv` behind it.
     pub fn derivation_path(&self, store_dir: &StoreDir) -> Result<StorePath, DerivationError> {
-        let hash = Hash::of(HashAlgorithm::Sha256, &self.to_aterm(store_dir));
-        let address = ContentAddress { method: IngestionMethod::Text, hash };
-        let others = self.input_sources.iter().chain(self.input_derivations.keys());
-        let references = References { others: others.cloned().collect(), itself: false };
-        let refuse = |problem| DerivationError::new(&self.name, problem);
-        let output = OutputName::out();
         let name = format!("{}.drv", self.name).parse().map_err(|error| {
-            refuse(DerivationProblem::OutputPathName { output: output.clone(), error })
+            DerivationError::new(&self.name, DerivationProblem::FileName { error })
         })?;
-        store_dir
-            .content_addressed_path(&address, &references, &name)
-            .map_err(|error| refuse(DerivationProblem::OutputAddress { output, error }))
+        let references = self.input_sources.iter().chain(self.input_derivations.keys());
+        Ok(store_dir.text_path(&self.to_aterm(store_dir), references.cloned(), &name))
     }
 }
 

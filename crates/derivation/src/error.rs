@@ -23,7 +23,8 @@ impl DerivationError {
     }
 }
 
-/// The rule that a derivation breaks. Positions are in bytes from the start of the file.
+/// The rule that a derivation breaks. Positions are in bytes from the start of the file; strings are
+/// cut after 300 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DerivationProblem {
@@ -146,6 +147,28 @@ pub enum DerivationProblem {
     /// An output that is named like the variable which holds the structured attributes.
     #[error("an output may not be named '__json'")]
     JsonOutput,
+    /// The name is too long with `.drv` behind it.
+    #[error("its file's {error}")]
+    FileName {
+        /// What is wrong with it.
+        error: StoreNameError,
+    },
+    /// A name, path, hash or system that is longer than any of them.
+    #[error("position {at}: the string that begins here has {len} bytes, more than {limit}")]
+    TooLong {
+        /// Where.
+        at: usize,
+        /// Bytes of the string.
+        len: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// A path that should be a derivation's.
+    #[error("'{path}' is not the path of a derivation")]
+    NotDerivation {
+        /// The path.
+        path: StorePath,
+    },
     /// An output's name and the derivation's make no name of a store path.
     #[error("output '{output}': {error}")]
     OutputPathName {

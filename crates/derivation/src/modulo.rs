@@ -142,8 +142,7 @@ impl HashModuloCache {
         if let Some(fixed) = fixed(store_dir, derivation) {
             return Ok(HashModulo::Fixed(fixed));
         }
-        let mut deferred =
-            matches!(kind, DerivationKind::Floating | DerivationKind::Impure);
+        let mut deferred = matches!(kind, DerivationKind::Floating | DerivationKind::Impure);
         let mut inputs: BTreeMap<[u8; 32], BTreeSet<&OutputName>> = BTreeMap::new();
         for (path, names) in &derivation.input_derivations {
             let refuse = |problem| DerivationError::new(&derivation.name, problem);
@@ -169,9 +168,9 @@ impl HashModulo {
     /// Returns the SHA-256.
     pub fn digest(self) -> [u8; 32] {
         match self {
-            HashModulo::Known(digest) | HashModulo::Fixed(digest) | HashModulo::Deferred(digest) => {
-                digest
-            }
+            HashModulo::Known(digest)
+            | HashModulo::Fixed(digest)
+            | HashModulo::Deferred(digest) => digest,
         }
     }
 

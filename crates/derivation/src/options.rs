@@ -11,6 +11,11 @@ use crate::{BasicDerivation, DerivationError, DerivationKind, DerivationProblem,
 /// The variable that holds the structured attributes.
 const JSON: &str = "__json";
 
+/// Bytes that structured attributes may have at the most: 16 MiB.
+///
+/// Nix has no limit; those of nixpkgs are below 1 MiB, and parsed they take ten times as much.
+const MAX_JSON_SIZE: usize = 16 << 20;
+
 /// What a derivation says about how and where it wants to be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildOptions {
@@ -38,14 +43,20 @@ impl BasicDerivation {
     ///
     /// # Errors
     ///
-    /// A text that is no JSON object, or is nested more than 127 deep.
+    /// A text that is no JSON object, has more than 16 MiB, or is nested more than 127 deep.
     pub fn structured_attributes(&self) -> Result<Option<StructuredAttributes>, DerivationError> {
         let refuse = |message| {
             let problem = DerivationProblem::StructuredAttributes { message };
             DerivationError::new(&self.name, problem)
         };
-        match self.environment.get(JSON).map(serde_json::from_slice) {
-            None => Ok(None),
+        let json = self.environment.get(JSON);
+        match json.filter(|json| json.len() <= MAX_JSON_SIZE).map(serde_json::from_slice) {
+            None => match json {
+                Some(json) => {
+                    Err(refuse(format!("{} bytes, more than {MAX_JSON_SIZE}", json.len())))
+                }
+                None => Ok(None),
+            },
             Some(Ok(Value::Object(attributes))) => Ok(Some(StructuredAttributes(attributes))),
             Some(Ok(_)) => Err(refuse("not a JSON object".to_owned())),
             Some(Err(error)) => Err(refuse(error.to_string())),
@@ -124,13 +135,15 @@ impl Attributes<'_> {
             Attributes::Plain(environment) => {
                 Ok(environment.get(name).map_or(default, |value| value == b"1"))
             }
-            Attributes::Structured(StructuredAttributes(attributes)) => match attributes.get(name) {
-                None => Ok(default),
-                Some(Value::Bool(value)) => Ok(*value),
-                Some(_) => {
-                    Err(DerivationProblem::AttributeType { name, expected: "true or false" })
+            Attributes::Structured(StructuredAttributes(attributes)) => {
+                match attributes.get(name) {
+                    None => Ok(default),
+                    Some(Value::Bool(value)) => Ok(*value),
+                    Some(_) => {
+                        Err(DerivationProblem::AttributeType { name, expected: "true or false" })
+                    }
                 }
-            },
+            }
         }
     }
 

@@ -66,10 +66,10 @@ impl Output {
         let path = store_dir
             .content_addressed_path(&address, &References::default(), &path_name)
             .map_err(|error| {
-                let output = name.clone();
-                let problem = DerivationProblem::OutputAddress { output, error };
-                DerivationError::new(derivation, problem)
-            })?;
+            let output = name.clone();
+            let problem = DerivationProblem::OutputAddress { output, error };
+            DerivationError::new(derivation, problem)
+        })?;
         Ok(Output::Fixed { address, path })
     }
 

@@ -23,8 +23,7 @@ impl Derivation {
     ///
     /// Those of [`BasicDerivation::kind`].
     pub fn must_resolve(&self) -> Result<bool, DerivationError> {
-        let known =
-            matches!(self.kind()?, DerivationKind::InputAddressed | DerivationKind::Fixed);
+        let known = matches!(self.kind()?, DerivationKind::InputAddressed | DerivationKind::Fixed);
         Ok(!known && !self.input_derivations.is_empty())
     }
 
@@ -115,7 +114,7 @@ pub fn downstream_placeholder(
 ) -> Result<String, DerivationError> {
     let Some(name) = derivation_name(derivation) else {
         let path = derivation.clone();
-        let problem = DerivationProblem::InputName { at: 0, path };
+        let problem = DerivationProblem::NotDerivation { path };
         return Err(DerivationError::new(&derivation.store_name(), problem));
     };
     let name = output_path_name(&name, output)?;

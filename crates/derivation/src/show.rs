@@ -326,5 +326,5 @@ fn environment(derivation: &Derivation) -> Result<BTreeMap<&str, &str>, Derivati
 
 fn text<'a>(what: &'static str, bytes: &'a [u8]) -> Result<&'a str, DerivationProblem> {
     std::str::from_utf8(bytes)
-        .map_err(|_| DerivationProblem::JsonNotUtf8 { what, found: ByteString::from(bytes) })
+        .map_err(|_| DerivationProblem::JsonNotUtf8 { what, found: ByteString::excerpt(bytes) })
 }

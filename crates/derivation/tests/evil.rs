@@ -1,5 +1,7 @@
 //! Derivations that nobody may get registered or built, each with the answer it must get.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
 use std::collections::BTreeMap;
 
 use drover_core::{OutputName, StoreDir, StoreName, StorePath};
@@ -198,22 +200,19 @@ fn refuses_inputs(#[case] inputs: &str, #[case] expected: &str) {
 
 #[test]
 fn refuses_inputs_out_of_order() {
-    let inputs = |a: &str, b: &str| {
-        answer(OUT, &format!(r#"("{a}",["out"]),("{b}",["out"])"#), "", "")
-    };
+    let inputs =
+        |a: &str, b: &str| answer(OUT, &format!(r#"("{a}",["out"]),("{b}",["out"])"#), "", "");
     let (a, b) = (&A["/nix/store/".len()..], &B["/nix/store/".len()..]);
     assert_eq!(inputs(A, A), format!("position 89: input derivation '{a}' stands there twice"));
     assert_eq!(
         inputs(B, A),
-        format!(
-            "position 89: input derivation '{a}' stands after '{b}', against the order of nix"
-        )
+        format!("position 89: input derivation '{a}' stands after '{b}', against the order of nix")
     );
     let sources = |a: &str, b: &str| answer(OUT, "", &format!(r#""{a}","{b}""#), "");
-    assert_eq!(sources(A, A), format!("position 83: input source '{a}' stands there twice"));
+    assert_eq!(sources(A, A), format!("position 82: input source '{a}' stands there twice"));
     assert_eq!(
         sources(B, A),
-        format!("position 83: input source '{a}' stands after '{b}', against the order of nix")
+        format!("position 82: input source '{a}' stands after '{b}', against the order of nix")
     );
 }
 
@@ -297,7 +296,8 @@ fn refuses_to_hijack_outputs() {
     assert_eq!(end, format!("says {path}"));
 
     let other = "/nix/store/00000000000000000000000000000000-plain";
-    let variable = PLAIN.replace(&format!("(\"out\",\"{path}\")"), &format!("(\"out\",\"{other}\")"));
+    let variable =
+        PLAIN.replace(&format!("(\"out\",\"{path}\")"), &format!("(\"out\",\"{other}\")"));
     assert_eq!(
         check(&variable),
         Err(format!(
@@ -321,10 +321,7 @@ fn with(environment: &[(&str, &str)]) -> BasicDerivation {
 }
 
 #[rstest]
-#[case::no_json(
-    "{",
-    "structured attributes: EOF while parsing an object at line 1 column 1"
-)]
+#[case::no_json("{", "structured attributes: EOF while parsing an object at line 1 column 1")]
 #[case::list("[]", "structured attributes: not a JSON object")]
 #[case::feature(
     r#"{"requiredSystemFeatures":"kvm"}"#,
@@ -344,6 +341,25 @@ fn refuses_structured_attributes(#[case] json: &str, #[case] expected: &str) {
 }
 
 #[test]
+fn bounds_strings_and_errors() {
+    let long = "x".repeat(10_000_000);
+    let path = answer(&format!(r#"("out","/nix/store/{long}","","")"#), "", "", "");
+    assert_eq!(path, "position 15: the string that begins here has 10000011 bytes, more than 4096");
+    let variable = answer(OUT, "", "", &format!(r#"("{long}",""),("{long}","")"#));
+    assert!(variable.len() < 1000);
+    let json = format!("[{}]", "0,".repeat(10_000_000));
+    let error = with(&[("__json", &json)]).options().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "derivation 'plain.drv': structured attributes: 20000002 bytes, more than 16777216"
+    );
+    let mut named = parse(PLAIN.as_bytes()).unwrap();
+    named.basic.name = "n".repeat(208).parse().unwrap();
+    let error = named.derivation_path(&StoreDir::default()).unwrap_err().to_string();
+    assert!(error.ends_with("its file's name has 212 bytes, must have 1 to 211"), "{error}");
+}
+
+#[test]
 fn survives_deep_json() {
     let deep = format!("{{\"a\":{}", "[".repeat(1_000_000));
     let error = with(&[("__json", &deep)]).options().unwrap_err().to_string();
@@ -351,10 +367,7 @@ fn survives_deep_json() {
     let derivation = Derivation::from(with(&[("__json", &deep)]));
     let path = StorePath::from_base_name("00000000000000000000000000000000-plain.drv").unwrap();
     let shown = show_json(&StoreDir::default(), [(&path, &derivation)], ShowFormat::Nix2_34);
-    assert!(matches!(
-        *shown.unwrap_err().problem,
-        DerivationProblem::StructuredAttributes { .. }
-    ));
+    assert!(matches!(*shown.unwrap_err().problem, DerivationProblem::StructuredAttributes { .. }));
 }
 
 #[test]
@@ -421,9 +434,8 @@ fn refuses_cycles_and_missing_inputs() {
 #[test]
 fn reads_columns_of_the_wire() {
     let store_dir = StoreDir::default();
-    let read = |columns| {
-        Output::from_columns(&store_dir, &name(), &OutputName::out(), columns).unwrap()
-    };
+    let read =
+        |columns| Output::from_columns(&store_dir, &name(), &OutputName::out(), columns).unwrap();
     let deferred = OutputColumns::default();
     assert_eq!(read(deferred.clone()), Output::Deferred);
     assert_eq!(Output::Deferred.columns(&store_dir), deferred);

@@ -1,5 +1,7 @@
 //! Derivations that real Nix made (see `golden/make.sh`), read, printed and computed anew.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -186,9 +188,8 @@ fn resolves_like_nix() {
         .iter()
         .map(|row| ((path(&row[0]), row[1].parse().unwrap()), path(&row[2])))
         .collect();
-    let realised = |path: &StorePath, output: &_| {
-        outputs.get(&(path.clone(), Clone::clone(output))).cloned()
-    };
+    let realised =
+        |path: &StorePath, output: &_| outputs.get(&(path.clone(), Clone::clone(output))).cloned();
     let mut unresolved = 0;
     for row in table("resolved/resolved.txt") {
         let derivation = &derivations[&path(&row[0])];

@@ -1,5 +1,7 @@
 //! Whatever is printed is read again, and no bytes make the reader panic.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use drover_core::{
@@ -37,11 +39,7 @@ fn flat_or_nar() -> impl Strategy<Value = IngestionMethod> {
 }
 
 fn method() -> impl Strategy<Value = IngestionMethod> {
-    prop_oneof![
-        Just(IngestionMethod::Flat),
-        Just(IngestionMethod::Nar),
-        Just(IngestionMethod::Git),
-    ]
+    prop_oneof![Just(IngestionMethod::Flat), Just(IngestionMethod::Nar), Just(IngestionMethod::Git),]
 }
 
 fn algorithm() -> impl Strategy<Value = HashAlgorithm> {

@@ -29,6 +29,7 @@
 //! those of its 2.36, which older releases do not enforce.
 
 mod error;
+mod grammar;
 mod parser;
 mod rules;
 mod single;

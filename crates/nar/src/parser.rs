@@ -1,24 +1,18 @@
 //! The push parser: bytes in, visitor calls out, one pass, no look-ahead.
 //!
-//! The grammar is walked one string at a time. [`Expect`] says which string is
-//! due; accepting it reports to the visitor and names the next one. A string
+//! The grammar (`grammar.rs`) is walked one string at a time. A string
 //! that lies whole in the input is used where it is; only one that is cut by
 //! the end of the input is gathered, as its bytes arrive, in a buffer that
 //! never holds more than the longest string allowed at that place.
 //!
 //! Follows `parseDump` of C++ Nix (`src/libutil/archive.cc`), which accepts
-//! exactly the same archives (2.36), but for the case-hack names.
+//! the same archives (2.36), but for case-hack names and the number of entries.
 
-use std::cmp::Ordering;
-
-use crate::error::{NarError, StringField};
-use crate::rules::{Limits, MAX_NAME_LEN, MAX_TARGET_LEN, check_name, check_target};
-use crate::token::{self, HEADER_LEN, MAGIC, word};
+use crate::error::NarError;
+use crate::grammar::{Expect, Grammar, Stage};
+use crate::rules::Limits;
+use crate::token::{self, HEADER_LEN, MAGIC};
 use crate::visitor::{Executable, Visitor};
-
-/// Longest string accepted where a fixed word is due, in bytes. More than any
-/// word has, so that an error can show what came instead.
-const MAX_WORD_LEN: usize = 32;
 
 /// How many bytes of a stream that is no NAR an error shows.
 const SHOWN_INSTEAD_OF_MAGIC: usize = 64;
@@ -50,76 +44,9 @@ pub struct Parser {
     offset: u64,
     /// Bytes fed and used.
     received: u64,
-    entries: u64,
-    /// For every open directory the name of its entry reported last.
-    directories: Vec<Vec<u8>>,
+    grammar: Grammar,
     /// The beginning of a string that the input has cut.
     gathered: Vec<u8>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// The first `matched` bytes of the magic have been seen.
-    Magic { matched: usize },
-    /// A string is due.
-    Text(Expect),
-    /// The size of a file is due.
-    Size { executable: Executable },
-    /// Contents, then padding, are due.
-    Contents { remaining: u64, padding: u8 },
-    /// The archive is complete.
-    Done,
-    /// An error has been returned.
-    Failed,
-}
-
-/// Which string of the grammar is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expect {
-    NodeOpen,
-    NodeType,
-    Kind,
-    ExecutableOrContents,
-    ExecutableValue,
-    Contents,
-    Target,
-    TargetValue,
-    NodeClose,
-    EntryOrClose,
-    EntryOpen,
-    Name,
-    NameValue,
-    Node,
-    EntryClose,
-}
-
-impl Expect {
-    fn field(self) -> (StringField, usize) {
-        match self {
-            Expect::NameValue => (StringField::EntryName, MAX_NAME_LEN),
-            Expect::TargetValue => (StringField::SymlinkTarget, MAX_TARGET_LEN),
-            _ => (StringField::Word, MAX_WORD_LEN),
-        }
-    }
-
-    /// What may stand here, as an error says it.
-    fn alternatives(self) -> &'static str {
-        match self {
-            Expect::NodeOpen | Expect::EntryOpen => "\"(\"",
-            Expect::NodeType => "\"type\"",
-            Expect::Kind => "\"regular\", \"directory\" or \"symlink\"",
-            Expect::ExecutableOrContents => "\"executable\" or \"contents\"",
-            Expect::ExecutableValue => "\"\"",
-            Expect::Contents => "\"contents\"",
-            Expect::Target => "\"target\"",
-            Expect::TargetValue => "a symlink target",
-            Expect::NodeClose | Expect::EntryClose => "\")\"",
-            Expect::EntryOrClose => "\"entry\" or \")\"",
-            Expect::Name => "\"name\"",
-            Expect::NameValue => "an entry name",
-            Expect::Node => "\"node\"",
-        }
-    }
 }
 
 impl Parser {
@@ -130,8 +57,7 @@ impl Parser {
             stage: Stage::Magic { matched: 0 },
             offset: 0,
             received: 0,
-            entries: 0,
-            directories: Vec::new(),
+            grammar: Grammar::new(limits),
             gathered: Vec::new(),
         }
     }
@@ -256,6 +182,18 @@ impl Parser {
         Ok(complete)
     }
 
+    /// Counts one string and lets the grammar have it.
+    fn accept(
+        &mut self,
+        expect: Expect,
+        text: &[u8],
+        visitor: &mut (impl Visitor + ?Sized),
+    ) -> Result<(), NarError> {
+        self.offset = self.after(token::encoded_len(text.len()) as u64)?;
+        self.stage = self.grammar.accept(expect, text, visitor)?;
+        Ok(())
+    }
+
     /// Returns the length of the string that begins `bytes`, if it is there and
     /// a string of that length may stand here.
     fn announced(&self, expect: Expect, bytes: &[u8]) -> Result<Option<usize>, NarError> {
@@ -334,114 +272,6 @@ impl Parser {
         }
         Ok(complete)
     }
-
-    /// Takes one string as what is due, reports it, and says what is due next.
-    fn accept(
-        &mut self,
-        expect: Expect,
-        text: &[u8],
-        visitor: &mut (impl Visitor + ?Sized),
-    ) -> Result<(), NarError> {
-        self.offset = self.after(token::encoded_len(text.len()) as u64)?;
-        self.stage = match (expect, text) {
-            (Expect::NodeOpen, word::OPEN) => {
-                self.check_depth()?;
-                Stage::Text(Expect::NodeType)
-            }
-            (Expect::NodeType, word::TYPE) => Stage::Text(Expect::Kind),
-            (Expect::Kind, word::REGULAR) => Stage::Text(Expect::ExecutableOrContents),
-            (Expect::Kind, word::SYMLINK) => Stage::Text(Expect::Target),
-            (Expect::Kind, word::DIRECTORY) => {
-                self.directories.push(Vec::new());
-                visitor.directory();
-                Stage::Text(Expect::EntryOrClose)
-            }
-            (Expect::ExecutableOrContents, word::EXECUTABLE) => {
-                Stage::Text(Expect::ExecutableValue)
-            }
-            (Expect::ExecutableOrContents, word::CONTENTS) => {
-                Stage::Size { executable: Executable::No }
-            }
-            (Expect::ExecutableValue, b"") => Stage::Text(Expect::Contents),
-            (Expect::Contents, word::CONTENTS) => Stage::Size { executable: Executable::Yes },
-            (Expect::Target, word::TARGET) => Stage::Text(Expect::TargetValue),
-            (Expect::TargetValue, target) => {
-                check_target(target)
-                    .map_err(|rule| NarError::InvalidTarget { target: target.into(), rule })?;
-                visitor.symlink(target);
-                Stage::Text(Expect::NodeClose)
-            }
-            (Expect::NodeClose, word::CLOSE) => self.after_node(),
-            (Expect::EntryOrClose, word::CLOSE) => {
-                self.directories.pop();
-                visitor.directory_end();
-                self.after_node()
-            }
-            (expect, text) => Stage::Text(self.accept_entry(expect, text, visitor)?),
-        };
-        Ok(())
-    }
-
-    /// The part of [`Parser::accept`] that is between the entries of a directory.
-    fn accept_entry(
-        &mut self,
-        expect: Expect,
-        text: &[u8],
-        visitor: &mut (impl Visitor + ?Sized),
-    ) -> Result<Expect, NarError> {
-        Ok(match (expect, text) {
-            (Expect::EntryOrClose, word::ENTRY) => Expect::EntryOpen,
-            (Expect::EntryOpen, word::OPEN) => Expect::Name,
-            (Expect::Name, word::NAME) => Expect::NameValue,
-            (Expect::NameValue, name) => {
-                self.check_entry(name)?;
-                visitor.entry(name);
-                Expect::Node
-            }
-            (Expect::Node, word::NODE) => Expect::NodeOpen,
-            (Expect::EntryClose, word::CLOSE) => {
-                visitor.entry_end();
-                Expect::EntryOrClose
-            }
-            (expect, text) => {
-                return Err(NarError::Unexpected {
-                    expected: expect.alternatives(),
-                    got: text.into(),
-                });
-            }
-        })
-    }
-
-    /// Says what is due after a node: the end, or the end of its entry.
-    fn after_node(&self) -> Stage {
-        match self.directories.is_empty() {
-            true => Stage::Done,
-            false => Stage::Text(Expect::EntryClose),
-        }
-    }
-
-    fn check_depth(&self) -> Result<(), NarError> {
-        let limit = self.limits.max_depth;
-        if limit <= self.directories.len() {
-            return Err(NarError::TooDeep { limit });
-        }
-        Ok(())
-    }
-
-    /// Checks a name by itself and against the one before it, and keeps it.
-    fn check_entry(&mut self, name: &[u8]) -> Result<(), NarError> {
-        check_name(name).map_err(|rule| NarError::InvalidName { name: name.into(), rule })?;
-        let limit = self.limits.max_entries;
-        if limit <= self.entries {
-            return Err(NarError::TooManyEntries { limit });
-        }
-        self.entries += 1;
-        let Some(previous) = self.directories.last_mut() else { return Ok(()) };
-        check_order(previous, name)?;
-        previous.clear();
-        previous.extend_from_slice(name);
-        Ok(())
-    }
 }
 
 /// Parses a whole archive that is in memory.
@@ -469,17 +299,6 @@ pub fn parse(
             Err(NarError::Trailing { count: (nar.len() - consumed) as u64 })
         }
         _ => Ok(()),
-    }
-}
-
-/// Checks that `name` may follow `previous`, which is empty before the first.
-pub(crate) fn check_order(previous: &[u8], name: &[u8]) -> Result<(), NarError> {
-    match previous.cmp(name) {
-        Ordering::Less => Ok(()),
-        Ordering::Equal => Err(NarError::Duplicate { name: name.into() }),
-        Ordering::Greater => {
-            Err(NarError::NotSorted { name: name.into(), previous: previous.into() })
-        }
     }
 }
 

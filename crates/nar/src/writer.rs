@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 
 use crate::error::{NameRule, NarError, Quoted, TargetRule};
-use crate::parser::check_order;
+use crate::grammar::check_order;
 use crate::rules::{Limits, check_name, check_target};
 use crate::token::{self, MAGIC, word};
 use crate::visitor::Executable;
@@ -316,5 +316,84 @@ impl<W: io::Write> Writer<W> {
 
     fn out_of_place(&self, call: Call) -> WriteError {
         WriteError::OutOfPlace { call, place: self.place.due() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    type Out = Writer<Vec<u8>>;
+
+    fn nothing(_: &mut Out) -> Result<(), WriteError> {
+        Ok(())
+    }
+
+    fn directory(writer: &mut Out) -> Result<(), WriteError> {
+        writer.directory()
+    }
+
+    fn done(writer: &mut Out) -> Result<(), WriteError> {
+        writer.symlink(b"x")
+    }
+
+    fn entry(writer: &mut Out) -> Result<(), WriteError> {
+        writer.directory()?;
+        writer.entry(b"m")
+    }
+
+    fn after_entry(writer: &mut Out) -> Result<(), WriteError> {
+        entry(writer)?;
+        writer.symlink(b"x")
+    }
+
+    fn in_file(writer: &mut Out) -> Result<(), WriteError> {
+        writer.regular(Executable::No, 4)?;
+        writer.contents(b"12")
+    }
+
+    #[rstest]
+    #[case::entry_at_root(nothing, |w: &mut Out| w.entry(b"x"), "NAR writer: entry where a node is due")]
+    #[case::end_at_root(nothing, |w: &mut Out| w.directory_end(), "NAR writer: end of directory where a node is due")]
+    #[case::contents_at_root(nothing, |w: &mut Out| w.contents(b"x"), "NAR writer: contents where a node is due")]
+    #[case::second_root(done, |w: &mut Out| w.directory(), "NAR writer: directory where the end of the archive is due")]
+    #[case::node_without_entry(
+        directory,
+        |w: &mut Out| w.regular(Executable::No, 1),
+        "NAR writer: regular file where an entry or the end of a directory is due"
+    )]
+    #[case::entry_without_node(entry, |w: &mut Out| w.directory_end(), "NAR writer: end of directory where a node is due")]
+    #[case::short_file(in_file, |w: &mut Out| w.symlink(b"x"), "NAR writer: symlink where more contents is due")]
+    #[case::long_file(in_file, |w: &mut Out| w.contents(b"345"), "1 bytes more than the announced file size")]
+    #[case::unsorted(after_entry, |w: &mut Out| w.entry(b"a"), r#"NAR directory not sorted at "a" after "m""#)]
+    #[case::duplicate(after_entry, |w: &mut Out| w.entry(b"m"), r#"duplicate entry "m""#)]
+    #[case::name(directory, |w: &mut Out| w.entry(b"a/b"), r#"invalid entry name "a/b": it contains a slash"#)]
+    #[case::target(entry, |w: &mut Out| w.symlink(b""), r#"invalid symlink target "": it is empty"#)]
+    fn refuses_what_does_not_fit(
+        #[case] before: fn(&mut Out) -> Result<(), WriteError>,
+        #[case] call: fn(&mut Out) -> Result<(), WriteError>,
+        #[case] message: &str,
+    ) {
+        let mut writer = Writer::new(Vec::new()).unwrap();
+        before(&mut writer).unwrap();
+        let written = writer.out.len();
+        assert_eq!(call(&mut writer).unwrap_err().to_string(), message);
+        assert_eq!(writer.out.len(), written, "nothing was written");
+    }
+
+    #[test]
+    fn refuses_depth_65_and_an_early_end() {
+        let mut writer = Writer::new(Vec::new()).unwrap();
+        for _ in 0..64 {
+            writer.directory().unwrap();
+            writer.entry(b"d").unwrap();
+        }
+        assert_eq!(writer.symlink(b"x").unwrap_err().to_string(), "NAR nesting exceeds 64");
+        assert_eq!(
+            writer.finish().unwrap_err().to_string(),
+            "NAR writer: end of archive where a node is due"
+        );
     }
 }

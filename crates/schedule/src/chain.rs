@@ -64,8 +64,9 @@ impl Scheduler {
             && !record.was_tried_on(lane.machine)
             && self.position(record.requirement, lane.machine).is_some()
             && record.dependencies.iter().all(|dependency| {
-                self.jobs.get(*dependency).is_some_and(|record| {
-                    record.state == State::Built || record.state == State::Started { lane }
+                self.jobs.get(*dependency).is_some_and(|record| match record.state {
+                    State::Built => !self.outputs_are_lost(*dependency),
+                    state => state == State::Started { lane },
                 })
             })
     }

@@ -4,9 +4,10 @@
 //! failure only when its back-off is over, or when new jobs came that nothing else could take.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::command::{Command, Verdict};
+use crate::command::{Command, Reasons, Verdict};
 use crate::description::{Machine, MachineKind};
 use crate::event::MachineFault;
 use crate::explanation::Outcome;
@@ -139,6 +140,7 @@ impl Scheduler {
         }
         // First all of them, so that none is told to stop that runs no more.
         for (job, _, _) in &returned {
+            self.prefetched.remove(job);
             self.set_state(*job, State::Waiting);
         }
         for (job, state, was_running) in returned {
@@ -282,7 +284,19 @@ impl Scheduler {
 
     /// Ends a job for which no machine is left.
     pub(crate) fn end_without_machine(&mut self, job: JobId) {
-        let reasons = self.reasons(job).into();
+        let requirement = self.jobs.at(job).requirement;
+        let reasons = match self.jobs.at(job).tried.is_empty() {
+            // Many jobs can be without a machine at once, and all hear the same.
+            true => match self.shared_reasons.get(&requirement) {
+                Some(reasons) => Arc::clone(reasons),
+                None => {
+                    let reasons: Reasons = self.reasons(job).into();
+                    self.shared_reasons.insert(requirement, Arc::clone(&reasons));
+                    reasons
+                }
+            },
+            false => self.reasons(job).into(),
+        };
         self.end(job, Outcome::NoMachineLeft, Verdict::NoMachineLeft { reasons });
     }
 

@@ -13,7 +13,8 @@ use crate::duration::tenths;
 use crate::estimate::{Offer, Wanted};
 use crate::explanation::Why;
 use crate::id::{JobId, Lane, MachineId, Moment};
-use crate::job::{Decision, ReadyKey, State};
+use crate::job::{Decision, Queueing, ReadyKey, State};
+use crate::machine::Class;
 use crate::path::Presence;
 use crate::scheduler::Scheduler;
 use crate::settings::Policy;
@@ -21,6 +22,9 @@ use crate::table::RequirementId;
 
 /// How many jobs may be left waiting for a better lane while others idle, per round.
 const WAITS: u32 = 32;
+/// Having decided to wait, jobs do not think it over for this part of the time until they would
+/// be done: it costs no more than that share of it, and spares a look at each of them per event.
+const PATIENCE: u32 = 16;
 /// How many jobs may be passed over in a round because no idle machine is right for them.
 const SKIPS: u32 = 64;
 
@@ -33,6 +37,8 @@ struct Round {
     skips_left: u32,
     /// When the lanes of a busy machine are free, with the jobs that wait for them in this round.
     booked: BTreeMap<MachineId, BinaryHeap<Reverse<Moment>>>,
+    /// Until when the requirements of those jobs need not be thought over.
+    patience: BTreeMap<RequirementId, Moment>,
     /// When the first of those waits should be thought over.
     revisit: Option<Moment>,
 }
@@ -58,7 +64,8 @@ impl Scheduler {
         self.extend_chains();
         self.fill(Round::new(Wanted::PlaceInQueue, WAITS / 4));
         self.extend_chains();
-        revisit
+        let recall = self.recall_queued();
+        revisit.into_iter().chain(recall).min()
     }
 
     fn fill(&mut self, mut round: Round) -> Option<Moment> {
@@ -80,6 +87,9 @@ impl Scheduler {
             let behind = (Bound::Excluded(key), Bound::Unbounded);
             let next = self.requirements.at(requirement).ready.range(behind).next();
             heads.extend(next.map(|key| (*key, requirement)));
+        }
+        for (requirement, until) in round.patience {
+            self.patience.insert((requirement, round.wanted), until);
         }
         round.revisit
     }
@@ -106,6 +116,10 @@ impl Scheduler {
             self.take(job, offer, why, &[]);
             return Placed::Started;
         }
+        if round.wanted == Wanted::PlaceInQueue && self.jobs.at(job).queueing == Queueing::NotAgain
+        {
+            return round.skip();
+        }
         let holders = self.holders(job);
         let offers = self.offers(job, round.wanted, &holders);
         let Some(best) = offers.first().copied() else {
@@ -117,10 +131,20 @@ impl Scheduler {
             if !is_patient && !exceeds {
                 return Placed::NoMore;
             }
+            let patient_until = self.patience.get(&(requirement, round.wanted)).copied();
+            if let Some(until) = patient_until.filter(|until| self.now < *until)
+                && !round.patience.contains_key(&requirement)
+            {
+                round.revisit_at(until);
+                return Placed::NoMore;
+            }
             if is_patient {
                 round.waits += 1;
                 round.book(machine, finish);
-                round.revisit = Some(round.revisit.map_or(free_at, |other| other.min(free_at)));
+                round.revisit_at(free_at);
+                let until = self.now.plus(finish.since(self.now) / PATIENCE);
+                let patience = round.patience.entry(requirement).or_insert(until);
+                *patience = until.min(*patience);
                 return Placed::Skipped;
             }
         }
@@ -152,9 +176,8 @@ impl Scheduler {
         let record = self.jobs.at(job);
         let pace = |machine| self.machines.at(machine).speed.to_bits() >> 50;
         let avoid = self.machines_to_avoid(record);
-        let booked = round.waits as usize;
         let mut winner: Option<(Moment, Moment, MachineId)> = None;
-        let mut look_at = |machine: MachineId| {
+        let mut look_at = |machine: MachineId, round: &mut Round| {
             if avoid.contains(&machine) {
                 return;
             }
@@ -170,15 +193,16 @@ impl Scheduler {
             if pace(*first) <= pace(best.machine) {
                 break;
             }
-            // As many as were booked, and one more: one of them has the first lane.
-            class.full.iter().take(booked + 1).for_each(|(_, machine)| look_at(*machine));
+            if let Some(machine) = round.first_full(class, self) {
+                look_at(machine, round);
+            }
         }
         for machine in holders {
             let is_full = self.position(record.requirement, *machine).is_some()
                 && self.machines.at(*machine).takes_jobs()
                 && self.machines.at(*machine).free_lane().is_none();
             if is_full && *machine != best.machine {
-                look_at(*machine);
+                look_at(*machine, round);
             }
         }
         let (finish, free_at, machine) = winner?;
@@ -210,6 +234,9 @@ impl Scheduler {
         self.note_coming(job, lane.machine, transfer.latest);
         self.set_state(job, State::Started { lane });
         self.jobs.at_mut(job).decision = Some(decision);
+        if decision.why == Why::Prefetch {
+            self.prefetched.insert(job);
+        }
         let now = self.now;
         let machine = self.machines.at_mut(lane.machine);
         if transfer.latest == Presence::Absent {
@@ -255,8 +282,12 @@ impl Scheduler {
         let state = self.machines.at_mut(lane.machine).lane_mut(lane.index);
         let was_head = state.queue.front() == Some(&job);
         state.queue.retain(|other| *other != job);
+        self.prefetched.remove(&job);
         if was_head {
             state.head_since = now;
+            if let Some(head) = state.queue.front() {
+                self.prefetched.remove(head);
+            }
         }
         let mut until = state.head_since;
         for (queued, position) in state.queue.clone().into_iter().zip(0_u32..) {
@@ -283,8 +314,13 @@ impl Round {
             max_waits,
             skips_left: SKIPS,
             booked: BTreeMap::new(),
+            patience: BTreeMap::new(),
             revisit: None,
         }
+    }
+
+    fn revisit_at(&mut self, at: Moment) {
+        self.revisit = Some(self.revisit.map_or(at, |other| other.min(at)));
     }
 
     fn skip(&mut self) -> Placed {
@@ -297,11 +333,29 @@ impl Round {
         }
     }
 
+    /// Returns the machine of a class that has the first free lane, of those without any now.
+    fn first_full(&mut self, class: &Class, scheduler: &Scheduler) -> Option<MachineId> {
+        let mut first: Option<(Moment, MachineId)> = None;
+        for (_, machine) in &class.full {
+            // Behind the first one that nobody waits for, all are free later than that one.
+            let is_new = !self.booked.contains_key(machine);
+            let free_at = self.free_at(*machine, scheduler);
+            if first.is_none_or(|(other, _)| free_at < other) {
+                first = Some((free_at, *machine));
+            }
+            if is_new {
+                break;
+            }
+        }
+        first.map(|(_, machine)| machine)
+    }
+
     /// Returns when the first lane of a busy machine is free for another job.
     fn free_at(&mut self, machine: MachineId, scheduler: &Scheduler) -> Moment {
         let lanes = self.booked.entry(machine).or_insert_with(|| {
-            let lanes = &scheduler.machines.at(machine).lanes;
-            lanes.iter().map(|lane| Reverse(lane.free_at(scheduler.now))).collect()
+            let lanes = scheduler.machines.at(machine).lanes.iter();
+            let busy = lanes.filter(|lane| !lane.queue.is_empty());
+            busy.map(|lane| Reverse(lane.free_at(scheduler.now))).collect()
         });
         lanes.peek().map_or(scheduler.now, |first| first.0)
     }

@@ -25,7 +25,7 @@ const HOLDERS: usize = 8;
 const WORTH_A_LOOK: ByteCount = ByteCount(64 << 10);
 
 /// What kind of lane is looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wanted {
     /// One without any job.
     FreeLane,

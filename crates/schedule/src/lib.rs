@@ -56,6 +56,7 @@ mod machine;
 mod outcome;
 mod path;
 mod reason;
+mod recall;
 mod scheduler;
 mod settings;
 mod stock;

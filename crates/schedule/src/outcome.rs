@@ -69,7 +69,7 @@ impl Scheduler {
         self.reindex(lane.machine);
         match state {
             State::Stopping { then, .. } => self.after_stop(job, then),
-            _ if self.jobs.at(job).missing != 0 => self.blame_dependency(job),
+            _ if self.lacks_input(job) => self.blame_dependency(job),
             _ => {
                 self.end(job, Outcome::Failed, Verdict::Failed);
                 if self.settings.on_failure == OnFailure::StopAll {
@@ -84,7 +84,7 @@ impl Scheduler {
         let Some((state, lane)) = self.take_back(job) else { return };
         match state {
             State::Stopping { then, .. } => self.after_stop(job, then),
-            _ if self.jobs.at(job).missing != 0 => self.blame_dependency(job),
+            _ if self.lacks_input(job) => self.blame_dependency(job),
             _ => {
                 self.count_return(lane.machine);
                 if self.count_attempt(job, lane.machine, cause) == Attempts::UsedUp {
@@ -128,11 +128,18 @@ impl Scheduler {
         }
     }
 
+    /// Returns whether a dependency of a job is not built, or its outputs are lost.
+    fn lacks_input(&self, job: JobId) -> bool {
+        let record = self.jobs.at(job);
+        record.missing != 0 || record.dependencies.iter().any(|other| self.outputs_are_lost(*other))
+    }
+
     /// Lets a job wait whose dependency is not there (yet): that is why it came back, and it is
     /// neither its fault nor the machine's. It is not queued behind others again.
     fn blame_dependency(&mut self, job: JobId) {
         self.jobs.at_mut(job).queueing = Queueing::NotAgain;
         self.recall_dependents(job);
+        self.ripe.push_back(job);
     }
 
     /// Recalls jobs that were started behind one which will not be built there.

@@ -7,9 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::command::{Command, Verdict};
+use crate::command::{Command, Reasons, Verdict};
 use crate::description::Job;
 use crate::duration::Durations;
+use crate::estimate::Wanted;
 use crate::event::{Event, JobFailure};
 use crate::explanation::{JobCounts, Outcome};
 use crate::id::{JobId, Lane, MachineId, Moment, PathId};
@@ -38,6 +39,12 @@ pub struct Scheduler {
     pub(crate) locals: Vec<MachineId>,
     /// Requirements with ready jobs.
     pub(crate) with_ready: BTreeSet<RequirementId>,
+    /// Requirements whose ready jobs wait for something better, and until when.
+    pub(crate) patience: BTreeMap<(RequirementId, Wanted), Moment>,
+    /// Jobs that stand behind others which they do not need.
+    pub(crate) prefetched: BTreeSet<JobId>,
+    /// What the machines say to jobs of a requirement, while nothing changes.
+    pub(crate) shared_reasons: BTreeMap<RequirementId, Reasons>,
     /// Machines that are left alone, by when that is over.
     pub(crate) backing_off: BTreeSet<(Moment, MachineId)>,
     /// The earliest `Wake` that was asked for and has not come.
@@ -70,6 +77,9 @@ impl Scheduler {
             durations: Durations::default(),
             locals: Vec::new(),
             with_ready: BTreeSet::new(),
+            patience: BTreeMap::new(),
+            prefetched: BTreeSet::new(),
+            shared_reasons: BTreeMap::new(),
             backing_off: BTreeSet::new(),
             wake: None,
             ripe: VecDeque::new(),
@@ -145,7 +155,10 @@ impl Scheduler {
             while let Some(job) = self.ripe.pop_front() {
                 self.become_ready(job);
             }
-            let Some(requirement) = self.bereft.pop_first() else { return };
+            let Some(requirement) = self.bereft.pop_first() else {
+                self.shared_reasons.clear();
+                return;
+            };
             if self.hopeful_machines(requirement) == 0 {
                 let ready = self.requirements.at(requirement).ready.clone();
                 for key in ready {

@@ -1,6 +1,7 @@
 //! Random graphs on random machines with random faults: whatever happens, every job gets its
 //! verdict, and no promise to the caller is broken (see the checks of the simulator).
 
+#[cfg(test)]
 mod simulator;
 
 use std::collections::BTreeSet;
@@ -67,7 +68,7 @@ fn jobs() -> impl Strategy<Value = Vec<(Job, Truth)>> {
                 let (mut description, mut truth) =
                     job(number, &needs, Duration::from_millis(takes));
                 description.expected = Option::map(expected, Duration::from_millis);
-                description.system = SYSTEMS[usize::from(arm)].to_owned();
+                description.system = if arm { SYSTEMS[1] } else { SYSTEMS[0] }.to_owned();
                 description.required_features = Option::unwrap_or_default(wanted);
                 if local {
                     description.preference = Preference::PreferLocal;
@@ -138,11 +139,12 @@ prop_compose! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_job_gets_its_verdict(world in worlds()) {
         let report = run(world.clone());
+        let log = report.log.join("\n");
         let has_cancel = world
             .faults
             .iter()
@@ -152,17 +154,17 @@ proptest! {
         for (job, verdicts) in &report.verdicts {
             let truth = world.jobs[job.0 as usize].1;
             match verdicts.last().unwrap() {
-                Verdict::Built => prop_assert!(!truth.fails),
-                Verdict::Failed => prop_assert!(truth.fails),
-                Verdict::Cancelled => prop_assert!(has_cancel || !goes_on),
-                Verdict::NoMachineLeft { .. } => prop_assert!(!is_calm),
+                Verdict::Built => prop_assert!(!truth.fails, "{job}\n{log}"),
+                Verdict::Failed => prop_assert!(truth.fails, "{job}\n{log}"),
+                Verdict::Cancelled => prop_assert!(has_cancel || !goes_on, "{job}\n{log}"),
+                Verdict::NoMachineLeft { .. } => prop_assert!(!is_calm, "{job}\n{log}"),
                 Verdict::Impossible { reasons } => {
                     prop_assert_eq!(reasons.len(), world.machines.len());
                 }
                 Verdict::DependencyFailed { because } => {
                     let root = report.verdicts[because].last().unwrap();
                     let is_root = !matches!(root, Verdict::DependencyFailed { .. });
-                    prop_assert!(is_root && *root != Verdict::Built, "{:?}", root);
+                    prop_assert!(is_root && *root != Verdict::Built, "{job} {root:?}\n{log}");
                 }
             }
         }

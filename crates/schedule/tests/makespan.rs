@@ -1,5 +1,6 @@
 //! Makespans in virtual time against the bound that no schedule can beat.
 
+#[cfg(test)]
 mod simulator;
 
 use std::time::Duration;
@@ -154,4 +155,17 @@ fn wrong_estimates_do_not_stop_anything() {
     let world = world(heterogeneous(), jobs);
     let report = run(world.clone());
     assert!(0.5 < efficiency(&world, &report), "{:?}", report.makespan);
+}
+
+#[test]
+fn queued_jobs_are_recalled_from_behind_a_long_one() {
+    let mut jobs = wide(5, 1000);
+    for (description, _) in &mut jobs {
+        description.expected = None;
+    }
+    jobs[0].1.takes = Duration::from_secs(100);
+    let report = run(world(uniform(2, 1), jobs));
+    assert!(report.makespan < Duration::from_secs(101), "{}", report.log.join("\n"));
+    let short: Vec<_> = report.starts.iter().filter(|start| start.1 != JobId(0)).collect();
+    assert!(short.iter().all(|start| start.0 < Duration::from_secs(10)), "{short:?}");
 }

@@ -54,7 +54,7 @@ fn start(reader: &mut Reader<'_>) -> Result<()> {
     let at = reader.at();
     match &*reader.string()? {
         b"xp-dyn-drv" => Err(DerivationProblem::Dynamic { at }),
-        version => Err(DerivationProblem::Version { at, version: version.into() }),
+        version => Err(DerivationProblem::Version { at, version: ByteString::excerpt(version) }),
     }
 }
 
@@ -90,8 +90,11 @@ fn output_name(reader: &mut Reader<'_>) -> Result<OutputName> {
     if text == "__json" {
         return Err(DerivationProblem::JsonOutput);
     }
-    text.parse()
-        .map_err(|error| DerivationProblem::OutputName { at, found: text.into(), error })
+    text.parse().map_err(|error| DerivationProblem::OutputName {
+        at,
+        found: ByteString::excerpt(text.as_bytes()),
+        error,
+    })
 }
 
 fn output_columns(reader: &mut Reader<'_>) -> Result<OutputColumns> {
@@ -215,16 +218,15 @@ fn check_order<T: AsRef<[u8]> + ?Sized>(
     found: &T,
 ) -> Result<()> {
     let found = found.as_ref();
+    let excerpt = || ByteString::excerpt(found);
     match before.map(AsRef::as_ref) {
         Some(before) if before == found => {
-            Err(DerivationProblem::Duplicate { at, list, found: found.into() })
+            Err(DerivationProblem::Duplicate { at, list, found: excerpt() })
         }
-        Some(before) if found < before => Err(DerivationProblem::Order {
-            at,
-            list,
-            found: found.into(),
-            before: before.into(),
-        }),
+        Some(before) if found < before => {
+            let before = ByteString::excerpt(before);
+            Err(DerivationProblem::Order { at, list, found: excerpt(), before })
+        }
         _ => Ok(()),
     }
 }

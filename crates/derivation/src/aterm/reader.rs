@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use crate::DerivationProblem;
+use crate::{ByteString, DerivationProblem};
+
+/// Bytes that a name, path, hash or system may have at the most.
+const MAX_PLAIN_SIZE: usize = 4096;
 
 /// A place in the bytes of a `.drv` file.
 pub(super) struct Reader<'a> {
@@ -89,8 +92,13 @@ impl<'a> Reader<'a> {
         if !self.accept("\"") {
             return Err(self.bad_escape(self.rest().get(..2)));
         }
-        std::str::from_utf8(text)
-            .map_err(|_| DerivationProblem::NotUtf8 { at: start, found: text.into() })
+        if MAX_PLAIN_SIZE < text.len() {
+            let (len, limit) = (text.len(), MAX_PLAIN_SIZE);
+            return Err(DerivationProblem::TooLong { at: start, len, limit });
+        }
+        let not_utf8 =
+            || DerivationProblem::NotUtf8 { at: start, found: ByteString::excerpt(text) };
+        std::str::from_utf8(text).map_err(|_| not_utf8())
     }
 
     fn open_quote(&mut self) -> Result<()> {

@@ -7,6 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::io::Write;
 use std::time::Duration;
 
 use drover_schedule::*;
@@ -71,6 +72,8 @@ pub struct Report {
     pub starts: Vec<(Duration, JobId, Lane, Option<JobId>)>,
     pub connects: Vec<MachineId>,
     pub events: usize,
+    /// All events and commands, for people.
+    pub log: Vec<String>,
 }
 
 impl Report {
@@ -157,7 +160,17 @@ pub struct Simulator {
 pub fn run(world: World) -> Report {
     let mut simulator = Simulator::new(world);
     simulator.run();
-    simulator.report
+    std::mem::take(&mut simulator.report)
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.report.log.join("\n");
+            let written = writeln!(std::io::stderr(), "the run that failed:\n{log}");
+            written.expect("stderr can be written to");
+        }
+    }
 }
 
 impl Simulator {
@@ -205,6 +218,8 @@ impl Simulator {
         let jobs =
             jobs.map(|((description, _), job)| Event::Submitted { job: JobId(job), description });
         let events: Vec<Event> = machines.chain(jobs).collect();
+        let inputs = self.world.jobs.iter().flat_map(|(job, _)| job.inputs.iter().copied());
+        self.here.extend(inputs);
         let commands = self.scheduler.on_all(Moment::START, events);
         self.obey(commands);
         while let Some(Reverse((at, id))) = self.queue.pop() {
@@ -224,6 +239,7 @@ impl Simulator {
     }
 
     fn tell(&mut self, event: Event) {
+        self.report.log.push(format!("{:?} {event:?}", self.now));
         let commands = self.scheduler.on(Moment(self.now), event);
         self.obey(commands);
     }
@@ -345,20 +361,23 @@ impl Simulator {
         match order {
             Order::Start { job, lane, attempt } => {
                 let description = &self.world.machines[machine];
+                let absent: Vec<PathId> = needs(&self.world, job)
+                    .into_iter()
+                    .filter(|path| {
+                        !self.builders[machine].store.contains(path) && self.is_anywhere(*path)
+                    })
+                    .collect();
                 let builder = &mut self.builders[machine];
-                let needs = needs(&self.world, job);
-                let missing: u64 = needs
-                    .iter()
-                    .filter(|path| !builder.store.contains(path) && self.here.contains(path))
-                    .count() as u64;
                 let mut there = self.now;
-                if missing != 0 && description.kind == MachineKind::Remote {
-                    let bytes = ByteCount(missing * self.world.output_size.0);
+                if description.kind == MachineKind::Local {
+                    self.here.extend(absent);
+                } else if !absent.is_empty() {
+                    let bytes = ByteCount(absent.len() as u64 * self.world.output_size.0);
                     builder.link_free = builder.link_free.max(self.now)
                         + description.round_trip
                         + description.bandwidth.time_for(bytes);
                     there = builder.link_free;
-                    builder.store.extend(needs);
+                    builder.store.extend(absent);
                 }
                 builder.lanes[lane].push_back((job, attempt, there));
                 self.begin(machine, lane);
@@ -378,6 +397,11 @@ impl Simulator {
                 }
             }
         }
+    }
+
+    fn is_anywhere(&self, path: PathId) -> bool {
+        self.here.contains(&path)
+            || self.builders.iter().any(|builder| builder.up && builder.store.contains(&path))
     }
 
     fn send(&mut self, machine: usize, attempt: u32, event: Event) {
@@ -404,15 +428,12 @@ impl Simulator {
             return;
         }
         // An input that is neither there nor anywhere: a dependency failed just ahead.
-        let known = |path: &PathId| {
-            self.builders[machine].store.contains(path)
-                || self.here.contains(path)
-                || self.builders.iter().any(|builder| builder.up && builder.store.contains(path))
-        };
-        if !needs(&self.world, job).iter().all(known) {
+        if !needs(&self.world, job).iter().all(|path| self.is_anywhere(*path)) {
             self.builders[machine].lanes[lane].pop_front();
+            let dependencies = &self.world.jobs[job.0 as usize].0.dependencies;
+            let is_ahead = dependencies.iter().any(|other| !self.built.contains(other));
             let failure = match self.random(u64::from(attempt)) % 2 {
-                0 => JobFailure::Build,
+                0 if is_ahead => JobFailure::Build,
                 _ => JobFailure::Infrastructure { cause: "an input is not valid".to_owned() },
             };
             self.send(machine, attempt, Event::Failed { job, failure });
@@ -465,6 +486,8 @@ impl Simulator {
     }
 
     fn obey(&mut self, commands: Vec<Command>) {
+        let lines = commands.iter().map(|command| format!("{:?}   -> {command:?}", self.now));
+        self.report.log.extend(lines);
         for command in commands {
             match command {
                 Command::Connect { machine } => {
@@ -482,10 +505,8 @@ impl Simulator {
                     let machine = lane.machine.0 as usize;
                     let session = self.builders[machine].session;
                     let order = Order::Stop { job };
-                    self.later(
-                        self.half_trip(machine),
-                        Happening::Order { machine, session, order },
-                    );
+                    let after = self.half_trip(machine);
+                    self.later(after, Happening::Order { machine, session, order });
                 }
                 Command::Done { job, verdict } => {
                     let verdicts = self.report.verdicts.entry(job).or_default();
@@ -535,16 +556,14 @@ impl Simulator {
     }
 
     fn check_end(&self) {
-        let drained =
-            self.world.faults.iter().any(|(_, fault)| matches!(fault, Fault::Drain { .. }));
         for job in (0..self.world.jobs.len()).map(|job| JobId(u32::try_from(job).unwrap())) {
             let has_verdict = self.report.verdicts.contains_key(&job);
-            assert!(has_verdict || drained, "{job} is stuck: {:#?}", self.scheduler.explain(job));
+            assert!(has_verdict, "{job} is stuck: {:#?}", self.scheduler.explain(job));
         }
         let counts = self.scheduler.snapshot().jobs;
         let open = counts.waiting + counts.ready + counts.started + counts.stopping;
-        assert!(open == 0 || drained, "{counts:?}");
-        assert!(drained || self.lanes.values().all(VecDeque::is_empty));
+        assert_eq!(open, 0, "{counts:?}");
+        assert!(self.lanes.values().all(VecDeque::is_empty));
     }
 }
 
@@ -552,7 +571,7 @@ impl Simulator {
 fn needs(world: &World, job: JobId) -> Vec<PathId> {
     let description = &world.jobs[job.0 as usize].0;
     let outputs = |job: &JobId| world.jobs[job.0 as usize].0.outputs.clone();
-    description.dependencies.iter().flat_map(outputs).collect()
+    description.dependencies.iter().flat_map(outputs).chain(description.inputs.clone()).collect()
 }
 
 /// A machine of the most usual kind.
