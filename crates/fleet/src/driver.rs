@@ -72,6 +72,8 @@ pub(crate) struct Driver {
     wake: Option<Instant>,
     began: Instant,
     undecided: usize,
+    /// Channels that a machine will surely need beside its first.
+    expected_channels: usize,
 }
 
 impl Driver {
@@ -110,6 +112,7 @@ impl Driver {
             wake: None,
             began: Instant::now(),
             undecided: 0,
+            expected_channels: expected_channels(&work, fleet.machines.len()),
         };
         driver.take_work(work);
         driver
@@ -241,6 +244,7 @@ impl Driver {
         let interesting = self.interesting.clone();
         let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
         let site = (state.spec.open)();
+        site.expect(self.expected_channels.min(state.spec.description.slots as usize));
         state.site = Some(Arc::clone(&site));
         let (generation, substitute) = (state.generation, state.spec.substitute);
         let shared = Arc::clone(&self.shared);
@@ -305,10 +309,14 @@ impl Driver {
     }
 
     /// Notes that a job is not wanted any more. A lane can only be ended whole, so a job stops when
-    /// all that are on its lane shall.
+    /// all that are on its lane shall. Where the rest goes on, a job is only stopped because one
+    /// ahead of it failed, and then it ends by itself at once, for want of an input.
     fn stop(&mut self, job: JobId) {
         let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
         state.state = JobPhase::Stopping;
+        if self.options.keep_going {
+            return;
+        }
         let Some(lane) = state.lane else { return };
         let on_lane = |state: &&JobState| {
             state.lane == Some(lane)
@@ -344,6 +352,18 @@ impl Driver {
         }
     }
 
+    /// Gives the lanes' channels back, for the transfers that follow, and gives up on machines that
+    /// have not connected yet.
+    pub(crate) async fn close_lanes(&mut self) {
+        for machine in &mut self.machines {
+            machine.lanes.clear();
+            machine.tasks.abort_all();
+        }
+        for machine in &mut self.machines {
+            while machine.tasks.join_next().await.is_some() {}
+        }
+    }
+
     /// Ends everything on all machines, and waits until it has ended here.
     pub(crate) async fn stop_everything(&mut self) {
         for machine in &mut self.machines {
@@ -356,6 +376,15 @@ impl Driver {
             while machine.tasks.join_next().await.is_some() {}
         }
     }
+}
+
+/// Returns how many channels a machine will need beside its first: as many as it can use for the
+/// jobs that are ready at once, and one for outputs that go elsewhere.
+fn expected_channels(work: &Work, machines: usize) -> usize {
+    let ready = work.jobs.iter().filter(|job| job.dependencies.is_empty()).count();
+    let lanes = ready.div_ceil(machines.max(1));
+    let transfers = usize::from(machines > 1 && ready > 1 && ready < work.jobs.len());
+    (lanes + transfers).saturating_sub(1)
 }
 
 impl MachineState {

@@ -171,7 +171,7 @@ impl Fleet {
         });
         let mut driver = Driver::new(self, graph, work);
         let built = tokio::select! {
-            () = driver.run() => retrieve(&mut driver, &targets).await,
+            built = build_and_retrieve(&mut driver, &targets) => built,
             () = cancel.cancelled() => Err(BuildError::Cancelled),
         };
         if built.is_err() {
@@ -180,6 +180,15 @@ impl Fleet {
         let targets = built?;
         Ok(driver.into_report(targets, started.elapsed()))
     }
+}
+
+async fn build_and_retrieve(
+    driver: &mut Driver,
+    targets: &[Target],
+) -> Result<Vec<TargetResult>, BuildError> {
+    driver.run().await;
+    driver.close_lanes().await;
+    retrieve(driver, targets).await
 }
 
 /// Returns the bytes of NARs.

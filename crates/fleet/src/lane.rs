@@ -241,27 +241,39 @@ async fn bring(
 ) -> Result<Option<Import>, JobEnd> {
     let (state, watched) = watch::channel(Flight::Flying);
     let places = &context.shared.places;
-    let Needs { bring, await_others, lost } =
+    let Needs { bring, await_others, await_first, lost } =
         places.claim(wanted, context.place, context.index, &watched);
     if let Some(path) = lost.first() {
         places.not_coming(bring.iter().map(|(info, _)| &info.path), context.place);
         return Err(JobEnd::Input { cause: format!("input '{path}' is nowhere any more") });
     }
+    let not_brought = || JobEnd::Input { cause: "an input could not be brought".to_owned() };
+    if !all_landed(await_first).await {
+        places.not_coming(bring.iter().map(|(info, _)| &info.path), context.place);
+        return Err(not_brought());
+    }
     let import = match bring.is_empty() {
         true => None,
         false => Some(start_import(context, lane, bring, state, busy).await?),
     };
-    for mut other in await_others {
-        // a carrier that is gone has failed
-        let landed = other.wait_for(|state| *state != Flight::Flying).await;
-        if !landed.is_ok_and(|state| *state == Flight::Landed) {
-            if let Some(import) = import {
-                import.finish(context).await.map_err(broken)?;
-            }
-            return Err(JobEnd::Input { cause: "an input could not be brought".to_owned() });
+    if !all_landed(await_others).await {
+        if let Some(import) = import {
+            import.finish(context).await.map_err(broken)?;
         }
+        return Err(not_brought());
     }
     Ok(import)
+}
+
+/// Waits for what others bring. A carrier that is gone has failed.
+async fn all_landed(flights: Vec<watch::Receiver<Flight>>) -> bool {
+    for mut flight in flights {
+        let landed = flight.wait_for(|state| *state != Flight::Flying).await;
+        if !landed.is_ok_and(|state| *state == Flight::Landed) {
+            return false;
+        }
+    }
+    true
 }
 
 async fn start_import(

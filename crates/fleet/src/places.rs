@@ -46,6 +46,9 @@ pub(crate) struct Needs {
     pub(crate) bring: Vec<(PathInfo, Place)>,
     /// Paths that others bring.
     pub(crate) await_others: Vec<watch::Receiver<Flight>>,
+    /// Paths that others bring and to which some that this lane brings refer: those must be valid
+    /// before anything is sent.
+    pub(crate) await_first: Vec<watch::Receiver<Flight>>,
     /// Paths that are nowhere.
     pub(crate) lost: Vec<StorePath>,
 }
@@ -128,6 +131,7 @@ impl Places {
         let mut seen: BTreeSet<StorePath> = BTreeSet::new();
         let mut stack: Vec<StorePath> = wanted.to_vec();
         let mut bring = Vec::new();
+        let mut flying: HashMap<StorePath, watch::Receiver<Flight>> = HashMap::new();
         while let Some(path) = stack.pop() {
             if !seen.insert(path.clone()) || inner.is_at(&path, place) {
                 continue;
@@ -136,7 +140,7 @@ impl Places {
                 Some(carrier) if *carrier.state.borrow() == Flight::Landed => continue,
                 Some(carrier) if *carrier.state.borrow() == Flight::Flying => {
                     if carrier.lane != lane {
-                        needs.await_others.push(carrier.state.clone());
+                        flying.insert(path, carrier.state.clone());
                     }
                     continue;
                 }
@@ -150,6 +154,11 @@ impl Places {
                 None => needs.lost.push(path),
             }
         }
+        for info in &bring {
+            let first = info.references.iter().filter_map(|path| flying.remove(path));
+            needs.await_first.extend(first);
+        }
+        needs.await_others.extend(flying.into_values());
         for info in closure_order(bring) {
             let from = inner.at.get(&info.path).and_then(|places| places.iter().next().copied());
             match from {

@@ -155,7 +155,7 @@ impl Finish {
         let unknown: Vec<StorePath> =
             names.values().filter(|path| !by_path.contains_key(path)).cloned().collect();
         if !unknown.is_empty() {
-            let lease = self.pool.lease(crate::pool::Purpose::Lane).await?;
+            let lease = self.pool.lease(crate::pool::Purpose::Other).await?;
             for info in lease.session().path_infos(&unknown).await?.into_iter().flatten() {
                 by_path.insert(info.path.clone(), info);
             }

@@ -11,6 +11,7 @@ use drover_core::StoreDir;
 use drover_store::{BuildSettings, StoreError};
 use drover_wire::{ClientOptions, Request, ServerInfo, Trust, Version};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 
 use crate::channel::Channel;
 use crate::dial::Dialler;
@@ -28,8 +29,8 @@ const WRITES: usize = 2;
 pub(crate) enum Purpose {
     Read,
     Write,
-    /// Builds; their number is the scheduler's affair.
-    Lane,
+    /// Builds, whose number is the scheduler's affair, and questions.
+    Other,
 }
 
 /// The channels to one server.
@@ -41,6 +42,8 @@ pub(crate) struct Pool {
     limit: Duration,
     settings: BuildSettings,
     idle: Mutex<Vec<Session>>,
+    /// Channels that are being opened before somebody asks.
+    warming: Mutex<Vec<JoinHandle<Option<Session>>>>,
     reads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
     /// What the first connection found out.
@@ -86,6 +89,13 @@ impl Drop for Lease {
     }
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let warming = self.warming.get_mut().unwrap_or_else(PoisonError::into_inner);
+        warming.iter().for_each(JoinHandle::abort);
+    }
+}
+
 impl Pool {
     pub(crate) fn new(
         name: String,
@@ -103,6 +113,7 @@ impl Pool {
             limit,
             settings,
             idle: Mutex::default(),
+            warming: Mutex::default(),
             reads: Arc::new(Semaphore::new(READS)),
             writes: Arc::new(Semaphore::new(WRITES)),
             known: OnceCell::new(),
@@ -140,7 +151,7 @@ impl Pool {
         let semaphore = match purpose {
             Purpose::Read => Some(&self.reads),
             Purpose::Write => Some(&self.writes),
-            Purpose::Lane => None,
+            Purpose::Other => None,
         };
         let permit = match semaphore {
             Some(semaphore) => Some(
@@ -152,11 +163,39 @@ impl Pool {
             None => None,
         };
         let known = self.connect().await?;
-        let session = match self.take_idle() {
+        let mut found = self.take_idle();
+        while found.is_none() {
+            let Some(opening) = self.take_warming() else { break };
+            found = opening.await.ok().flatten();
+        }
+        let session = match found {
             Some(session) => session,
             None => self.dial(known.version).await?.0,
         };
         Ok(Lease { session: Some(session), pool: Arc::clone(self), _permit: permit })
+    }
+
+    /// Opens channels in the background, beside the first one, so that nobody waits for them later.
+    #[allow(clippy::disallowed_methods, reason = "the handles are kept, and ended with the pool")]
+    pub(crate) fn warm(self: &Arc<Self>, channels: usize) {
+        let mut warming = self.warming.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..channels {
+            // the pool waits for the task, not the task for the pool
+            let pool = Arc::downgrade(self);
+            warming.push(tokio::spawn(async move {
+                let pool = pool.upgrade()?;
+                pool.dial(None).await.ok().map(|(session, _)| session)
+            }));
+        }
+    }
+
+    fn take_warming(&self) -> Option<JoinHandle<Option<Session>>> {
+        let mut warming = self.warming.lock().unwrap_or_else(PoisonError::into_inner);
+        let ready = warming.iter().position(JoinHandle::is_finished);
+        match ready {
+            Some(at) => Some(warming.swap_remove(at)),
+            None => warming.pop(),
+        }
     }
 
     fn closed(&self) -> StoreError {

@@ -11,21 +11,17 @@ use drover_store::{
     BuildSettings, Builder, Description, Lane, Missing, PathStream, Store, StoreError, Substitute,
     Trust,
 };
-use drover_wire::{DerivedPath, Dialect, Request, Response};
-use tokio::sync::OnceCell;
+use drover_wire::{DerivedPath, Request, Response};
 
 use crate::dial::{Address, ConnectOptions, Dialler, Program};
 use crate::lane::RemoteLane;
 use crate::nar_stream::NarStream;
 use crate::pool::{Lease, Pool, Protocol, Purpose};
-use crate::session::{Language, Session};
+use crate::session::Language;
 
 /// A store at the other end of a connection; it also builds.
 pub struct RemoteStore {
     pool: Arc<Pool>,
-    /// The channel for questions, held for as long as the store is open, as temporary roots live
-    /// as long as their connection.
-    control: OnceCell<Lease>,
     /// Where the store's files are on this machine, if they are.
     real_dir: Option<PathBuf>,
 }
@@ -48,7 +44,7 @@ impl RemoteStore {
         let dialler = Dialler::new(name, address, options);
         let limit = options.connect_timeout;
         let pool = Pool::new(name.to_owned(), store_dir, dialler, protocol, limit, settings);
-        RemoteStore { pool: Arc::new(pool), control: OnceCell::new(), real_dir: None }
+        RemoteStore { pool: Arc::new(pool), real_dir: None }
     }
 
     /// Says where the store's files are on this machine, so that derivations can be read there.
@@ -56,16 +52,16 @@ impl RemoteStore {
         RemoteStore { real_dir: Some(real_dir), ..self }
     }
 
-    async fn control(&self) -> Result<&Session, StoreError> {
-        let lease = self.control.get_or_try_init(|| self.pool.lease(Purpose::Lane)).await?;
-        Ok(lease.session())
+    /// Takes a channel for questions.
+    async fn lease(&self) -> Result<Lease, StoreError> {
+        self.pool.lease(Purpose::Other).await
     }
 
-    /// Returns the channel for questions that only the worker protocol has.
-    async fn worker(&self, what: &'static str) -> Result<(&Session, &Dialect), StoreError> {
-        let session = self.control().await?;
-        match &session.language {
-            Language::Worker(dialect) => Ok((session, dialect)),
+    /// Asks something that only the worker protocol has.
+    async fn ask(&self, what: &'static str, request: Request) -> Result<Response, StoreError> {
+        let lease = self.lease().await?;
+        match &lease.session().language {
+            Language::Worker(dialect) => lease.session().ask(dialect, request).await,
             Language::Serve(_) => {
                 Err(StoreError::Unsupported { store: self.pool.name().to_owned(), what })
             }
@@ -108,7 +104,8 @@ impl Store for RemoteStore {
         if paths.is_empty() {
             return Ok(BTreeSet::new());
         }
-        let session = self.control().await?;
+        let lease = self.lease().await?;
+        let session = lease.session();
         if let Language::Worker(dialect) = &session.language {
             for path in paths {
                 drop(session.ask(dialect, Request::AddTempRoot(path.clone())));
@@ -124,7 +121,7 @@ impl Store for RemoteStore {
         if paths.is_empty() {
             return Ok(Vec::new());
         }
-        self.control().await?.path_infos(paths).await
+        self.lease().await?.session().path_infos(paths).await
     }
 
     async fn export(&self, infos: Vec<PathInfo>) -> Result<Box<dyn PathStream>, StoreError> {
@@ -153,21 +150,15 @@ impl Store for RemoteStore {
     }
 
     async fn substitute(&self, paths: &BTreeSet<StorePath>) -> Result<(), StoreError> {
-        let (session, dialect) = self.worker("substitute").await?;
-        let asked: Vec<_> = paths
-            .iter()
-            .map(|path| session.ask(dialect, Request::EnsurePath(path.clone())))
-            .collect();
-        for answer in asked {
-            answer.await?;
+        for path in paths {
+            self.ask("substitute", Request::EnsurePath(path.clone())).await?;
         }
         Ok(())
     }
 
     async fn missing(&self, derivations: &BTreeSet<StorePath>) -> Result<Missing, StoreError> {
-        let (session, dialect) = self.worker("say what is missing").await?;
         let wanted = derivations.iter().cloned().map(DerivedPath::All).collect();
-        match session.ask(dialect, Request::QueryMissing(wanted)).await? {
+        match self.ask("say what is missing", Request::QueryMissing(wanted)).await? {
             Response::Missing(missing) => Ok(Missing {
                 build: missing.build,
                 substitute: missing.substitute,
@@ -178,15 +169,18 @@ impl Store for RemoteStore {
     }
 
     async fn add_indirect_root(&self, link: &str) -> Result<(), StoreError> {
-        let (session, dialect) = self.worker("keep roots").await?;
-        session.ask(dialect, Request::AddIndirectRoot(link.to_owned())).await.map(drop)
+        self.ask("keep roots", Request::AddIndirectRoot(link.to_owned())).await.map(drop)
     }
 }
 
 #[async_trait]
 impl Builder for RemoteStore {
+    fn expect(&self, channels: usize) {
+        self.pool.warm(channels);
+    }
+
     async fn open_lane(&self) -> Result<Box<dyn Lane>, StoreError> {
-        let lease = self.pool.lease(Purpose::Lane).await?;
+        let lease = self.lease().await?;
         Ok(Box::new(RemoteLane::new(lease, Arc::clone(&self.pool))))
     }
 }

@@ -152,6 +152,10 @@ impl BuildLog for SilentLog {
 /// A machine that builds.
 #[async_trait]
 pub trait Builder: Send + Sync {
+    /// Says that so many lanes and transfers will be asked for beside the first, so that they can
+    /// be opened while the first connects. Only a hint.
+    fn expect(&self, channels: usize);
+
     /// Opens one more queue of builds.
     async fn open_lane(&self) -> Result<Box<dyn Lane>, StoreError>;
 }
