@@ -38,6 +38,8 @@ pub(crate) enum Wanted {
 pub(crate) struct Offer {
     /// When the job would be done.
     pub(crate) finish: Moment,
+    /// What would have to be moved there.
+    missing: ByteCount,
     pub(crate) load: u32,
     /// The place of its class in the requirement.
     position: usize,
@@ -113,8 +115,10 @@ impl Scheduler {
                 record.first_lane(self.settings.prefetch_depth as usize, self.now)?
             }
         };
-        let finish = self.finish_at(job, machine, free_at);
-        Some(Offer { finish, load: load(record), position, machine, lane })
+        let transfer = self.transfer(job, machine);
+        let finish = free_at.max(transfer.done_at).plus(self.duration_on(job, machine));
+        let missing = transfer.missing;
+        Some(Offer { finish, missing, load: load(record), position, machine, lane })
     }
 
     /// Returns the place of a machine's class in a requirement, if it meets it.
@@ -176,7 +180,7 @@ impl Scheduler {
                 self.now.max(record.moving_until).plus(record.round_trip).plus(moving)
             }
         };
-        Transfer { latest, done_at }
+        Transfer { latest, missing, done_at }
     }
 
     /// Returns whether a path is on a machine, or will be when a job needs it there.
@@ -240,6 +244,8 @@ impl Scheduler {
 pub(crate) struct Transfer {
     /// The presence of the input that is furthest from there.
     pub(crate) latest: Presence,
+    /// The bytes of those that are absent.
+    pub(crate) missing: ByteCount,
     /// When everything is there.
     pub(crate) done_at: Moment,
 }

@@ -10,7 +10,8 @@ use crate::id::{ByteCount, JobId, MachineId, PathId, Place};
 /// Events about ids that the scheduler does not know are ignored.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// A machine exists. It is connected to when a job needs it.
+    /// A machine exists. It is connected to when a job needs it; jobs that were told to be
+    /// impossible before are not looked at again.
     MachineAdded {
         /// Its id, not used before.
         machine: MachineId,
@@ -58,7 +59,8 @@ pub enum Event {
         /// What kind of failure it was.
         fault: MachineFault,
     },
-    /// No further job may start on a machine; what was started there goes on.
+    /// No further job may start on a machine; what was started there goes on, and jobs that
+    /// only it could take wait until it is resumed or fails.
     Drain {
         /// The machine.
         machine: MachineId,
@@ -91,7 +93,8 @@ pub enum Event {
     },
     /// A built job is needed again: its outputs are gone from where the caller wanted them.
     ///
-    /// It gets a verdict once more. Ignored while the job has no verdict.
+    /// It gets a verdict once more. A job without verdict gets only that one, and for a job with
+    /// any other verdict than `Built` this is ignored: it would have to be submitted anew.
     Rebuild {
         /// The job.
         job: JobId,

@@ -145,9 +145,9 @@ impl Scheduler {
             .iter()
             .find(|tried| tried.machine == machine)
             .map(|tried| Reason::FailedThere { cause: tried.cause.to_string() });
-        match record.link {
-            Link::Up => failed_there.or_else(|| self.unavailability(record)),
-            _ => self.unavailability(record).or(failed_there),
+        match self.machines_to_avoid(job).contains(&machine) {
+            true => failed_there,
+            false => self.unavailability(record).or(failed_there),
         }
     }
 

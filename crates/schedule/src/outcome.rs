@@ -124,6 +124,7 @@ impl Scheduler {
     fn after_stop(&mut self, job: JobId, then: Afterwards) {
         match then {
             Afterwards::End(outcome) => self.end_alone(job, outcome),
+            Afterwards::Again if self.jobs.at(job).missing != 0 => self.hint_tail(job),
             Afterwards::Again => self.ripe.push_back(job),
         }
     }

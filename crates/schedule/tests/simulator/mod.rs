@@ -153,6 +153,7 @@ pub struct Simulator {
     lanes: BTreeMap<Lane, VecDeque<JobId>>,
     attempts: BTreeMap<JobId, u32>,
     built: BTreeSet<JobId>,
+    /// Whether everything was cancelled, so that nothing may start any more.
     cancelled: bool,
     report: Report,
 }
@@ -228,6 +229,9 @@ impl Simulator {
             self.now = at;
             let happening = self.happenings.remove(&id).unwrap();
             self.happen(happening);
+            if self.report.events.is_multiple_of(16) {
+                self.check_explanations();
+            }
         }
         self.check_end();
     }
@@ -454,8 +458,8 @@ impl Simulator {
         self.builders[machine].running[lane] = None;
         let (job, attempt, _) = self.builders[machine].lanes[lane].pop_front().unwrap();
         let (description, truth) = self.world.jobs[job.0 as usize].clone();
-        let is_flaky = self.world.flaky != 0
-            && self.random(u64::from(attempt) * 7919 + u64::from(job.0)) % self.world.flaky == 0;
+        let luck = self.random(u64::from(attempt) * 7919 + u64::from(job.0));
+        let is_flaky = self.world.flaky != 0 && luck.is_multiple_of(self.world.flaky);
         let event = if is_flaky {
             let cause = "the builder ran out of luck".to_owned();
             Event::Failed { job, failure: JobFailure::Infrastructure { cause } }
@@ -509,6 +513,8 @@ impl Simulator {
                     self.later(after, Happening::Order { machine, session, order });
                 }
                 Command::Done { job, verdict } => {
+                    let stops_all = self.world.settings.on_failure == OnFailure::StopAll;
+                    self.cancelled |= stops_all && verdict == Verdict::Failed;
                     let verdicts = self.report.verdicts.entry(job).or_default();
                     let may = match verdicts.last() {
                         None => true,
@@ -530,6 +536,7 @@ impl Simulator {
         let index = lane.machine.0 as usize;
         let machine = &self.world.machines[index];
         let description = &self.world.jobs[job.0 as usize].0;
+        assert!(!self.cancelled, "{job} on {lane}: everything was cancelled");
         assert!(self.connected[index], "{job} on {lane}: not connected");
         let refusal = machine.refusal(&description.system, &description.required_features);
         assert_eq!(refusal, None, "{job} on {lane}");
@@ -553,6 +560,24 @@ impl Simulator {
         self.report.starts.push((self.now, job, lane, after));
         let session = self.builders[index].session;
         self.later(self.half_trip(index), Happening::Order { machine: index, session, order });
+    }
+
+    /// Explaining never fails, and what is told agrees with what was commanded.
+    fn check_explanations(&self) {
+        for job in (0..self.world.jobs.len()).map(|job| JobId(u32::try_from(job).unwrap())) {
+            let explanation = self.scheduler.explain(job).unwrap();
+            let placed = self.lanes.iter().find(|(_, queue)| queue.contains(&job));
+            let told = match &explanation.status {
+                JobStatus::Running { lane }
+                | JobStatus::Queued { lane, .. }
+                | JobStatus::Stopping { lane } => Some(lane),
+                JobStatus::Waiting { .. } | JobStatus::Ready | JobStatus::Done(_) => None,
+            };
+            assert_eq!(told, placed.map(|(lane, _)| lane), "{explanation:?}");
+            for machine in &explanation.machines {
+                assert_ne!(machine.choice.to_string(), "");
+            }
+        }
     }
 
     fn check_end(&self) {

@@ -1,0 +1,57 @@
+# The verbs of this repository. `make` lists them; `make test` is what CI runs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench fmt docs dist
+
+# Where rustup puts Cargo, and where Debian puts what only root has on its path.
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+# Test hosts need root. Cargo itself stays with the user: only what it runs goes through sudo.
+TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
+RUNNER = CARGO_TARGET_$(shell echo $(TRIPLE) | tr 'a-z-' 'A-Z_')_RUNNER
+AS_ROOT = $(if $(filter 0,$(shell id -u)),,$(RUNNER)='sudo -E env PATH=$(PATH)')
+
+help: ## List the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: ## Build a small release on two throw-away builders, here and now (no root needed)
+	@scripts/install-needs demo
+	@cargo build --release --package drover-cli
+	@scripts/demo
+
+test: ## Check everything: format, lints, tests, documentation, house rules
+	@scripts/install-needs test
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo xtask tidy
+	@[ "$$(id -u)" = 0 ] || { echo 'The tests make hosts of their own, which takes root.'; sudo -v; }
+	$(AS_ROOT) cargo test --workspace
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+	@echo 'make test: everything passed'
+
+bench: ## Measure drover against stock Nix, on the same graphs and hosts (RUNS=3)
+	@scripts/install-needs test
+	@cargo build --release --package drover-cli
+	@[ "$$(id -u)" = 0 ] || { echo 'The hosts that are measured take root.'; sudo -v; }
+	@$(AS_ROOT) DROVER='$(abspath $(TARGET_DIR))/release/drover' cargo xtask bench
+
+fmt: ## Format all Rust code
+	cargo fmt --all
+
+docs: ## Build the documentation of all crates
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+	@echo 'Open $(TARGET_DIR)/doc/drover_core/index.html'
+
+dist: ## Pack the release program into target/dist
+	cargo build --release --package drover-cli
+	@version=$$(cargo pkgid --package drover-cli | sed 's/.*[#@]//'); \
+	name=drover-$$version-$(TRIPLE); dist='$(TARGET_DIR)'/dist; \
+	rm -rf "$$dist/$$name"; mkdir -p "$$dist/$$name"; \
+	cp '$(TARGET_DIR)'/release/drover "$$dist/$$name/"; \
+	for file in README.md CHANGELOG.md LICENSE*; do [ ! -f "$$file" ] || cp "$$file" "$$dist/$$name/"; done; \
+	tar -C "$$dist" --owner=0 --group=0 -czf "$$dist/$$name.tar.gz" "$$name"; \
+	(cd "$$dist" && sha256sum "$$name.tar.gz" | tee "$$name.tar.gz.sha256")

@@ -1,0 +1,103 @@
+//! The process table as `/proc` shows it: who is inside which host, and who descends from whom.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// One live process. Zombies are not listed.
+#[derive(Clone, Debug)]
+pub(crate) struct Process {
+    /// Process id, as seen from outside of the hosts.
+    pub(crate) pid: i32,
+    /// Id of the parent.
+    pub(crate) parent: i32,
+    /// Name, at most 15 bytes.
+    pub(crate) name: String,
+}
+
+impl Process {
+    /// Returns the command line, words joined by spaces.
+    pub(crate) fn command_line(&self) -> String {
+        let bytes = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).replace('\0', " ").trim_end().to_owned()
+    }
+
+    fn read(pid: i32) -> Option<Process> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name stands in parentheses and may hold any character, `)` included.
+        let (before, after) = stat.rsplit_once(") ")?;
+        let (_, name) = before.split_once(" (")?;
+        let mut fields = after.split(' ');
+        let state = fields.next()?;
+        let parent = fields.next()?.parse().ok()?;
+        (state != "Z" && state != "X").then(|| Process { pid, parent, name: name.to_owned() })
+    }
+}
+
+/// Returns every live process of the machine.
+pub(crate) fn all() -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(Process::read)
+        .collect()
+}
+
+/// Returns the identity of the pid namespace of `pid`, if the process is there.
+pub(crate) fn pid_namespace(pid: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
+}
+
+/// Returns the processes in `namespace` and in namespaces below it.
+pub(crate) fn inside(namespace: &PathBuf) -> Vec<Process> {
+    with_descendants(|process| pid_namespace(process.pid).as_ref() == Some(namespace))
+}
+
+/// Returns the child processes of `parent` and all that descends from them.
+pub(crate) fn below(parent: i32) -> Vec<Process> {
+    with_descendants(|process| process.parent == parent)
+}
+
+/// Sends `signal` to `pid`; a process that is gone already is fine.
+pub(crate) fn send(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        kill_process(pid, signal).ok();
+    }
+}
+
+fn with_descendants(is_first: impl Fn(&Process) -> bool) -> Vec<Process> {
+    let everything = all();
+    let mut chosen: BTreeSet<i32> =
+        everything.iter().filter(|process| is_first(process)).map(|process| process.pid).collect();
+    loop {
+        let before = chosen.len();
+        for process in &everything {
+            if chosen.contains(&process.parent) {
+                chosen.insert(process.pid);
+            }
+        }
+        if chosen.len() == before {
+            return everything.into_iter().filter(|p| chosen.contains(&p.pid)).collect();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_is_below_its_parent() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let me = i32::try_from(std::process::id()).unwrap();
+        assert!(below(me).iter().any(|process| process.pid == pid));
+        assert!(inside(&pid_namespace(me).unwrap()).iter().any(|process| process.pid == pid));
+        send(pid, Signal::KILL);
+        child.wait().unwrap();
+        assert!(!below(me).iter().any(|process| process.pid == pid));
+    }
+}

@@ -1,0 +1,9 @@
+#!/bin/sh
+# Starts the stock nix-daemon and waits until it listens.
+socket=/nix/var/nix/daemon-socket/socket
+rm -f $socket
+setsid nix-daemon >>/var/log/nix-daemon.log 2>&1 </dev/null 3<&- &
+while ! [ -S $socket ]; do
+  kill -0 $! 2>/dev/null || { cat /var/log/nix-daemon.log >&2; exit 1; }
+  sleep 0.01
+done
