@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_core::StorePath;
+use drover_core::{PathInfo, StorePath};
 use drover_schedule::{
     ByteCount, Command, Event, JobId, Lane, MachineId, MachineKind, Moment, OnFailure, PathId,
     Place, Scheduler, Settings,
@@ -19,6 +19,8 @@ use crate::fleet::Fleet;
 use crate::graph::Graph;
 use crate::lane::{LaneContext, LaneJob, run_lane};
 use crate::machine::{MachineSpec, Site};
+use crate::merge::{Sources as _, fetch_small};
+use crate::places::Kept;
 use crate::prepare::{JobPlan, Work};
 use crate::shared::{Happened, Shared};
 
@@ -274,6 +276,27 @@ impl Driver {
                 Err(error) => {
                     shared.tell(Happened::ConnectFailed { machine, generation, error });
                 }
+            }
+        });
+    }
+
+    /// Fetches a small output before somebody asks, where other machines may: then its way to them
+    /// is half as long.
+    pub(crate) fn fetch_ahead(&mut self, machine: MachineId, place: Place, info: PathInfo) {
+        let up = self.machines.iter().filter(|machine| machine.site.is_some()).count();
+        let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
+        let Ok((store, traffic)) = self.shared.source(place) else { return };
+        if up < 2 {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        state.tasks.spawn(async move {
+            let path = info.path.clone();
+            // where it fails, whoever needs the path finds out why
+            if let Ok(nar) = fetch_small(store, traffic, info).await
+                && shared.places.keep(&path, nar) == Kept::Yes
+            {
+                shared.tell(Happened::Kept { path });
             }
         });
     }

@@ -1,13 +1,16 @@
 //! Paths from several stores in one stream, in an order in which they can be added.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use drover_core::PathInfo;
+use drover_core::{PathInfo, StorePath};
 use drover_schedule::Place;
 use drover_store::{PathStream, Store, StoreError};
+use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
+use futures::FutureExt as _;
 
 use crate::event::{FleetEvent, Observer};
 
@@ -25,23 +28,49 @@ struct Source {
     traffic: Arc<Traffic>,
 }
 
+/// NARs of at most so many bytes are asked for side by side on one connection, and may be kept.
+pub(crate) const SMALL: u64 = 64 * 1024;
+
+/// Small NARs that are asked for ahead of what is being sent.
+const SMALL_AHEAD: usize = 128;
+
+/// How the next path comes.
+enum Next {
+    /// As one of the small ones.
+    Small(PathInfo),
+    /// From a stream.
+    From(Place),
+}
+
 /// Paths from several stores. Each store's are asked for in the order in which they are needed, so
 /// that none waits for another.
 pub(crate) struct Merged {
     sources: Vec<Source>,
-    /// The source of each path that is still to come, last first.
-    order: Vec<Place>,
+    /// The small ones, in the order in which they are needed.
+    small: BoxStream<'static, Result<Bytes, StoreError>>,
+    /// How each path comes that is still to come, last first.
+    order: Vec<Next>,
     count: usize,
-    current: Option<usize>,
+    current: Current,
     to: Arc<Traffic>,
     transfer: u64,
     observer: Arc<dyn Observer>,
+}
+
+/// Where the bytes of the current path come from.
+enum Current {
+    Nothing,
+    Small(Option<Bytes>),
+    Source(usize),
 }
 
 /// Where the stores are, by place.
 pub(crate) trait Sources: Send + Sync {
     /// Returns the store at a place and the count of what it sends.
     fn source(&self, place: Place) -> Result<(Arc<dyn Store>, Arc<Traffic>), StoreError>;
+
+    /// Returns the NAR of a small path if it's at hand.
+    fn kept(&self, path: &StorePath) -> Option<Bytes>;
 }
 
 impl Merged {
@@ -54,21 +83,49 @@ impl Merged {
         transfer: u64,
         observer: Arc<dyn Observer>,
     ) -> Result<Merged, StoreError> {
-        let mut order: Vec<Place> = paths.iter().map(|(_, place)| *place).collect();
-        let count = order.len();
-        order.reverse();
-        let mut by_place: std::collections::BTreeMap<Place, Vec<PathInfo>> =
-            std::collections::BTreeMap::new();
+        let count = paths.len();
+        let mut order = Vec::with_capacity(count);
+        let mut small = Vec::new();
+        let mut by_place: BTreeMap<Place, Vec<PathInfo>> = BTreeMap::new();
         for (info, place) in paths {
-            by_place.entry(place).or_default().push(info);
+            if let Some(nar) = sources.kept(&info.path) {
+                order.push(Next::Small(info));
+                small.push(futures::future::ready(Ok(nar)).boxed());
+            } else if info.nar_size.0 <= SMALL {
+                let (store, traffic) = sources.source(place)?;
+                order.push(Next::Small(info.clone()));
+                small.push(fetch_small(store, traffic, info).boxed());
+            } else {
+                order.push(Next::From(place));
+                by_place.entry(place).or_default().push(info);
+            }
         }
+        order.reverse();
+        let small = futures::stream::iter(small).buffered(SMALL_AHEAD).boxed();
         let mut open = Vec::with_capacity(by_place.len());
         for (place, infos) in by_place {
             let (store, traffic) = sources.source(place)?;
             open.push(Source { place, stream: store.export(infos).await?, traffic });
         }
-        Ok(Merged { sources: open, order, count, current: None, to, transfer, observer })
+        let current = Current::Nothing;
+        Ok(Merged { sources: open, small, order, count, current, to, transfer, observer })
     }
+
+    fn sent(&self, bytes: u64) {
+        self.to.up.fetch_add(bytes, Ordering::Relaxed);
+        self.observer.event(FleetEvent::CopyProgress { transfer: self.transfer, bytes });
+    }
+}
+
+/// Fetches a small NAR whole, and counts it.
+pub(crate) async fn fetch_small(
+    store: Arc<dyn Store>,
+    traffic: Arc<Traffic>,
+    info: PathInfo,
+) -> Result<Bytes, StoreError> {
+    let nar = store.small_nar(info).await?;
+    traffic.down.fetch_add(nar.len() as u64, Ordering::Relaxed);
+    Ok(nar)
 }
 
 #[async_trait]
@@ -78,24 +135,40 @@ impl PathStream for Merged {
     }
 
     async fn next_path(&mut self) -> Result<Option<PathInfo>, StoreError> {
-        let Some(place) = self.order.pop() else { return Ok(None) };
-        self.current = self.sources.iter().position(|source| source.place == place);
-        match self.current.and_then(|at| self.sources.get_mut(at)) {
-            Some(source) => source.stream.next_path().await,
+        match self.order.pop() {
             None => Ok(None),
+            Some(Next::Small(info)) => {
+                let nar = self.small.try_next().await?;
+                self.current = Current::Small(nar);
+                Ok(Some(info))
+            }
+            Some(Next::From(place)) => {
+                let at = self.sources.iter().position(|source| source.place == place);
+                self.current = at.map_or(Current::Nothing, Current::Source);
+                match at.and_then(|at| self.sources.get_mut(at)) {
+                    Some(source) => source.stream.next_path().await,
+                    None => Ok(None),
+                }
+            }
         }
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
-        let Some(source) = self.current.and_then(|at| self.sources.get_mut(at)) else {
-            return Ok(None);
+        let chunk = match &mut self.current {
+            Current::Nothing => None,
+            Current::Small(nar) => nar.take(),
+            Current::Source(at) => match self.sources.get_mut(*at) {
+                Some(source) => {
+                    let chunk = source.stream.chunk().await?;
+                    let bytes = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+                    source.traffic.down.fetch_add(bytes, Ordering::Relaxed);
+                    chunk
+                }
+                None => None,
+            },
         };
-        let chunk = source.stream.chunk().await?;
         if let Some(chunk) = &chunk {
-            let bytes = chunk.len() as u64;
-            source.traffic.down.fetch_add(bytes, Ordering::Relaxed);
-            self.to.up.fetch_add(bytes, Ordering::Relaxed);
-            self.observer.event(FleetEvent::CopyProgress { transfer: self.transfer, bytes });
+            self.sent(chunk.len() as u64);
         }
         Ok(chunk)
     }

@@ -14,6 +14,7 @@ use crate::driver::{Driver, JobPhase};
 use crate::event::{FailureKind, FleetEvent, JobFailureReport, MachineTotals};
 use crate::fleet::{Report, TargetResult};
 use crate::lane::JobEnd;
+use crate::merge::SMALL;
 use crate::shared::Happened;
 
 impl Driver {
@@ -47,6 +48,10 @@ impl Driver {
                     };
                     self.machine_failed(machine, full_text(&error), fault);
                 }
+            }
+            Happened::Kept { path } => {
+                let path = self.path_id(&path);
+                self.tell_scheduler(Event::PathAt { path, place: Place::Here, size: None });
             }
             Happened::Arrived { paths, place } => {
                 for (path, size) in paths {
@@ -92,6 +97,9 @@ impl Driver {
         let Some(state) = self.jobs.get(job.0 as usize) else { return };
         let (plan, mut outputs, mut bytes) = (Arc::clone(&state.plan), Vec::new(), 0);
         for (name, info) in built.outputs {
+            if info.nar_size.0 <= SMALL && place != Place::Here {
+                self.fetch_ahead(machine, place, info.clone());
+            }
             bytes += info.nar_size.0;
             outputs.push((self.path_id(&info.path), ByteCount(info.nar_size.0)));
             if place == Place::Here {

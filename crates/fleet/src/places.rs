@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use drover_core::{OutputName, PathInfo, StorePath};
 use drover_schedule::Place;
 use drover_store::closure_order;
@@ -37,7 +38,13 @@ struct Inner {
     /// Paths on their way to a place, or being built there.
     coming: HashMap<(Place, StorePath), Carrier>,
     realised: HashMap<(StorePath, OutputName), StorePath>,
+    /// Small NARs that are kept, as they will probably be sent on.
+    kept: HashMap<StorePath, Bytes>,
+    kept_bytes: usize,
 }
+
+/// Bytes of small NARs that are kept.
+const KEPT: usize = 16 * 1024 * 1024;
 
 /// What has to happen before a job can be started on a lane.
 #[derive(Default)]
@@ -94,8 +101,23 @@ impl Places {
     /// Returns what is known of a path that is valid somewhere, and one of the places.
     pub(crate) fn somewhere(&self, path: &StorePath) -> Option<(PathInfo, Place)> {
         let inner = self.inner();
-        let place = *inner.at.get(path)?.iter().next()?;
+        let place = inner.nearest(path)?;
         Some((inner.infos.get(path)?.clone(), place))
+    }
+
+    /// Keeps a small NAR, unless many are kept already. Returns whether it did.
+    pub(crate) fn keep(&self, path: &StorePath, nar: Bytes) -> Kept {
+        let mut inner = self.inner();
+        if inner.kept_bytes + nar.len() > KEPT {
+            return Kept::No;
+        }
+        inner.kept_bytes += nar.len();
+        inner.kept.insert(path.clone(), nar);
+        Kept::Yes
+    }
+
+    pub(crate) fn kept(&self, path: &StorePath) -> Option<Bytes> {
+        self.inner().kept.get(path).cloned()
     }
 
     pub(crate) fn is_at(&self, path: &StorePath, place: Place) -> bool {
@@ -160,8 +182,7 @@ impl Places {
         }
         needs.await_others.extend(flying.into_values());
         for info in closure_order(bring) {
-            let from = inner.at.get(&info.path).and_then(|places| places.iter().next().copied());
-            match from {
+            match inner.nearest(&info.path) {
                 Some(from) => {
                     let carrier = Carrier { lane, state: state.clone() };
                     inner.coming.insert((place, info.path.clone()), carrier);
@@ -219,7 +240,22 @@ impl Places {
     }
 }
 
+/// Whether something was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Yes,
+    No,
+}
+
 impl Inner {
+    /// Returns where a path is best had from: what is kept is as good as here.
+    fn nearest(&self, path: &StorePath) -> Option<Place> {
+        if self.kept.contains_key(path) {
+            return Some(Place::Here);
+        }
+        self.at.get(path)?.iter().next().copied()
+    }
+
     fn is_at(&self, path: &StorePath, place: Place) -> bool {
         self.at.get(path).is_some_and(|places| places.contains(&place))
     }

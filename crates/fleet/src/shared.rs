@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use drover_core::{OutputName, PathInfo, StoreDir, StorePath};
 use drover_schedule::{JobId, MachineId, Place};
 use drover_store::{Description, Store, StoreError};
@@ -31,6 +32,8 @@ pub(crate) enum Happened {
     ConnectFailed { machine: MachineId, generation: u32, error: StoreError },
     /// A job ended, one way or another.
     JobEnded { machine: MachineId, generation: u32, job: JobId, end: JobEnd },
+    /// Small NARs were fetched, and are kept.
+    Kept { path: StorePath },
     /// Paths were added to a place.
     Arrived { paths: Vec<(StorePath, u64)>, place: Place },
 }
@@ -191,5 +194,9 @@ impl Sources for Shared {
             }
         };
         Ok((store, self.traffic(place)))
+    }
+
+    fn kept(&self, path: &StorePath) -> Option<Bytes> {
+        self.places.kept(path)
     }
 }

@@ -158,6 +158,8 @@ impl Scheduler {
     pub(crate) fn transfer(&self, job: &JobRecord, machine: MachineId) -> Transfer {
         let record = self.machines.at(machine);
         let mut missing = ByteCount(0);
+        // what is here goes out right ahead of the build; what is elsewhere has to be asked for
+        let mut detour = Duration::ZERO;
         let mut latest = Presence::Present;
         for path in &job.needs {
             match self.presence(*path, machine, record) {
@@ -169,6 +171,9 @@ impl Scheduler {
                 Presence::Absent => {
                     latest = Presence::Absent;
                     missing.0 = missing.0.saturating_add(self.size(*path).0);
+                    if self.paths.get(*path).is_none_or(|known| known.here != Presence::Present) {
+                        detour = record.round_trip;
+                    }
                 }
             }
         }
@@ -177,7 +182,7 @@ impl Scheduler {
             Presence::Coming { .. } => self.now.max(record.moving_until),
             Presence::Absent => {
                 let moving = record.description.bandwidth.time_for(missing);
-                self.now.max(record.moving_until).plus(record.round_trip).plus(moving)
+                self.now.max(record.moving_until).plus(detour).plus(moving)
             }
         };
         Transfer { latest, missing, done_at }

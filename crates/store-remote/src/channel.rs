@@ -78,9 +78,14 @@ impl Channel {
         drop(queues.outgoing.send(outgoing));
     }
 
+    /// Whether nothing has gone wrong.
+    pub(crate) fn is_open(&self) -> bool {
+        self.end.get().is_none()
+    }
+
     /// Whether nothing is owed and nothing went wrong: another user may take it over.
     pub(crate) fn is_reusable(&self) -> bool {
-        self.end.get().is_none() && self.owed.load(Ordering::Acquire) == 0
+        self.is_open() && self.owed.load(Ordering::Acquire) == 0
     }
 
     /// Returns why the channel ended.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use drover_core::{PathInfo, StoreDir, StorePath};
 use drover_store::{
     BuildSettings, Builder, Description, Lane, Missing, PathStream, Store, StoreError, Substitute,
-    Trust,
+    Trust, Verified,
 };
 use drover_wire::{DerivedPath, Request, Response};
 
@@ -17,11 +17,14 @@ use crate::dial::{Address, ConnectOptions, Dialler, Program};
 use crate::lane::RemoteLane;
 use crate::nar_stream::NarStream;
 use crate::pool::{Lease, Pool, Protocol, Purpose};
+use crate::reply::NarChunk;
 use crate::session::Language;
 
 /// A store at the other end of a connection; it also builds.
 pub struct RemoteStore {
     pool: Arc<Pool>,
+    /// The channel for small NARs, which many ask for at once.
+    small: tokio::sync::Mutex<Option<Arc<Lease>>>,
     /// Where the store's files are on this machine, if they are.
     real_dir: Option<PathBuf>,
 }
@@ -44,7 +47,7 @@ impl RemoteStore {
         let dialler = Dialler::new(name, address, options);
         let limit = options.connect_timeout;
         let pool = Pool::new(name.to_owned(), store_dir, dialler, protocol, limit, settings);
-        RemoteStore { pool: Arc::new(pool), real_dir: None }
+        RemoteStore { pool: Arc::new(pool), small: tokio::sync::Mutex::default(), real_dir: None }
     }
 
     /// Says where the store's files are on this machine, so that derivations can be read there.
@@ -55,6 +58,15 @@ impl RemoteStore {
     /// Takes a channel for questions.
     async fn lease(&self) -> Result<Lease, StoreError> {
         self.pool.lease(Purpose::Other).await
+    }
+
+    /// Returns the channel for small NARs; a new one if the last broke.
+    async fn small_lease(&self) -> Result<Arc<Lease>, StoreError> {
+        let mut small = self.small.lock().await;
+        match small.as_ref().filter(|lease| lease.session().channel.is_open()) {
+            Some(lease) => Ok(Arc::clone(lease)),
+            None => Ok(Arc::clone(small.insert(Arc::new(self.lease().await?)))),
+        }
     }
 
     /// Asks something that only the worker protocol has.
@@ -127,6 +139,23 @@ impl Store for RemoteStore {
     async fn export(&self, infos: Vec<PathInfo>) -> Result<Box<dyn PathStream>, StoreError> {
         let lease = self.pool.lease(Purpose::Read).await?;
         Ok(Box::new(NarStream::new(self.pool.name().to_owned(), lease, infos)))
+    }
+
+    async fn small_nar(&self, info: PathInfo) -> Result<Bytes, StoreError> {
+        let lease = self.small_lease().await?;
+        let mut chunks = lease.session().nar(&info.path, info.nar_size.0);
+        let mut verified = Verified::new(self.pool.name().to_owned(), info);
+        let mut nar = Vec::new();
+        while let Some(chunk) = chunks.recv().await {
+            match chunk? {
+                NarChunk::Bytes(bytes) => {
+                    verified.pass(&bytes)?;
+                    nar.extend_from_slice(&bytes);
+                }
+                NarChunk::End => return verified.finish().map(|()| nar.into()),
+            }
+        }
+        Err(lease.session().channel.ending())
     }
 
     async fn import(&self, paths: Box<dyn PathStream>) -> Result<(), StoreError> {

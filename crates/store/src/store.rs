@@ -71,6 +71,18 @@ pub trait Store: Send + Sync {
     /// Streams paths with their NARs, in the given order.
     async fn export(&self, infos: Vec<PathInfo>) -> Result<Box<dyn PathStream>, StoreError>;
 
+    /// Fetches a small NAR whole. Many may be asked for at once.
+    async fn small_nar(&self, info: PathInfo) -> Result<Bytes, StoreError> {
+        let mut stream = self.export(vec![info]).await?;
+        let mut nar = Vec::new();
+        if stream.next_path().await?.is_some() {
+            while let Some(chunk) = stream.chunk().await? {
+                nar.extend_from_slice(&chunk);
+            }
+        }
+        Ok(nar.into())
+    }
+
     /// Adds paths. Adding one that is already valid does nothing.
     async fn import(&self, paths: Box<dyn PathStream>) -> Result<(), StoreError>;
 
