@@ -1,9 +1,9 @@
 //! What a builder returns is checked before anything is made of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use drover_core::{PathInfo, StorePath};
-use drover_derivation::{BasicDerivation, output_path_name};
+use drover_core::{OutputName, PathInfo, StoreName, StorePath};
+use drover_derivation::{Output, output_path_name};
 use drover_store::Built;
 
 use crate::places::Places;
@@ -23,21 +23,29 @@ pub(crate) enum Lie {
     Reference { path: StorePath, reference: StorePath },
 }
 
+/// What a build shall return.
+pub(crate) struct Promised {
+    /// The derivation's name.
+    pub(crate) name: StoreName,
+    /// Its outputs, with their paths where these are known.
+    pub(crate) outputs: BTreeMap<OutputName, Output>,
+}
+
 /// Checks names, paths and references of what was built from `inputs`.
 pub(crate) fn check_built(
-    derivation: &BasicDerivation,
+    promised: &Promised,
     inputs: &[StorePath],
     built: &Built,
     places: &Places,
 ) -> Result<(), Lie> {
     if let Some(name) =
-        derivation.outputs.keys().find(|name| !built.outputs.contains_key(name.as_str()))
+        promised.outputs.keys().find(|name| !built.outputs.contains_key(name.as_str()))
     {
         return Err(Lie::Missing { name: name.to_string() });
     }
     for (name, info) in &built.outputs {
         let Some((output, expected)) =
-            derivation.outputs.iter().find(|(output, _)| output.as_str() == name)
+            promised.outputs.iter().find(|(output, _)| output.as_str() == name)
         else {
             return Err(Lie::Extra { name: name.clone() });
         };
@@ -48,7 +56,7 @@ pub(crate) fn check_built(
                 expected: expected.clone(),
             });
         }
-        let expected = output_path_name(&derivation.name, output).map(|name| name.to_string());
+        let expected = output_path_name(&promised.name, output).map(|name| name.to_string());
         if let Ok(expected) = expected
             && expected != info.path.name()
         {

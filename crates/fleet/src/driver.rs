@@ -2,41 +2,26 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use drover_core::{PathInfo, StorePath};
 use drover_schedule::{
-    ByteCount, Command, Event, JobId, Lane, MachineId, MachineKind, Moment, OnFailure, PathId,
-    Place, Scheduler, Settings,
+    ByteCount, Command, Event, JobId, JobStatus, Lane, MachineId, MachineKind, Moment, OnFailure,
+    Outcome, PathId, Place, Scheduler, Settings, Verdict,
 };
 use drover_store::{Trust, closure_order};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::event::{FleetEvent, JobFailureReport};
 use crate::fleet::Fleet;
 use crate::graph::Graph;
 use crate::lane::{LaneContext, LaneJob, run_lane};
-use crate::machine::{MachineSpec, Site};
-use crate::merge::{Sources as _, fetch_small};
+use crate::machine::MachineSpec;
+use crate::machine_state::{LaneHandle, MachineState};
+use crate::merge::{Found, Sources as _, fetch_small};
 use crate::places::Kept;
 use crate::prepare::{JobPlan, Work};
 use crate::shared::{Happened, Shared};
-
-/// A machine in a run.
-pub(crate) struct MachineState {
-    pub(crate) spec: MachineSpec,
-    /// Grows with each failure: what is told of an earlier one is passed over.
-    pub(crate) generation: u32,
-    pub(crate) site: Option<Arc<dyn Site>>,
-    pub(crate) trust: Trust,
-    lanes: HashMap<u32, mpsc::UnboundedSender<LaneJob>>,
-    tasks: JoinSet<()>,
-    pub(crate) builds: usize,
-    pub(crate) failures: usize,
-    pub(crate) busy: Duration,
-}
 
 /// A job in a run.
 pub(crate) struct JobState {
@@ -44,6 +29,15 @@ pub(crate) struct JobState {
     /// Where it runs or ran.
     pub(crate) lane: Option<Lane>,
     pub(crate) state: JobPhase,
+    pub(crate) verdict: Awaited,
+}
+
+/// Whether the run goes on until a job has its verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    Yes,
+    /// It had one; another may come of itself.
+    No,
 }
 
 /// How far a job has come.
@@ -68,7 +62,7 @@ pub(crate) struct Driver {
     pub(crate) reports: HashMap<JobId, JobFailureReport>,
     paths: HashMap<StorePath, PathId>,
     /// Paths that machines are asked about when they connect.
-    interesting: BTreeSet<StorePath>,
+    pub(crate) interesting: Arc<BTreeSet<StorePath>>,
     happened: mpsc::UnboundedReceiver<Happened>,
     pending: Vec<Event>,
     wake: Option<Instant>,
@@ -108,7 +102,7 @@ impl Driver {
             options: fleet.options.clone(),
             reports: HashMap::new(),
             paths: HashMap::new(),
-            interesting: work.infos.iter().map(|info| info.path.clone()).collect(),
+            interesting: Arc::new(work.infos.iter().map(|info| info.path.clone()).collect()),
             happened,
             pending: Vec::new(),
             wake: None,
@@ -129,6 +123,9 @@ impl Driver {
         for info in closure_order(work.infos) {
             self.path_at(&info.path, Place::Here, Some(info.nar_size.0));
             self.shared.places.add(info, Place::Here);
+        }
+        for (derivation, output, path) in work.realised {
+            self.shared.places.realise(&derivation, output, path);
         }
         self.job_of = work.job_of;
         self.undecided = work.jobs.len();
@@ -164,7 +161,8 @@ impl Driver {
             expected: None,
         };
         self.pending.push(Event::Submitted { job, description });
-        self.jobs.push(JobState { plan: Arc::new(plan), lane: None, state: JobPhase::Waiting });
+        let (lane, state, verdict) = (None, JobPhase::Waiting, Awaited::Yes);
+        self.jobs.push(JobState { plan: Arc::new(plan), lane, state, verdict });
     }
 
     pub(crate) fn path_id(&mut self, path: &StorePath) -> PathId {
@@ -185,8 +183,25 @@ impl Driver {
         self.pending.push(event);
     }
 
-    pub(crate) fn undecided_again(&mut self) {
-        self.undecided += 1;
+    /// Has a job built again whose outputs are gone.
+    pub(crate) fn build_again(&mut self, job: JobId) {
+        self.let_scheduler_decide();
+        let status = self.scheduler.explain(job).map(|explanation| explanation.status);
+        let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
+        match status {
+            None | Some(JobStatus::Stopping { .. }) => self.decided(job, Verdict::Cancelled),
+            Some(JobStatus::Done(outcome)) if outcome != Outcome::Built => {
+                // it was being built again, and that was cancelled without a word
+                self.decided(job, Verdict::Cancelled);
+            }
+            Some(_) => {
+                if state.verdict == Awaited::No {
+                    state.verdict = Awaited::Yes;
+                    self.undecided += 1;
+                }
+                self.pending.push(Event::Rebuild { job });
+            }
+        }
     }
 
     /// Works until every job has its verdict.
@@ -235,7 +250,12 @@ impl Driver {
             Command::Start { job, lane, .. } => self.start(job, lane),
             Command::Stop { job } => self.stop(job),
             Command::Done { job, verdict } => {
-                self.undecided = self.undecided.saturating_sub(1);
+                if let Some(state) = self.jobs.get_mut(job.0 as usize)
+                    && state.verdict == Awaited::Yes
+                {
+                    state.verdict = Awaited::No;
+                    self.undecided = self.undecided.saturating_sub(1);
+                }
                 self.decided(job, verdict);
             }
             Command::Wake { at } => self.wake = Some(self.began + at.0),
@@ -243,7 +263,7 @@ impl Driver {
     }
 
     fn connect(&mut self, machine: MachineId) {
-        let interesting = self.interesting.clone();
+        let interesting = Arc::clone(&self.interesting);
         let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
         let site = (state.spec.open)();
         site.expect(self.expected_channels.min(state.spec.description.slots as usize));
@@ -252,7 +272,7 @@ impl Driver {
         let shared = Arc::clone(&self.shared);
         let name = shared.name_of(machine);
         shared.observer.event(FleetEvent::Connecting { machine: name });
-        state.tasks.spawn(async move {
+        state.connecting.spawn(async move {
             let began = Instant::now();
             let connected = async {
                 let description = site.connect().await?;
@@ -262,7 +282,6 @@ impl Driver {
             };
             match connected.await {
                 Ok((description, took, valid)) => {
-                    shared.set_site(machine, site);
                     let round_trip = began.elapsed().saturating_sub(took);
                     shared.tell(Happened::Connected {
                         machine,
@@ -285,7 +304,7 @@ impl Driver {
     pub(crate) fn fetch_ahead(&mut self, machine: MachineId, place: Place, info: PathInfo) {
         let up = self.machines.iter().filter(|machine| machine.site.is_some()).count();
         let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
-        let Ok((store, traffic)) = self.shared.source(place) else { return };
+        let Ok(Found { store, traffic, .. }) = self.shared.source(place) else { return };
         if up < 2 {
             return;
         }
@@ -312,55 +331,47 @@ impl Driver {
         shared.observer.event(FleetEvent::Assigned { node, machine: name.clone() });
         let Some(on) = self.machines.get_mut(machine.0 as usize) else { return };
         let Some(site) = on.site.clone() else { return };
-        let queue = on.lanes.entry(lane.index).or_insert_with(|| {
+        let handle = on.lanes.entry(lane.index).or_insert_with(|| {
             let (queue, jobs) = mpsc::unbounded_channel();
             let context = LaneContext {
-                place: shared.place_of(machine),
+                berth: shared.places.berth(shared.place_of(machine)),
                 shared,
                 site,
                 machine,
                 name: name.into(),
-                index: lane.index,
                 trust: on.trust,
                 generation: on.generation,
             };
-            on.tasks.spawn(run_lane(Arc::new(context), jobs));
-            queue
+            let task = on.tasks.spawn(run_lane(Arc::new(context), jobs));
+            LaneHandle { queue, task, jobs: BTreeSet::new() }
         });
+        handle.jobs.insert(job);
         // a lane ends only with its machine, whose failing is told apart
-        drop(queue.send(LaneJob { job, plan }));
+        drop(handle.queue.send(LaneJob { job, plan }));
     }
 
     /// Notes that a job is not wanted any more. A lane can only be ended whole, so a job stops when
     /// all that are on its lane shall. Where the rest goes on, a job is only stopped because one
-    /// ahead of it failed, and then it ends by itself at once, for want of an input.
+    /// ahead of it failed, and then it ends by itself at once, for want of an input; except where
+    /// the machine would make that input itself.
     fn stop(&mut self, job: JobId) {
         let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
+        // one that came back meanwhile has told so
+        let (JobPhase::Started, Some(lane)) = (&state.state, state.lane) else { return };
         state.state = JobPhase::Stopping;
-        if self.options.keep_going {
+        let Some(machine) = self.machines.get_mut(lane.machine.0 as usize) else { return };
+        if self.options.keep_going && machine.trust != Trust::NotTrusted {
             return;
         }
-        let Some(lane) = state.lane else { return };
-        let on_lane = |state: &&JobState| {
-            state.lane == Some(lane)
-                && matches!(state.state, JobPhase::Started | JobPhase::Stopping)
+        let Some(handle) = machine.lanes.get(&lane.index) else { return };
+        let is_stopping = |job: &JobId| {
+            let state = self.jobs.get(job.0 as usize);
+            state.is_some_and(|state| matches!(state.state, JobPhase::Stopping))
         };
-        let all_stop = self
-            .jobs
-            .iter()
-            .filter(on_lane)
-            .all(|state| matches!(state.state, JobPhase::Stopping));
-        if !all_stop {
+        if !handle.jobs.iter().all(is_stopping) {
             return;
         }
-        let stopped: Vec<JobId> = (0..)
-            .map(JobId)
-            .zip(&self.jobs)
-            .filter(|(_, state)| on_lane(state))
-            .map(|(job, _)| job)
-            .collect();
-        self.end_lane(lane);
-        for job in stopped {
+        for job in machine.end_lane(lane.index) {
             if let Some(state) = self.jobs.get_mut(job.0 as usize) {
                 state.state = JobPhase::Waiting;
             }
@@ -368,23 +379,13 @@ impl Driver {
         }
     }
 
-    /// Ends what runs on a lane: its queue's end is the end of its tasks and its connection.
-    fn end_lane(&mut self, lane: Lane) {
-        if let Some(machine) = self.machines.get_mut(lane.machine.0 as usize) {
-            machine.lanes.remove(&lane.index);
-        }
-    }
-
-    /// Gives the lanes' channels back, for the transfers that follow, and gives up on machines that
-    /// have not connected yet.
+    /// Gives the lanes' channels back, for the transfers that follow.
     pub(crate) async fn close_lanes(&mut self) {
         for machine in &mut self.machines {
             machine.lanes.clear();
             machine.tasks.abort_all();
         }
-        for machine in &mut self.machines {
-            while machine.tasks.join_next().await.is_some() {}
-        }
+        self.until_ended().await;
     }
 
     /// Ends everything on all machines, and waits until it has ended here.
@@ -396,8 +397,20 @@ impl Driver {
             self.shared.forget_site(machine);
         }
         for machine in &mut self.machines {
+            while machine.connecting.join_next().await.is_some() {}
+        }
+        self.until_ended().await;
+    }
+
+    /// Waits until the tasks of lanes that were ended are gone.
+    async fn until_ended(&mut self) {
+        for machine in &mut self.machines {
             while machine.tasks.join_next().await.is_some() {}
         }
+        let tracker = &self.shared.tracker;
+        tracker.close();
+        tracker.wait().await;
+        tracker.reopen();
     }
 }
 
@@ -408,28 +421,4 @@ fn expected_channels(work: &Work, machines: usize) -> usize {
     let lanes = ready.div_ceil(machines.max(1));
     let transfers = usize::from(machines > 1 && ready > 1 && ready < work.jobs.len());
     (lanes + transfers).saturating_sub(1)
-}
-
-impl MachineState {
-    fn new(spec: MachineSpec) -> MachineState {
-        MachineState {
-            spec,
-            generation: 0,
-            site: None,
-            trust: Trust::Unknown,
-            lanes: HashMap::new(),
-            tasks: JoinSet::new(),
-            builds: 0,
-            failures: 0,
-            busy: Duration::ZERO,
-        }
-    }
-
-    /// Drops all connections and what was asked over them.
-    pub(crate) fn end(&mut self) {
-        self.generation += 1;
-        self.lanes.clear();
-        self.tasks.abort_all();
-        self.site = None;
-    }
 }

@@ -174,9 +174,8 @@ impl Fleet {
             built = build_and_retrieve(&mut driver, &targets) => built,
             () = cancel.cancelled() => Err(BuildError::Cancelled),
         };
-        if built.is_err() {
-            driver.stop_everything().await;
-        }
+        // on success there may be machines that have not answered yet
+        driver.stop_everything().await;
         let targets = built?;
         Ok(driver.into_report(targets, started.elapsed()))
     }

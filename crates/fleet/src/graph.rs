@@ -45,6 +45,12 @@ pub enum GraphError {
         /// What is wrong with it.
         source: DerivationError,
     },
+    /// A derivation that was asked for and is not in the graph that was read.
+    #[error("'{path}' is not in the graph")]
+    NotInGraph {
+        /// The path.
+        path: StorePath,
+    },
     /// The store.
     #[error("cannot read derivations")]
     Store {

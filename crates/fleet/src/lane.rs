@@ -1,30 +1,30 @@
 //! One lane of a machine: brings a job's inputs, sends the build, and goes on to the next without
 //! waiting for the answer.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use drover_core::{OutputName, PathInfo, StorePath};
-use drover_derivation::{BasicDerivation, Derivation};
 use drover_schedule::{JobId, MachineId, Place};
 use drover_store::{
-    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, Built, Lane, LogEvent, Pending,
+    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, Built, Lane, Pending, Store,
     StoreError, Trust,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::check::check_built;
-use crate::event::{FleetEvent, Observer};
+use crate::check::{Promised, check_built};
 use crate::fleet::total_bytes;
-use crate::graph::NodeId;
+use crate::job_log::JobLog;
 use crate::machine::Site;
-use crate::merge::Merged;
-use crate::places::{Flight, Needs};
+use crate::merge::{Culprit, Merged, Origin};
+use crate::places::{Berth, Flight, Needs};
 use crate::prepare::JobPlan;
+use crate::resolve::{Resolved, is_resolvable, resolve};
 use crate::shared::Shared;
+use crate::transfer::{BULKY, Destination, copy_all};
 
 /// Bytes of inputs from which on they don't go through the lane while it builds something else:
 /// the server would not read them before that has ended.
@@ -48,8 +48,8 @@ pub(crate) enum JobEnd {
     Derivation { cause: String },
     /// The machine's answer can't be right.
     Lie { cause: String },
-    /// A connection broke; whose, the error's store says.
-    Broken { error: StoreError },
+    /// A connection broke: the machine's, unless it was that of a source of its inputs.
+    Broken { error: StoreError, source: Option<Origin> },
 }
 
 /// A machine's lane.
@@ -58,8 +58,7 @@ pub(crate) struct LaneContext {
     pub(crate) site: Arc<dyn Site>,
     pub(crate) machine: MachineId,
     pub(crate) name: Arc<str>,
-    pub(crate) place: Place,
-    pub(crate) index: u32,
+    pub(crate) berth: Berth,
     pub(crate) trust: Trust,
     pub(crate) generation: u32,
 }
@@ -70,31 +69,51 @@ impl LaneContext {
     }
 }
 
-/// Works through the queue until the driver drops it, which ends everything that runs here.
+/// An open lane.
+#[derive(Clone)]
+struct Open {
+    lane: Arc<dyn Lane>,
+    /// The source that broke off what was sent on this lane. Whatever breaks on it after that is
+    /// not the machine's fault.
+    culprit: Culprit,
+    /// The job sent last, until it has ended.
+    ahead: Option<watch::Receiver<Flight>>,
+}
+
+/// Works through the queue until the driver ends the task, which ends everything that runs here.
 pub(crate) async fn run_lane(context: Arc<LaneContext>, mut queue: mpsc::UnboundedReceiver<LaneJob>) {
     let mut running = JoinSet::new();
-    let mut lane: Option<Arc<dyn Lane>> = None;
+    let mut open: Option<Open> = None;
     while let Some(job) = queue.recv().await {
         let id = job.job;
-        let open = match &lane {
-            Some(lane) => Arc::clone(lane),
+        // a lane on which a transfer was broken off may be of no use any more
+        let usable = open.take().filter(|open| open.culprit.get().is_none());
+        let on = match usable {
+            Some(usable) => open.insert(usable),
             None => match context.site.open_lane().await {
-                Ok(opened) => Arc::clone(lane.insert(Arc::from(opened))),
+                Ok(lane) => {
+                    let (lane, culprit) = (Arc::from(lane), Culprit::default());
+                    open.insert(Open { lane, culprit, ahead: None })
+                }
                 Err(error) => {
-                    context.tell(id, JobEnd::Broken { error });
+                    context.tell(id, JobEnd::Broken { error, source: None });
                     continue;
                 }
             },
         };
         while running.try_join_next().is_some() {}
         let busy = if running.is_empty() { Busy::No } else { Busy::Yes };
-        match submit(&context, &open, job, busy).await {
+        match submit(&context, on, job, busy).await {
             Ok(submitted) => {
-                running.spawn(submitted.follow(Arc::clone(&context)));
+                on.ahead = Some(submitted.produced.subscribe());
+                let followed = submitted.follow(Arc::clone(&context));
+                running.spawn(context.shared.tracker.track_future(followed));
             }
             Err(end) => context.tell(id, end),
         }
     }
+    // until the driver ends the task, what was sent goes on
+    while running.join_next().await.is_some() {}
 }
 
 /// Whether a build runs on the lane.
@@ -107,14 +126,17 @@ enum Busy {
 /// A build that was sent.
 struct Submitted {
     job: JobId,
-    basic: BasicDerivation,
+    plan: Arc<JobPlan>,
+    promised: Promised,
     inputs: Vec<StorePath>,
     outcome: Pending<BuildOutcome>,
     import: Option<Import>,
     log: Arc<JobLog>,
     sent: Instant,
     produced: watch::Sender<Flight>,
+    /// Outputs whose paths are known.
     outputs: Vec<StorePath>,
+    on: Open,
 }
 
 /// Inputs that were sent ahead of a build.
@@ -122,143 +144,121 @@ struct Import {
     done: Pending<()>,
     paths: Vec<PathInfo>,
     state: watch::Sender<Flight>,
+    culprit: Culprit,
 }
 
 impl Import {
     /// Waits until they are valid there.
-    async fn finish(self, context: &LaneContext) -> Result<(), StoreError> {
-        let result = self.done.await;
-        match &result {
+    async fn finish(self, context: &LaneContext) -> Result<(), JobEnd> {
+        match self.done.await {
             Ok(()) => {
-                context.shared.places.landed(&self.paths, context.place);
-                context.shared.paths_arrived(&self.paths, context.place);
+                context.shared.places.landed(&self.paths, context.berth);
+                let (machine, generation) = (context.machine, context.generation);
+                context.shared.paths_arrived(machine, generation, &self.paths);
                 self.state.send_replace(Flight::Landed);
+                Ok(())
             }
-            Err(_) => {
+            Err(error) => {
                 let paths = self.paths.iter().map(|info| &info.path);
-                context.shared.places.not_coming(paths, context.place);
+                context.shared.places.not_coming(paths, context.berth);
                 self.state.send_replace(Flight::Failed);
+                Err(broken(&self.culprit, error))
             }
         }
-        result
     }
 }
 
 /// Brings the inputs on their way and sends the build behind them.
 async fn submit(
     context: &Arc<LaneContext>,
-    lane: &Arc<dyn Lane>,
+    on: &Open,
     job: LaneJob,
     busy: Busy,
 ) -> Result<Submitted, JobEnd> {
-    let plan = &job.plan;
-    let resolved = resolve(context, plan)?;
-    let from_store = context.trust == Trust::NotTrusted;
-    let mut wanted = resolved.inputs.clone();
-    if from_store {
-        wanted = context.shared.derivation_closure(&plan.path).await.map_err(broken)?;
-    }
-    let mut import = bring(context, lane, &wanted, busy).await?;
-    if let (Some(pending), true) = (&import, busy == Busy::Yes)
-        && total_bytes(&pending.paths) > ASIDE
-        && let Some(pending) = import.take()
+    let (shared, plan) = (&context.shared, &job.plan);
+    if !is_resolvable(shared, plan)
+        && let Some(ahead) = on.ahead.clone()
     {
-        pending.finish(context).await.map_err(broken)?;
+        // only the build ahead can tell where its outputs are
+        all_landed(vec![ahead]).await;
     }
-    let known_outputs: BTreeMap<String, StorePath> = resolved
-        .basic
+    let Resolved { path, basic, inputs } = resolve(shared, plan)?;
+    let from_store = context.trust == Trust::NotTrusted;
+    let closure;
+    let wanted = match from_store {
+        true => {
+            let found = shared.derivation_closure(&plan.path).await;
+            let source = Some(Origin::Here);
+            closure = found.map_err(|error| JobEnd::Broken { error, source })?;
+            &closure
+        }
+        false => &inputs,
+    };
+    let mut import = bring(context, on, wanted, busy).await?;
+    if let Some(pending) = import.take_if(|import| goes_aside(&import.paths, busy)) {
+        pending.finish(context).await?;
+    }
+    let promised = Promised { name: basic.name.clone(), outputs: basic.outputs.clone() };
+    let known_outputs: BTreeMap<String, StorePath> = promised
         .outputs
         .iter()
         .filter_map(|(name, output)| Some((name.to_string(), output.path()?.clone())))
         .collect();
     let outputs: Vec<StorePath> = known_outputs.values().cloned().collect();
     let (produced, state) = watch::channel(Flight::Flying);
-    context.shared.places.will_be_built(outputs.iter(), context.place, context.index, &state);
-    let log = Arc::new(JobLog {
-        node: plan.node,
-        machine: Arc::clone(&context.name),
-        observer: Arc::clone(&context.shared.observer),
-        limit: context.shared.log_lines,
-        started: OnceLock::new(),
-        tail: Mutex::default(),
-    });
+    shared.places.will_be_built(outputs.iter(), context.berth, &state);
+    let (observer, machine) = (Arc::clone(&shared.observer), Arc::clone(&context.name));
+    let log = Arc::new(JobLog::new(plan.node, machine, observer, shared.log_lines));
     let request = BuildRequest {
-        derivation: resolved.path,
-        outputs: resolved.basic.outputs.keys().map(OutputName::to_string).collect(),
+        derivation: path,
+        outputs: promised.outputs.keys().map(OutputName::to_string).collect(),
         known_outputs,
         plan: match from_store {
             true => BuildPlan::FromStore,
-            false => BuildPlan::Derivation(Box::new(resolved.basic.clone())),
+            false => BuildPlan::Derivation(Box::new(basic)),
         },
     };
-    let outcome = lane.build(request, Arc::clone(&log) as Arc<dyn BuildLog>);
-    let (basic, inputs) = (resolved.basic, resolved.inputs);
-    let sent = Instant::now();
-    Ok(Submitted { job: job.job, basic, inputs, outcome, import, log, sent, produced, outputs })
+    let outcome = on.lane.build(request, Arc::clone(&log) as Arc<dyn BuildLog>);
+    let LaneJob { job, plan } = job;
+    let (sent, on) = (Instant::now(), on.clone());
+    Ok(Submitted { job, plan, promised, inputs, outcome, import, log, sent, produced, outputs, on })
 }
 
-fn broken(error: StoreError) -> JobEnd {
-    JobEnd::Broken { error }
-}
-
-/// A derivation with all inputs known.
-struct Resolved {
-    path: StorePath,
-    basic: BasicDerivation,
-    inputs: Vec<StorePath>,
-}
-
-fn resolve(context: &LaneContext, plan: &JobPlan) -> Result<Resolved, JobEnd> {
-    let store_dir = &context.shared.store_dir;
-    let derivation = &plan.derivation;
-    let bad = |error: drover_derivation::DerivationError| JobEnd::Derivation { cause: error.to_string() };
-    let realised = |path: &StorePath, output: &OutputName| context.shared.realised(path, output);
-    let mut inputs = plan.inputs.clone();
-    for (path, output) in &plan.built_inputs {
-        match realised(path, output) {
-            Some(path) => inputs.push(path),
-            None => {
-                let cause = format!("output '{output}' of '{path}' is not known");
-                return Err(JobEnd::Input { cause });
-            }
-        }
+/// Says whose connection broke.
+fn broken(culprit: &Culprit, error: StoreError) -> JobEnd {
+    match culprit.get() {
+        Some((origin, error)) => JobEnd::Broken { error: error.clone(), source: Some(*origin) },
+        None => JobEnd::Broken { error, source: None },
     }
-    if derivation.must_resolve().map_err(bad)? {
-        let basic = derivation.resolve(store_dir, realised).map_err(bad)?;
-        let path = Derivation::from(basic.clone()).derivation_path(store_dir).map_err(bad)?;
-        return Ok(Resolved { path, basic, inputs });
-    }
-    let basic = derivation.to_basic(inputs.iter().cloned());
-    Ok(Resolved { path: plan.path.clone(), basic, inputs })
 }
 
 /// Sends what is missing on its way, and waits for what others bring.
 async fn bring(
     context: &Arc<LaneContext>,
-    lane: &Arc<dyn Lane>,
+    on: &Open,
     wanted: &[StorePath],
     busy: Busy,
 ) -> Result<Option<Import>, JobEnd> {
     let (state, watched) = watch::channel(Flight::Flying);
     let places = &context.shared.places;
     let Needs { bring, await_others, await_first, lost } =
-        places.claim(wanted, context.place, context.index, &watched);
+        places.claim(wanted, context.berth, &watched);
     if let Some(path) = lost.first() {
-        places.not_coming(bring.iter().map(|(info, _)| &info.path), context.place);
+        places.not_coming(bring.iter().map(|(info, _)| &info.path), context.berth);
         return Err(JobEnd::Input { cause: format!("input '{path}' is nowhere any more") });
     }
     let not_brought = || JobEnd::Input { cause: "an input could not be brought".to_owned() };
     if !all_landed(await_first).await {
-        places.not_coming(bring.iter().map(|(info, _)| &info.path), context.place);
+        places.not_coming(bring.iter().map(|(info, _)| &info.path), context.berth);
         return Err(not_brought());
     }
     let import = match bring.is_empty() {
         true => None,
-        false => Some(start_import(context, lane, bring, state, busy).await?),
+        false => Some(start_import(context, on, bring, state, busy).await?),
     };
     if !all_landed(await_others).await {
         if let Some(import) = import {
-            import.finish(context).await.map_err(broken)?;
+            import.finish(context).await?;
         }
         return Err(not_brought());
     }
@@ -278,116 +278,90 @@ async fn all_landed(flights: Vec<watch::Receiver<Flight>>) -> bool {
 
 async fn start_import(
     context: &Arc<LaneContext>,
-    lane: &Arc<dyn Lane>,
+    on: &Open,
     bring: Vec<(PathInfo, Place)>,
     state: watch::Sender<Flight>,
     busy: Busy,
 ) -> Result<Import, JobEnd> {
     let shared = &context.shared;
     let paths: Vec<PathInfo> = bring.iter().map(|(info, _)| info.clone()).collect();
+    let mut culprit = Culprit::default();
+    if goes_aside(&paths, busy) {
+        let to = Destination {
+            store: Arc::clone(&context.site) as Arc<dyn Store>,
+            berth: context.berth,
+            machine: Some(context.machine),
+            culprit: culprit.clone(),
+        };
+        let shared = Arc::clone(shared);
+        let done = Box::pin(async move { copy_all(&shared, to, bring).await });
+        return Ok(Import { done, paths, state, culprit });
+    }
     let transfer = shared.start_transfer(&bring, Some(context.machine));
-    let to = shared.traffic(context.place);
-    let observer = Arc::clone(&shared.observer);
-    let merged = match Merged::open(shared.as_ref(), bring, to, transfer, observer).await {
-        Ok(merged) => Box::new(merged),
+    let to = shared.traffic(context.berth.place);
+    match Merged::open(shared.as_ref(), bring, to, transfer, culprit.clone()).await {
+        Ok(mut merged) => {
+            // from here on a source that breaks off may take the lane with it
+            merged.culprit = on.culprit.clone();
+            culprit = on.culprit.clone();
+            Ok(Import { done: on.lane.import(Box::new(merged)), paths, state, culprit })
+        }
         Err(error) => {
-            shared.places.not_coming(paths.iter().map(|info| &info.path), context.place);
-            return Err(broken(error));
+            shared.places.not_coming(paths.iter().map(|info| &info.path), context.berth);
+            Err(broken(&culprit, error))
         }
-    };
-    let aside = busy == Busy::Yes && total_bytes(&paths) > ASIDE;
-    let done: Pending<()> = match aside {
-        false => lane.import(merged),
-        true => {
-            let site = Arc::clone(&context.site);
-            Box::pin(async move { site.import(merged).await })
-        }
-    };
-    Ok(Import { done, paths, state })
+    }
+}
+
+/// Whether inputs take other channels than the lane's: a busy lane reads nothing before its build
+/// has ended, and several bulky paths are faster side by side.
+fn goes_aside(paths: &[PathInfo], busy: Busy) -> bool {
+    let bulky = paths.iter().filter(|info| info.nar_size.0 >= BULKY).count();
+    bulky > 1 || (busy == Busy::Yes && total_bytes(paths) > ASIDE)
 }
 
 impl Submitted {
-    /// Waits for the build, checks it, and tells the driver.
-    async fn follow(self, context: Arc<LaneContext>) {
-        let Submitted { job, basic, inputs, outcome, import, log, sent, produced, outputs } = self;
-        let imported = match import {
+    /// Waits for the build, checks it, and tells the driver; after those that were sent before, as
+    /// what they made may be what this one refers to.
+    async fn follow(mut self, context: Arc<LaneContext>) {
+        let imported = match self.import.take() {
             Some(import) => import.finish(&context).await,
             None => Ok(()),
         };
-        let outcome = outcome.await;
-        let took = log.started.get().copied().unwrap_or(sent).elapsed();
+        let outcome = (&mut self.outcome).await;
+        let took = self.log.started().unwrap_or(self.sent).elapsed();
+        if let Some(ahead) = self.on.ahead.take() {
+            all_landed(vec![ahead]).await;
+        }
         let end = match (imported, outcome) {
-            (Err(error), Ok(BuildOutcome::Failed(_)) | Err(_)) => JobEnd::Broken { error },
-            (_, Err(error)) => JobEnd::Broken { error },
+            (Err(end), Ok(BuildOutcome::Failed(_)) | Err(_)) => end,
+            (_, Err(error)) => broken(&self.on.culprit, error),
             (_, Ok(BuildOutcome::Failed(failure))) => {
-                JobEnd::Failed { failure, tail: log.take_tail() }
+                JobEnd::Failed { failure, tail: self.log.take_tail() }
             }
-            (_, Ok(BuildOutcome::Built(built))) => {
-                match check_built(&basic, &inputs, &built, &context.shared.places) {
-                    Ok(()) => JobEnd::Built { built, took },
-                    Err(lie) => JobEnd::Lie { cause: lie.to_string() },
-                }
-            }
+            (_, Ok(BuildOutcome::Built(built))) => self.built(&context, built, took),
         };
-        if let JobEnd::Built { built, .. } = &end {
-            for info in built.outputs.values() {
-                context.shared.places.add(info.clone(), context.place);
-            }
-            produced.send_replace(Flight::Landed);
-        } else {
-            produced.send_replace(Flight::Failed);
-        }
-        context.shared.places.not_coming(outputs.iter(), context.place);
-        context.tell(job, end);
-    }
-}
-
-/// Follows one build.
-struct JobLog {
-    node: NodeId,
-    machine: Arc<str>,
-    observer: Arc<dyn Observer>,
-    limit: usize,
-    started: OnceLock<Instant>,
-    tail: Mutex<VecDeque<String>>,
-}
-
-impl JobLog {
-    fn take_tail(&self) -> Vec<String> {
-        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        tail.drain(..).collect()
+        context.shared.places.not_coming(self.outputs.iter(), context.berth);
+        let flight = match end {
+            JobEnd::Built { .. } => Flight::Landed,
+            _ => Flight::Failed,
+        };
+        context.tell(self.job, end);
+        self.produced.send_replace(flight);
     }
 
-    fn keep(&self, line: &str) {
-        /// Bytes of a line that are kept for the report of a failure.
-        const KEPT: usize = 4096;
-        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        if tail.len() >= self.limit {
-            tail.pop_front();
+    /// Believes what was built, if it can be right.
+    fn built(&self, context: &LaneContext, built: Built, took: Duration) -> JobEnd {
+        let places = &context.shared.places;
+        if let Err(lie) = check_built(&self.promised, &self.inputs, &built, places) {
+            return JobEnd::Lie { cause: lie.to_string() };
         }
-        tail.push_back(line.chars().take(KEPT).collect());
-    }
-}
-
-impl BuildLog for JobLog {
-    fn event(&self, event: LogEvent) {
-        let node = self.node;
-        match event {
-            LogEvent::Started => {
-                if self.started.set(Instant::now()).is_ok() {
-                    let machine = self.machine.to_string();
-                    self.observer.event(FleetEvent::Building { node, machine });
-                }
-            }
-            LogEvent::Line(line) => {
-                self.keep(&line);
-                self.observer.event(FleetEvent::LogLine { node, line });
-            }
-            LogEvent::Phase(phase) => self.observer.event(FleetEvent::Phase { node, phase }),
-            LogEvent::Message(message) => {
-                let text = format!("{}: {message}", self.machine);
-                self.observer.event(FleetEvent::Note(text));
+        for (name, info) in &built.outputs {
+            places.built(info.clone(), context.berth);
+            if let Some((name, _)) = self.promised.outputs.get_key_value(name.as_str()) {
+                places.realise(&self.plan.path, name.clone(), info.path.clone());
             }
         }
+        JobEnd::Built { built, took }
     }
 }

@@ -10,14 +10,18 @@ mod driver;
 mod event;
 mod fleet;
 mod graph;
+mod job_log;
 mod lane;
 mod machine;
+mod machine_state;
 mod merge;
 mod outcome;
 mod places;
 mod prepare;
+mod resolve;
 mod retrieve;
 mod shared;
+mod transfer;
 
 pub use event::{FailureKind, FleetEvent, JobFailureReport, MachineTotals, Observer, Silent};
 pub use fleet::{BuildError, CopyBack, DryRun, Fleet, FleetOptions, Report, Target, TargetResult};

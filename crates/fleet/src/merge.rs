@@ -1,16 +1,16 @@
 //! Paths from several stores in one stream, in an order in which they can be added.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{PathInfo, StorePath};
-use drover_schedule::Place;
+use drover_schedule::{MachineId, Place};
 use drover_store::{PathStream, Store, StoreError};
-use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use futures::FutureExt as _;
+use futures::stream::{BoxStream, StreamExt as _};
 
 use crate::event::{FleetEvent, Observer};
 
@@ -26,6 +26,7 @@ struct Source {
     place: Place,
     stream: Box<dyn PathStream>,
     traffic: Arc<Traffic>,
+    origin: Origin,
 }
 
 /// NARs of at most so many bytes are asked for side by side on one connection, and may be kept.
@@ -47,14 +48,15 @@ enum Next {
 pub(crate) struct Merged {
     sources: Vec<Source>,
     /// The small ones, in the order in which they are needed.
-    small: BoxStream<'static, Result<Bytes, StoreError>>,
+    small: BoxStream<'static, (Origin, Result<Bytes, StoreError>)>,
     /// How each path comes that is still to come, last first.
     order: Vec<Next>,
     count: usize,
     current: Current,
     to: Arc<Traffic>,
-    transfer: u64,
-    observer: Arc<dyn Observer>,
+    transfer: Transfer,
+    /// Where it's told which source broke off.
+    pub(crate) culprit: Culprit,
 }
 
 /// Where the bytes of the current path come from.
@@ -64,10 +66,59 @@ enum Current {
     Source(usize),
 }
 
+/// A store that paths come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The caller's own.
+    Here,
+    /// A machine, in one of its connections.
+    On { machine: MachineId, generation: u32 },
+    /// A machine that is not connected any more.
+    Gone,
+}
+
+/// The source that broke transfers off, if it was one of the sources, and its error.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Culprit(Arc<OnceLock<(Origin, StoreError)>>);
+
+impl Culprit {
+    pub(crate) fn get(&self) -> Option<&(Origin, StoreError)> {
+        self.0.get()
+    }
+
+    /// Takes note of whose error it is.
+    fn blame<T>(&self, origin: Origin, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(error) = &result {
+            // the first one counts, as it may have caused the others
+            self.0.get_or_init(|| (origin, error.clone()));
+        }
+        result
+    }
+}
+
+/// Tells the observer of a transfer's end when it's dropped.
+pub(crate) struct Transfer {
+    pub(crate) number: u64,
+    pub(crate) observer: Arc<dyn Observer>,
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.observer.event(FleetEvent::CopyEnded { transfer: self.number });
+    }
+}
+
+/// A store that paths can be had from.
+pub(crate) struct Found {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) traffic: Arc<Traffic>,
+    pub(crate) origin: Origin,
+}
+
 /// Where the stores are, by place.
 pub(crate) trait Sources: Send + Sync {
-    /// Returns the store at a place and the count of what it sends.
-    fn source(&self, place: Place) -> Result<(Arc<dyn Store>, Arc<Traffic>), StoreError>;
+    /// Returns the store at a place.
+    fn source(&self, place: Place) -> Result<Found, StoreError>;
 
     /// Returns the NAR of a small path if it's at hand.
     fn kept(&self, path: &StorePath) -> Option<Bytes>;
@@ -80,21 +131,23 @@ impl Merged {
         sources: &dyn Sources,
         paths: Vec<(PathInfo, Place)>,
         to: Arc<Traffic>,
-        transfer: u64,
-        observer: Arc<dyn Observer>,
+        transfer: Transfer,
+        culprit: Culprit,
     ) -> Result<Merged, StoreError> {
         let count = paths.len();
         let mut order = Vec::with_capacity(count);
         let mut small = Vec::new();
         let mut by_place: BTreeMap<Place, Vec<PathInfo>> = BTreeMap::new();
+        let find = |place| culprit.blame(Origin::Gone, sources.source(place));
         for (info, place) in paths {
             if let Some(nar) = sources.kept(&info.path) {
                 order.push(Next::Small(info));
-                small.push(futures::future::ready(Ok(nar)).boxed());
+                small.push(futures::future::ready((Origin::Here, Ok(nar))).boxed());
             } else if info.nar_size.0 <= SMALL {
-                let (store, traffic) = sources.source(place)?;
+                let Found { store, traffic, origin } = find(place)?;
                 order.push(Next::Small(info.clone()));
-                small.push(fetch_small(store, traffic, info).boxed());
+                let fetched = fetch_small(store, traffic, info);
+                small.push(fetched.map(move |nar| (origin, nar)).boxed());
             } else {
                 order.push(Next::From(place));
                 by_place.entry(place).or_default().push(info);
@@ -104,16 +157,18 @@ impl Merged {
         let small = futures::stream::iter(small).buffered(SMALL_AHEAD).boxed();
         let mut open = Vec::with_capacity(by_place.len());
         for (place, infos) in by_place {
-            let (store, traffic) = sources.source(place)?;
-            open.push(Source { place, stream: store.export(infos).await?, traffic });
+            let Found { store, traffic, origin } = find(place)?;
+            let stream = culprit.blame(origin, store.export(infos).await)?;
+            open.push(Source { place, stream, traffic, origin });
         }
         let current = Current::Nothing;
-        Ok(Merged { sources: open, small, order, count, current, to, transfer, observer })
+        Ok(Merged { sources: open, small, order, count, current, to, transfer, culprit })
     }
 
     fn sent(&self, bytes: u64) {
         self.to.up.fetch_add(bytes, Ordering::Relaxed);
-        self.observer.event(FleetEvent::CopyProgress { transfer: self.transfer, bytes });
+        let transfer = self.transfer.number;
+        self.transfer.observer.event(FleetEvent::CopyProgress { transfer, bytes });
     }
 }
 
@@ -138,15 +193,20 @@ impl PathStream for Merged {
         match self.order.pop() {
             None => Ok(None),
             Some(Next::Small(info)) => {
-                let nar = self.small.try_next().await?;
-                self.current = Current::Small(nar);
+                self.current = match self.small.next().await {
+                    Some((origin, nar)) => Current::Small(Some(self.culprit.blame(origin, nar)?)),
+                    None => Current::Nothing,
+                };
                 Ok(Some(info))
             }
             Some(Next::From(place)) => {
                 let at = self.sources.iter().position(|source| source.place == place);
                 self.current = at.map_or(Current::Nothing, Current::Source);
                 match at.and_then(|at| self.sources.get_mut(at)) {
-                    Some(source) => source.stream.next_path().await,
+                    Some(source) => {
+                        let next = source.stream.next_path().await;
+                        self.culprit.blame(source.origin, next)
+                    }
                     None => Ok(None),
                 }
             }
@@ -159,7 +219,8 @@ impl PathStream for Merged {
             Current::Small(nar) => nar.take(),
             Current::Source(at) => match self.sources.get_mut(*at) {
                 Some(source) => {
-                    let chunk = source.stream.chunk().await?;
+                    let chunk = source.stream.chunk().await;
+                    let chunk = self.culprit.blame(source.origin, chunk)?;
                     let bytes = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
                     source.traffic.down.fetch_add(bytes, Ordering::Relaxed);
                     chunk
@@ -171,11 +232,5 @@ impl PathStream for Merged {
             self.sent(chunk.len() as u64);
         }
         Ok(chunk)
-    }
-}
-
-impl Drop for Merged {
-    fn drop(&mut self) {
-        self.observer.event(FleetEvent::CopyEnded { transfer: self.transfer });
     }
 }

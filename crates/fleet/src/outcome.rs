@@ -14,7 +14,8 @@ use crate::driver::{Driver, JobPhase};
 use crate::event::{FailureKind, FleetEvent, JobFailureReport, MachineTotals};
 use crate::fleet::{Report, TargetResult};
 use crate::lane::JobEnd;
-use crate::merge::SMALL;
+use crate::machine_state::MachineState;
+use crate::merge::{Origin, SMALL};
 use crate::shared::Happened;
 
 impl Driver {
@@ -27,7 +28,10 @@ impl Driver {
                     return;
                 }
                 if let Some(state) = self.machines.get_mut(machine.0 as usize) {
-                    state.trust = description.trust;
+                    state.note_trust(description.trust);
+                    if let Some(site) = &state.site {
+                        self.shared.set_site(machine, generation, Arc::clone(site));
+                    }
                 }
                 let place = self.shared.place_of(machine);
                 for path in &valid {
@@ -53,9 +57,12 @@ impl Driver {
                 let path = self.path_id(&path);
                 self.tell_scheduler(Event::PathAt { path, place: Place::Here, size: None });
             }
-            Happened::Arrived { paths, place } => {
-                for (path, size) in paths {
-                    self.path_at(&path, place, Some(size));
+            Happened::Arrived { machine, generation, paths } => {
+                if self.is_current(machine, generation) {
+                    let place = self.shared.place_of(machine);
+                    for (path, size) in paths {
+                        self.path_at(&path, place, Some(size));
+                    }
                 }
             }
             Happened::JobEnded { machine, generation, job, end } => {
@@ -66,37 +73,49 @@ impl Driver {
         }
     }
 
-    fn is_current(&self, machine: MachineId, generation: u32) -> bool {
+    pub(crate) fn is_current(&self, machine: MachineId, generation: u32) -> bool {
         self.machines
             .get(machine.0 as usize)
             .is_some_and(|state| state.generation == generation)
     }
 
     fn job_ended(&mut self, machine: MachineId, job: JobId, end: JobEnd) {
-        let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
-        if !matches!(state.state, JobPhase::Started | JobPhase::Stopping) {
+        let Some(state) = self.jobs.get(job.0 as usize) else { return };
+        let (JobPhase::Started | JobPhase::Stopping, Some(lane)) = (&state.state, state.lane)
+        else {
             return;
+        };
+        let handle = self.machines.get_mut(machine.0 as usize);
+        if let Some(handle) = handle.and_then(|state| state.lanes.get_mut(&lane.index)) {
+            handle.jobs.remove(&job);
         }
-        state.state = JobPhase::Waiting;
         match end {
             JobEnd::Built { built, took } => self.built(machine, job, built, took),
             JobEnd::Failed { failure, tail } => self.build_failed(machine, job, failure, tail),
-            JobEnd::Input { cause } => self.try_elsewhere(machine, job, cause),
+            JobEnd::Input { cause } => self.try_elsewhere(job, cause),
             JobEnd::Derivation { cause } => {
                 self.failed_for_good(machine, job, FailureKind::Build, cause, Vec::new());
             }
             JobEnd::Lie { cause } => {
+                self.retried(job, &cause);
                 self.machine_failed(machine, cause, MachineFault::Misbehaved);
             }
-            JobEnd::Broken { error } => self.broken(machine, job, &error),
+            JobEnd::Broken { error, source } => self.broken(machine, job, &error, source),
+        }
+        if let Some(state) = self.jobs.get_mut(job.0 as usize)
+            && matches!(state.state, JobPhase::Started | JobPhase::Stopping)
+        {
+            state.state = JobPhase::Waiting;
         }
     }
 
     fn built(&mut self, machine: MachineId, job: JobId, built: Built, took: Duration) {
         let place = self.shared.place_of(machine);
-        let Some(state) = self.jobs.get(job.0 as usize) else { return };
+        let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
+        // one that is built once more gets no second verdict
+        state.state = JobPhase::Built;
         let (plan, mut outputs, mut bytes) = (Arc::clone(&state.plan), Vec::new(), 0);
-        for (name, info) in built.outputs {
+        for info in built.outputs.into_values() {
             if info.nar_size.0 <= SMALL && place != Place::Here {
                 self.fetch_ahead(machine, place, info.clone());
             }
@@ -104,9 +123,6 @@ impl Driver {
             outputs.push((self.path_id(&info.path), ByteCount(info.nar_size.0)));
             if place == Place::Here {
                 self.path_at(&info.path, Place::Here, Some(info.nar_size.0));
-            }
-            if let Ok(name) = name.parse() {
-                self.shared.places.realise(&plan.path, name, info.path.clone());
             }
         }
         if let Some(state) = self.machines.get_mut(machine.0 as usize) {
@@ -131,11 +147,11 @@ impl Driver {
             BuildFailure::HashMismatch { message } => (FailureKind::HashMismatch, message),
             BuildFailure::NotDeterministic { message } => (FailureKind::NotDeterministic, message),
             BuildFailure::Machine { message, disk_full: true } => {
-                self.retried(machine, job, &message);
+                self.retried(job, &message);
                 return self.machine_failed(machine, message, MachineFault::DiskFull);
             }
             BuildFailure::Machine { message, disk_full: false } => {
-                return self.try_elsewhere(machine, job, message);
+                return self.try_elsewhere(job, message);
             }
             BuildFailure::Refused { message } => return self.refused(machine, job, message),
         };
@@ -171,8 +187,8 @@ impl Driver {
                 state.trust = Trust::NotTrusted;
                 first
             });
+        self.retried(job, &message);
         if retry {
-            self.retried(machine, job, &message);
             self.machine_failed(machine, message, MachineFault::Lost);
         } else {
             let advice = format!(
@@ -183,33 +199,50 @@ impl Driver {
         }
     }
 
-    fn try_elsewhere(&mut self, machine: MachineId, job: JobId, cause: String) {
-        self.retried(machine, job, &cause);
+    fn try_elsewhere(&mut self, job: JobId, cause: String) {
+        self.retried(job, &cause);
         self.tell_scheduler(Event::Failed { job, failure: JobFailure::Infrastructure { cause } });
     }
 
-    fn retried(&self, machine: MachineId, job: JobId, cause: &str) {
-        let Some(state) = self.jobs.get(job.0 as usize) else { return };
+    /// Tells that a job comes back and is tried again, unless it shall stop anyway.
+    fn retried(&mut self, job: JobId, cause: &str) {
+        let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
+        let (JobPhase::Started, Some(lane)) = (&state.state, state.lane) else { return };
+        state.state = JobPhase::Waiting;
         let (node, cause) = (state.plan.node, cause.to_owned());
-        let machine = self.shared.name_of(machine);
+        let machine = self.shared.name_of(lane.machine);
         self.shared.observer.event(FleetEvent::Retried { node, machine, cause });
     }
 
-    /// A connection broke, perhaps that of another machine from which inputs came.
-    fn broken(&mut self, machine: MachineId, job: JobId, error: &StoreError) {
-        let blamed = store_of(error).and_then(|store| self.shared.machine_named(store));
+    /// A connection broke, perhaps that of another machine from which inputs came. That machine
+    /// fails first: then the scheduler knows why the job came back.
+    fn broken(
+        &mut self,
+        machine: MachineId,
+        job: JobId,
+        error: &StoreError,
+        source: Option<Origin>,
+    ) {
         let cause = full_text(error);
-        match blamed {
-            Some(blamed) if blamed != machine => {
-                self.try_elsewhere(machine, job, cause.clone());
-                self.machine_failed(blamed, cause, MachineFault::Lost);
+        match source {
+            Some(origin) => {
+                self.source_failed(origin, error);
+                self.try_elsewhere(job, cause);
             }
-            Some(_) if error.is_infrastructure() => {
-                self.retried(machine, job, &cause);
-                self.machine_failed(machine, cause, MachineFault::Lost);
+            None if error.is_infrastructure() => {
+                self.retried(job, &cause);
+                self.machine_failed(machine, cause, fault_of(error));
             }
-            Some(_) => self.build_failed(machine, job, refusal_of(cause), Vec::new()),
-            None => self.try_elsewhere(machine, job, cause),
+            None => self.build_failed(machine, job, refusal_of(cause), Vec::new()),
+        }
+    }
+
+    /// Takes the machine out from which paths could not be had, unless it failed since.
+    pub(crate) fn source_failed(&mut self, origin: Origin, error: &StoreError) {
+        if let Origin::On { machine, generation } = origin
+            && self.is_current(machine, generation)
+        {
+            self.machine_failed(machine, full_text(error), fault_of(error));
         }
     }
 
@@ -220,23 +253,31 @@ impl Driver {
         if state.site.is_none() {
             return;
         }
+        let lanes = std::mem::take(&mut state.lanes);
         state.end();
         self.shared.forget_site(machine);
-        for job in &mut self.jobs {
-            let there = job.lane.is_some_and(|lane| lane.machine == machine);
-            if there && matches!(job.state, JobPhase::Started | JobPhase::Stopping) {
-                job.state = JobPhase::Waiting;
-            }
-        }
-        if place != Place::Here {
-            for path in self.shared.places.forget_place(place) {
-                let path = self.path_id(&path);
-                self.tell_scheduler(Event::PathGone { path, place });
-            }
-        }
         let name = self.shared.name_of(machine);
         let event = FleetEvent::MachineDown { machine: name, cause: cause.clone() };
         self.shared.observer.event(event);
+        for job in lanes.into_values().flat_map(|lane| lane.jobs) {
+            self.retried(job, &cause);
+            if let Some(state) = self.jobs.get_mut(job.0 as usize)
+                && matches!(state.state, JobPhase::Stopping)
+            {
+                state.state = JobPhase::Waiting;
+            }
+        }
+        if place != Place::Here {
+            let gone = self.shared.places.forget_place(place);
+            for path in &gone {
+                let path = self.path_id(path);
+                self.tell_scheduler(Event::PathGone { path, place });
+            }
+            if fault == MachineFault::Lost {
+                // most of it will be there when the machine is back
+                Arc::make_mut(&mut self.interesting).extend(gone);
+            }
+        }
         self.tell_scheduler(Event::MachineFailed { machine, cause, fault });
     }
 
@@ -311,7 +352,7 @@ impl Driver {
                 _ => {}
             }
         }
-        let totals = |(machine, state): (MachineId, &crate::driver::MachineState)| {
+        let totals = |(machine, state): (MachineId, &MachineState)| {
             let traffic = self.shared.traffic(self.shared.place_of(machine));
             let local = self.shared.local_machine() == Some(machine);
             let count = |bytes: &std::sync::atomic::AtomicU64| match local {
@@ -348,21 +389,15 @@ fn refusal_of(message: String) -> BuildFailure {
     }
 }
 
-/// Returns the store that an error speaks of.
-pub(crate) fn store_of(error: &StoreError) -> Option<&str> {
+/// Returns what is wrong with a machine whose connection broke like this.
+fn fault_of(error: &StoreError) -> MachineFault {
     match error {
-        StoreError::Unreachable { store, .. }
-        | StoreError::Protocol { store, .. }
-        | StoreError::Lost { store, .. }
-        | StoreError::Silent { store, .. }
-        | StoreError::Refused { store, .. }
-        | StoreError::NotValid { store, .. }
-        | StoreError::Nar { store, .. }
-        | StoreError::HashMismatch { store, .. }
-        | StoreError::SizeMismatch { store, .. }
-        | StoreError::Unsupported { store, .. } => Some(store),
-        StoreError::Shared(error) => store_of(error),
-        _ => None,
+        StoreError::Shared(error) => fault_of(error),
+        StoreError::Protocol { .. }
+        | StoreError::Nar { .. }
+        | StoreError::HashMismatch { .. }
+        | StoreError::SizeMismatch { .. } => MachineFault::Misbehaved,
+        _ => MachineFault::Lost,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where paths are, what is known of them, and which are on their way.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -23,8 +23,29 @@ pub(crate) enum Flight {
 /// Who brings a path to a machine.
 #[derive(Clone, Debug)]
 struct Carrier {
-    lane: u32,
+    lane: u64,
     state: watch::Receiver<Flight>,
+}
+
+impl Carrier {
+    /// How far it has come. One whose lane has ended will not come any more.
+    fn flight(&self) -> Flight {
+        let flight = *self.state.borrow();
+        match flight {
+            Flight::Flying if self.state.has_changed().is_err() => Flight::Failed,
+            flight => flight,
+        }
+    }
+}
+
+/// A lane's berth at a place. What a lane says of a place counts until the place is forgotten.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Berth {
+    pub(crate) place: Place,
+    /// How often the place had been forgotten when the lane was opened.
+    epoch: u32,
+    /// The lane, by a number that no other lane has.
+    lane: u64,
 }
 
 /// Where paths are. Shared between the driver and the lanes.
@@ -37,6 +58,9 @@ struct Inner {
     at: HashMap<StorePath, BTreeSet<Place>>,
     /// Paths on their way to a place, or being built there.
     coming: HashMap<(Place, StorePath), Carrier>,
+    /// How often each place was forgotten.
+    epochs: HashMap<Place, u32>,
+    lanes: u64,
     realised: HashMap<(StorePath, OutputName), StorePath>,
     /// Small NARs that are kept, as they will probably be sent on.
     kept: HashMap<StorePath, Bytes>,
@@ -67,9 +91,28 @@ impl Places {
 
     /// Notes what is known of a path that is valid at a place.
     pub(crate) fn add(&self, info: PathInfo, place: Place) {
+        self.inner().add(info, place);
+    }
+
+    /// Notes what is known of a path that was built at a berth.
+    pub(crate) fn built(&self, info: PathInfo, berth: Berth) {
         let mut inner = self.inner();
-        inner.at.entry(info.path.clone()).or_default().insert(place);
-        inner.infos.insert(info.path.clone(), info);
+        if inner.is_current(berth) {
+            inner.add(info, berth.place);
+        }
+    }
+
+    /// Returns a berth for a new lane.
+    pub(crate) fn berth(&self, place: Place) -> Berth {
+        let mut inner = self.inner();
+        inner.lanes += 1;
+        let epoch = inner.epochs.get(&place).copied().unwrap_or_default();
+        Berth { place, epoch, lane: inner.lanes }
+    }
+
+    /// Returns what is known of a path.
+    pub(crate) fn info(&self, path: &StorePath) -> Option<PathInfo> {
+        self.inner().infos.get(path).cloned()
     }
 
     /// Notes that a path is valid at a place.
@@ -80,6 +123,7 @@ impl Places {
     /// Forgets all that was at a place. Returns the paths.
     pub(crate) fn forget_place(&self, place: Place) -> Vec<StorePath> {
         let mut inner = self.inner();
+        *inner.epochs.entry(place).or_default() += 1;
         inner.coming.retain(|(at, _), _| *at != place);
         inner
             .at
@@ -98,11 +142,29 @@ impl Places {
         self.inner().realised.get(&(derivation.clone(), output.clone())).cloned()
     }
 
-    /// Returns what is known of a path that is valid somewhere, and one of the places.
-    pub(crate) fn somewhere(&self, path: &StorePath) -> Option<(PathInfo, Place)> {
+    /// Returns what is known of a path that is valid somewhere, and one of the places: the one that
+    /// has the least to send by `load`, which then has more.
+    pub(crate) fn somewhere(
+        &self,
+        path: &StorePath,
+        load: &mut HashMap<Place, u64>,
+    ) -> Option<(PathInfo, Place)> {
         let inner = self.inner();
-        let place = inner.nearest(path)?;
-        Some((inner.infos.get(path)?.clone(), place))
+        let info = inner.infos.get(path)?.clone();
+        if inner.kept.contains_key(path) {
+            return Some((info, Place::Here));
+        }
+        let places = inner.at.get(path)?;
+        let place = *places.iter().min_by_key(|place| load.get(place).copied().unwrap_or(0))?;
+        *load.entry(place).or_default() += info.nar_size.0;
+        Some((info, place))
+    }
+
+    /// Whether a path is at a place and can't be had from another.
+    pub(crate) fn is_only_at(&self, path: &StorePath, place: Place) -> bool {
+        let inner = self.inner();
+        let there = inner.at.get(path).is_some_and(|at| at.len() == 1 && at.contains(&place));
+        there && !inner.kept.contains_key(path)
     }
 
     /// Keeps a small NAR, unless many are kept already. Returns whether it did.
@@ -128,14 +190,13 @@ impl Places {
     pub(crate) fn will_be_built<'a>(
         &self,
         paths: impl Iterator<Item = &'a StorePath>,
-        place: Place,
-        lane: u32,
+        berth: Berth,
         state: &watch::Receiver<Flight>,
     ) {
         let mut inner = self.inner();
         for path in paths {
-            let carrier = Carrier { lane, state: state.clone() };
-            inner.coming.insert((place, path.clone()), carrier);
+            let carrier = Carrier { lane: berth.lane, state: state.clone() };
+            inner.coming.insert((berth.place, path.clone()), carrier);
         }
     }
 
@@ -144,10 +205,10 @@ impl Places {
     pub(crate) fn claim(
         &self,
         wanted: &[StorePath],
-        place: Place,
-        lane: u32,
+        berth: Berth,
         state: &watch::Receiver<Flight>,
     ) -> Needs {
+        let Berth { place, lane, .. } = berth;
         let mut inner = self.inner();
         let mut needs = Needs::default();
         let mut seen: BTreeSet<StorePath> = BTreeSet::new();
@@ -158,15 +219,16 @@ impl Places {
             if !seen.insert(path.clone()) || inner.is_at(&path, place) {
                 continue;
             }
-            match inner.coming.get(&(place, path.clone())) {
-                Some(carrier) if *carrier.state.borrow() == Flight::Landed => continue,
-                Some(carrier) if *carrier.state.borrow() == Flight::Flying => {
+            let coming = inner.coming.get(&(place, path.clone()));
+            match coming.map(|carrier| (carrier, carrier.flight())) {
+                Some((_, Flight::Landed)) => continue,
+                Some((carrier, Flight::Flying)) => {
                     if carrier.lane != lane {
                         flying.insert(path, carrier.state.clone());
                     }
                     continue;
                 }
-                _ => {}
+                Some((_, Flight::Failed)) | None => {}
             }
             match inner.infos.get(&path) {
                 Some(info) => {
@@ -195,27 +257,33 @@ impl Places {
     }
 
     /// Notes that transfers to a place ended.
-    pub(crate) fn landed(&self, paths: &[PathInfo], place: Place) {
+    pub(crate) fn landed(&self, paths: &[PathInfo], berth: Berth) {
         let mut inner = self.inner();
+        if !inner.is_current(berth) {
+            return;
+        }
         for info in paths {
-            inner.coming.remove(&(place, info.path.clone()));
-            inner.at.entry(info.path.clone()).or_default().insert(place);
+            inner.coming.remove(&(berth.place, info.path.clone()));
+            inner.at.entry(info.path.clone()).or_default().insert(berth.place);
         }
     }
 
-    /// Notes that paths won't come to a place.
+    /// Notes that paths won't come to a berth any more, or have come.
     pub(crate) fn not_coming<'a>(
         &self,
         paths: impl Iterator<Item = &'a StorePath>,
-        place: Place,
+        berth: Berth,
     ) {
         let mut inner = self.inner();
         for path in paths {
-            inner.coming.remove(&(place, path.clone()));
+            let key = (berth.place, path.clone());
+            if inner.coming.get(&key).is_some_and(|carrier| carrier.lane == berth.lane) {
+                inner.coming.remove(&key);
+            }
         }
     }
 
-    /// Whether `path` is in the closure of `inputs`.
+    /// Returns one of `wanted` that isn't in the closure of `inputs`, if there is any.
     pub(crate) fn outside_closure(
         &self,
         inputs: &[StorePath],
@@ -223,18 +291,19 @@ impl Places {
     ) -> Option<StorePath> {
         let inner = self.inner();
         let mut left: BTreeSet<&StorePath> = wanted.iter().collect();
-        let mut seen: BTreeSet<&StorePath> = BTreeSet::new();
-        let mut stack: Vec<&StorePath> = inputs.iter().collect();
-        while let Some(path) = stack.pop() {
-            left.remove(path);
+        let mut seen: HashSet<&StorePath> = HashSet::new();
+        // nearest first, as most references are to the inputs themselves
+        let mut level: Vec<&StorePath> = inputs.iter().collect();
+        while !level.is_empty() {
+            for path in &level {
+                left.remove(*path);
+            }
             if left.is_empty() {
                 return None;
             }
-            if seen.insert(path)
-                && let Some(info) = inner.infos.get(path)
-            {
-                stack.extend(&info.references);
-            }
+            let infos = level.iter().filter(|path| seen.insert(path));
+            let infos = infos.filter_map(|path| inner.infos.get(*path));
+            level = infos.flat_map(|info| &info.references).collect();
         }
         left.into_iter().next().cloned()
     }
@@ -258,5 +327,24 @@ impl Inner {
 
     fn is_at(&self, path: &StorePath, place: Place) -> bool {
         self.at.get(path).is_some_and(|places| places.contains(&place))
+    }
+
+    fn is_current(&self, berth: Berth) -> bool {
+        self.epochs.get(&berth.place).copied().unwrap_or_default() == berth.epoch
+    }
+
+    /// Notes a path. Where two machines made different contents for it, the later one counts, and
+    /// what is elsewhere is not taken for it.
+    fn add(&mut self, info: PathInfo, place: Place) {
+        let places = self.at.entry(info.path.clone()).or_default();
+        let known = self.infos.get(&info.path);
+        if known.is_some_and(|known| known.nar_hash != info.nar_hash) {
+            places.clear();
+            if let Some(nar) = self.kept.remove(&info.path) {
+                self.kept_bytes = self.kept_bytes.saturating_sub(nar.len());
+            }
+        }
+        places.insert(place);
+        self.infos.insert(info.path.clone(), info);
     }
 }

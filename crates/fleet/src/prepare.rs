@@ -12,7 +12,7 @@ use drover_schedule::JobId;
 use drover_store::{Store, StoreError, Substitute};
 
 use crate::fleet::{BuildError, DryRun, Fleet, Target};
-use crate::graph::{Graph, NodeId};
+use crate::graph::{Graph, GraphError, NodeId};
 
 /// A derivation that is to be built.
 pub(crate) struct JobPlan {
@@ -35,6 +35,8 @@ pub(crate) struct Work {
     pub(crate) job_of: HashMap<NodeId, JobId>,
     /// What is known of the paths that jobs need and that are valid here, with their closure.
     pub(crate) infos: Vec<PathInfo>,
+    /// The paths of outputs that are valid here, for derivations that have to be resolved.
+    pub(crate) realised: Vec<(StorePath, OutputName, StorePath)>,
     /// Paths that were fetched from substituters, or would be.
     pub(crate) substituted: usize,
     substitutable: BTreeSet<StorePath>,
@@ -87,7 +89,7 @@ fn wanted_outputs(graph: &Graph, targets: &[Target]) -> Result<Needed, BuildErro
         let Some((id, node)) =
             graph.find(&target.derivation).and_then(|id| Some((id, graph.node(id)?)))
         else {
-            continue;
+            return Err(GraphError::NotInGraph { path: target.derivation.clone() }.into());
         };
         let has = &node.derivation.outputs;
         let names: BTreeSet<OutputName> =
@@ -193,6 +195,7 @@ impl Search<'_> {
     fn plan(self) -> Work {
         let numbers = (0..).map(JobId);
         let job_of: HashMap<NodeId, JobId> = self.needed.keys().copied().zip(numbers).collect();
+        let mut realised = Vec::new();
         let jobs = self
             .needed
             .keys()
@@ -210,10 +213,27 @@ impl Search<'_> {
                 for (input, names) in &derivation.input_derivations {
                     self.add_input(&mut job, input, names.iter(), &job_of);
                 }
+                if derivation.must_resolve().unwrap_or_default() {
+                    realised.extend(self.known_outputs(&derivation));
+                }
                 job
             })
             .collect();
-        Work { jobs, job_of, ..Work::default() }
+        Work { jobs, job_of, realised, ..Work::default() }
+    }
+
+    /// Returns the paths of the inputs of a derivation that are known before anything is built.
+    fn known_outputs(&self, derivation: &Derivation) -> Vec<(StorePath, OutputName, StorePath)> {
+        let inputs = derivation.input_derivations.iter().filter_map(|(input, names)| {
+            Some((input, names, self.graph.node(self.graph.find(input)?)?))
+        });
+        let outputs = inputs.flat_map(|(input, names, node)| {
+            names.iter().filter_map(move |name| {
+                let path = node.derivation.outputs.get(name)?.path()?;
+                Some((input.clone(), name.clone(), path.clone()))
+            })
+        });
+        outputs.collect()
     }
 
     fn add_input<'a>(

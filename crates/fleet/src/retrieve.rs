@@ -1,54 +1,110 @@
 //! Brings what was asked for into the caller's store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use drover_core::{OutputName, PathInfo, StorePath};
-use drover_schedule::{Event, JobId, MachineFault, MachineId, Place};
-use drover_store::{PathStream, StoreError, closure_order};
-use futures::future::try_join_all;
+use drover_schedule::{JobId, MachineId, Place};
+use drover_store::{StoreError, closure_order};
 
-use crate::driver::{Driver, JobPhase};
-use crate::event::JobFailureReport;
+use crate::driver::{Driver, JobPhase, JobState};
+use crate::event::{FailureKind, FleetEvent, JobFailureReport};
 use crate::fleet::{BuildError, CopyBack, Target, TargetResult};
-use crate::graph::NodeId;
-use crate::merge::Merged;
-use crate::outcome::{full_text, store_of};
+use crate::merge::{Culprit, Origin};
+use crate::outcome::full_text;
 use crate::shared::Shared;
+use crate::transfer::{Destination, copy_all};
 
-/// Bytes from which on a path gets a stream of its own.
-const BULKY: u64 = 1024 * 1024;
-/// Streams of bulky paths from one machine at once; each has a flow-control window of its own.
-const STREAMS: usize = 4;
-/// How often what a failed machine took away is built again.
+/// How often a machine may fail while it is fetched from, before what it has is given up.
 const ATTEMPTS: usize = 3;
 
-/// Copies what was wanted, and says what became of each target.
+/// Copies what was wanted, and says what became of each target. What is gone is built again.
 pub(crate) async fn retrieve(
     driver: &mut Driver,
     targets: &[Target],
 ) -> Result<Vec<TargetResult>, BuildError> {
-    let mut attempt = 1;
+    let mut failures: HashMap<MachineId, usize> = HashMap::new();
     loop {
         let results: Vec<TargetResult> =
             targets.iter().map(|target| result(driver, target)).collect();
         let wanted = wanted_paths(driver, &results);
-        let copied = match missing(driver, &wanted).await {
-            Ok(paths) => copy(&driver.shared, paths).await,
-            Err(error) => Err(error),
-        };
-        let error = match copied {
+        let Closure { found, nowhere } = closure(driver, &wanted);
+        let lost = makers(driver, &nowhere);
+        if !lost.is_empty() {
+            for job in lost {
+                driver.build_again(job);
+            }
+            driver.run().await;
+            driver.close_lanes().await;
+            continue;
+        }
+        let culprit = Culprit::default();
+        let error = match copy_all(&driver.shared, here(&driver.shared, &culprit), found).await {
             Ok(()) => return Ok(results),
             Err(error) => error,
         };
-        let blamed = store_of(&error).and_then(|store| driver.shared.machine_named(store));
-        match blamed {
-            Some(machine) if attempt < ATTEMPTS && error.is_infrastructure() => {
-                attempt += 1;
-                build_again(driver, machine, &wanted, full_text(&error)).await;
+        let Some((origin @ Origin::On { machine, .. }, error)) = culprit.get() else {
+            return Err(explain(error));
+        };
+        let count = failures.entry(*machine).or_default();
+        *count += 1;
+        let only_there = only_at(driver, Place::On(*machine), &wanted);
+        driver.source_failed(*origin, error);
+        if *count >= ATTEMPTS {
+            if only_there.is_empty() {
+                return Err(explain(error.clone()));
             }
-            _ => return Err(explain(error)),
+            give_up(driver, *machine, only_there, error);
         }
+        driver.let_scheduler_decide();
+    }
+}
+
+/// The caller's own store.
+fn here(shared: &Shared, culprit: &Culprit) -> Destination {
+    Destination {
+        store: Arc::clone(&shared.local),
+        berth: shared.places.berth(Place::Here),
+        machine: None,
+        culprit: culprit.clone(),
+    }
+}
+
+/// Returns the jobs that made some of these paths.
+fn makers(driver: &Driver, paths: &BTreeSet<StorePath>) -> Vec<JobId> {
+    if paths.is_empty() {
+        return Vec::new();
+    }
+    let made_some = |state: &JobState| {
+        let mut names = state.plan.derivation.outputs.keys();
+        let path = |name| driver.shared.realised(&state.plan.path, name);
+        !matches!(state.state, JobPhase::Failed(_))
+            && names.any(|name| path(name).is_some_and(|path| paths.contains(&path)))
+    };
+    let jobs = (0..).map(JobId).zip(&driver.jobs);
+    jobs.filter(|(_, state)| made_some(state)).map(|(job, _)| job).collect()
+}
+
+/// Returns the jobs some of whose wanted outputs are only at a place.
+fn only_at(driver: &Driver, place: Place, wanted: &BTreeSet<StorePath>) -> Vec<JobId> {
+    let there = wanted.iter().filter(|path| driver.shared.places.is_only_at(path, place));
+    makers(driver, &there.cloned().collect())
+}
+
+/// Has jobs failed whose outputs can't be had from the machine that made them, however often.
+fn give_up(driver: &mut Driver, machine: MachineId, jobs: Vec<JobId>, error: &StoreError) {
+    for job in jobs {
+        let Some(state) = driver.jobs.get_mut(job.0 as usize) else { continue };
+        let report = Box::new(JobFailureReport {
+            derivation: state.plan.path.clone(),
+            kind: FailureKind::NoMachine,
+            machine: Some(driver.shared.name_of(machine)),
+            message: format!("it was built, but could not be fetched: {}", full_text(error)),
+            log_tail: Vec::new(),
+        });
+        let (node, failure) = (state.plan.node, report.clone());
+        state.state = JobPhase::Failed(report);
+        driver.shared.observer.event(FleetEvent::Failed { node, failure });
     }
 }
 
@@ -110,135 +166,39 @@ fn wanted_paths(driver: &Driver, results: &[TargetResult]) -> BTreeSet<StorePath
     wanted
 }
 
-/// Returns what of the closure of `wanted` isn't here, references first, with where it is.
-async fn missing(
-    driver: &Driver,
-    wanted: &BTreeSet<StorePath>,
-) -> Result<Vec<(PathInfo, Place)>, StoreError> {
-    let shared = &driver.shared;
+/// The closure of paths, without what is here.
+struct Closure {
+    /// Paths with where they are, references first.
+    found: Vec<(PathInfo, Place)>,
+    /// Paths that are nowhere, as far as is known: those of failed machines, and those that were
+    /// valid here before the run and which no job needed.
+    nowhere: BTreeSet<StorePath>,
+}
+
+fn closure(driver: &Driver, wanted: &BTreeSet<StorePath>) -> Closure {
+    let places = &driver.shared.places;
     let mut found: BTreeMap<StorePath, (PathInfo, Place)> = BTreeMap::new();
-    let mut level: Vec<StorePath> = wanted.iter().cloned().collect();
+    let mut nowhere = BTreeSet::new();
+    let mut load: HashMap<Place, u64> = HashMap::new();
+    let mut left: Vec<StorePath> = wanted.iter().cloned().collect();
     let mut seen: BTreeSet<StorePath> = wanted.clone();
-    while let Some(path) = level.pop() {
-        if shared.places.is_at(&path, Place::Here) {
+    while let Some(path) = left.pop() {
+        if places.is_at(&path, Place::Here) {
             continue;
         }
-        // what was valid here before the run is not in the books unless a job needed it
-        let Some((info, place)) = shared.places.somewhere(&path) else { continue };
-        level.extend(info.references.iter().filter(|path| seen.insert((*path).clone())).cloned());
+        let Some((info, place)) = places.somewhere(&path, &mut load) else {
+            nowhere.insert(path);
+            continue;
+        };
+        left.extend(info.references.iter().filter(|path| seen.insert((*path).clone())).cloned());
         found.insert(path, (info, place));
     }
-    let places: BTreeMap<StorePath, Place> =
+    let at: BTreeMap<StorePath, Place> =
         found.iter().map(|(path, (_, place))| (path.clone(), *place)).collect();
-    let infos = found.into_values().map(|(info, _)| info).collect();
-    Ok(closure_order(infos)
-        .into_iter()
-        .filter_map(|info| {
-            let place = *places.get(&info.path)?;
-            Some((info, place))
-        })
-        .collect())
-}
-
-/// Copies paths here: the bulky ones on streams of their own, several at once, as soon as what they
-/// refer to is here; the others in one stream, in order.
-async fn copy(
-    shared: &Arc<Shared>,
-    mut left: Vec<(PathInfo, Place)>,
-) -> Result<(), StoreError> {
-    while !left.is_empty() {
-        let waiting: BTreeSet<StorePath> =
-            left.iter().map(|(info, _)| info.path.clone()).collect();
-        let free = |info: &PathInfo| {
-            info.references.iter().all(|path| *path == info.path || !waiting.contains(path))
-        };
-        let (bulky, rest): (Vec<_>, Vec<_>) =
-            left.into_iter().partition(|(info, _)| info.nar_size.0 >= BULKY && free(info));
-        let mut held: BTreeSet<StorePath> =
-            bulky.iter().map(|(info, _)| info.path.clone()).collect();
-        let mut now = Vec::new();
-        left = Vec::new();
-        for (info, place) in rest {
-            let waits = info.nar_size.0 >= BULKY
-                || info.references.iter().any(|path| held.contains(path));
-            if waits {
-                held.insert(info.path.clone());
-                left.push((info, place));
-            } else {
-                now.push((info, place));
-            }
-        }
-        if bulky.is_empty() && now.is_empty() {
-            now = std::mem::take(&mut left);
-        }
-        let mut streams = split(bulky);
-        if !now.is_empty() {
-            streams.push(now);
-        }
-        try_join_all(streams.into_iter().map(|paths| copy_stream(shared, paths))).await?;
-    }
-    Ok(())
-}
-
-/// Spreads bulky paths over streams, each machine's apart, the largest first.
-fn split(mut bulky: Vec<(PathInfo, Place)>) -> Vec<Vec<(PathInfo, Place)>> {
-    bulky.sort_by_key(|(info, _)| std::cmp::Reverse(info.nar_size));
-    let mut streams: BTreeMap<(Place, usize), Vec<(PathInfo, Place)>> = BTreeMap::new();
-    let mut counts: BTreeMap<Place, usize> = BTreeMap::new();
-    for (info, place) in bulky {
-        let count = counts.entry(place).or_default();
-        streams.entry((place, *count % STREAMS)).or_default().push((info, place));
-        *count += 1;
-    }
-    streams.into_values().collect()
-}
-
-async fn copy_stream(
-    shared: &Arc<Shared>,
-    paths: Vec<(PathInfo, Place)>,
-) -> Result<(), StoreError> {
-    let infos: Vec<PathInfo> = paths.iter().map(|(info, _)| info.clone()).collect();
-    let transfer = shared.start_transfer(&paths, None);
-    let to = shared.traffic(Place::Here);
-    let observer = Arc::clone(&shared.observer);
-    let merged = Merged::open(shared.as_ref(), paths, to, transfer, observer).await?;
-    let merged: Box<dyn PathStream> = Box::new(merged);
-    shared.local.import(merged).await?;
-    shared.places.landed(&infos, Place::Here);
-    Ok(())
-}
-
-/// Has what was only on a machine that failed built again elsewhere.
-async fn build_again(
-    driver: &mut Driver,
-    machine: MachineId,
-    wanted: &BTreeSet<StorePath>,
-    cause: String,
-) {
-    driver.machine_failed(machine, cause, MachineFault::Lost);
-    driver.let_scheduler_decide();
-    let lost: Vec<JobId> = driver
-        .job_of
-        .iter()
-        .filter(|(node, job)| is_lost(driver, **node, **job, wanted))
-        .map(|(_, job)| *job)
-        .collect();
-    for job in lost {
-        driver.undecided_again();
-        driver.tell_scheduler(Event::Rebuild { job });
-    }
-    driver.run().await;
-}
-
-fn is_lost(driver: &Driver, node: NodeId, job: JobId, wanted: &BTreeSet<StorePath>) -> bool {
-    let built = driver
-        .jobs
-        .get(job.0 as usize)
-        .is_some_and(|state| matches!(state.state, JobPhase::Built));
-    let Some(node) = driver.graph.node(node).filter(|_| built) else { return false };
-    node.derivation.outputs.keys().any(|name| {
-        driver.shared.realised(&node.path, name).is_some_and(|path| {
-            wanted.contains(&path) && driver.shared.places.somewhere(&path).is_none()
-        })
-    })
+    let infos = closure_order(found.into_values().map(|(info, _)| info).collect());
+    let found = infos.into_iter().filter_map(|info| {
+        let place = *at.get(&info.path)?;
+        Some((info, place))
+    });
+    Closure { found: found.collect(), nowhere }
 }

@@ -10,12 +10,14 @@ use drover_core::{OutputName, PathInfo, StoreDir, StorePath};
 use drover_schedule::{JobId, MachineId, Place};
 use drover_store::{Description, Store, StoreError};
 use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
 
 use crate::event::{FleetEvent, Observer};
 use crate::lane::JobEnd;
 use crate::machine::Site;
-use crate::merge::{Sources, Traffic};
+use crate::merge::{Found, Origin, Sources, Traffic, Transfer};
 use crate::places::Places;
+use crate::transfer::Destination;
 
 /// Something that happened outside the driver.
 pub(crate) enum Happened {
@@ -34,8 +36,8 @@ pub(crate) enum Happened {
     JobEnded { machine: MachineId, generation: u32, job: JobId, end: JobEnd },
     /// Small NARs were fetched, and are kept.
     Kept { path: StorePath },
-    /// Paths were added to a place.
-    Arrived { paths: Vec<(StorePath, u64)>, place: Place },
+    /// Paths were added to a machine's store.
+    Arrived { machine: MachineId, generation: u32, paths: Vec<(StorePath, u64)> },
 }
 
 /// What the driver, the lanes and the transfers share.
@@ -46,12 +48,15 @@ pub(crate) struct Shared {
     pub(crate) places: Places,
     pub(crate) log_lines: usize,
     happened: mpsc::UnboundedSender<Happened>,
-    sites: Mutex<HashMap<MachineId, Arc<dyn Site>>>,
+    /// What is connected, with the machine's generation.
+    sites: Mutex<HashMap<MachineId, (u32, Arc<dyn Site>)>>,
     names: Vec<String>,
     traffic: HashMap<Place, Arc<Traffic>>,
     /// The machine whose store is the caller's own.
     local_machine: Option<MachineId>,
     transfers: AtomicU64,
+    /// The tasks of lanes, so that their end can be waited for.
+    pub(crate) tracker: TaskTracker,
 }
 
 impl Shared {
@@ -80,6 +85,7 @@ impl Shared {
             traffic,
             local_machine,
             transfers: AtomicU64::new(0),
+            tracker: TaskTracker::new(),
         }
     }
 
@@ -96,11 +102,6 @@ impl Shared {
         self.names.get(machine.0 as usize).cloned().unwrap_or_default()
     }
 
-    /// Returns the machine that a store's error speaks of.
-    pub(crate) fn machine_named(&self, store: &str) -> Option<MachineId> {
-        (0..).map(MachineId).zip(&self.names).find(|(_, name)| *name == store).map(|(id, _)| id)
-    }
-
     pub(crate) fn tell(&self, happened: Happened) {
         // the driver is gone when the run is over, and then nobody wants to know
         drop(self.happened.send(happened));
@@ -110,9 +111,9 @@ impl Shared {
         self.tell(Happened::JobEnded { machine, generation, job, end });
     }
 
-    pub(crate) fn paths_arrived(&self, paths: &[PathInfo], place: Place) {
+    pub(crate) fn paths_arrived(&self, machine: MachineId, generation: u32, paths: &[PathInfo]) {
         let paths = paths.iter().map(|info| (info.path.clone(), info.nar_size.0)).collect();
-        self.tell(Happened::Arrived { paths, place });
+        self.tell(Happened::Arrived { machine, generation, paths });
     }
 
     pub(crate) fn realised(&self, derivation: &StorePath, output: &OutputName) -> Option<StorePath> {
@@ -123,34 +124,49 @@ impl Shared {
         self.traffic.get(&place).cloned().unwrap_or_default()
     }
 
-    pub(crate) fn set_site(&self, machine: MachineId, site: Arc<dyn Site>) {
-        self.sites.lock().unwrap_or_else(PoisonError::into_inner).insert(machine, site);
+    pub(crate) fn set_site(&self, machine: MachineId, generation: u32, site: Arc<dyn Site>) {
+        let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
+        sites.insert(machine, (generation, site));
     }
 
     pub(crate) fn forget_site(&self, machine: MachineId) {
         self.sites.lock().unwrap_or_else(PoisonError::into_inner).remove(&machine);
     }
 
-    /// Announces a transfer and returns its number.
+    /// Announces a transfer, whose end is told when what is returned is dropped.
     pub(crate) fn start_transfer(
         &self,
         paths: &[(PathInfo, Place)],
         to: Option<MachineId>,
-    ) -> u64 {
-        let transfer = self.transfers.fetch_add(1, Ordering::Relaxed);
+    ) -> Transfer {
+        let number = self.transfers.fetch_add(1, Ordering::Relaxed);
         let from: BTreeSet<Place> = paths.iter().map(|(_, place)| *place).collect();
         let name = |place: Place| match place {
             Place::Here => None,
             Place::On(machine) => Some(self.name_of(machine)),
         };
         self.observer.event(FleetEvent::CopyStarted {
-            transfer,
+            transfer: number,
             from: from.into_iter().map(name).collect(),
             to: to.map(|machine| self.name_of(machine)),
             paths: paths.len(),
             bytes: paths.iter().map(|(info, _)| info.nar_size.0).sum(),
         });
-        transfer
+        Transfer { number, observer: Arc::clone(&self.observer) }
+    }
+
+    /// Lets machines open the connections that streams of their own will take.
+    pub(crate) fn expect_streams(&self, to: &Destination, paths: &[(PathInfo, Place)]) {
+        /// Streams that a machine is asked for at once.
+        const STREAMS: usize = 6;
+        let sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
+        for (machine, (_, site)) in sites.iter() {
+            let from = paths.iter().filter(|(_, place)| *place == Place::On(*machine)).count();
+            let into = if to.machine == Some(*machine) { paths.len() } else { 0 };
+            if from + into > 0 {
+                site.expect((from + into).min(STREAMS));
+            }
+        }
     }
 
     /// Returns a derivation with its closure, all valid here and now known of.
@@ -161,30 +177,34 @@ impl Shared {
         let mut closure = BTreeSet::from([derivation.clone()]);
         let mut level = vec![derivation.clone()];
         while !level.is_empty() {
-            let mut next = Vec::new();
-            let infos = self.local.path_infos(&level).await?;
-            for (path, info) in level.into_iter().zip(infos) {
+            // many jobs need much the same files, so each is asked for once
+            let asked: Vec<StorePath> =
+                level.iter().filter(|path| self.places.info(path).is_none()).cloned().collect();
+            let infos = self.local.path_infos(&asked).await?;
+            for (path, info) in asked.into_iter().zip(infos) {
                 let store = self.local.name().to_owned();
                 let info = info.ok_or(StoreError::NotValid { store, path })?;
-                next.extend(
-                    info.references.iter().filter(|path| closure.insert((*path).clone())).cloned(),
-                );
                 self.places.add(info, Place::Here);
             }
-            level = next;
+            let infos = level.iter().filter_map(|path| self.places.info(path));
+            let references: Vec<StorePath> = infos.flat_map(|info| info.references).collect();
+            level = references.into_iter().filter(|path| closure.insert(path.clone())).collect();
         }
         Ok(closure.into_iter().collect())
     }
 }
 
 impl Sources for Shared {
-    fn source(&self, place: Place) -> Result<(Arc<dyn Store>, Arc<Traffic>), StoreError> {
-        let store: Arc<dyn Store> = match place {
-            Place::Here => Arc::clone(&self.local),
+    fn source(&self, place: Place) -> Result<Found, StoreError> {
+        let (store, origin): (Arc<dyn Store>, Origin) = match place {
+            Place::Here => (Arc::clone(&self.local), Origin::Here),
             Place::On(machine) => {
                 let sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
                 match sites.get(&machine) {
-                    Some(site) => Arc::clone(site) as Arc<dyn Store>,
+                    Some((generation, site)) => {
+                        let origin = Origin::On { machine, generation: *generation };
+                        (Arc::clone(site) as Arc<dyn Store>, origin)
+                    }
                     None => {
                         let store = self.name_of(machine);
                         let reason = "it is not connected any more".to_owned();
@@ -193,7 +213,7 @@ impl Sources for Shared {
                 }
             }
         };
-        Ok((store, self.traffic(place)))
+        Ok(Found { store, traffic: self.traffic(place), origin })
     }
 
     fn kept(&self, path: &StorePath) -> Option<Bytes> {

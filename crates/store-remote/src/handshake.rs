@@ -22,20 +22,29 @@ const FEATURES: &[&str] = &[FEATURE_REALISATION_WITH_PATH];
 /// Bytes of foreign words that are shown.
 const SHOWN: usize = 200;
 
-/// Agrees on a dialect of the worker protocol. `expected` is the version that the same machine
-/// spoke before: then nothing is waited for between our words.
+/// What came of a greeting.
+pub(crate) enum Greeting {
+    /// Both speak this.
+    Agreed(Dialect, ServerInfo),
+    /// The server doesn't speak the version that was expected, and has misunderstood us; it has to
+    /// be greeted anew.
+    Unexpected(Version),
+}
+
+/// Agrees on a dialect of the worker protocol. `expected` is the version that the server probably
+/// speaks: then nothing is waited for between our words, which saves a way there and back.
 pub(crate) async fn worker<R, W>(
     reader: &mut Reader<R>,
     writer: &mut W,
     store_dir: &StoreDir,
     limit: Duration,
     expected: Option<Version>,
-) -> Result<(Dialect, ServerInfo), StoreError>
+) -> Result<Greeting, StoreError>
 where
     R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send,
 {
-    let patience = Patience::Limited(limit, "greeting");
+    let patience = &Patience::Limited(limit, "greeting");
     send(writer, reader.peer(), &client_hello(WORKER_LATEST)).await?;
     if let Some(version) = expected {
         send(writer, reader.peer(), &closing_words(version)).await?;
@@ -45,7 +54,7 @@ where
     if expected.is_none() {
         send(writer, reader.peer(), &closing_words(version)).await?;
     } else if expected.map(exchanges_features) != Some(exchanges_features(version)) {
-        return Err(reader.peer().lost("it speaks another version than a moment ago"));
+        return Ok(Greeting::Unexpected(version));
     }
     let features = if exchanges_features(version) {
         reader.message(patience, |from| read_features(from, FEATURES)).await?
@@ -64,7 +73,7 @@ where
             _ => {}
         }
     }
-    Ok((Dialect { store_dir: store_dir.clone(), version, features }, info))
+    Ok(Greeting::Agreed(Dialect { store_dir: store_dir.clone(), version, features }, info))
 }
 
 /// What a client says once it knows the version: features, and two obsolete numbers.
@@ -88,7 +97,7 @@ where
     R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send,
 {
-    let patience = Patience::Limited(limit, "greeting");
+    let patience = &Patience::Limited(limit, "greeting");
     send(writer, reader.peer(), &serve_client_hello()).await?;
     let version = first_words(reader, patience, read_serve_server_hello).await?;
     Ok(ServeDialect { store_dir: store_dir.clone(), version })
@@ -110,7 +119,7 @@ where
 /// refusal of `nologin`, a login message.
 async fn first_words<R, T>(
     reader: &mut Reader<R>,
-    patience: Patience,
+    patience: &Patience,
     decode: impl FnMut(&mut drover_wire::Decoder<'_>) -> Result<T, DecodeError>,
 ) -> Result<T, StoreError>
 where
@@ -137,7 +146,7 @@ where
 
 /// Returns the error of a peer that printed something before the protocol, or instead of it.
 async fn foreign_words<R: AsyncRead + Unpin + Send>(reader: &mut Reader<R>) -> StoreError {
-    let soon = Patience::Limited(Duration::from_millis(200), "greeting");
+    let soon = &Patience::Limited(Duration::from_millis(200), "greeting");
     while reader.rest().len() < SHOWN && reader.fill(soon).await.is_ok() {}
     let shown: Vec<u8> = reader.rest().iter().copied().take(SHOWN).collect();
     let peer = reader.peer();

@@ -14,7 +14,7 @@ use drover_wire::{
 };
 use tokio::sync::oneshot;
 
-use crate::reply::{Awaiting, Patience, answer};
+use crate::reply::{Awaiting, LastSent, Patience, answer};
 use crate::session::{Language, Session, TRANSFER_LIMIT};
 use crate::writer::{Body, Framing, Outgoing};
 
@@ -28,7 +28,8 @@ pub(crate) fn import(
 ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
     let count = paths.count();
     let (source_failed, source_error) = oneshot::channel();
-    let source = Source { paths, failed: Some(source_failed) };
+    let sent = Arc::new(LastSent::now());
+    let source = Source { paths, failed: Some(source_failed), sent: Arc::clone(&sent) };
     let (request, framing, body, answers, numbers): (_, _, Box<dyn Body>, _, _) =
         match &session.language {
             Language::Worker(dialect) if dialect.since(32) => {
@@ -59,7 +60,7 @@ pub(crate) fn import(
             answer,
             nar: None,
             log: Arc::new(SilentLog),
-            patience: Patience::Limited(TRANSFER_LIMIT, "adding paths"),
+            patience: Patience::AfterData(TRANSFER_LIMIT, sent, "adding paths"),
         },
     );
     let arrival = session.arrival(arrives);
@@ -83,6 +84,8 @@ enum Numbers {
 struct Source {
     paths: Box<dyn PathStream>,
     failed: Option<oneshot::Sender<StoreError>>,
+    /// Noted whenever something more is asked for, as what came before was sent then.
+    sent: Arc<LastSent>,
 }
 
 impl Source {
@@ -94,12 +97,16 @@ impl Source {
     }
 
     async fn next_path(&mut self) -> Result<Option<PathInfo>, StoreError> {
+        self.sent.waits_for_source();
         let next = self.paths.next_path().await;
+        self.sent.note();
         self.note(next)
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
+        self.sent.waits_for_source();
         let chunk = self.paths.chunk().await;
+        self.sent.note();
         self.note(chunk)
     }
 }

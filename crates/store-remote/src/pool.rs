@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use drover_core::StoreDir;
 use drover_store::{BuildSettings, StoreError};
-use drover_wire::{ClientOptions, Request, ServerInfo, Trust, Version};
+use drover_wire::{ClientOptions, Request, ServerInfo, Trust, Version, WORKER_LATEST};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::channel::Channel;
 use crate::dial::Dialler;
-use crate::handshake;
+use crate::handshake::{self, Greeting};
 use crate::reader::Reader;
 use crate::session::{Language, Session};
 
 /// Transfers out of one machine at once; each has a flow-control window of its own.
-const READS: usize = 4;
+const READS: usize = 6;
 /// Transfers into one machine at once, those on lanes apart.
-const WRITES: usize = 2;
+const WRITES: usize = 16;
 
 /// What a transfer does, and so which permit it takes.
 #[derive(Clone, Copy, Debug)]
@@ -139,7 +139,7 @@ impl Pool {
     /// Connects, unless that was done before.
     pub(crate) async fn connect(self: &Arc<Self>) -> Result<Known, StoreError> {
         let known = self.known.get_or_try_init(|| async {
-            let (session, known) = self.dial(None).await?;
+            let (session, known) = self.dial(Some(WORKER_LATEST)).await?;
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);
             Ok::<Known, StoreError>(known)
         });
@@ -175,16 +175,19 @@ impl Pool {
         Ok(Lease { session: Some(session), pool: Arc::clone(self), _permit: permit })
     }
 
-    /// Opens channels in the background, beside the first one, so that nobody waits for them later.
+    /// Opens channels in the background, unless so many are there or on their way, so that nobody
+    /// waits for them later.
     #[allow(clippy::disallowed_methods, reason = "the handles are kept, and ended with the pool")]
     pub(crate) fn warm(self: &Arc<Self>, channels: usize) {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let expected = self.known.get().and_then(|known| known.version);
         let mut warming = self.warming.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..channels {
+        for _ in idle + warming.len()..channels {
             // the pool waits for the task, not the task for the pool
             let pool = Arc::downgrade(self);
             warming.push(tokio::spawn(async move {
                 let pool = pool.upgrade()?;
-                pool.dial(None).await.ok().map(|(session, _)| session)
+                pool.dial(expected).await.ok().map(|(session, _)| session)
             }));
         }
     }
@@ -209,40 +212,47 @@ impl Pool {
     }
 
     async fn dial(&self, expected: Option<Version>) -> Result<(Session, Known), StoreError> {
-        let dialled = async {
-            let wire = self.dialler.open(&self.name).await?;
-            let mut reader = Reader::new(wire.reader, wire.peer);
-            let mut writer = wire.writer;
-            let (language, known) = match self.protocol {
-                Protocol::Worker => {
-                    let (dialect, info) = handshake::worker(
-                        &mut reader,
-                        &mut writer,
-                        &self.store_dir,
-                        self.limit,
-                        expected,
-                    )
-                    .await?;
-                    let language = Language::Worker(dialect.clone());
-                    let description = language.describe();
-                    (language, Known { version: Some(dialect.version), description, info })
-                }
-                Protocol::Serve => {
-                    let dialect =
-                        handshake::serve(&mut reader, &mut writer, &self.store_dir, self.limit)
-                            .await?;
-                    let language = Language::Serve(dialect);
-                    let description = language.describe();
-                    let info = ServerInfo { nix_version: None, trust: Trust::Unknown };
-                    (language, Known { version: None, description, info })
-                }
-            };
-            let channel = Channel::start(reader, writer, wire.keep_alive);
-            Ok::<_, StoreError>((Session { channel, language }, known))
+        let (session, known) = match self.protocol {
+            Protocol::Worker => self.dial_worker(expected).await?,
+            Protocol::Serve => self.dial_serve().await?,
         };
-        let (session, known) = dialled.await?;
         self.send_settings(&session);
         Ok((session, known))
+    }
+
+    async fn dial_worker(
+        &self,
+        mut expected: Option<Version>,
+    ) -> Result<(Session, Known), StoreError> {
+        loop {
+            let wire = self.dialler.open(&self.name).await?;
+            let (mut reader, mut writer) = (Reader::new(wire.reader, wire.peer), wire.writer);
+            let (store_dir, limit) = (&self.store_dir, self.limit);
+            let greeting =
+                handshake::worker(&mut reader, &mut writer, store_dir, limit, expected).await?;
+            match greeting {
+                Greeting::Unexpected(version) => expected = Some(version),
+                Greeting::Agreed(dialect, info) => {
+                    let version = Some(dialect.version);
+                    let language = Language::Worker(dialect);
+                    let known = Known { version, description: language.describe(), info };
+                    let channel = Channel::start(reader, writer, wire.keep_alive);
+                    return Ok((Session { channel, language }, known));
+                }
+            }
+        }
+    }
+
+    async fn dial_serve(&self) -> Result<(Session, Known), StoreError> {
+        let wire = self.dialler.open(&self.name).await?;
+        let (mut reader, mut writer) = (Reader::new(wire.reader, wire.peer), wire.writer);
+        let dialect =
+            handshake::serve(&mut reader, &mut writer, &self.store_dir, self.limit).await?;
+        let language = Language::Serve(dialect);
+        let info = ServerInfo { nix_version: None, trust: Trust::Unknown };
+        let known = Known { version: None, description: language.describe(), info };
+        let channel = Channel::start(reader, writer, wire.keep_alive);
+        Ok((Session { channel, language }, known))
     }
 
     /// Sends the settings that the user asked for. A server's own settings hold otherwise, which is

@@ -40,15 +40,26 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
     }
 
     /// Waits for more bytes. At the end of the stream it is an error.
-    pub(crate) async fn fill(&mut self, patience: Patience) -> Result<(), StoreError> {
+    pub(crate) async fn fill(&mut self, patience: &Patience) -> Result<(), StoreError> {
         self.buffer.reserve(READ_SIZE.min(self.buffer.len().max(8 * 1024)));
         let read = self.from.read_buf(&mut self.buffer);
         let read = match patience {
             Patience::Unlimited => read.await,
-            Patience::Limited(limit, doing) => match tokio::time::timeout(limit, read).await {
+            Patience::Limited(limit, doing) => match tokio::time::timeout(*limit, read).await {
                 Ok(read) => read,
-                Err(_) => return Err(self.silent(limit, doing)),
+                Err(_) => return Err(self.silent(*limit, doing)),
             },
+            Patience::AfterData(limit, sent, doing) => {
+                tokio::pin!(read);
+                loop {
+                    let until = sent.get() + *limit;
+                    match tokio::time::timeout_at(until, &mut read).await {
+                        Ok(read) => break read,
+                        Err(_) if sent.get() + *limit > until => {}
+                        Err(_) => return Err(self.silent(*limit, doing)),
+                    }
+                }
+            }
         };
         match read {
             Ok(0) => {
@@ -68,7 +79,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
     /// Reads one message with `decode`, waiting for the bytes that it takes.
     pub(crate) async fn message<T>(
         &mut self,
-        patience: Patience,
+        patience: &Patience,
         mut decode: impl FnMut(&mut Decoder<'_>) -> Result<T, DecodeError>,
     ) -> Result<T, StoreError> {
         let mut wanted = 0;
@@ -105,7 +116,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
         let Awaiting { preamble, answers, mut answer, nar, log, patience } = awaiting;
         let mut failure = None;
         for _ in 0..answers {
-            match self.one_answer(preamble, patience, &log, answer.as_mut()).await {
+            match self.one_answer(preamble, &patience, &log, answer.as_mut()).await {
                 Ok(None) => {}
                 Ok(Some(refused)) => failure = failure.or(Some(refused)),
                 Err(error) => {
@@ -119,7 +130,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
             (None, None) => answer.finish(Ok(())),
             (None, Some(nar)) => {
                 answer.finish(Ok(()));
-                return self.nar(patience, nar).await;
+                return self.nar(&patience, nar).await;
             }
         }
         Ok(())
@@ -129,7 +140,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
     async fn one_answer(
         &mut self,
         preamble: Preamble,
-        patience: Patience,
+        patience: &Patience,
         log: &std::sync::Arc<dyn drover_store::BuildLog>,
         answer: &mut dyn crate::reply::Answer,
     ) -> Result<Option<StoreError>, StoreError> {
@@ -152,7 +163,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
     }
 
     /// Passes a NAR on, and finds its end.
-    async fn nar(&mut self, patience: Patience, sink: NarSink) -> Result<(), StoreError> {
+    async fn nar(&mut self, patience: &Patience, sink: NarSink) -> Result<(), StoreError> {
         let mut parser = Parser::new(Limits::of_size(sink.max_size));
         loop {
             let progress = match parser.feed(&self.buffer, &mut ()) {

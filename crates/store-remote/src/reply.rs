@@ -1,12 +1,13 @@
 //! What is awaited from a peer: how an answer is read, and who gets it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use drover_store::{BuildLog, StoreError};
 use drover_wire::{DecodeError, Decoder};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 /// Whether the server's messages come before the answer, as in the worker protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,12 +19,41 @@ pub(crate) enum Preamble {
 }
 
 /// How long a peer may be silent before the connection is given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Patience {
     /// So long, while doing what the text says.
     Limited(Duration, &'static str),
+    /// So long after the last piece of data was sent to it.
+    AfterData(Duration, Arc<LastSent>, &'static str),
     /// A build may be silent for as long as it runs; the link is watched by SSH.
     Unlimited,
+}
+
+/// When the last piece of a request's data was had from its source. While the source is waited for,
+/// it's not the peer who is slow.
+#[derive(Debug)]
+pub(crate) struct LastSent(Mutex<Option<Instant>>);
+
+impl LastSent {
+    pub(crate) fn now() -> LastSent {
+        LastSent(Mutex::new(Some(Instant::now())))
+    }
+
+    /// Notes that the source is waited for.
+    pub(crate) fn waits_for_source(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Notes that the source gave a piece, or its end.
+    pub(crate) fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Returns from when on the peer is waited for.
+    pub(crate) fn get(&self) -> Instant {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.unwrap_or_else(Instant::now)
+    }
 }
 
 /// Reads an answer, and hands it over.

@@ -115,7 +115,7 @@ impl<'a> Decoder<'a> {
                 self.at = end;
                 Ok(bytes)
             }
-            None => Err(DecodeError::Incomplete { missing: end - self.all.len() }),
+            None => Err(DecodeError::Incomplete { missing: end.saturating_sub(self.all.len()) }),
         }
     }
 
@@ -222,27 +222,37 @@ impl<'a> Decoder<'a> {
         &mut self,
         item: impl Fn(&mut Self) -> Result<T, DecodeError>,
     ) -> Result<C, DecodeError> {
-        let count = self.count()?;
-        let mut items = C::default();
-        for _ in 0..count {
-            items.extend([item(self)?]);
-        }
-        Ok(items)
+        self.list_of(8, item)
     }
 
-    /// Reads the number of items of a list. An item takes eight bytes at least, so a count beyond
-    /// what has arrived asks for more bytes before anything is built from it.
-    fn count(&mut self) -> Result<usize, DecodeError> {
+    /// Reads a list whose items have `least` bytes each at least. So many bytes have to have arrived
+    /// before anything is built from a count; and where an item is cut, the items behind it are
+    /// missing too, so that a long list is begun anew a few times and not once for each packet.
+    fn list_of<T, C: Default + Extend<T>>(
+        &mut self,
+        least: usize,
+        item: impl Fn(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<C, DecodeError> {
         let count = self.number()?;
         let count = usize::try_from(count)
             .ok()
             .filter(|count| *count <= MAX_COUNT)
             .ok_or(DecodeError::TooMany { count, max: MAX_COUNT })?;
         let rest = self.all.len() - self.at;
-        if count * 8 > rest {
-            return Err(DecodeError::Incomplete { missing: count * 8 - rest });
+        if count * least > rest {
+            return Err(DecodeError::Incomplete { missing: count * least - rest });
         }
-        Ok(count)
+        let mut items = C::default();
+        for left in (0..count).rev() {
+            match item(self) {
+                Ok(value) => items.extend([value]),
+                Err(DecodeError::Incomplete { missing }) => {
+                    return Err(DecodeError::Incomplete { missing: missing + left * least });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(items)
     }
 
     /// Reads a set of store paths.
@@ -251,7 +261,9 @@ impl<'a> Decoder<'a> {
     ///
     /// Too many, or one that isn't a store path.
     pub fn paths(&mut self, store_dir: &StoreDir) -> Result<BTreeSet<StorePath>, DecodeError> {
-        self.list(|each| each.path(store_dir))
+        // length, directory, slash, hash part, dash, one character of name
+        let text = store_dir.as_str().len() + 35;
+        self.list_of(8 + text + padding(text), |each| each.path(store_dir))
     }
 }
 

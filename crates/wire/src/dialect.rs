@@ -31,9 +31,11 @@ impl Version {
         u64::from(self.major) << 8 | u64::from(self.minor)
     }
 
-    fn from_wire(number: u64) -> Version {
+    /// Reads a version; it has no more than two bytes.
+    pub(crate) fn read(from: &mut Decoder<'_>) -> Result<Version, DecodeError> {
+        let number = from.number_up_to("protocol version", 0xffff)?;
         let [minor, major, ..] = number.to_le_bytes();
-        Version { major, minor }
+        Ok(Version { major, minor })
     }
 }
 
@@ -108,7 +110,7 @@ pub fn read_server_hello(from: &mut Decoder<'_>, ours: Version) -> Result<Versio
         WORKER_MAGIC_SERVER => {}
         found => return Err(DecodeError::Magic { found }),
     }
-    agree("worker", Version::from_wire(from.number()?), ours, WORKER_OLDEST)
+    agree("worker", Version::read(from)?, ours, WORKER_OLDEST)
 }
 
 /// Reads a client's magic.
@@ -129,7 +131,7 @@ pub fn read_client_magic(from: &mut Decoder<'_>) -> Result<(), DecodeError> {
 ///
 /// A version that isn't spoken here.
 pub fn read_client_version(from: &mut Decoder<'_>, ours: Version) -> Result<Version, DecodeError> {
-    agree("worker", Version::from_wire(from.number()?), ours, WORKER_OLDEST)
+    agree("worker", Version::read(from)?, ours, WORKER_OLDEST)
 }
 
 /// Returns what a server sends in answer to the client's magic: its own, and its version.

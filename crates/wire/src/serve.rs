@@ -77,8 +77,7 @@ fn read_hello(from: &mut Decoder<'_>, magic: u64) -> Result<Version, DecodeError
         found if found == magic => {}
         found => return Err(DecodeError::Magic { found }),
     }
-    let [minor, major, ..] = from.number()?.to_le_bytes();
-    agree("serve", Version { major, minor }, SERVE_LATEST, SERVE_OLDEST)
+    agree("serve", Version::read(from)?, SERVE_LATEST, SERVE_OLDEST)
 }
 
 /// The settings that travel with a build.

@@ -1,0 +1,378 @@
+//! What the user typed: the flags, named as Nix names them.
+//!
+//! Values that are settings of Nix stay text here; `drover-config` checks them together with those
+//! of `nix.conf`, so that both are refused in the same words.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use drover_config::Override;
+
+/// Spreads Nix builds over every machine that you can reach by SSH.
+#[derive(Debug, Parser)]
+#[command(name = "drover", version, about, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build derivations, Nix expressions or flakes on all machines
+    Build(Box<BuildArguments>),
+    /// Look at stores
+    Store {
+        /// What to look at.
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
+    /// Look at derivations
+    Derivation {
+        /// What to look at.
+        #[command(subcommand)]
+        command: DerivationCommand,
+    },
+}
+
+/// What to do with a store.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Say whether a store can be reached, and who is there
+    #[command(visible_alias = "info")]
+    Ping(PingArguments),
+}
+
+/// What to do with derivations.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DerivationCommand {
+    /// Print derivations as JSON, as `nix derivation show` does
+    Show(Box<ShowArguments>),
+}
+
+/// The arguments of `drover build`.
+#[derive(Debug, Args)]
+pub(crate) struct BuildArguments {
+    #[command(flatten)]
+    pub(crate) source: SourceArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingArguments,
+    #[command(flatten)]
+    pub(crate) building: BuildingArguments,
+    #[command(flatten)]
+    pub(crate) results: ResultArguments,
+    #[command(flatten)]
+    pub(crate) speech: SpeechArguments,
+}
+
+/// What is wanted.
+#[derive(Clone, Debug, Args, Default)]
+#[command(next_help_heading = "What to build")]
+pub(crate) struct SourceArguments {
+    /// PATH.drv, PATH.drv^out,dev, PATH.drv^*, or a flake reference such as .#x; with -f or -E, an
+    /// attribute
+    #[arg(value_name = "INSTALLABLE")]
+    pub(crate) installables: Vec<String>,
+    /// Evaluate a Nix file
+    #[arg(short, long, value_name = "FILE", conflicts_with = "expr")]
+    pub(crate) file: Option<String>,
+    /// Evaluate a Nix expression
+    #[arg(short = 'E', long, value_name = "EXPR", allow_hyphen_values = true)]
+    pub(crate) expr: Option<String>,
+    /// An attribute of the file or expression
+    #[arg(short = 'A', long = "attr", value_name = "ATTR")]
+    pub(crate) attributes: Vec<String>,
+    /// Pass an expression to the function in the file
+    #[arg(long, num_args = 2, value_names = ["NAME", "EXPR"], action = ArgAction::Append, allow_hyphen_values = true)]
+    pub(crate) arg: Vec<String>,
+    /// Pass a string to the function in the file
+    #[arg(long, num_args = 2, value_names = ["NAME", "VALUE"], action = ArgAction::Append, allow_hyphen_values = true)]
+    pub(crate) argstr: Vec<String>,
+    /// Add to the places where <nixpkgs> and the like are looked for
+    #[arg(short = 'I', long = "include", value_name = "PATH")]
+    pub(crate) include: Vec<String>,
+    /// Let the evaluation of a flake look at the environment
+    #[arg(long)]
+    pub(crate) impure: bool,
+}
+
+/// Settings that every command has.
+#[derive(Debug, Args, Default)]
+#[command(next_help_heading = "Settings")]
+pub(crate) struct SettingArguments {
+    /// The local store: auto, daemon, unix://SOCKET, local?root=DIR, ssh-ng://HOST
+    #[arg(long, value_name = "URI")]
+    pub(crate) store: Option<String>,
+    /// Set a setting of nix.conf
+    #[arg(long, num_args = 2, value_names = ["NAME", "VALUE"], action = ArgAction::Append, allow_hyphen_values = true)]
+    pub(crate) option: Vec<String>,
+}
+
+/// How to build.
+#[derive(Debug, Args, Default)]
+#[command(next_help_heading = "How to build")]
+pub(crate) struct BuildingArguments {
+    /// Machines as in /etc/nix/machines, separated by ';' or line ends; @FILE for those of a file;
+    /// '' for none
+    #[arg(long, value_name = "MACHINES")]
+    pub(crate) builders: Option<String>,
+    /// Builds at once on this machine, or auto; 0 for never on this machine
+    #[arg(short = 'j', long, value_name = "N")]
+    pub(crate) max_jobs: Option<String>,
+    /// Cores that a build may use; 0 for all
+    #[arg(long, value_name = "N")]
+    pub(crate) cores: Option<String>,
+    /// Go on with what doesn't depend on a failed build
+    #[arg(short, long)]
+    pub(crate) keep_going: bool,
+    /// Keep the folders of failed builds, where they were built
+    #[arg(short = 'K', long)]
+    pub(crate) keep_failed: bool,
+    /// Build what cannot be substituted
+    #[arg(long)]
+    pub(crate) fallback: bool,
+    /// End a build after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<String>,
+    /// End a build that was silent for so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) max_silent_time: Option<String>,
+    /// How a machine is chosen
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) policy: PolicyArgument,
+    /// Bring back all that was built, as stock Nix does, not only what was asked for
+    #[arg(long)]
+    pub(crate) copy_all_outputs: bool,
+    /// Say what would be built, and build nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// How a machine is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyArgument {
+    /// The machine that is estimated to be done first
+    #[default]
+    EarliestFinish,
+    /// The machine that stock Nix would choose
+    Stock,
+}
+
+/// What to do with the results.
+#[derive(Debug, Args, Default)]
+#[command(next_help_heading = "Results")]
+pub(crate) struct ResultArguments {
+    /// Where to put links to the results
+    #[arg(short, long, value_name = "PATH", default_value = "result")]
+    pub(crate) out_link: PathBuf,
+    /// Put no links anywhere
+    #[arg(long)]
+    pub(crate) no_link: bool,
+    /// Print the paths of the results
+    #[arg(long)]
+    pub(crate) print_out_paths: bool,
+    /// Print derivations and the paths of their outputs as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How much is said, and in which form.
+#[derive(Debug, Args, Default)]
+#[command(next_help_heading = "Messages")]
+pub(crate) struct SpeechArguments {
+    /// Print the logs of builds
+    #[arg(short = 'L', long)]
+    pub(crate) print_build_logs: bool,
+    /// The form of messages; bar where standard error is a terminal, else raw
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormatArgument>,
+    #[command(flatten)]
+    pub(crate) verbosity: VerbosityArguments,
+}
+
+/// How much is said.
+#[derive(Clone, Debug, Args, Default)]
+pub(crate) struct VerbosityArguments {
+    /// Say more; twice for what happens inside
+    #[arg(short, long, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Say only what went wrong
+    #[arg(long, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+}
+
+/// The form of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormatArgument {
+    /// Lines that are kept up to date
+    Bar,
+    /// The same, with the logs of builds
+    BarWithLogs,
+    /// Lines
+    Raw,
+    /// The same, with the logs of builds
+    RawWithLogs,
+    /// What tools such as nix-output-monitor read
+    InternalJson,
+}
+
+/// The arguments of `drover store ping`.
+#[derive(Debug, Args)]
+pub(crate) struct PingArguments {
+    #[command(flatten)]
+    pub(crate) settings: SettingArguments,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) verbosity: VerbosityArguments,
+}
+
+/// The arguments of `drover derivation show`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArguments {
+    #[command(flatten)]
+    pub(crate) source: SourceArguments,
+    #[command(flatten)]
+    pub(crate) settings: SettingArguments,
+    /// Show all that they depend on, too
+    #[arg(short, long)]
+    pub(crate) recursive: bool,
+    /// The Nix whose form is printed
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ShowFormatArgument,
+    #[command(flatten)]
+    pub(crate) verbosity: VerbosityArguments,
+}
+
+/// The Nix whose form is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ShowFormatArgument {
+    /// Today's
+    #[default]
+    #[value(name = "2.34")]
+    Nix2_34,
+    /// That of Nix 2.26
+    #[value(name = "2.26")]
+    Nix2_26,
+    /// That of Nix 2.8
+    #[value(name = "2.8")]
+    Nix2_8,
+}
+
+impl Command {
+    /// Returns how much is to be said.
+    pub(crate) fn verbosity(&self) -> &VerbosityArguments {
+        match self {
+            Command::Build(arguments) => &arguments.speech.verbosity,
+            Command::Store { command: StoreCommand::Ping(arguments) } => &arguments.verbosity,
+            Command::Derivation { command: DerivationCommand::Show(arguments) } => {
+                &arguments.verbosity
+            }
+        }
+    }
+}
+
+impl SettingArguments {
+    /// Returns the settings that were typed.
+    pub(crate) fn overrides(&self) -> Vec<Override> {
+        let mut overrides: Vec<Override> =
+            pairs(&self.option).map(|(name, value)| Override::option(name, value)).collect();
+        overrides.extend(self.store.as_deref().map(|store| Override::flag("store", store)));
+        overrides
+    }
+}
+
+impl BuildingArguments {
+    /// Returns the settings that were typed.
+    pub(crate) fn overrides(&self) -> Vec<Override> {
+        let texts = [
+            ("builders", &self.builders),
+            ("max-jobs", &self.max_jobs),
+            ("cores", &self.cores),
+            ("timeout", &self.timeout),
+            ("max-silent-time", &self.max_silent_time),
+        ];
+        let switches = [
+            ("keep-going", self.keep_going),
+            ("keep-failed", self.keep_failed),
+            ("fallback", self.fallback),
+        ];
+        let texts = texts
+            .into_iter()
+            .filter_map(|(name, value)| Some(Override::flag(name, value.as_deref()?)));
+        let switches = switches
+            .into_iter()
+            .filter(|(_, on)| *on)
+            .map(|(name, _)| Override::flag(name, "true"));
+        texts.chain(switches).collect()
+    }
+}
+
+/// Returns the values of an argument that takes two at a time.
+pub(crate) fn pairs(values: &[String]) -> impl Iterator<Item = (&str, &str)> {
+    values.chunks_exact(2).filter_map(|pair| match pair {
+        [name, value] => Some((name.as_str(), value.as_str())),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[test]
+    fn is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    fn build(line: &[&str]) -> BuildArguments {
+        let words = ["drover", "build"].iter().chain(line);
+        match Arguments::try_parse_from(words).unwrap().command {
+            Command::Build(arguments) => *arguments,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[rstest]
+    #[case::attached(&["-j0", "x.drv"], &[("--max-jobs", "max-jobs", "0")])]
+    #[case::auto(&["--max-jobs", "auto", "x.drv"], &[("--max-jobs", "max-jobs", "auto")])]
+    #[case::no_builders(&["--builders", "", "x.drv"], &[("--builders", "builders", "")])]
+    #[case::switches(
+        &["-k", "-K", "--fallback", "x.drv"],
+        &[
+            ("--keep-going", "keep-going", "true"),
+            ("--keep-failed", "keep-failed", "true"),
+            ("--fallback", "fallback", "true"),
+        ],
+    )]
+    fn flags_are_settings(#[case] line: &[&str], #[case] expected: &[(&str, &str, &str)]) {
+        let overrides = build(line).building.overrides();
+        let told: Vec<(&str, &str, &str)> = overrides
+            .iter()
+            .map(|given| (given.flag.as_str(), given.name.as_str(), given.value.as_str()))
+            .collect();
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn options_come_in_pairs() {
+        let arguments = build(&["--option", "cores", "-1", "x", "--option", "sandbox", "false"]);
+        let options: Vec<_> = pairs(&arguments.settings.option).collect();
+        assert_eq!(options, [("cores", "-1"), ("sandbox", "false")]);
+        assert_eq!(arguments.source.installables, ["x"]);
+    }
+
+    #[rstest]
+    #[case::file_and_expression(&["-f", "x", "-E", "1"])]
+    #[case::half_an_option(&["--option", "cores"])]
+    #[case::unknown(&["--no-such-flag"])]
+    fn refuses(#[case] line: &[&str]) {
+        let words = ["drover", "build"].iter().chain(line);
+        assert!(Arguments::try_parse_from(words).is_err());
+    }
+}

@@ -1,0 +1,238 @@
+//! `drover build`: from what the user names to results in the local store.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use drover_fleet::{
+    BuildError, CopyBack, DryRun, Fleet, FleetOptions, Graph, MachineSpec, Report, Target,
+};
+use drover_schedule::{Policy, Rounding};
+use drover_store::{Store, Trust};
+use drover_store_remote::Address;
+use tokio_util::sync::CancellationToken;
+
+use crate::arguments::{BuildArguments, BuildingArguments, PolicyArgument, ResultArguments};
+use crate::builders::{machines, substitute};
+use crate::configuration::Configuration;
+use crate::connector::Connector;
+use crate::evaluate::{Evaluator, common_arguments};
+use crate::exit::{ExitStatus, Interrupted};
+use crate::local_store::LocalStore;
+use crate::progress::{GraphNames, Progress, Screen};
+use crate::signals::cancel_on_signals;
+use crate::terminal::Terminal;
+use crate::{failures, json, out_link, summary, units, wanted};
+
+/// The longest end of a log that is kept for each failure.
+const LOG_LINES: u64 = 10_000;
+
+/// Builds what the arguments name.
+pub(crate) async fn build(
+    arguments: BuildArguments,
+    terminal: &Terminal,
+) -> anyhow::Result<ExitStatus> {
+    let mut overrides = arguments.settings.overrides();
+    overrides.extend(arguments.building.overrides());
+    let configuration = Configuration::load(&overrides, terminal)?;
+    let local = LocalStore::choose(&configuration)?;
+    local.require_program(&configuration.host)?;
+    let connector = Connector::new(&configuration)?;
+    let machines = machines(&configuration, &connector, &local, terminal)?;
+    let cancel = CancellationToken::new();
+    let _signals = cancel_on_signals(cancel.clone()).context("cannot wait for signals")?;
+
+    let store: Arc<dyn Store> =
+        Arc::new(connector.open_local(&local, &configuration.local_settings()));
+    let importing = import_flags(&arguments.building, &local, &*store);
+    let importing = unless_cancelled(&cancel, importing).await??;
+    // the roots of what is evaluated live as long as this
+    let roots = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let evaluator = Evaluator {
+        source: &arguments.source,
+        local: &local,
+        common: common_arguments(&arguments.settings, &importing, &local, terminal),
+        roots: roots.path(),
+    };
+    let current_dir = &configuration.host.environment.current_dir;
+    let prepare = async {
+        let targets = wanted::targets(&arguments.source, &evaluator, current_dir).await?;
+        let derivations: Vec<_> = targets.iter().map(|target| target.derivation.clone()).collect();
+        let graph = Graph::read(&*store, &derivations).await?;
+        anyhow::Ok((targets, Arc::new(graph)))
+    };
+    let (targets, graph) = unless_cancelled(&cancel, prepare).await??;
+    let options = options(&arguments, &configuration);
+    let run = Run { store, machines, options, graph, targets, terminal };
+    if arguments.building.dry_run {
+        return run.dry_run(&arguments.results, &cancel).await;
+    }
+    let report = run.build(cancel).await?;
+    // a link to a path on another machine would lead nowhere
+    let is_here = !matches!(local.address, Address::Ssh(..));
+    let link = (is_here && !arguments.results.no_link)
+        .then(|| current_dir.join(&arguments.results.out_link));
+    run.conclude(&report, &arguments.results, link.as_deref()).await
+}
+
+fn options(arguments: &BuildArguments, configuration: &Configuration) -> FleetOptions {
+    let settings = &configuration.settings;
+    FleetOptions {
+        keep_going: settings.keep_going,
+        substitute: substitute(settings),
+        copy_back: match arguments.building.copy_all_outputs {
+            true => CopyBack::Everything,
+            false => CopyBack::Wanted,
+        },
+        log_lines: usize::try_from(settings.log_lines.min(LOG_LINES)).unwrap_or(usize::MAX),
+        policy: match arguments.building.policy {
+            PolicyArgument::EarliestFinish => Policy::EarliestFinish,
+            PolicyArgument::Stock => Policy::Stock { rounding: Rounding::Float },
+        },
+    }
+}
+
+/// Returns what the evaluator shall know for building what an expression imports. A daemon that
+/// doesn't trust this user takes no `builders`, and would say so as if it were of consequence here.
+async fn import_flags<'a>(
+    building: &'a BuildingArguments,
+    local: &LocalStore,
+    store: &dyn Store,
+) -> anyhow::Result<Vec<(&'static str, &'a str)>> {
+    let mut flags = Vec::new();
+    flags.extend(building.max_jobs.as_deref().map(|jobs| ("--max-jobs", jobs)));
+    if let Some(builders) = &building.builders {
+        let is_own = matches!(local.address, Address::Local(_));
+        if is_own || store.connect().await?.trust != Trust::NotTrusted {
+            flags.push(("--builders", builders));
+        }
+    }
+    Ok(flags)
+}
+
+/// Waits for something unless the user ends it all before.
+async fn unless_cancelled<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = T>,
+) -> Result<T, Interrupted> {
+    tokio::select! {
+        outcome = work => Ok(outcome),
+        () = cancel.cancelled() => Err(Interrupted),
+    }
+}
+
+/// Everything that a run needs.
+struct Run<'a> {
+    store: Arc<dyn Store>,
+    machines: Vec<MachineSpec>,
+    options: FleetOptions,
+    graph: Arc<Graph>,
+    targets: Vec<Target>,
+    terminal: &'a Terminal,
+}
+
+impl Run<'_> {
+    /// Builds, and shows progress meanwhile.
+    async fn build(&self, cancel: CancellationToken) -> anyhow::Result<Report> {
+        let slots = self.machines.iter().map(|machine| {
+            let description = &machine.description;
+            (description.name.clone(), description.slots)
+        });
+        let names = Box::new(GraphNames {
+            graph: Arc::clone(&self.graph),
+            store_dir: self.store.store_dir().clone(),
+        });
+        let screen = Screen::start(Progress::new(slots), names, self.terminal)
+            .context("cannot start to show progress")?;
+        let screen = Arc::new(screen);
+        let fleet = self.fleet(Arc::clone(&screen) as Arc<dyn drover_fleet::Observer>);
+        let building = fleet.build(Arc::clone(&self.graph), self.targets.clone(), cancel.clone());
+        let outcome = tokio::select! {
+            outcome = building => outcome,
+            never = say_when_cancelled(&cancel, &screen) => match never {},
+        };
+        screen.finish();
+        match outcome {
+            Ok(report) => Ok(report),
+            Err(BuildError::Cancelled) => Err(Interrupted.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn fleet(&self, observer: Arc<dyn drover_fleet::Observer>) -> Fleet {
+        let store = Arc::clone(&self.store);
+        Fleet::new(store, self.machines.clone(), self.options.clone(), observer)
+    }
+
+    /// Says what would be done.
+    async fn dry_run(
+        &self,
+        results: &ResultArguments,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<ExitStatus> {
+        let fleet = self.fleet(Arc::new(drover_fleet::Silent));
+        let planning = fleet.dry_run(Arc::clone(&self.graph), self.targets.clone());
+        let DryRun { build, substitute } = unless_cancelled(cancel, planning).await??;
+        let store_dir = self.store.store_dir();
+        for (paths, noun, fate) in
+            [(&build, "derivation", "built"), (&substitute, "path", "fetched")]
+        {
+            if !paths.is_empty() {
+                self.terminal.info(&format!("{} will be {fate}:", units::count(paths.len(), noun)));
+            }
+            for path in paths {
+                self.terminal.info(&format!("  {}", store_dir.display(path)));
+            }
+        }
+        if results.json {
+            let planned = json::planned(&self.targets, &self.graph, store_dir);
+            self.terminal.print(&planned.to_string())?;
+        }
+        Ok(ExitStatus::SUCCESS)
+    }
+
+    /// Tells how it went, and hands out the results, with links where they are wanted.
+    async fn conclude(
+        &self,
+        report: &Report,
+        results: &ResultArguments,
+        link: Option<&Path>,
+    ) -> anyhow::Result<ExitStatus> {
+        let store_dir = self.store.store_dir();
+        for line in summary::summary(report) {
+            self.terminal.info(&line);
+        }
+        for failure in &report.failures {
+            if let Some(text) = failures::explain(failure, store_dir) {
+                self.terminal.error(&text);
+            }
+        }
+        let failed = report.targets.iter().filter_map(|target| target.outcome.as_ref().err());
+        let failed: Vec<_> = failed.collect();
+        if !failed.is_empty() || !report.failures.is_empty() {
+            let kinds = report.failures.iter().chain(failed.iter().map(|failure| &***failure));
+            return Ok(ExitStatus::of_failures(kinds.map(|failure| failure.kind)));
+        }
+        if let Some(link) = link {
+            out_link::make_links(link, &report.targets, &*self.store, self.terminal).await?;
+        }
+        if results.json {
+            self.terminal.print(&json::built(&report.targets, store_dir).to_string())?;
+        }
+        if results.print_out_paths {
+            for path in report.targets.iter().flat_map(|target| target.outcome.iter().flatten()) {
+                self.terminal.print(&store_dir.display(path.1))?;
+            }
+        }
+        Ok(ExitStatus::SUCCESS)
+    }
+}
+
+/// Says that the end has begun, which may take a moment.
+async fn say_when_cancelled(cancel: &CancellationToken, screen: &Screen) -> Infallible {
+    cancel.cancelled().await;
+    screen.say("interrupted: ending builds on all machines (once more to leave at once)");
+    std::future::pending().await
+}

@@ -1,0 +1,115 @@
+//! What was typed, together with `nix.conf` and the environment.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use drover_config::{Base, NixConf, Note, Origin, Override, Settings, Severity};
+use drover_core::StoreDir;
+use drover_store::BuildSettings;
+
+use crate::host::{self, FileSystem, Host};
+use crate::terminal::Terminal;
+
+/// How long a machine may take to greet where `connect-timeout` says nothing.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Everything that was configured, resolved.
+pub(crate) struct Configuration {
+    /// The environment.
+    pub(crate) host: Host,
+    /// All settings as text, with where they were written.
+    pub(crate) conf: NixConf,
+    /// The settings with their types.
+    pub(crate) settings: Settings,
+    /// The directory that store paths are in, unless the store says otherwise.
+    pub(crate) store_dir: StoreDir,
+}
+
+impl Configuration {
+    /// Reads the configuration, and warns of what is strange about it.
+    ///
+    /// # Errors
+    ///
+    /// A setting with a value that it can't have, wherever it was written.
+    pub(crate) fn load(
+        overrides: &[Override],
+        terminal: &Terminal,
+    ) -> anyhow::Result<Configuration> {
+        let host = Host::of_this_process();
+        let conf = NixConf::load(&host.environment, &FileSystem, overrides)?;
+        let settings = Settings::new(&conf, &host.environment, &host::local_system())?;
+        let store_dir = match &host.store_dir {
+            Some(dir) => dir.parse().context("NIX_STORE_DIR can't be used")?,
+            None => StoreDir::default(),
+        };
+        tell(conf.notes(), terminal);
+        Ok(Configuration { host, conf, settings, store_dir })
+    }
+
+    /// Returns how long a machine may take to greet.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        let set = self.conf.raw("connect-timeout").and(self.settings.connect_timeout);
+        set.unwrap_or(CONNECT_TIMEOUT)
+    }
+
+    /// Returns the settings that go to every machine with a build.
+    pub(crate) fn build_settings(&self) -> BuildSettings {
+        BuildSettings {
+            timeout: self.settings.timeout,
+            max_silent_time: self.settings.max_silent_time,
+            // nix.conf speaks of this machine; other machines have their own
+            cores: is_from_command_line(self.conf.origin("cores")).then_some(self.settings.cores),
+            keep_failed: self.settings.keep_failed,
+            overrides: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the settings that go to the local store, as from a stock client: what this user has
+    /// set comes with them. A daemon must not distribute what drover has given it to build.
+    pub(crate) fn local_settings(&self) -> BuildSettings {
+        /// What means something to clients only, or travels otherwise.
+        const OWN: [&str; 10] = [
+            "builders",
+            "cores",
+            "experimental-features",
+            "keep-failed",
+            "keep-going",
+            "max-jobs",
+            "max-silent-time",
+            "plugin-files",
+            "store",
+            "timeout",
+        ];
+        let mut overrides = BTreeMap::new();
+        for (name, setting) in self.conf.iter().filter(|(name, _)| !OWN.contains(name)) {
+            if is_of_this_user(setting.origin()) {
+                let name = match setting.base() {
+                    Base::Empty => name.to_owned(),
+                    Base::Default => format!("extra-{name}"),
+                };
+                overrides.insert(name, setting.text());
+            }
+        }
+        overrides.insert("builders".to_owned(), String::new());
+        BuildSettings { cores: Some(self.settings.cores), overrides, ..self.build_settings() }
+    }
+}
+
+fn is_from_command_line(origin: &Origin) -> bool {
+    matches!(origin, Origin::CommandLine { .. })
+}
+
+fn is_of_this_user(origin: &Origin) -> bool {
+    matches!(origin, Origin::CommandLine { .. } | Origin::Environment { .. })
+}
+
+/// Tells what the writer of the configuration may want to know.
+pub(crate) fn tell(notes: &[Note], terminal: &Terminal) {
+    for note in notes {
+        match note.severity {
+            Severity::Warning => terminal.warn(&note.to_string()),
+            Severity::Hint => terminal.detail(&note.to_string()),
+        }
+    }
+}

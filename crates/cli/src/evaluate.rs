@@ -1,0 +1,262 @@
+//! Evaluation, which is Nix's: the `nix-instantiate` and `nix` of this machine turn files,
+//! expressions and flakes into derivations in the same store that drover builds in.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, anyhow, bail};
+use drover_core::{OutputName, StorePath};
+use drover_fleet::Target;
+use serde::Deserialize;
+use tokio::process::Command;
+
+use crate::arguments::{SettingArguments, SourceArguments, pairs};
+use crate::installable::{Attribute, Outputs};
+use crate::local_store::LocalStore;
+use crate::terminal::{Form, Terminal, Verbosity};
+
+/// Runs Nix's evaluators.
+pub(crate) struct Evaluator<'a> {
+    /// What to evaluate, and with which arguments.
+    pub(crate) source: &'a SourceArguments,
+    /// The store that derivations go to.
+    pub(crate) local: &'a LocalStore,
+    /// Arguments for any evaluator: settings and the form of messages.
+    pub(crate) common: Vec<String>,
+    /// A folder for links that keep derivations from the garbage collector for as long as it is
+    /// there.
+    pub(crate) roots: &'a Path,
+}
+
+/// What a flake's output says of itself. The fallback is for sets without `meta`.
+const DESCRIBE: &str = "d: { drvPath = d.drvPath; \
+    outputs = if d.outputSpecified or false then [ d.outputName ] else d.meta.outputsToInstall or [ ]; \
+    fallback = d.outputName or \"out\"; }";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Described {
+    drv_path: String,
+    outputs: Vec<String>,
+    fallback: String,
+}
+
+impl Evaluator<'_> {
+    /// Evaluates the file or the expression, all of it where there are no attributes.
+    pub(crate) async fn instantiate(
+        &self,
+        attributes: &[Attribute],
+    ) -> anyhow::Result<Vec<Target>> {
+        if attributes.is_empty() {
+            return self.instantiate_group(&[], &Outputs::Default, 0).await;
+        }
+        let mut targets = Vec::new();
+        // one run for all that want the same outputs
+        for (number, group) in attributes.chunk_by(|a, b| a.outputs == b.outputs).enumerate() {
+            let outputs = group.first().map_or(&Outputs::Default, |first| &first.outputs);
+            targets.extend(self.instantiate_group(group, outputs, number).await?);
+        }
+        Ok(targets)
+    }
+
+    async fn instantiate_group(
+        &self,
+        attributes: &[Attribute],
+        outputs: &Outputs,
+        number: usize,
+    ) -> anyhow::Result<Vec<Target>> {
+        let root = self.roots.join(format!("drv{number}"));
+        let mut command = Command::new("nix-instantiate");
+        command.arg("--indirect").arg("--add-root").arg(&root).args(&self.common);
+        self.add_includes(&mut command);
+        for (name, value) in pairs(&self.source.arg) {
+            command.args(["--arg", name, value]);
+        }
+        for (name, value) in pairs(&self.source.argstr) {
+            command.args(["--argstr", name, value]);
+        }
+        for attribute in attributes {
+            command.args(["-A", &attribute.path]);
+        }
+        let what = match (&self.source.expr, &self.source.file) {
+            (Some(expression), _) => {
+                command.args(["-E", expression]);
+                "the expression".to_owned()
+            }
+            (None, file) => {
+                let file = file.as_deref().unwrap_or("default.nix");
+                command.arg(not_a_flag(file));
+                format!("'{file}'")
+            }
+        };
+        let printed = run(command, "nix-instantiate", &what).await?;
+        printed.lines().map(|line| self.instantiated(line, outputs)).collect()
+    }
+
+    /// Reads a line that `nix-instantiate` printed: `PATH` or `PATH!output`.
+    fn instantiated(&self, line: &str, wanted: &Outputs) -> anyhow::Result<Target> {
+        let (path, output) = line.rsplit_once('!').unwrap_or((line, "out"));
+        // a store that isn't on this machine has no roots here, and then it is the path itself
+        let path = match fs_err::read_link(path) {
+            Ok(target) => self.local.logical(&target),
+            Err(_) => PathBuf::from(path),
+        };
+        let derivation = self.store_path(&path)?;
+        target(derivation, wanted, [output.to_owned()])
+    }
+
+    /// Evaluates a flake's output.
+    pub(crate) async fn flake(&self, reference: &str, outputs: &Outputs) -> anyhow::Result<Target> {
+        let mut command = Command::new("nix");
+        command.args(["--extra-experimental-features", "nix-command flakes", "eval"]);
+        command.args(&self.common);
+        self.add_includes(&mut command);
+        if self.source.impure {
+            command.arg("--impure");
+        }
+        command.args(["--json", "--apply", DESCRIBE]).arg(not_a_flag(reference));
+        let printed = run(command, "nix", &format!("'{reference}'")).await?;
+        let described: Described = serde_json::from_str(&printed)
+            .with_context(|| format!("'nix eval' said something unexpected of '{reference}'"))?;
+        let derivation = self.store_path(Path::new(&described.drv_path))?;
+        let names = match described.outputs.is_empty() {
+            true => vec![described.fallback],
+            false => described.outputs,
+        };
+        target(derivation, outputs, names)
+    }
+
+    fn add_includes(&self, command: &mut Command) {
+        for place in &self.source.include {
+            command.args(["-I", place]);
+        }
+    }
+
+    fn store_path(&self, path: &Path) -> anyhow::Result<StorePath> {
+        let text = path.to_str().ok_or_else(|| anyhow!("'{}' is not UTF-8", path.display()))?;
+        self.local.store_dir.parse(text).context(
+            "the evaluator uses another store directory; set NIX_STORE_DIR to the same for both",
+        )
+    }
+}
+
+/// Returns the arguments that any evaluator takes; `building` are those about the builds of what an
+/// expression imports.
+pub(crate) fn common_arguments(
+    settings: &SettingArguments,
+    building: &[(&str, &str)],
+    local: &LocalStore,
+    terminal: &Terminal,
+) -> Vec<String> {
+    let mut arguments = Vec::new();
+    let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
+    for (name, value) in pairs(&settings.option) {
+        add(&["--option", name, value]);
+    }
+    for (flag, value) in building {
+        add(&[flag, value]);
+    }
+    if let Some(store) = &local.argument {
+        add(&["--store", store]);
+    }
+    if terminal.verbosity == Verbosity::Quiet {
+        add(&["--quiet"]);
+    }
+    if terminal.form == Form::Json {
+        add(&["--log-format", "internal-json"]);
+    }
+    arguments
+}
+
+/// Returns what is wanted of a derivation; `default` is what evaluation says.
+fn target(
+    derivation: StorePath,
+    wanted: &Outputs,
+    default: impl IntoIterator<Item = String>,
+) -> anyhow::Result<Target> {
+    let outputs = match wanted {
+        Outputs::Default => default
+            .into_iter()
+            .map(|name| name.parse().with_context(|| format!("output '{name}'")))
+            .collect::<anyhow::Result<BTreeSet<OutputName>>>()?,
+        Outputs::All => BTreeSet::new(),
+        Outputs::Named(names) => names.clone(),
+    };
+    Ok(Target { derivation, outputs })
+}
+
+fn not_a_flag(argument: &str) -> String {
+    match argument.starts_with('-') {
+        true => format!("./{argument}"),
+        false => argument.to_owned(),
+    }
+}
+
+/// Runs an evaluator, whose messages go to the user directly, and returns what it printed.
+async fn run(mut command: Command, program: &str, what: &str) -> anyhow::Result<String> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command.kill_on_drop(true);
+    let child = command.spawn().map_err(|error| cannot_run(program, what, error))?;
+    let output = child
+        .wait_with_output()
+        .await
+        .with_context(|| format!("cannot read what '{program}' prints"))?;
+    if !output.status.success() {
+        bail!("'{program}' could not evaluate {what} ({})", output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("'{program}' printed no UTF-8"))
+}
+
+fn cannot_run(program: &str, what: &str, error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => anyhow!(
+            "'{program}' is not on the PATH, but evaluating {what} takes it; install Nix (Debian \
+             and Ubuntu: apt install nix-bin; elsewhere: https://nixos.org/download), or give a \
+             PATH.drv, which needs no evaluation"
+        ),
+        _ => anyhow!(error).context(format!("cannot run '{program}'")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use drover_core::StoreDir;
+    use drover_store_remote::Address;
+    use rstest::rstest;
+
+    use super::*;
+
+    const PATH: &str = "/nix/store/3880j94arxkya3irs3d8nr2x076sp1m8-a.drv";
+
+    fn local() -> LocalStore {
+        LocalStore {
+            name: "daemon".to_owned(),
+            address: Address::Socket("/s".into()),
+            store_dir: StoreDir::default(),
+            real_dir: None,
+            argument: None,
+        }
+    }
+
+    #[rstest]
+    #[case::main_output("", &["out"])]
+    #[case::other_output("!dev", &["dev"])]
+    fn reads_what_was_instantiated(#[case] suffix: &str, #[case] outputs: &[&str]) {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("drv");
+        std::os::unix::fs::symlink(PATH, &link).unwrap();
+        let (source, local) = (SourceArguments::default(), local());
+        let evaluator =
+            Evaluator { source: &source, local: &local, common: Vec::new(), roots: dir.path() };
+        for line in [PATH, link.to_str().unwrap()] {
+            let line = format!("{line}{suffix}");
+            let target = evaluator.instantiated(&line, &Outputs::Default).unwrap();
+            assert_eq!(local.store_dir.display(&target.derivation), PATH);
+            assert_eq!(target.outputs.iter().map(OutputName::as_str).collect::<Vec<_>>(), outputs);
+        }
+        let target = evaluator.instantiated(PATH, &Outputs::All).unwrap();
+        assert!(target.outputs.is_empty());
+    }
+}

@@ -1,0 +1,195 @@
+//! This machine and this process: files, environment variables, processor.
+
+use std::io::{self, Read as _};
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use drover_config::{Environment, Files, LocalSystem, User};
+use rustix::fs::Access;
+
+/// Bytes that a configuration file may have.
+const MAX_FILE: u64 = 16 * 1024 * 1024;
+
+/// The file system, for configuration files.
+pub(crate) struct FileSystem;
+
+impl Files for FileSystem {
+    fn read(&self, path: &Path) -> io::Result<Option<String>> {
+        let file = match fs_err::File::open(path) {
+            Ok(file) => file,
+            Err(error) if is_absence(error.kind()) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut text = String::new();
+        file.take(MAX_FILE + 1).read_to_string(&mut text)?;
+        if MAX_FILE < text.len() as u64 {
+            let reason = format!("{}: is larger than 16 MiB", path.display());
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+        }
+        Ok(Some(text))
+    }
+}
+
+fn is_absence(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// What the environment says, beside what `drover-config` reads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Host {
+    /// The variables that decide which configuration is read.
+    pub(crate) environment: Environment,
+    /// `NIX_STORE_DIR`
+    pub(crate) store_dir: Option<String>,
+    /// `NIX_STATE_DIR`, or its default.
+    pub(crate) state_dir: PathBuf,
+    /// `NIX_DAEMON_SOCKET_PATH`
+    pub(crate) daemon_socket: Option<PathBuf>,
+    /// `NIX_SSHOPTS`
+    pub(crate) ssh_options: String,
+    /// `PATH`
+    pub(crate) path: String,
+    /// Folders for sockets and other things that live as long as the process, the best first.
+    pub(crate) runtime_dirs: Vec<PathBuf>,
+}
+
+impl Host {
+    /// Reads the environment of this process.
+    pub(crate) fn of_this_process() -> Host {
+        let current_dir = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        Host::from_lookup(|name| std::env::var(name).ok(), current_dir)
+    }
+
+    fn from_lookup(lookup: impl Fn(&str) -> Option<String>, current_dir: PathBuf) -> Host {
+        let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
+        let runtime_dirs = [set("XDG_RUNTIME_DIR"), set("TMPDIR"), Some("/tmp".to_owned())];
+        Host {
+            store_dir: set("NIX_STORE_DIR").or_else(|| set("NIX_STORE")),
+            state_dir: set("NIX_STATE_DIR").unwrap_or_else(|| "/nix/var/nix".to_owned()).into(),
+            daemon_socket: set("NIX_DAEMON_SOCKET_PATH").map(PathBuf::from),
+            ssh_options: set("NIX_SSHOPTS").unwrap_or_default(),
+            path: lookup("PATH").unwrap_or_default(),
+            runtime_dirs: runtime_dirs.into_iter().flatten().map(PathBuf::from).collect(),
+            environment: Environment::from_lookup(lookup, current_dir),
+        }
+    }
+
+    /// Returns where the daemon's socket is.
+    pub(crate) fn daemon_socket(&self) -> PathBuf {
+        match &self.daemon_socket {
+            Some(socket) => socket.clone(),
+            None => self.state_dir.join("daemon-socket/socket"),
+        }
+    }
+
+    /// Returns where a program is, if it is on the `PATH`.
+    pub(crate) fn find_program(&self, name: &str) -> Option<PathBuf> {
+        std::env::split_paths(&self.path)
+            .map(|dir| dir.join(name))
+            .find(|file| file.is_file() && rustix::fs::access(file, Access::EXEC_OK).is_ok())
+    }
+
+    /// Makes a folder that goes with the process, with a path short enough for sockets.
+    pub(crate) fn make_runtime_dir(&self) -> io::Result<tempfile::TempDir> {
+        /// Bytes of a path below which a socket's path of 108 bytes still has room for a name.
+        const SHORT: usize = 60;
+        let mut outcome = Err(io::Error::from(io::ErrorKind::NotFound));
+        for parent in self.runtime_dirs.iter().filter(|dir| dir.as_os_str().len() <= SHORT) {
+            outcome = tempfile::Builder::new().prefix("drover-").tempdir_in(parent);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+}
+
+/// Returns what the defaults of some settings depend on.
+pub(crate) fn local_system() -> LocalSystem {
+    let user = match rustix::process::geteuid().is_root() {
+        true => User::Root,
+        false => User::Other,
+    };
+    let mut system = LocalSystem::new(&system_name(), user);
+    if rustix::fs::access("/dev/kvm", Access::READ_OK | Access::WRITE_OK).is_ok() {
+        system.system_features.insert("kvm".to_owned());
+    }
+    system.extra_platforms.extend(processor_levels().iter().map(|&level| level.to_owned()));
+    system
+}
+
+/// Returns the processors that this process may use.
+pub(crate) fn processors() -> NonZeroU32 {
+    std::thread::available_parallelism()
+        .ok()
+        .and_then(|count| NonZeroU32::try_from(count).ok())
+        .unwrap_or(NonZeroU32::MIN)
+}
+
+/// Returns the system in Nix's words, such as `x86_64-linux`.
+fn system_name() -> String {
+    let processor = match std::env::consts::ARCH {
+        "x86" => "i686",
+        "arm" => "armv7l",
+        "powerpc64" if cfg!(target_endian = "little") => "powerpc64le",
+        other => other,
+    };
+    let system = match std::env::consts::OS {
+        "macos" => "darwin",
+        other => other,
+    };
+    format!("{processor}-{system}")
+}
+
+/// Returns the levels of the x86-64 instruction set that the processor has, as systems.
+#[cfg(target_arch = "x86_64")]
+fn processor_levels() -> &'static [&'static str] {
+    let v2 = std::is_x86_feature_detected!("sse4.2") && std::is_x86_feature_detected!("popcnt");
+    let v3 = v2
+        && std::is_x86_feature_detected!("avx2")
+        && std::is_x86_feature_detected!("bmi2")
+        && std::is_x86_feature_detected!("fma")
+        && std::is_x86_feature_detected!("movbe");
+    let v4 = v3
+        && std::is_x86_feature_detected!("avx512f")
+        && std::is_x86_feature_detected!("avx512bw")
+        && std::is_x86_feature_detected!("avx512cd")
+        && std::is_x86_feature_detected!("avx512dq")
+        && std::is_x86_feature_detected!("avx512vl");
+    match (v2, v3, v4) {
+        (_, _, true) => {
+            &["x86_64-v1-linux", "x86_64-v2-linux", "x86_64-v3-linux", "x86_64-v4-linux"]
+        }
+        (_, true, _) => &["x86_64-v1-linux", "x86_64-v2-linux", "x86_64-v3-linux"],
+        (true, _, _) => &["x86_64-v1-linux", "x86_64-v2-linux"],
+        _ => &["x86_64-v1-linux"],
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn processor_levels() -> &'static [&'static str] {
+    &[]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_variable_is_none() {
+        let lookup = |name: &str| (name == "NIX_STATE_DIR").then(String::new);
+        let host = Host::from_lookup(lookup, PathBuf::from("/"));
+        assert_eq!(host.daemon_socket(), Path::new("/nix/var/nix/daemon-socket/socket"));
+    }
+
+    #[test]
+    fn reads_files_that_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("nix.conf");
+        assert_eq!(FileSystem.read(&file).unwrap(), None);
+        assert_eq!(FileSystem.read(&file.join("below")).unwrap(), None);
+        fs_err::write(&file, "cores = 4\n").unwrap();
+        assert_eq!(FileSystem.read(&file.join("below")).unwrap(), None);
+        assert_eq!(FileSystem.read(&file).unwrap().as_deref(), Some("cores = 4\n"));
+    }
+}

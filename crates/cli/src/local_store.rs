@@ -1,0 +1,163 @@
+//! Which store is the local one, and how it is reached.
+//!
+//! Drover has no local store of its own yet: it speaks with the daemon that serves it, or starts a
+//! private `nix-daemon --stdio` where there is none and the store is this user's own.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use drover_config::{Scheme, StoreReference};
+use drover_core::StoreDir;
+use drover_store_remote::{Address, Program};
+use rustix::fs::Access;
+
+use crate::address::{address, store_argument};
+use crate::configuration::Configuration;
+use crate::host::Host;
+
+/// The local store.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalStore {
+    /// How the user calls it.
+    pub(crate) name: String,
+    /// How it is reached.
+    pub(crate) address: Address,
+    /// The directory that its paths are in.
+    pub(crate) store_dir: StoreDir,
+    /// Where its files are on this machine.
+    pub(crate) real_dir: Option<PathBuf>,
+    /// Its name as an argument for Nix's own programs, so that they use the same one; nothing where
+    /// they find it by themselves.
+    pub(crate) argument: Option<String>,
+}
+
+impl LocalStore {
+    /// Chooses the store: `--store`, else `NIX_REMOTE`, else the setting, else the daemon's.
+    ///
+    /// # Errors
+    ///
+    /// A kind of store that can't be used, or none that could be, with what to do about it.
+    pub(crate) fn choose(configuration: &Configuration) -> anyhow::Result<LocalStore> {
+        let Configuration { host, settings, .. } = configuration;
+        let store = &settings.store;
+        let store_dir = match store.param("store").filter(|_| !store.scheme().is_ssh()) {
+            Some(dir) => dir.parse().with_context(|| format!("store '{store}' can't be used"))?,
+            None => configuration.store_dir.clone(),
+        };
+        let address = match store.scheme() {
+            Scheme::Auto => automatic(store, host)?,
+            _ => address(store, &host.daemon_socket())?,
+        };
+        Ok(LocalStore {
+            name: match (store.scheme(), &address) {
+                (Scheme::Auto, Address::Socket(_)) => "daemon".to_owned(),
+                _ => store_argument(store),
+            },
+            address,
+            real_dir: real_dir(store, &store_dir),
+            store_dir,
+            argument: (*store.scheme() != Scheme::Auto).then(|| store_argument(store)),
+        })
+    }
+
+    /// Checks that the program is there that serves a store which has no daemon.
+    ///
+    /// # Errors
+    ///
+    /// It isn't; says how to get it.
+    pub(crate) fn require_program(&self, host: &Host) -> anyhow::Result<()> {
+        let Address::Local(Program::Worker { command, .. }) = &self.address else { return Ok(()) };
+        if matches!(command.as_slice(), [only] if only == "nix-daemon")
+            && host.find_program("nix-daemon").is_none()
+        {
+            bail!(
+                "store '{}' has no daemon, and there is no 'nix-daemon' on the PATH to open it \
+                 with; install Nix (Debian and Ubuntu: apt install nix-bin; elsewhere: \
+                 https://nixos.org/download)",
+                self.name,
+            );
+        }
+        Ok(())
+    }
+
+    /// Returns the logical path of a file that may be given by its place on this machine.
+    pub(crate) fn logical(&self, file: &Path) -> PathBuf {
+        match self.real_dir.as_ref().and_then(|real_dir| file.strip_prefix(real_dir).ok()) {
+            Some(rest) => Path::new(self.store_dir.as_str()).join(rest),
+            None => file.to_owned(),
+        }
+    }
+}
+
+/// The daemon if it listens; else the store itself if this user may write it.
+fn automatic(store: &StoreReference, host: &Host) -> anyhow::Result<Address> {
+    let socket = host.daemon_socket();
+    if store.params().is_empty() && socket.exists() {
+        return Ok(Address::Socket(socket));
+    }
+    let state_dir = match store.param("root") {
+        Some(root) => Path::new(root).join("nix/var/nix"),
+        None => host.state_dir.clone(),
+    };
+    let writable = rustix::fs::access(&state_dir, Access::READ_OK | Access::WRITE_OK).is_ok();
+    if state_dir.exists() && !writable {
+        bail!(
+            "there is no Nix daemon at '{}', and '{}' can't be written; start the daemon \
+             (systemctl start nix-daemon, or: sudo nix-daemon &), or choose a store of your own \
+             with --store 'local?root=DIR'",
+            socket.display(),
+            state_dir.display(),
+        );
+    }
+    Ok(address(store, &socket)?)
+}
+
+/// Returns where the store's files are on this machine, where that follows from its name.
+fn real_dir(store: &StoreReference, store_dir: &StoreDir) -> Option<PathBuf> {
+    match store.scheme() {
+        Scheme::Ssh | Scheme::SshNg => return None,
+        _ => {}
+    }
+    if let Some(real) = store.param("real").filter(|real| !real.is_empty()) {
+        return Some(PathBuf::from(real));
+    }
+    let root = match store.scheme() {
+        Scheme::Local if !store.path().is_empty() => Some(store.path()),
+        _ => store.param("root").filter(|root| !root.is_empty()),
+    };
+    let relative = store_dir.as_str().trim_start_matches('/');
+    Some(Path::new(root.unwrap_or("/")).join(relative))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("auto", Some("/nix/store"))]
+    #[case("daemon", Some("/nix/store"))]
+    #[case("unix:///s?root=/r", Some("/r/nix/store"))]
+    #[case("local?root=/r", Some("/r/nix/store"))]
+    #[case("/r", Some("/r/nix/store"))]
+    #[case("local?root=/r&real=/elsewhere", Some("/elsewhere"))]
+    #[case("ssh-ng://b1", None)]
+    fn files_are_below_the_root(#[case] uri: &str, #[case] expected: Option<&str>) {
+        let found = real_dir(&uri.parse().unwrap(), &StoreDir::default());
+        assert_eq!(found.as_deref(), expected.map(Path::new));
+    }
+
+    #[test]
+    fn real_paths_are_logical_ones() {
+        let store = LocalStore {
+            name: String::new(),
+            address: Address::Socket("/s".into()),
+            store_dir: StoreDir::default(),
+            real_dir: Some("/r/nix/store".into()),
+            argument: None,
+        };
+        assert_eq!(store.logical(Path::new("/r/nix/store/x")), Path::new("/nix/store/x"));
+        assert_eq!(store.logical(Path::new("/nix/store/x")), Path::new("/nix/store/x"));
+    }
+}

@@ -1,0 +1,276 @@
+//! Progress as Nix's activities: `@nix {json}` lines, which nix-output-monitor and others read.
+//!
+//! Follows `JSONLogger` (`src/libutil/logging.cc`) and the numbers in `logging.hh` of Nix.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use drover_fleet::{FleetEvent, NodeId};
+use serde_json::{Value, json};
+
+use super::lines::{Taste, lasting_line, route};
+use super::names::Names;
+use crate::builders::LOCAL;
+use crate::units;
+
+const COPY_PATHS: u64 = 103;
+const BUILDS: u64 = 104;
+const BUILD: u64 = 105;
+
+const BUILD_LOG_LINE: u64 = 101;
+const SET_PHASE: u64 = 104;
+const PROGRESS: u64 = 105;
+
+/// How important a message is, in Nix's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// Something went wrong.
+    Error = 0,
+    /// Something may be wrong.
+    Warning = 1,
+    /// What people want to know.
+    Info = 3,
+}
+
+/// Returns a message as a line.
+pub(crate) fn message(level: Level, text: &str) -> String {
+    line(&json!({ "action": "msg", "level": level as u64, "msg": text }))
+}
+
+fn line(value: &Value) -> String {
+    format!("@nix {value}")
+}
+
+/// Turns events into activities.
+#[derive(Debug)]
+pub(crate) struct Activities {
+    next: u64,
+    builds: Option<u64>,
+    running: BTreeMap<NodeId, u64>,
+    copies: BTreeMap<u64, (u64, usize)>,
+    expected: usize,
+    done: BTreeSet<NodeId>,
+    failed: usize,
+}
+
+impl Activities {
+    /// Returns the activities of a process, whose number keeps them apart from the evaluator's.
+    pub(crate) fn new(process: u32) -> Activities {
+        Activities {
+            next: u64::from(process) << 32,
+            builds: None,
+            running: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            expected: 0,
+            done: BTreeSet::new(),
+            failed: 0,
+        }
+    }
+
+    /// Returns the lines for an event.
+    pub(crate) fn lines(
+        &mut self,
+        event: &FleetEvent,
+        names: &dyn Names,
+        taste: Taste,
+    ) -> Vec<String> {
+        match event {
+            FleetEvent::Planned { to_build, .. } => {
+                self.expected = *to_build;
+                let builds = self.number();
+                self.builds = Some(builds);
+                let mut lines = vec![start(builds, BUILDS, "", json!([]))];
+                lines.extend(self.totals());
+                lines
+            }
+            FleetEvent::Building { node, machine } => self.build_started(*node, machine, names),
+            FleetEvent::LogLine { node, line } => self.result(*node, BUILD_LOG_LINE, line),
+            FleetEvent::Phase { node, phase } => self.result(*node, SET_PHASE, phase),
+            FleetEvent::Built { node, machine, .. } => {
+                let mut lines = match self.running.contains_key(node) {
+                    true => Vec::new(),
+                    false => self.build_started(*node, machine, names),
+                };
+                self.done.insert(*node);
+                lines.extend(self.build_ended(*node));
+                lines
+            }
+            FleetEvent::Failed { node, .. } => {
+                self.failed += 1;
+                let mut lines = self.build_ended(*node);
+                let told = lasting_line(event, names, taste);
+                lines.extend(told.map(|text| message(Level::Warning, &text)));
+                lines
+            }
+            FleetEvent::Retried { node, .. } => {
+                let mut lines = self.build_ended(*node);
+                let told = lasting_line(event, names, taste);
+                lines.extend(told.map(|text| message(Level::Warning, &text)));
+                lines
+            }
+            FleetEvent::CopyStarted { transfer, from, to, paths, .. } => {
+                self.copy_started(*transfer, from, to.as_deref(), *paths)
+            }
+            FleetEvent::CopyEnded { transfer } => self.copy_ended(*transfer),
+            FleetEvent::MachineDown { .. } | FleetEvent::Note(_) => {
+                let told = lasting_line(event, names, taste);
+                told.map(|text| message(Level::Warning, &text)).into_iter().collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn build_started(&mut self, node: NodeId, machine: &str, names: &dyn Names) -> Vec<String> {
+        let path = names.path(node);
+        let (text, machine) = match machine {
+            LOCAL => (format!("building '{path}'"), ""),
+            _ => (format!("building '{path}' on '{machine}'"), machine),
+        };
+        let number = self.number();
+        let mut lines = Vec::new();
+        if let Some(before) = self.running.insert(node, number) {
+            lines.push(stop(before));
+        }
+        lines.push(start(number, BUILD, &text, json!([path, machine, 1, 1])));
+        lines.extend(self.totals());
+        lines
+    }
+
+    fn build_ended(&mut self, node: NodeId) -> Vec<String> {
+        let ended = self.running.remove(&node).map(stop);
+        ended.into_iter().chain(self.totals()).collect()
+    }
+
+    fn result(&self, node: NodeId, kind: u64, text: &str) -> Vec<String> {
+        let number = self.running.get(&node);
+        number.map(|number| result(*number, kind, json!([text]))).into_iter().collect()
+    }
+
+    fn copy_started(
+        &mut self,
+        transfer: u64,
+        from: &[Option<String>],
+        to: Option<&str>,
+        paths: usize,
+    ) -> Vec<String> {
+        let number = self.number();
+        self.copies.insert(transfer, (number, paths));
+        let text = format!("copying {} {}", units::count(paths, "path"), route(from, to));
+        let progress = result(number, PROGRESS, json!([0, paths, 1, 0]));
+        vec![start(number, COPY_PATHS, &text, json!([])), progress]
+    }
+
+    fn copy_ended(&mut self, transfer: u64) -> Vec<String> {
+        let Some((number, paths)) = self.copies.remove(&transfer) else { return Vec::new() };
+        vec![result(number, PROGRESS, json!([paths, paths, 0, 0])), stop(number)]
+    }
+
+    fn totals(&self) -> Option<String> {
+        let fields = json!([self.done.len(), self.expected, self.running.len(), self.failed]);
+        Some(result(self.builds?, PROGRESS, fields))
+    }
+}
+
+fn start(number: u64, kind: u64, text: &str, fields: Value) -> String {
+    line(&json!({
+        "action": "start",
+        "id": number,
+        "level": Level::Info as u64,
+        "type": kind,
+        "text": text,
+        "fields": fields,
+        "parent": 0,
+    }))
+}
+
+fn stop(number: u64) -> String {
+    line(&json!({ "action": "stop", "id": number }))
+}
+
+fn result(number: u64, kind: u64, fields: Value) -> String {
+    line(&json!({ "action": "result", "id": number, "type": kind, "fields": fields }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use drover_fleet::FailureKind;
+
+    use super::super::lines::tests::{NAMES, failed};
+    use super::*;
+    use crate::terminal::{BuildLogs, Verbosity};
+
+    const TASTE: Taste = Taste { verbosity: Verbosity::Normal, build_logs: BuildLogs::Hidden };
+
+    fn values(events: &[FleetEvent]) -> Vec<Value> {
+        let mut activities = Activities::new(1);
+        let lines = events.iter().flat_map(|event| activities.lines(event, &NAMES, TASTE));
+        lines
+            .map(|line| serde_json::from_str(line.strip_prefix("@nix ").unwrap()).unwrap())
+            .collect()
+    }
+
+    const HELLO: &str = "/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-hello-2.12.drv";
+
+    #[test]
+    fn builds_are_activities() {
+        let first = 1_u64 << 32;
+        let events = [
+            FleetEvent::Planned { to_build: 2, to_substitute: 0, in_graph: 2 },
+            FleetEvent::Building { node: NodeId(0), machine: "b1".to_owned() },
+            FleetEvent::Phase { node: NodeId(0), phase: "buildPhase".to_owned() },
+            FleetEvent::LogLine { node: NodeId(0), line: "a \"b\"".to_owned() },
+            FleetEvent::Built {
+                node: NodeId(0),
+                machine: "b1".to_owned(),
+                took: Duration::ZERO,
+                bytes: 0,
+            },
+        ];
+        let totals = |fields: Value| json!({ "action": "result", "id": first + 1, "type": 105, "fields": fields });
+        let expected = [
+            json!({ "action": "start", "id": first + 1, "level": 3, "type": 104, "text": "",
+                    "fields": [], "parent": 0 }),
+            totals(json!([0, 2, 0, 0])),
+            json!({ "action": "start", "id": first + 2, "level": 3, "type": 105,
+                    "text": format!("building '{HELLO}' on 'b1'"),
+                    "fields": [HELLO, "b1", 1, 1], "parent": 0 }),
+            totals(json!([0, 2, 1, 0])),
+            json!({ "action": "result", "id": first + 2, "type": 104, "fields": ["buildPhase"] }),
+            json!({ "action": "result", "id": first + 2, "type": 101, "fields": ["a \"b\""] }),
+            json!({ "action": "stop", "id": first + 2 }),
+            totals(json!([1, 2, 0, 0])),
+        ];
+        assert_eq!(values(&events), expected);
+    }
+
+    #[test]
+    fn local_builds_have_no_machine() {
+        let building = FleetEvent::Building { node: NodeId(0), machine: LOCAL.to_owned() };
+        let told = values(&[building]);
+        assert_eq!(told[0]["fields"], json!([HELLO, "", 1, 1]));
+        assert_eq!(told[0]["text"], json!(format!("building '{HELLO}'")));
+    }
+
+    #[test]
+    fn transfers_and_failures_are_told() {
+        let copy = FleetEvent::CopyStarted {
+            transfer: 9,
+            from: vec![None],
+            to: Some("b1".to_owned()),
+            paths: 2,
+            bytes: 5,
+        };
+        let events = [copy, FleetEvent::CopyEnded { transfer: 9 }, failed(FailureKind::Build)];
+        let told = values(&events);
+        let actions: Vec<&str> = told.iter().map(|one| one["action"].as_str().unwrap()).collect();
+        assert_eq!(actions, ["start", "result", "result", "stop", "msg"]);
+        assert_eq!(told[0]["text"], json!("copying 2 paths to b1"));
+        assert_eq!(told[4]["msg"], json!("hello-2.12 failed on b1"));
+    }
+}

@@ -1,0 +1,198 @@
+//! What fails, and what becomes of it.
+
+use std::time::{Duration, Instant};
+
+use drover_testkit::{Host, Signal, Suite};
+use rstest::rstest;
+
+use crate::{LIMIT, Lab, assert_code, builders, stderr, stdout};
+
+/// A derivation of one shell script, its path as result.
+fn script_drv(client: &Host, name: &str, script: &str, attributes: &str) -> String {
+    let nix = format!(
+        r#"let bb = builtins.path {{ path = /w/bb; name = "busybox"; }};
+in derivation {{ name = "{name}"; system = builtins.currentSystem; builder = "${{bb}}/bin/sh"; PATH = "${{bb}}/bin"; args = [ "-c" ''{script}'' ]; {attributes} }}"#
+    );
+    client.write(&format!("/w/{name}.nix"), nix).unwrap();
+    client
+        .sh(&format!(
+            "mkdir -p /w/bb/bin; [ -e /w/bb/bin/sh ] || {{ cp /bin/busybox /w/bb/bin/; for a in sh sleep cat echo; do ln -s busybox /w/bb/bin/$a; done; }}; nix-instantiate /w/{name}.nix 2>/dev/null"
+        ))
+        .unwrap()
+}
+
+#[rstest]
+#[case::fails("echo some words; exit 3", "", &[], 100, "some words")]
+#[case::times_out("sleep 30", "", &["--timeout", "1"], 101, "timed out")]
+#[case::is_silent("sleep 30", "", &["--max-silent-time", "1"], 101, "timed out")]
+#[case::has_another_hash(
+    "echo other > $out",
+    r#"outputHash = "0000000000000000000000000000000000000000000000000000"; outputHashAlgo = "sha256"; outputHashMode = "flat";"#,
+    &[],
+    102,
+    "hash mismatch"
+)]
+fn a_failing_build_has_its_exit_code(
+    #[case] script: &str,
+    #[case] attributes: &str,
+    #[case] options: &[&str],
+    #[case] code: i32,
+    #[case] words: &str,
+) {
+    for suite in [Suite::Forky, Suite::Bookworm] {
+        let lab = Lab::new("codes", suite, suite);
+        let drv = script_drv(&lab.client, "failing", script, attributes);
+        let machines = builders("ssh-ng", &["b1", "b2"], 1);
+        let mut arguments = vec!["build", "--no-link", "-j0", "--builders", &machines, &drv];
+        arguments.extend(options);
+        let failed = lab.drover(&arguments);
+        assert_code(&failed, code);
+        assert!(stderr(&failed).contains(words), "{}", stderr(&failed));
+    }
+}
+
+#[test]
+fn a_builder_that_goes_away_costs_time_only() {
+    let lab = Lab::new("lost", Suite::Forky, Suite::Forky);
+    let graph = [("shape", "layers"), ("n", "4"), ("d", "3"), ("k", "2"), ("sleep", "1")];
+    let drv = lab.client.instantiate(&graph).unwrap();
+    let machines = builders("ssh-ng", &["b1", "b2"], 2);
+    let mut build = lab
+        .client
+        .spawn(&["drover", "build", "--no-link", "-j0", "--builders", &machines, "--print-out-paths", &drv])
+        .unwrap();
+    build.wait_for("b1", LIMIT).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    lab.b1.kill_sshd();
+    let built = build.wait(LIMIT).unwrap();
+    assert_code(&built, 0);
+    let out = stdout(&built);
+    assert_eq!(lab.client.read(&format!("{out}/name")).unwrap(), b"graph-layers\n");
+    lab.client.run_ok(&["nix-store", "--verify", "--check-contents"]).unwrap();
+}
+
+#[test]
+fn one_dead_builder_of_two_is_left_alone() {
+    let lab = Lab::new("dead", Suite::Forky, Suite::Forky);
+    let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "6")]).unwrap();
+    lab.b1.cut().unwrap();
+    let machines = builders("ssh-ng", &["b1", "b2"], 2);
+    let began = Instant::now();
+    let built = lab.drover(&["build", "--no-link", "-j0", "--builders", &machines, &drv]);
+    assert_code(&built, 0);
+    assert!(began.elapsed() < Duration::from_secs(8), "it waited for a machine that nobody needs");
+}
+
+#[test]
+fn without_a_machine_it_says_what_each_said() {
+    let lab = Lab::new("none", Suite::Forky, Suite::Forky);
+    let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "2")]).unwrap();
+    lab.b1.kill_sshd();
+    lab.b2.kill_sshd();
+    let machines = builders("ssh-ng", &["b1", "b2"], 2);
+    let failed = lab.drover(&["build", "--no-link", "-j0", "--builders", &machines, &drv]);
+    assert_code(&failed, 1);
+    let said = stderr(&failed);
+    for words in ["b1", "b2", "Connection refused"] {
+        assert!(said.contains(words), "{words:?} is not in {said}");
+    }
+    // the local machine takes over where it may
+    let built = lab.drover(&["build", "--no-link", "-j2", "--builders", &machines, &drv]);
+    assert_code(&built, 0);
+}
+
+#[test]
+fn ctrl_c_leaves_nothing_behind() {
+    let lab = Lab::new("cancel", Suite::Forky, Suite::Bookworm);
+    let graph = [("shape", "wide"), ("n", "6"), ("sleep", "60")];
+    let drv = lab.client.instantiate(&graph).unwrap();
+    let machines = builders("ssh-ng", &["b1", "b2"], 2);
+    let mut build = lab
+        .client
+        .spawn(&["drover", "build", "--no-link", "-j0", "--builders", &machines, &drv])
+        .unwrap();
+    build.wait_for("b2", LIMIT).unwrap();
+    for host in [&lab.b1, &lab.b2] {
+        until("the builds run", || is_running(host, "sleep 60"));
+    }
+    build.signal(Signal::Interrupt);
+    let ended = build.wait(LIMIT).unwrap();
+    assert_code(&ended, 130);
+    for host in [&lab.client, &lab.b1, &lab.b2] {
+        until("nothing is left", || {
+            host.processes().iter().all(|(_, line)| {
+                !["sleep 60", "nix-daemon --stdio", "ssh -", "drover"]
+                    .iter()
+                    .any(|words| line.contains(words))
+            })
+        });
+    }
+}
+
+fn is_running(host: &Host, words: &str) -> bool {
+    host.processes().iter().any(|(_, line)| line.contains(words))
+}
+
+/// Waits for something that happens soon, or never.
+#[track_caller]
+fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !happened() {
+        assert!(began.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn keep_going_builds_what_does_not_depend_on_the_failure() {
+    let lab = Lab::new("keep", Suite::Forky, Suite::Forky);
+    let bad = script_drv(&lab.client, "bad", "exit 1", "");
+    let good = script_drv(&lab.client, "good", "sleep 1; echo good > $out", "");
+    let machines = builders("ssh-ng", &["b1", "b2"], 1);
+    let ended = lab.drover(&["build", "--no-link", "-j0", "-k", "--builders", &machines, &bad, &good]);
+    assert_code(&ended, 100);
+    lab.client.sh(&format!("nix-store --check-validity $(nix-store -q --outputs {good})")).unwrap();
+}
+
+#[test]
+fn a_login_script_that_prints_is_shown() {
+    let lab = Lab::new("banner", Suite::Forky, Suite::Forky);
+    lab.b1.sh("sed -i '1i echo Welcome to b1' /root/.bashrc 2>/dev/null || echo 'echo Welcome to b1' > /root/.bashrc").unwrap();
+    let said = lab.drover(&["store", "ping", "--store", "ssh-ng://b1"]);
+    assert_code(&said, 1);
+    let text = stderr(&said);
+    assert!(text.contains("Welcome to b1") && text.contains("did not speak the protocol"), "{text}");
+}
+
+#[test]
+fn a_builder_without_nix_is_explained() {
+    let lab = Lab::new("nonix", Suite::Forky, Suite::Forky);
+    let uri = "ssh-ng://b1?remote-program=/opt/nowhere/nix-daemon";
+    let said = lab.drover(&["store", "ping", "--store", uri]);
+    assert_code(&said, 1);
+    assert!(stderr(&said).contains("remote-program"), "{}", stderr(&said));
+}
+
+#[test]
+fn a_changed_host_key_is_explained() {
+    let lab = Lab::new("hostkey", Suite::Forky, Suite::Forky);
+    lab.b1.kill_sshd();
+    lab.b1.sh("rm /etc/ssh/ssh_host_*; ssh-keygen -A >/dev/null").unwrap();
+    lab.b1.start_sshd().unwrap();
+    let said = lab.drover(&["store", "ping", "--store", "ssh-ng://b1"]);
+    assert_code(&said, 1);
+    assert!(stderr(&said).contains("host's key"), "{}", stderr(&said));
+}
+
+#[test]
+fn a_full_disk_moves_the_build_elsewhere() {
+    let lab = Lab::new("full", Suite::Forky, Suite::Forky);
+    let drv = lab.client.instantiate(&[("shape", "chain"), ("d", "2")]).unwrap();
+    // not even the inputs fit
+    lab.b1.sh("mkdir -p /nix/store && mount -t tmpfs -o size=1m tmpfs /nix/store").unwrap();
+    let arch = std::env::consts::ARCH;
+    let machines = format!("ssh-ng://b1 {arch}-linux - 1 100; ssh-ng://b2 {arch}-linux - 1 1");
+    let built = lab.drover(&["build", "--no-link", "-j0", "--builders", &machines, &drv]);
+    assert_code(&built, 0);
+    assert!(stderr(&built).contains("No space left on device"), "{}", stderr(&built));
+}

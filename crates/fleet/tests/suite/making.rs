@@ -1,0 +1,202 @@
+//! How a fake machine builds.
+
+use std::collections::BTreeSet;
+
+use drover_core::{
+    ContentAddress, Hash, HashAlgorithm, IngestionMethod, NarHash, PathInfo, References, StorePath,
+};
+use drover_derivation::{BasicDerivation, Derivation, Output, derivation_name, output_path_name};
+use drover_nar::{Executable, single_file_nar};
+use drover_store::{
+    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, Built, LogEvent, Store,
+    StoreError, Substitute,
+};
+
+use crate::machine::{Act, FakeSite, Outputs};
+use crate::world::{Keeps, Recipe, nar_info, put};
+
+/// Where something is made.
+pub(crate) struct Workshop<'a> {
+    pub(crate) site: &'a FakeSite,
+    pub(crate) log: &'a dyn BuildLog,
+}
+
+fn machine_failure(message: String) -> BuildOutcome {
+    BuildOutcome::Failed(BuildFailure::Machine { message, disk_full: false })
+}
+
+/// Builds what is asked for, or does what the script says.
+pub(crate) async fn make(
+    workshop: &Workshop<'_>,
+    request: BuildRequest,
+) -> Result<BuildOutcome, StoreError> {
+    match request.plan {
+        BuildPlan::Derivation(basic) => {
+            if !*workshop.site.machine.privileged.lock().unwrap() {
+                let message = "you are not privileged to build input-addressed derivations";
+                let message = message.to_owned();
+                return Ok(BuildOutcome::Failed(BuildFailure::Refused { message }));
+            }
+            workshop.build(&basic).await
+        }
+        BuildPlan::FromStore => workshop.build_from_store(&request.derivation).await,
+    }
+}
+
+impl Workshop<'_> {
+    fn store(&self) -> &dyn Store {
+        self.site.store()
+    }
+
+    async fn is_valid(&self, path: &StorePath) -> bool {
+        let asked = BTreeSet::from([path.clone()]);
+        !self.store().hold_valid(&asked, Substitute::No).await.expect("memory").is_empty()
+    }
+
+    async fn read(&self, path: &StorePath) -> Option<Derivation> {
+        let file = self.store().read_files(std::slice::from_ref(path)).await.ok()?.pop()?;
+        let name = derivation_name(path)?;
+        Derivation::parse_aterm(self.store().store_dir(), &name, &file).ok()
+    }
+
+    /// Builds a derivation and all that it needs, as `BuildPaths` does.
+    async fn build_from_store(&self, path: &StorePath) -> Result<BuildOutcome, StoreError> {
+        let mut last = machine_failure("nothing to do".to_owned());
+        let mut stack = vec![(path.clone(), false)];
+        while let Some((path, ready)) = stack.pop() {
+            let Some(derivation) = self.read(&path).await else {
+                return Ok(machine_failure(format!("path '{path}' is not valid")));
+            };
+            let inputs: Vec<StorePath> = derivation.input_derivations.keys().cloned().collect();
+            if !ready {
+                stack.push((path, true));
+                stack.extend(inputs.into_iter().map(|input| (input, false)));
+                continue;
+            }
+            let mut outputs = Vec::new();
+            for (input, names) in &derivation.input_derivations {
+                let input = self.read(input).await.expect("it was read before");
+                outputs.extend(names.iter().map(|name| input.outputs[name].path().cloned()));
+            }
+            last = self.build(&derivation.to_basic(outputs.into_iter().flatten())).await?;
+            if let BuildOutcome::Failed(_) = last {
+                return Ok(last);
+            }
+        }
+        Ok(last)
+    }
+
+    async fn build(&self, basic: &BasicDerivation) -> Result<BuildOutcome, StoreError> {
+        for input in &basic.input_sources {
+            if !self.is_valid(input).await {
+                return Ok(machine_failure(format!("path '{input}' is not valid")));
+            }
+        }
+        if let Some(outputs) = self.valid_outputs(basic).await {
+            return Ok(BuildOutcome::Built(Built { outputs, already_valid: true, took: None }));
+        }
+        let name = basic.name.to_string();
+        let recipe = self.site.recipes.lock().unwrap()[&name];
+        let act = self.next_act(&name);
+        self.log.event(LogEvent::Started);
+        self.log.event(LogEvent::Line(format!("building {name}")));
+        match &act {
+            Act::Hangs => std::future::pending().await,
+            Act::LosesConnection => {
+                tokio::time::sleep(recipe.took / 2).await;
+                self.site.dead.cancel();
+                return Err(self.site.lost());
+            }
+            _ => tokio::time::sleep(recipe.took).await,
+        }
+        if let Act::Fails(failure) = act {
+            return Ok(BuildOutcome::Failed(failure));
+        }
+        self.site.machine.made.lock().unwrap().push(name);
+        let mut outputs = self.make_outputs(basic, recipe).await;
+        if let Act::LosesConnectionAfter = act {
+            self.site.dead.cancel();
+            return Err(self.site.lost());
+        }
+        lie(&act, &mut outputs);
+        Ok(BuildOutcome::Built(Built { outputs, already_valid: false, took: None }))
+    }
+
+    async fn valid_outputs(&self, basic: &BasicDerivation) -> Option<Outputs> {
+        let mut outputs = Outputs::new();
+        for (name, output) in &basic.outputs {
+            let path = output.path()?.clone();
+            let info = self.store().path_infos(&[path]).await.expect("memory").pop()??;
+            outputs.insert(name.to_string(), info);
+        }
+        Some(outputs)
+    }
+
+    fn next_act(&self, name: &str) -> Act {
+        let mut acts = self.site.machine.acts.lock().unwrap();
+        match acts.get_mut(name) {
+            Some(script) if script.len() > 1 => script.pop_front().expect("there are some"),
+            Some(script) => script.front().cloned().unwrap_or(Act::Builds),
+            None => Act::Builds,
+        }
+    }
+
+    async fn make_outputs(&self, basic: &BasicDerivation, recipe: Recipe) -> Outputs {
+        let mut outputs = Outputs::new();
+        for (name, output) in &basic.outputs {
+            let mut text = format!("{}:{name}:", basic.name).into_bytes();
+            text.resize(text.len().max(recipe.size), b'.');
+            let nar = single_file_nar(&text, Executable::No);
+            let references = match recipe.keeps {
+                Keeps::Inputs => basic.input_sources.clone(),
+                Keeps::Nothing => BTreeSet::new(),
+            };
+            let path = match output {
+                Output::Floating { .. } => self.addressed(basic, name, &nar, &references),
+                output => output.path().expect("a known path").clone(),
+            };
+            let info = nar_info(path, &nar, references);
+            put(self.store(), info.clone(), nar).await;
+            outputs.insert(name.to_string(), info);
+        }
+        outputs
+    }
+
+    fn addressed(
+        &self,
+        basic: &BasicDerivation,
+        output: &drover_core::OutputName,
+        nar: &[u8],
+        references: &BTreeSet<StorePath>,
+    ) -> StorePath {
+        let hash = Hash::of(HashAlgorithm::Sha256, nar);
+        let address = ContentAddress { method: IngestionMethod::Recursive, hash };
+        let others = references.clone();
+        let name = output_path_name(&basic.name, output).expect("a name");
+        self.store()
+            .store_dir()
+            .content_addressed_path(&address, &References { others, itself: false }, &name)
+            .expect("a path")
+    }
+}
+
+fn lie(act: &Act, outputs: &mut Outputs) {
+    let foreign = |name: &str| {
+        StorePath::from_base_name(&format!("{}-{name}", "1".repeat(32))).expect("a path")
+    };
+    let Some((name, mut info)) = outputs.pop_first() else { return };
+    match act {
+        Act::OtherPath => info.path = foreign(info.path.name()),
+        Act::MissingOutput => return,
+        Act::ExtraOutput => {
+            let extra = PathInfo { path: foreign("extra"), ..info.clone() };
+            outputs.insert("extra".to_owned(), extra);
+        }
+        Act::ForeignReference => {
+            info.references.insert(foreign("secret"));
+        }
+        Act::WrongHash => info.nar_hash = NarHash([7; 32]),
+        _ => {}
+    }
+    outputs.insert(name, info);
+}
