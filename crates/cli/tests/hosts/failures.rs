@@ -59,7 +59,16 @@ fn a_builder_that_goes_away_costs_time_only() {
     let machines = builders("ssh-ng", &["b1", "b2"], 2);
     let mut build = lab
         .client
-        .spawn(&["drover", "build", "--no-link", "-j0", "--builders", &machines, "--print-out-paths", &drv])
+        .spawn(&[
+            "drover",
+            "build",
+            "--no-link",
+            "-j0",
+            "--builders",
+            &machines,
+            "--print-out-paths",
+            &drv,
+        ])
         .unwrap();
     build.wait_for("b1", LIMIT).unwrap();
     std::thread::sleep(Duration::from_millis(1500));
@@ -149,7 +158,8 @@ fn keep_going_builds_what_does_not_depend_on_the_failure() {
     let bad = script_drv(&lab.client, "bad", "exit 1", "");
     let good = script_drv(&lab.client, "good", "sleep 1; echo good > $out", "");
     let machines = builders("ssh-ng", &["b1", "b2"], 1);
-    let ended = lab.drover(&["build", "--no-link", "-j0", "-k", "--builders", &machines, &bad, &good]);
+    let ended =
+        lab.drover(&["build", "--no-link", "-j0", "-k", "--builders", &machines, &bad, &good]);
     assert_code(&ended, 100);
     lab.client.sh(&format!("nix-store --check-validity $(nix-store -q --outputs {good})")).unwrap();
 }
@@ -161,7 +171,10 @@ fn a_login_script_that_prints_is_shown() {
     let said = lab.drover(&["store", "ping", "--store", "ssh-ng://b1"]);
     assert_code(&said, 1);
     let text = stderr(&said);
-    assert!(text.contains("Welcome to b1") && text.contains("did not speak the protocol"), "{text}");
+    assert!(
+        text.contains("Welcome to b1") && text.contains("did not speak the protocol"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! End to end: the real `drover`, real `sshd`, and real stock Nix 2.8, 2.26 and 2.34.
 
+#![allow(clippy::unwrap_used, reason = "a test shows what went wrong by failing")]
+
 mod failures;
 mod trust;
 mod versions;
@@ -23,8 +25,7 @@ struct Lab {
 impl Lab {
     fn new(name: &str, b1: Suite, b2: Suite) -> Lab {
         let fleet = Fleet::new(name).unwrap();
-        let [client, b1, b2] =
-            fleet.hosts([("c", Suite::Forky), ("b1", b1), ("b2", b2)]).unwrap();
+        let [client, b1, b2] = fleet.hosts([("c", Suite::Forky), ("b1", b1), ("b2", b2)]).unwrap();
         client.put(env!("CARGO_BIN_EXE_drover"), "/usr/local/bin/drover").unwrap();
         Lab { _fleet: fleet, client, b1, b2 }
     }

@@ -19,8 +19,15 @@ fn builds_a_graph_over_two_builders(
     let graph = [("shape", "layers"), ("n", "4"), ("d", "3"), ("k", "2")];
     let drv = lab.client.instantiate(&graph).unwrap();
     let machines = builders(scheme, &["b1", "b2"], 2);
-    let built =
-        lab.drover(&["build", "--no-link", "-j0", "--builders", &machines, "--print-out-paths", &drv]);
+    let built = lab.drover(&[
+        "build",
+        "--no-link",
+        "-j0",
+        "--builders",
+        &machines,
+        "--print-out-paths",
+        &drv,
+    ]);
     assert_code(&built, 0);
     let out = stdout(&built);
     assert_eq!(lab.client.read(&format!("{out}/name")).unwrap(), b"graph-layers\n");
@@ -50,14 +57,27 @@ E
     let drv = lab.client.sh(script).unwrap();
     let machines = builders("ssh-ng", &["b1", "b2"], 1);
     let built = lab.drover(&[
-        "build", "--no-link", "-j0", "--builders", &machines, "--print-out-paths", &drv,
+        "build",
+        "--no-link",
+        "-j0",
+        "--builders",
+        &machines,
+        "--print-out-paths",
+        &drv,
     ]);
     assert_code(&built, 0);
     let paths = lab.client.sh("ls /nix/store | grep -v '\\.drv$'").unwrap();
     assert!(paths.contains("-product"), "{paths}");
     assert!(!paths.contains("-tool"), "the tool is no part of the closure: {paths}");
     let everything = lab.drover(&[
-        "build", "--no-link", "-j0", "--builders", &machines, "--copy-all-outputs", "-f", "/w/needless.nix",
+        "build",
+        "--no-link",
+        "-j0",
+        "--builders",
+        &machines,
+        "--copy-all-outputs",
+        "-f",
+        "/w/needless.nix",
     ]);
     assert_code(&everything, 0);
 }
