@@ -202,7 +202,7 @@ fn a_full_disk_moves_the_build_elsewhere() {
     let lab = Lab::new("full", Suite::Forky, Suite::Forky);
     let drv = lab.client.instantiate(&[("shape", "chain"), ("d", "2")]).unwrap();
     // not even the inputs fit
-    lab.b1.sh("mkdir -p /nix/store && mount -t tmpfs -o size=1m tmpfs /nix/store").unwrap();
+    lab.b1.sh("mkdir -p /nix/store && busybox mount -t tmpfs -o size=1m tmpfs /nix/store").unwrap();
     let arch = std::env::consts::ARCH;
     let machines = format!("ssh-ng://b1 {arch}-linux - 1 100; ssh-ng://b2 {arch}-linux - 1 1");
     let built = lab.drover(&["build", "--no-link", "-j0", "--builders", &machines, &drv]);
