@@ -31,6 +31,16 @@ pub(crate) struct Promised {
     pub(crate) outputs: BTreeMap<OutputName, Output>,
 }
 
+impl Promised {
+    /// Returns the paths that are known before the build.
+    pub(crate) fn known(&self) -> BTreeMap<String, StorePath> {
+        let outputs = self.outputs.iter();
+        outputs
+            .filter_map(|(name, output)| Some((name.to_string(), output.path()?.clone())))
+            .collect()
+    }
+}
+
 /// Checks names, paths and references of what was built from `inputs`.
 pub(crate) fn check_built(
     promised: &Promised,

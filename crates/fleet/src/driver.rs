@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use drover_core::{PathInfo, StorePath};
 use drover_schedule::{
-    ByteCount, Command, Event, JobId, JobStatus, Lane, MachineId, MachineKind, Moment, OnFailure,
-    Outcome, PathId, Place, Scheduler, Settings, Verdict,
+    ByteCount, Command, Event, JobFailure, JobId, JobStatus, Lane, MachineId, MachineKind, Moment,
+    OnFailure, Outcome, PathId, Place, Scheduler, Settings, Verdict,
 };
-use drover_store::{Trust, closure_order};
+use drover_store::Trust;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::event::{FleetEvent, JobFailureReport};
 use crate::fleet::Fleet;
 use crate::graph::Graph;
+use crate::intake::expected_channels;
 use crate::lane::{LaneContext, LaneJob, run_lane};
 use crate::machine::MachineSpec;
 use crate::machine_state::{LaneHandle, MachineState};
@@ -45,6 +46,8 @@ pub(crate) enum JobPhase {
     Waiting,
     Started,
     Stopping,
+    /// It came back after it was told to stop.
+    Stopped,
     Built,
     Failed(Box<JobFailureReport>),
 }
@@ -60,14 +63,14 @@ pub(crate) struct Driver {
     pub(crate) options: crate::fleet::FleetOptions,
     /// What failed by itself, until the scheduler has its verdict.
     pub(crate) reports: HashMap<JobId, JobFailureReport>,
-    paths: HashMap<StorePath, PathId>,
+    pub(crate) paths: HashMap<StorePath, PathId>,
     /// Paths that machines are asked about when they connect.
     pub(crate) interesting: Arc<BTreeSet<StorePath>>,
     happened: mpsc::UnboundedReceiver<Happened>,
-    pending: Vec<Event>,
+    pub(crate) pending: Vec<Event>,
     wake: Option<Instant>,
     began: Instant,
-    undecided: usize,
+    pub(crate) undecided: usize,
     /// Channels that a machine will surely need beside its first.
     expected_channels: usize,
 }
@@ -114,57 +117,6 @@ impl Driver {
         driver
     }
 
-    /// Tells the scheduler of machines, paths and jobs.
-    fn take_work(&mut self, work: Work) {
-        for (machine, state) in (0..).map(MachineId).zip(&self.machines) {
-            let description = state.spec.description.clone();
-            self.pending.push(Event::MachineAdded { machine, description });
-        }
-        for info in closure_order(work.infos) {
-            self.path_at(&info.path, Place::Here, Some(info.nar_size.0));
-            self.shared.places.add(info, Place::Here);
-        }
-        for (derivation, output, path) in work.realised {
-            self.shared.places.realise(&derivation, output, path);
-        }
-        self.job_of = work.job_of;
-        self.undecided = work.jobs.len();
-        for (job, plan) in (0..).map(JobId).zip(work.jobs) {
-            self.submit(job, plan);
-        }
-    }
-
-    fn submit(&mut self, job: JobId, plan: JobPlan) {
-        let derivation = &plan.derivation;
-        let options = derivation.options();
-        let known = |plan: &JobPlan| -> Vec<StorePath> {
-            plan.derivation.outputs.values().filter_map(|output| output.path()).cloned().collect()
-        };
-        for (name, output) in &derivation.outputs {
-            if let Some(path) = output.path() {
-                self.shared.places.realise(&plan.path, name.clone(), path.clone());
-            }
-        }
-        let required_features = derivation.required_system_features().unwrap_or_default();
-        let prefer_local = options.is_ok_and(|options| options.prefer_local_build);
-        let description = drover_schedule::Job {
-            name: plan.path.to_string(),
-            system: derivation.system.clone(),
-            required_features,
-            preference: match prefer_local {
-                true => drover_schedule::Preference::PreferLocal,
-                false => drover_schedule::Preference::Anywhere,
-            },
-            inputs: plan.inputs.iter().map(|path| self.path_id(path)).collect(),
-            dependencies: plan.dependencies.clone(),
-            outputs: known(&plan).iter().map(|path| self.path_id(path)).collect(),
-            expected: None,
-        };
-        self.pending.push(Event::Submitted { job, description });
-        let (lane, state, verdict) = (None, JobPhase::Waiting, Awaited::Yes);
-        self.jobs.push(JobState { plan: Arc::new(plan), lane, state, verdict });
-    }
-
     pub(crate) fn path_id(&mut self, path: &StorePath) -> PathId {
         let next = u32::try_from(self.paths.len()).map_or(PathId(u32::MAX), PathId);
         *self.paths.entry(path.clone()).or_insert(next)
@@ -188,6 +140,9 @@ impl Driver {
         self.let_scheduler_decide();
         let status = self.scheduler.explain(job).map(|explanation| explanation.status);
         let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
+        if matches!(state.state, JobPhase::Failed(_)) {
+            return;
+        }
         match status {
             None | Some(JobStatus::Stopping { .. }) => self.decided(job, Verdict::Cancelled),
             Some(JobStatus::Done(outcome)) if outcome != Outcome::Built => {
@@ -322,15 +277,24 @@ impl Driver {
 
     fn start(&mut self, job: JobId, lane: Lane) {
         let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
-        state.lane = Some(lane);
-        state.state = JobPhase::Started;
+        let before = state.lane.replace(lane);
+        let was = std::mem::replace(&mut state.state, JobPhase::Started);
         let plan = Arc::clone(&state.plan);
         let node = plan.node;
         let (machine, shared) = (lane.machine, Arc::clone(&self.shared));
+        if let (JobPhase::Stopped, Some(before)) = (was, before) {
+            let cause = "another machine will be done sooner".to_owned();
+            let machine = shared.name_of(before.machine);
+            shared.observer.event(FleetEvent::Retried { node, machine, cause });
+        }
         let name = shared.name_of(machine);
         shared.observer.event(FleetEvent::Assigned { node, machine: name.clone() });
         let Some(on) = self.machines.get_mut(machine.0 as usize) else { return };
-        let Some(site) = on.site.clone() else { return };
+        let Some(site) = on.site.clone() else {
+            let cause = "the machine is not connected".to_owned();
+            let failure = JobFailure::Infrastructure { cause };
+            return self.pending.push(Event::Failed { job, failure });
+        };
         let handle = on.lanes.entry(lane.index).or_insert_with(|| {
             let (queue, jobs) = mpsc::unbounded_channel();
             let context = LaneContext {
@@ -373,7 +337,7 @@ impl Driver {
         }
         for job in machine.end_lane(lane.index) {
             if let Some(state) = self.jobs.get_mut(job.0 as usize) {
-                state.state = JobPhase::Waiting;
+                state.state = JobPhase::Stopped;
             }
             self.pending.push(Event::Stopped { job });
         }
@@ -412,13 +376,4 @@ impl Driver {
         tracker.wait().await;
         tracker.reopen();
     }
-}
-
-/// Returns how many channels a machine will need beside its first: as many as it can use for the
-/// jobs that are ready at once, and one for outputs that go elsewhere.
-fn expected_channels(work: &Work, machines: usize) -> usize {
-    let ready = work.jobs.iter().filter(|job| job.dependencies.is_empty()).count();
-    let lanes = ready.div_ceil(machines.max(1));
-    let transfers = usize::from(machines > 1 && ready > 1 && ready < work.jobs.len());
-    (lanes + transfers).saturating_sub(1)
 }

@@ -101,7 +101,9 @@ pub enum BuildError {
         has: String,
     },
     /// The caller's store doesn't take what builders made from this user.
-    #[error("the local store does not trust this user, so it takes no unsigned paths from other machines; add the user to 'trusted-users' in nix.conf (and restart the daemon), or build as root")]
+    #[error(
+        "the local store does not trust this user, so it takes no unsigned paths from other machines; add the user to 'trusted-users' in nix.conf (and restart the daemon), or build as root"
+    )]
     LocalStoreDistrusts,
     /// The run was cancelled, and everything it had started was ended.
     #[error("cancelled")]
@@ -141,7 +143,11 @@ impl Fleet {
     /// # Errors
     ///
     /// As [`Fleet::build`] before the first build.
-    pub async fn dry_run(&self, graph: Arc<Graph>, targets: Vec<Target>) -> Result<DryRun, BuildError> {
+    pub async fn dry_run(
+        &self,
+        graph: Arc<Graph>,
+        targets: Vec<Target>,
+    ) -> Result<DryRun, BuildError> {
         let work = prepare(self, graph, &targets).await?;
         Ok(work.describe())
     }

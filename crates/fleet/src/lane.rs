@@ -1,7 +1,6 @@
 //! One lane of a machine: brings a job's inputs, sends the build, and goes on to the next without
 //! waiting for the answer.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,7 +80,10 @@ struct Open {
 }
 
 /// Works through the queue until the driver ends the task, which ends everything that runs here.
-pub(crate) async fn run_lane(context: Arc<LaneContext>, mut queue: mpsc::UnboundedReceiver<LaneJob>) {
+pub(crate) async fn run_lane(
+    context: Arc<LaneContext>,
+    mut queue: mpsc::UnboundedReceiver<LaneJob>,
+) {
     let mut running = JoinSet::new();
     let mut open: Option<Open> = None;
     while let Some(job) = queue.recv().await {
@@ -184,33 +186,28 @@ async fn submit(
     }
     let Resolved { path, basic, inputs } = resolve(shared, plan)?;
     let from_store = context.trust == Trust::NotTrusted;
-    let closure;
-    let wanted = match from_store {
+    let mut import = match from_store {
         true => {
             let found = shared.derivation_closure(&plan.path).await;
             let source = Some(Origin::Here);
-            closure = found.map_err(|error| JobEnd::Broken { error, source })?;
-            &closure
+            let files = found.map_err(|error| JobEnd::Broken { error, source })?;
+            bring(context, on, &files, busy).await?
         }
-        false => &inputs,
+        false => bring(context, on, &inputs, busy).await?,
     };
-    let mut import = bring(context, on, wanted, busy).await?;
     if let Some(pending) = import.take_if(|import| goes_aside(&import.paths, busy)) {
         pending.finish(context).await?;
     }
     let promised = Promised { name: basic.name.clone(), outputs: basic.outputs.clone() };
-    let known_outputs: BTreeMap<String, StorePath> = promised
-        .outputs
-        .iter()
-        .filter_map(|(name, output)| Some((name.to_string(), output.path()?.clone())))
-        .collect();
+    let known_outputs = promised.known();
     let outputs: Vec<StorePath> = known_outputs.values().cloned().collect();
     let (produced, state) = watch::channel(Flight::Flying);
     shared.places.will_be_built(outputs.iter(), context.berth, &state);
     let (observer, machine) = (Arc::clone(&shared.observer), Arc::clone(&context.name));
     let log = Arc::new(JobLog::new(plan.node, machine, observer, shared.log_lines));
     let request = BuildRequest {
-        derivation: path,
+        // the resolved one is in no store
+        derivation: if from_store { plan.path.clone() } else { path },
         outputs: promised.outputs.keys().map(OutputName::to_string).collect(),
         known_outputs,
         plan: match from_store {

@@ -10,6 +10,7 @@ mod driver;
 mod event;
 mod fleet;
 mod graph;
+mod intake;
 mod job_log;
 mod lane;
 mod machine;
@@ -22,6 +23,7 @@ mod resolve;
 mod retrieve;
 mod shared;
 mod transfer;
+mod verdict;
 
 pub use event::{FailureKind, FleetEvent, JobFailureReport, MachineTotals, Observer, Silent};
 pub use fleet::{BuildError, CopyBack, DryRun, Fleet, FleetOptions, Report, Target, TargetResult};

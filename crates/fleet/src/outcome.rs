@@ -1,29 +1,21 @@
 //! What the driver makes of what happened.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use drover_core::StorePath;
-use drover_schedule::{
-    ByteCount, Event, JobFailure, JobId, MachineFault, MachineId, Place, Reasons, Verdict,
-};
+use drover_schedule::{ByteCount, Event, JobFailure, JobId, MachineFault, MachineId, Place};
 use drover_store::{BuildFailure, Built, StoreError, Trust};
 
 use crate::driver::{Driver, JobPhase};
-use crate::event::{FailureKind, FleetEvent, JobFailureReport, MachineTotals};
-use crate::fleet::{Report, TargetResult};
+use crate::event::{FailureKind, FleetEvent, JobFailureReport};
 use crate::lane::JobEnd;
-use crate::machine_state::MachineState;
 use crate::merge::{Origin, SMALL};
 use crate::shared::Happened;
 
 impl Driver {
     pub(crate) fn take(&mut self, happened: Happened) {
         match happened {
-            Happened::Connected {
-                machine, generation, description, valid, took, round_trip,
-            } => {
+            Happened::Connected { machine, generation, description, valid, took, round_trip } => {
                 if !self.is_current(machine, generation) {
                     return;
                 }
@@ -44,13 +36,7 @@ impl Driver {
             }
             Happened::ConnectFailed { machine, generation, error } => {
                 if self.is_current(machine, generation) {
-                    let fault = match error {
-                        StoreError::Protocol { .. } | StoreError::Refused { .. } => {
-                            MachineFault::Refused
-                        }
-                        _ => MachineFault::Unreachable,
-                    };
-                    self.machine_failed(machine, full_text(&error), fault);
+                    self.machine_failed(machine, full_text(&error), fault_of_connecting(&error));
                 }
             }
             Happened::Kept { path } => {
@@ -74,9 +60,7 @@ impl Driver {
     }
 
     pub(crate) fn is_current(&self, machine: MachineId, generation: u32) -> bool {
-        self.machines
-            .get(machine.0 as usize)
-            .is_some_and(|state| state.generation == generation)
+        self.machines.get(machine.0 as usize).is_some_and(|state| state.generation == generation)
     }
 
     fn job_ended(&mut self, machine: MachineId, job: JobId, end: JobEnd) {
@@ -102,10 +86,16 @@ impl Driver {
             }
             JobEnd::Broken { error, source } => self.broken(machine, job, &error, source),
         }
-        if let Some(state) = self.jobs.get_mut(job.0 as usize)
-            && matches!(state.state, JobPhase::Started | JobPhase::Stopping)
-        {
-            state.state = JobPhase::Waiting;
+        self.came_back(job);
+    }
+
+    /// Notes that a job runs no more.
+    fn came_back(&mut self, job: JobId) {
+        let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
+        match state.state {
+            JobPhase::Started => state.state = JobPhase::Waiting,
+            JobPhase::Stopping => state.state = JobPhase::Stopped,
+            _ => {}
         }
     }
 
@@ -247,7 +237,12 @@ impl Driver {
     }
 
     /// Takes a machine out; the scheduler decides when it's tried again.
-    pub(crate) fn machine_failed(&mut self, machine: MachineId, cause: String, fault: MachineFault) {
+    pub(crate) fn machine_failed(
+        &mut self,
+        machine: MachineId,
+        cause: String,
+        fault: MachineFault,
+    ) {
         let place = self.shared.place_of(machine);
         let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
         if state.site.is_none() {
@@ -261,11 +256,7 @@ impl Driver {
         self.shared.observer.event(event);
         for job in lanes.into_values().flat_map(|lane| lane.jobs) {
             self.retried(job, &cause);
-            if let Some(state) = self.jobs.get_mut(job.0 as usize)
-                && matches!(state.state, JobPhase::Stopping)
-            {
-                state.state = JobPhase::Waiting;
-            }
+            self.came_back(job);
         }
         if place != Place::Here {
             let gone = self.shared.places.forget_place(place);
@@ -280,104 +271,6 @@ impl Driver {
         }
         self.tell_scheduler(Event::MachineFailed { machine, cause, fault });
     }
-
-    /// Takes note of a verdict.
-    pub(crate) fn decided(&mut self, job: JobId, verdict: Verdict) {
-        let Some(state) = self.jobs.get(job.0 as usize) else { return };
-        let (node, derivation) = (state.plan.node, state.plan.path.clone());
-        let report = |kind, message| JobFailureReport {
-            derivation,
-            kind,
-            machine: None,
-            message,
-            log_tail: Vec::new(),
-        };
-        let phase = match verdict {
-            Verdict::Built => JobPhase::Built,
-            Verdict::Failed => {
-                let known = self.reports.remove(&job);
-                let known = known.unwrap_or_else(|| report(FailureKind::Build, String::new()));
-                JobPhase::Failed(Box::new(known))
-            }
-            Verdict::DependencyFailed { because } => {
-                let cause = self.jobs.get(because.0 as usize).map(|state| state.plan.path.clone());
-                let message = dependency_text(cause);
-                JobPhase::Failed(Box::new(report(FailureKind::Dependency, message)))
-            }
-            Verdict::Impossible { reasons } | Verdict::NoMachineLeft { reasons } => {
-                let message = self.reasons_text(&reasons);
-                JobPhase::Failed(Box::new(report(FailureKind::NoMachine, message)))
-            }
-            Verdict::Cancelled => {
-                let message = "cancelled because another build failed".to_owned();
-                JobPhase::Failed(Box::new(report(FailureKind::Cancelled, message)))
-            }
-        };
-        if let JobPhase::Failed(failure) = &phase {
-            let event = FleetEvent::Failed { node, failure: failure.clone() };
-            self.shared.observer.event(event);
-        }
-        if let Some(state) = self.jobs.get_mut(job.0 as usize) {
-            state.state = phase;
-        }
-    }
-
-    fn reasons_text(&self, reasons: &Reasons) -> String {
-        if reasons.is_empty() {
-            return "no machine is configured that could build it: give one with --builders, or \
-                    allow local builds with --max-jobs"
-                .to_owned();
-        }
-        let lines: Vec<String> = reasons
-            .iter()
-            .map(|(machine, reason)| format!("{}: {reason}", self.shared.name_of(*machine)))
-            .collect();
-        format!("no machine could build it\n{}", lines.join("\n"))
-    }
-
-    pub(crate) fn into_report(self, targets: Vec<TargetResult>, took: Duration) -> Report {
-        let mut failures = Vec::new();
-        let mut built = 0;
-        for job in &self.jobs {
-            match &job.state {
-                JobPhase::Built => built += 1,
-                JobPhase::Failed(failure)
-                    if !matches!(
-                        failure.kind,
-                        FailureKind::Dependency | FailureKind::Cancelled
-                    ) =>
-                {
-                    failures.push((**failure).clone());
-                }
-                _ => {}
-            }
-        }
-        let totals = |(machine, state): (MachineId, &MachineState)| {
-            let traffic = self.shared.traffic(self.shared.place_of(machine));
-            let local = self.shared.local_machine() == Some(machine);
-            let count = |bytes: &std::sync::atomic::AtomicU64| match local {
-                true => 0,
-                false => bytes.load(Ordering::Relaxed),
-            };
-            MachineTotals {
-                machine: self.shared.name_of(machine),
-                builds: state.builds,
-                failures: state.failures,
-                bytes_up: count(&traffic.up),
-                bytes_down: count(&traffic.down),
-                busy: state.busy,
-            }
-        };
-        let machines = (0..).map(MachineId).zip(&self.machines).map(totals).collect();
-        Report { targets, failures, machines, built, took }
-    }
-}
-
-fn dependency_text(cause: Option<StorePath>) -> String {
-    match cause {
-        Some(cause) => format!("it depends on '{cause}', which was not built"),
-        None => "something that it depends on was not built".to_owned(),
-    }
 }
 
 fn refusal_of(message: String) -> BuildFailure {
@@ -386,6 +279,15 @@ fn refusal_of(message: String) -> BuildFailure {
     } else {
         let disk_full = message.contains("No space left on device");
         BuildFailure::Machine { message, disk_full }
+    }
+}
+
+/// Returns what is wrong with a machine that could not be connected to.
+fn fault_of_connecting(error: &StoreError) -> MachineFault {
+    match error {
+        StoreError::Shared(error) => fault_of_connecting(error),
+        StoreError::Protocol { .. } | StoreError::Refused { .. } => MachineFault::Refused,
+        _ => MachineFault::Unreachable,
     }
 }
 

@@ -138,7 +138,11 @@ impl Places {
     }
 
     /// Returns the path of an output.
-    pub(crate) fn realised(&self, derivation: &StorePath, output: &OutputName) -> Option<StorePath> {
+    pub(crate) fn realised(
+        &self,
+        derivation: &StorePath,
+        output: &OutputName,
+    ) -> Option<StorePath> {
         self.inner().realised.get(&(derivation.clone(), output.clone())).cloned()
     }
 
@@ -209,7 +213,7 @@ impl Places {
         state: &watch::Receiver<Flight>,
     ) -> Needs {
         let Berth { place, lane, .. } = berth;
-        let mut inner = self.inner();
+        let inner = &mut *self.inner();
         let mut needs = Needs::default();
         let mut seen: BTreeSet<StorePath> = BTreeSet::new();
         let mut stack: Vec<StorePath> = wanted.to_vec();
@@ -243,16 +247,7 @@ impl Places {
             needs.await_first.extend(first);
         }
         needs.await_others.extend(flying.into_values());
-        for info in closure_order(bring) {
-            match inner.nearest(&info.path) {
-                Some(from) => {
-                    let carrier = Carrier { lane, state: state.clone() };
-                    inner.coming.insert((place, info.path.clone()), carrier);
-                    needs.bring.push((info, from));
-                }
-                None => needs.lost.push(info.path),
-            }
-        }
+        inner.take_on(closure_order(bring), berth, state, &mut needs);
         needs
     }
 
@@ -269,11 +264,7 @@ impl Places {
     }
 
     /// Notes that paths won't come to a berth any more, or have come.
-    pub(crate) fn not_coming<'a>(
-        &self,
-        paths: impl Iterator<Item = &'a StorePath>,
-        berth: Berth,
-    ) {
+    pub(crate) fn not_coming<'a>(&self, paths: impl Iterator<Item = &'a StorePath>, berth: Berth) {
         let mut inner = self.inner();
         for path in paths {
             let key = (berth.place, path.clone());
@@ -329,6 +320,26 @@ impl Inner {
         self.at.get(path).is_some_and(|places| places.contains(&place))
     }
 
+    /// Notes that a lane brings paths, from where each is best had.
+    fn take_on(
+        &mut self,
+        paths: Vec<PathInfo>,
+        Berth { place, lane, .. }: Berth,
+        state: &watch::Receiver<Flight>,
+        needs: &mut Needs,
+    ) {
+        for info in paths {
+            match self.nearest(&info.path) {
+                Some(from) => {
+                    let carrier = Carrier { lane, state: state.clone() };
+                    self.coming.insert((place, info.path.clone()), carrier);
+                    needs.bring.push((info, from));
+                }
+                None => needs.lost.push(info.path),
+            }
+        }
+    }
+
     fn is_current(&self, berth: Berth) -> bool {
         self.epochs.get(&berth.place).copied().unwrap_or_default() == berth.epoch
     }
@@ -346,5 +357,79 @@ impl Inner {
         }
         places.insert(place);
         self.infos.insert(info.path.clone(), info);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use drover_core::{NarHash, NarSize};
+    use drover_schedule::MachineId;
+
+    use super::*;
+
+    const THERE: Place = Place::On(MachineId(0));
+
+    fn info(name: &str, references: &[&PathInfo], contents: u8) -> PathInfo {
+        let path = format!("{}-{name}", "0".repeat(32));
+        PathInfo {
+            path: StorePath::from_base_name(&path).expect("a good name"),
+            deriver: None,
+            nar_hash: NarHash([contents; 32]),
+            nar_size: NarSize(1),
+            references: references.iter().map(|info| info.path.clone()).collect(),
+            registration_time: 0,
+            ultimate: false,
+            signatures: BTreeSet::new(),
+            content_address: None,
+        }
+    }
+
+    fn brought(needs: &Needs) -> Vec<&str> {
+        needs.bring.iter().map(|(info, _)| info.path.name()).collect()
+    }
+
+    #[test]
+    fn what_one_lane_brings_others_await() {
+        let (places, low) = (Places::default(), info("low", &[], 0));
+        let high = info("high", &[&low], 0);
+        places.add(low.clone(), Place::Here);
+        places.add(high.clone(), Place::Here);
+        let (one, two) = (places.berth(THERE), places.berth(THERE));
+        let (sender, flight) = watch::channel(Flight::Flying);
+        let first = places.claim(std::slice::from_ref(&high.path), one, &flight);
+        assert_eq!(brought(&first), ["low", "high"]);
+        let (_, other) = watch::channel(Flight::Flying);
+        let second = places.claim(std::slice::from_ref(&low.path), two, &other);
+        assert!(second.bring.is_empty() && second.await_others.len() == 1);
+        let again = places.claim(std::slice::from_ref(&high.path), one, &flight);
+        assert!(again.bring.is_empty() && again.await_others.is_empty(), "a lane keeps the order");
+        drop(sender);
+        let after = places.claim(std::slice::from_ref(&low.path), two, &other);
+        assert_eq!(brought(&after), ["low"], "nobody awaits a lane that has ended");
+    }
+
+    #[test]
+    fn what_a_lane_says_of_a_forgotten_place_is_passed_over() {
+        let (places, path) = (Places::default(), info("path", &[], 0));
+        let berth = places.berth(THERE);
+        places.built(path.clone(), berth);
+        assert!(places.is_at(&path.path, THERE));
+        assert_eq!(places.forget_place(THERE), std::slice::from_ref(&path.path));
+        places.built(path.clone(), berth);
+        places.landed(std::slice::from_ref(&path), berth);
+        assert!(!places.is_at(&path.path, THERE));
+        places.built(path.clone(), places.berth(THERE));
+        assert!(places.is_at(&path.path, THERE));
+    }
+
+    #[test]
+    fn other_contents_of_the_same_path_are_not_mixed() {
+        let (places, elsewhere) = (Places::default(), Place::On(MachineId(1)));
+        places.add(info("path", &[], 1), THERE);
+        let path = info("path", &[], 2);
+        places.keep(&path.path, Bytes::from_static(b"1"));
+        places.add(path.clone(), elsewhere);
+        assert!(!places.is_at(&path.path, THERE) && places.is_at(&path.path, elsewhere));
+        assert_eq!(places.kept(&path.path), None);
     }
 }

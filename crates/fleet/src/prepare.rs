@@ -92,8 +92,11 @@ fn wanted_outputs(graph: &Graph, targets: &[Target]) -> Result<Needed, BuildErro
             return Err(GraphError::NotInGraph { path: target.derivation.clone() }.into());
         };
         let has = &node.derivation.outputs;
-        let names: BTreeSet<OutputName> =
-            if target.outputs.is_empty() { has.keys().cloned().collect() } else { target.outputs.clone() };
+        let names: BTreeSet<OutputName> = if target.outputs.is_empty() {
+            has.keys().cloned().collect()
+        } else {
+            target.outputs.clone()
+        };
         if let Some(output) = names.iter().find(|name| !has.contains_key(*name)) {
             let has: Vec<&str> = has.keys().map(OutputName::as_str).collect();
             return Err(BuildError::NoSuchOutput {
@@ -139,10 +142,8 @@ impl Search<'_> {
             let mut next = Needed::new();
             for (id, outputs) in std::mem::take(&mut level) {
                 let Some(node) = self.graph.node(id) else { continue };
-                let missing: Vec<&OutputName> = outputs
-                    .iter()
-                    .filter(|name| !self.is_valid(&node.derivation, name))
-                    .collect();
+                let missing: Vec<&OutputName> =
+                    outputs.iter().filter(|name| !self.is_valid(&node.derivation, name)).collect();
                 let paths: Option<Vec<&StorePath>> = missing
                     .iter()
                     .map(|name| node.derivation.outputs.get(*name)?.path())
@@ -251,9 +252,7 @@ impl Search<'_> {
                 job.built_inputs.extend(names.map(|name| (input.clone(), name.clone())));
             }
             None => job.inputs.extend(
-                names
-                    .filter_map(|name| node.derivation.outputs.get(name)?.path())
-                    .cloned(),
+                names.filter_map(|name| node.derivation.outputs.get(name)?.path()).cloned(),
             ),
         }
     }

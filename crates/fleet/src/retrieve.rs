@@ -157,9 +157,8 @@ fn wanted_paths(driver: &Driver, results: &[TargetResult]) -> BTreeSet<StorePath
         for job in &driver.jobs {
             if matches!(job.state, JobPhase::Built) {
                 let names = job.plan.derivation.outputs.keys();
-                wanted.extend(
-                    names.filter_map(|name| driver.shared.realised(&job.plan.path, name)),
-                );
+                wanted
+                    .extend(names.filter_map(|name| driver.shared.realised(&job.plan.path, name)));
             }
         }
     }

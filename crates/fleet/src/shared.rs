@@ -40,6 +40,9 @@ pub(crate) enum Happened {
     Arrived { machine: MachineId, generation: u32, paths: Vec<(StorePath, u64)> },
 }
 
+/// A connection, with the generation of its machine.
+type Connected = (u32, Arc<dyn Site>);
+
 /// What the driver, the lanes and the transfers share.
 pub(crate) struct Shared {
     pub(crate) local: Arc<dyn Store>,
@@ -49,7 +52,7 @@ pub(crate) struct Shared {
     pub(crate) log_lines: usize,
     happened: mpsc::UnboundedSender<Happened>,
     /// What is connected, with the machine's generation.
-    sites: Mutex<HashMap<MachineId, (u32, Arc<dyn Site>)>>,
+    sites: Mutex<HashMap<MachineId, Connected>>,
     names: Vec<String>,
     traffic: HashMap<Place, Arc<Traffic>>,
     /// The machine whose store is the caller's own.
@@ -116,7 +119,11 @@ impl Shared {
         self.tell(Happened::Arrived { machine, generation, paths });
     }
 
-    pub(crate) fn realised(&self, derivation: &StorePath, output: &OutputName) -> Option<StorePath> {
+    pub(crate) fn realised(
+        &self,
+        derivation: &StorePath,
+        output: &OutputName,
+    ) -> Option<StorePath> {
         self.places.realised(derivation, output)
     }
 

@@ -66,9 +66,11 @@ pub(crate) async fn copy_all(
     }
     let mut tasks = JoinSet::new();
     let (of_shared, of_to) = (Arc::clone(shared), to.clone());
-    tasks.spawn(async move { copy_groups(&of_shared, &of_to, small).await });
+    let groups = async move { copy_groups(&of_shared, &of_to, small).await };
+    tasks.spawn(shared.tracker.track_future(groups));
     let (of_shared, of_to) = (Arc::clone(shared), to);
-    tasks.spawn(async move { copy_bulky(&of_shared, &of_to, bulky, senders, landings).await });
+    let bulky = async move { copy_bulky(&of_shared, &of_to, bulky, senders, landings).await };
+    tasks.spawn(shared.tracker.track_future(bulky));
     join_all(&mut tasks).await
 }
 
@@ -112,8 +114,7 @@ fn stages(paths: Vec<Sourced>) -> (Vec<Sourced>, BTreeMap<usize, Vec<Sourced>>) 
             (Size::Bulky, Size::Small) => stage + 1,
             _ => *stage,
         };
-        let stage =
-            info.references.iter().filter_map(|path| stage_of.get(path)).map(after).max();
+        let stage = info.references.iter().filter_map(|path| stage_of.get(path)).map(after).max();
         let stage = stage.unwrap_or(0);
         stage_of.insert(info.path.clone(), (stage, size));
         match size {
@@ -188,16 +189,16 @@ async fn copy_bulky(
         let gates = gates(&info, &landings);
         let stream = open(shared, to, vec![(info.clone(), place)]).await?;
         let done = senders.remove(&info.path);
-        let (shared, to) = (Arc::clone(shared), to.clone());
-        running.spawn(async move {
+        let (of_shared, to) = (Arc::clone(shared), to.clone());
+        running.spawn(shared.tracker.track_future(async move {
             let _permit = permit;
             to.store.import(Box::new(Gated { stream, gates, held: None })).await?;
-            shared.places.landed(std::slice::from_ref(&info), to.berth);
+            of_shared.places.landed(std::slice::from_ref(&info), to.berth);
             if let Some(done) = done {
                 done.send_replace(true);
             }
             Ok(())
-        });
+        }));
     }
     join_all(&mut running).await
 }

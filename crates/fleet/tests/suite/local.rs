@@ -6,9 +6,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{PathInfo, StoreDir, StorePath};
-use drover_store::{
-    Description, MemoryStore, Missing, PathStream, Store, StoreError, Substitute,
-};
+use drover_store::{Description, MemoryStore, Missing, PathStream, Store, StoreError, Substitute};
 
 pub(crate) struct Local {
     pub(crate) store: MemoryStore,
@@ -46,10 +44,7 @@ impl Store for Local {
         self.store.hold_valid(paths, substitute).await
     }
 
-    async fn path_infos(
-        &self,
-        paths: &[StorePath],
-    ) -> Result<Vec<Option<PathInfo>>, StoreError> {
+    async fn path_infos(&self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, StoreError> {
         self.store.path_infos(paths).await
     }
 

@@ -1,7 +1,7 @@
 //! Runs of a fleet over fake machines, in paused time: what travels where, what is built again, what
 //! fails and what doesn't, whatever the machines do.
 
-#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 mod cancel;
 mod failures;
@@ -11,6 +11,9 @@ mod machines;
 mod making;
 mod random;
 mod recorder;
+mod run;
+mod scale;
+mod site;
 mod stream;
 mod travel;
 mod trust;

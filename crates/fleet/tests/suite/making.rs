@@ -1,9 +1,10 @@
 //! How a fake machine builds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use drover_core::{
-    ContentAddress, Hash, HashAlgorithm, IngestionMethod, NarHash, PathInfo, References, StorePath,
+    ContentAddress, Hash, HashAlgorithm, IngestionMethod, NarHash, OutputName, PathInfo,
+    References, StorePath,
 };
 use drover_derivation::{BasicDerivation, Derivation, Output, derivation_name, output_path_name};
 use drover_nar::{Executable, single_file_nar};
@@ -12,7 +13,8 @@ use drover_store::{
     StoreError, Substitute,
 };
 
-use crate::machine::{Act, FakeSite, Outputs};
+use crate::machine::Act;
+use crate::site::{FakeSite, Outputs};
 use crate::world::{Keeps, Recipe, nar_info, put};
 
 /// Where something is made.
@@ -62,6 +64,7 @@ impl Workshop<'_> {
     /// Builds a derivation and all that it needs, as `BuildPaths` does.
     async fn build_from_store(&self, path: &StorePath) -> Result<BuildOutcome, StoreError> {
         let mut last = machine_failure("nothing to do".to_owned());
+        let mut realised: BTreeMap<(StorePath, OutputName), StorePath> = BTreeMap::new();
         let mut stack = vec![(path.clone(), false)];
         while let Some((path, ready)) = stack.pop() {
             let Some(derivation) = self.read(&path).await else {
@@ -73,12 +76,20 @@ impl Workshop<'_> {
                 stack.extend(inputs.into_iter().map(|input| (input, false)));
                 continue;
             }
-            let mut outputs = Vec::new();
-            for (input, names) in &derivation.input_derivations {
-                let input = self.read(input).await.expect("it was read before");
-                outputs.extend(names.iter().map(|name| input.outputs[name].path().cloned()));
+            let known = |path: &StorePath, output: &OutputName| {
+                realised.get(&(path.clone(), output.clone())).cloned()
+            };
+            let store_dir = self.store().store_dir();
+            let Ok(basic) = derivation.resolve(store_dir, known) else {
+                return Ok(machine_failure("an input was not built".to_owned()));
+            };
+            last = self.build(&basic).await?;
+            if let BuildOutcome::Built(built) = &last {
+                for (name, info) in &built.outputs {
+                    let name = name.parse().expect("a name");
+                    realised.insert((path.clone(), name), info.path.clone());
+                }
             }
-            last = self.build(&derivation.to_basic(outputs.into_iter().flatten())).await?;
             if let BuildOutcome::Failed(_) = last {
                 return Ok(last);
             }
@@ -165,12 +176,12 @@ impl Workshop<'_> {
     fn addressed(
         &self,
         basic: &BasicDerivation,
-        output: &drover_core::OutputName,
+        output: &OutputName,
         nar: &[u8],
         references: &BTreeSet<StorePath>,
     ) -> StorePath {
         let hash = Hash::of(HashAlgorithm::Sha256, nar);
-        let address = ContentAddress { method: IngestionMethod::Recursive, hash };
+        let address = ContentAddress { method: IngestionMethod::Nar, hash };
         let others = references.clone();
         let name = output_path_name(&basic.name, output).expect("a name");
         self.store()

@@ -81,7 +81,7 @@ fn follow(jobs: &mut HashMap<NodeId, Doing>, event: &FleetEvent, graph: &Graph) 
         }
         FleetEvent::Failed { node, .. } => {
             let before = jobs.insert(*node, Doing::Failed);
-            assert_ne!(before, Some(Doing::Failed), "{} failed twice", name(node));
+            assert_ne!(before, Some(Doing::Failed), "{} failed twice: {event:?}", name(node));
         }
         _ => {}
     }

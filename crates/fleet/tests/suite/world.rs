@@ -11,9 +11,7 @@ use drover_derivation::{
     BasicDerivation, Derivation, HashModuloCache, Output, OutputNames, downstream_placeholder,
     output_path,
 };
-use drover_fleet::{
-    BuildError, CopyBack, Fleet, FleetEvent, FleetOptions, Graph, MachineSpec, Report, Target,
-};
+use drover_fleet::{CopyBack, Fleet, FleetOptions, Graph, MachineSpec, Target};
 use drover_nar::{Executable, single_file_nar};
 use drover_store::{MemoryStore, Store, Substitute};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::local::Local;
 use crate::machine::Machine;
 use crate::recorder::Recorder;
+use crate::run::Run;
 use crate::stream::OnePath;
 
 pub(crate) const SYSTEM: &str = "x86_64-linux";
@@ -49,7 +48,6 @@ pub(crate) enum Keeps {
 #[derive(Clone, Debug)]
 pub(crate) struct Drv {
     pub(crate) path: StorePath,
-    pub(crate) derivation: Arc<Derivation>,
     pub(crate) outputs: BTreeMap<OutputName, Option<StorePath>>,
 }
 
@@ -194,7 +192,7 @@ impl World {
     ) -> Run {
         let roots: Vec<StorePath> =
             targets.iter().map(|target| target.derivation.clone()).collect();
-        let graph = Graph::read(&*self.local.store, &roots).await.expect("a sound graph");
+        let graph = Graph::read(&self.local.store, &roots).await.expect("a sound graph");
         let graph = Arc::new(graph);
         let recorder = Arc::new(Recorder::default());
         let specs: Vec<MachineSpec> =
@@ -207,7 +205,8 @@ impl World {
         );
         let began = tokio::time::Instant::now();
         let building = fleet.build(Arc::clone(&graph), targets, cancel);
-        let result = tokio::time::timeout(HANGS, building).await.expect("the run ends");
+        let result = tokio::time::timeout(HANGS, building).await;
+        let result = result.unwrap_or_else(|_| panic!("it hangs after {:#?}", recorder.events()));
         let took = began.elapsed();
         for machine in machines {
             assert_eq!(machine.live_lanes(), 0, "lanes of {} are left", machine.name());
@@ -291,16 +290,16 @@ impl Draft<'_> {
             }
         }
         let output = match self.kind {
-            Kind::Floating => Output::Floating {
-                method: IngestionMethod::Recursive,
-                algorithm: HashAlgorithm::Sha256,
-            },
+            Kind::Floating => {
+                Output::Floating { method: IngestionMethod::Nar, algorithm: HashAlgorithm::Sha256 }
+            }
             Kind::InputAddressed | Kind::Deferred => Output::Deferred,
         };
         let outputs =
             self.outputs.iter().map(|name| (name.parse().expect("a name"), output.clone()));
         let inputs = self.inputs.iter().map(|(input, names)| {
-            let names: OutputNames = names.iter().map(|name| name.parse().expect("a name")).collect();
+            let names: OutputNames =
+                names.iter().map(|name| name.parse().expect("a name")).collect();
             (input.path.clone(), names)
         });
         let outputs: BTreeMap<OutputName, Output> = outputs.collect();
@@ -350,68 +349,9 @@ impl Draft<'_> {
         put(&*self.world.local, info, nar).await;
         let outputs = derivation.outputs.iter();
         let outputs = outputs.map(|(name, output)| (name.clone(), output.path().cloned()));
-        let derivation_of = Arc::new(derivation.clone());
-        let drv = Drv { path: path.clone(), outputs: outputs.collect(), derivation: derivation_of };
+        let drv = Drv { path: path.clone(), outputs: outputs.collect() };
         self.world.recipes.lock().unwrap().insert(self.name.clone(), self.recipe);
         self.world.drvs.push(drv.clone());
         drv
-    }
-}
-
-/// How a run went.
-pub(crate) struct Run {
-    pub(crate) result: Result<Report, BuildError>,
-    pub(crate) events: Vec<FleetEvent>,
-    pub(crate) graph: Arc<Graph>,
-    pub(crate) took: Duration,
-}
-
-impl Run {
-    pub(crate) fn report(&self) -> &Report {
-        self.result.as_ref().expect("the run comes to a report")
-    }
-
-    /// Names of derivations that were built, with the machines.
-    pub(crate) fn built(&self) -> Vec<(String, String)> {
-        let built = self.events.iter().filter_map(|event| match event {
-            FleetEvent::Built { node, machine, .. } => {
-                Some((self.name(*node), machine.clone()))
-            }
-            _ => None,
-        });
-        built.collect()
-    }
-
-    pub(crate) fn name(&self, node: drover_fleet::NodeId) -> String {
-        self.graph.node(node).expect("a node").derivation.name.to_string()
-    }
-
-    /// Asserts that all targets were built.
-    #[track_caller]
-    pub(crate) fn all_built(&self) {
-        for target in &self.report().targets {
-            assert!(target.outcome.is_ok(), "{:?}", target.outcome);
-        }
-    }
-
-    /// The kind of failure of a target.
-    #[track_caller]
-    pub(crate) fn failure(&self, drv: &Drv) -> drover_fleet::JobFailureReport {
-        let target =
-            self.report().targets.iter().find(|target| target.target.derivation == drv.path);
-        *target.expect("a target").outcome.clone().expect_err("it fails")
-    }
-
-    pub(crate) fn downs(&self) -> Vec<(String, String)> {
-        let downs = self.events.iter().filter_map(|event| match event {
-            FleetEvent::MachineDown { machine, cause } => Some((machine.clone(), cause.clone())),
-            _ => None,
-        });
-        downs.collect()
-    }
-
-    pub(crate) fn totals(&self, machine: &str) -> &drover_fleet::MachineTotals {
-        let totals = self.report().machines.iter().find(|totals| totals.machine == machine);
-        totals.expect("a machine")
     }
 }

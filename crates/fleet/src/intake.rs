@@ -1,0 +1,72 @@
+//! How a run begins: machines, paths and jobs are made known to the scheduler.
+
+use std::sync::Arc;
+
+use drover_core::StorePath;
+use drover_schedule::{Event, JobId, MachineId, Place};
+use drover_store::closure_order;
+
+use crate::driver::{Awaited, Driver, JobPhase, JobState};
+use crate::prepare::{JobPlan, Work};
+
+impl Driver {
+    /// Tells the scheduler of machines, paths and jobs.
+    pub(crate) fn take_work(&mut self, work: Work) {
+        for (machine, state) in (0..).map(MachineId).zip(&self.machines) {
+            let description = state.spec.description.clone();
+            self.pending.push(Event::MachineAdded { machine, description });
+        }
+        for info in closure_order(work.infos) {
+            self.path_at(&info.path, Place::Here, Some(info.nar_size.0));
+            self.shared.places.add(info, Place::Here);
+        }
+        for (derivation, output, path) in work.realised {
+            self.shared.places.realise(&derivation, output, path);
+        }
+        self.job_of = work.job_of;
+        self.undecided = work.jobs.len();
+        for (job, plan) in (0..).map(JobId).zip(work.jobs) {
+            self.submit(job, plan);
+        }
+    }
+
+    fn submit(&mut self, job: JobId, plan: JobPlan) {
+        let derivation = &plan.derivation;
+        let options = derivation.options();
+        let known = |plan: &JobPlan| -> Vec<StorePath> {
+            plan.derivation.outputs.values().filter_map(|output| output.path()).cloned().collect()
+        };
+        for (name, output) in &derivation.outputs {
+            if let Some(path) = output.path() {
+                self.shared.places.realise(&plan.path, name.clone(), path.clone());
+            }
+        }
+        let required_features = derivation.required_system_features().unwrap_or_default();
+        let prefer_local = options.is_ok_and(|options| options.prefer_local_build);
+        let description = drover_schedule::Job {
+            name: plan.path.to_string(),
+            system: derivation.system.clone(),
+            required_features,
+            preference: match prefer_local {
+                true => drover_schedule::Preference::PreferLocal,
+                false => drover_schedule::Preference::Anywhere,
+            },
+            inputs: plan.inputs.iter().map(|path| self.path_id(path)).collect(),
+            dependencies: plan.dependencies.clone(),
+            outputs: known(&plan).iter().map(|path| self.path_id(path)).collect(),
+            expected: None,
+        };
+        self.pending.push(Event::Submitted { job, description });
+        let (lane, state, verdict) = (None, JobPhase::Waiting, Awaited::Yes);
+        self.jobs.push(JobState { plan: Arc::new(plan), lane, state, verdict });
+    }
+}
+
+/// Returns how many channels a machine will need beside its first: as many as it can use for the
+/// jobs that are ready at once, and one for outputs that go elsewhere.
+pub(crate) fn expected_channels(work: &Work, machines: usize) -> usize {
+    let ready = work.jobs.iter().filter(|job| job.dependencies.is_empty()).count();
+    let lanes = ready.div_ceil(machines.max(1));
+    let transfers = usize::from(machines > 1 && ready > 1 && ready < work.jobs.len());
+    (lanes + transfers).saturating_sub(1)
+}

@@ -1,0 +1,112 @@
+//! What becomes of jobs in the end, and what is reported of it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use drover_core::StorePath;
+use drover_schedule::{JobId, MachineId, Reasons, Verdict};
+
+use crate::driver::{Driver, JobPhase};
+use crate::event::{FailureKind, FleetEvent, JobFailureReport, MachineTotals};
+use crate::fleet::{Report, TargetResult};
+use crate::machine_state::MachineState;
+
+impl Driver {
+    /// Takes note of a verdict.
+    pub(crate) fn decided(&mut self, job: JobId, verdict: Verdict) {
+        let Some(state) = self.jobs.get(job.0 as usize) else { return };
+        let (node, derivation) = (state.plan.node, state.plan.path.clone());
+        let report = |kind, message| JobFailureReport {
+            derivation,
+            kind,
+            machine: None,
+            message,
+            log_tail: Vec::new(),
+        };
+        let phase = match verdict {
+            Verdict::Built => JobPhase::Built,
+            Verdict::Failed => {
+                let known = self.reports.remove(&job);
+                let known = known.unwrap_or_else(|| report(FailureKind::Build, String::new()));
+                JobPhase::Failed(Box::new(known))
+            }
+            Verdict::DependencyFailed { because } => {
+                let cause = self.jobs.get(because.0 as usize).map(|state| state.plan.path.clone());
+                let message = dependency_text(cause);
+                JobPhase::Failed(Box::new(report(FailureKind::Dependency, message)))
+            }
+            Verdict::Impossible { reasons } | Verdict::NoMachineLeft { reasons } => {
+                let message = self.reasons_text(&reasons);
+                JobPhase::Failed(Box::new(report(FailureKind::NoMachine, message)))
+            }
+            Verdict::Cancelled => {
+                let message = "cancelled because another build failed".to_owned();
+                JobPhase::Failed(Box::new(report(FailureKind::Cancelled, message)))
+            }
+        };
+        if let JobPhase::Failed(failure) = &phase {
+            let event = FleetEvent::Failed { node, failure: failure.clone() };
+            self.shared.observer.event(event);
+        }
+        if let Some(state) = self.jobs.get_mut(job.0 as usize) {
+            state.state = phase;
+        }
+    }
+
+    fn reasons_text(&self, reasons: &Reasons) -> String {
+        if reasons.is_empty() {
+            return "no machine is configured that could build it: give one with --builders, or \
+                    allow local builds with --max-jobs"
+                .to_owned();
+        }
+        let lines: Vec<String> = reasons
+            .iter()
+            .map(|(machine, reason)| format!("{}: {reason}", self.shared.name_of(*machine)))
+            .collect();
+        format!("no machine could build it\n{}", lines.join("\n"))
+    }
+
+    pub(crate) fn into_report(mut self, targets: Vec<TargetResult>, took: Duration) -> Report {
+        let mut failures = Vec::new();
+        let mut built = 0;
+        for job in std::mem::take(&mut self.jobs) {
+            match job.state {
+                JobPhase::Built => built += 1,
+                JobPhase::Failed(failure)
+                    if !matches!(
+                        failure.kind,
+                        FailureKind::Dependency | FailureKind::Cancelled
+                    ) =>
+                {
+                    failures.push(*failure);
+                }
+                _ => {}
+            }
+        }
+        let totals = |(machine, state): (MachineId, &MachineState)| {
+            let traffic = self.shared.traffic(self.shared.place_of(machine));
+            let local = self.shared.local_machine() == Some(machine);
+            let count = |bytes: &AtomicU64| match local {
+                true => 0,
+                false => bytes.load(Ordering::Relaxed),
+            };
+            MachineTotals {
+                machine: self.shared.name_of(machine),
+                builds: state.builds,
+                failures: state.failures,
+                bytes_up: count(&traffic.up),
+                bytes_down: count(&traffic.down),
+                busy: state.busy,
+            }
+        };
+        let machines = (0..).map(MachineId).zip(&self.machines).map(totals).collect();
+        Report { targets, failures, machines, built, took }
+    }
+}
+
+fn dependency_text(cause: Option<StorePath>) -> String {
+    match cause {
+        Some(cause) => format!("it depends on '{cause}', which was not built"),
+        None => "something that it depends on was not built".to_owned(),
+    }
+}
