@@ -33,12 +33,9 @@ pub(crate) async fn targets(
         source.installables.iter().partition(|text| !evaluates || is_derivation(text));
     let mut targets = Vec::new();
     if evaluates {
-        let attributes: Vec<Attribute> = source
-            .attributes
-            .iter()
-            .chain(attributes)
-            .map(|text| Attribute::parse(text))
-            .collect::<Result<_, _>>()?;
+        let attributes = source.attributes.iter().chain(attributes);
+        let attributes: Vec<Attribute> =
+            attributes.map(|text| Attribute::parse(text)).collect::<Result<_, _>>()?;
         targets.extend(evaluator.instantiate(&attributes).await?);
     }
     let fallback = ".".to_owned();

@@ -107,7 +107,7 @@ mod tests {
         let lookup = |name: &str| {
             variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         };
-        Environment::from_lookup(lookup, PathBuf::from("/work"))
+        Environment::from_lookup(lookup, PathBuf::from("/somewhere"))
     }
 
     #[rstest]
@@ -122,7 +122,7 @@ mod tests {
     )]
     #[case::files(
         &[("HOME", "/h"), ("NIX_USER_CONF_FILES", "/first:second")],
-        &["/work/second", "/first"],
+        &["/somewhere/second", "/first"],
     )]
     #[case::no_files(&[("HOME", "/h"), ("NIX_USER_CONF_FILES", "")], &[])]
     fn user_files_in_order_of_application(

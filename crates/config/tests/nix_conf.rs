@@ -22,7 +22,7 @@ fn environment() -> Environment {
     Environment {
         home: Some("/home/me".to_owned()),
         xdg_config_dirs: Some(String::new()),
-        current_dir: PathBuf::from("/work"),
+        current_dir: PathBuf::from("/somewhere"),
         ..Environment::default()
     }
 }
@@ -109,13 +109,13 @@ fn includes_start_from_their_file_and_variables_from_the_working_directory() {
         ("/etc/nix/nix.conf", "include a/b.conf\n!include gone.conf"),
         ("/etc/nix/a/b.conf", "include ../c.conf"),
         ("/etc/nix/c.conf", "\ncores = 3"),
-        ("/work/d.conf", "timeout = 4"),
+        ("/somewhere/d.conf", "timeout = 4"),
     ]);
     let environment =
         Environment { nix_config: Some("include d.conf".to_owned()), ..environment() };
     let conf = NixConf::load(&environment, &files, &[]).unwrap();
     assert_eq!(conf.origin("cores").to_string(), "/etc/nix/c.conf:2");
-    assert_eq!(conf.origin("timeout").to_string(), "/work/d.conf:1");
+    assert_eq!(conf.origin("timeout").to_string(), "/somewhere/d.conf:1");
 }
 
 #[test]

@@ -94,14 +94,8 @@ impl Activities {
                 lines.extend(self.build_ended(*node));
                 lines
             }
-            FleetEvent::Failed { node, .. } => {
-                self.failed += 1;
-                let mut lines = self.build_ended(*node);
-                let told = lasting_line(event, names, taste);
-                lines.extend(told.map(|text| message(Level::Warning, &text)));
-                lines
-            }
-            FleetEvent::Retried { node, .. } => {
+            FleetEvent::Failed { node, .. } | FleetEvent::Retried { node, .. } => {
+                self.failed += usize::from(matches!(event, FleetEvent::Failed { .. }));
                 let mut lines = self.build_ended(*node);
                 let told = lasting_line(event, names, taste);
                 lines.extend(told.map(|text| message(Level::Warning, &text)));
