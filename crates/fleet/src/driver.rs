@@ -76,12 +76,16 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(fleet: &Fleet, graph: Arc<Graph>, work: Work) -> Driver {
+    pub(crate) fn new(
+        fleet: &Fleet,
+        machines: Vec<MachineSpec>,
+        graph: Arc<Graph>,
+        work: Work,
+    ) -> Driver {
         let (tell, happened) = mpsc::unbounded_channel();
-        let names = fleet.machines.iter().map(|spec| spec.description.name.clone()).collect();
+        let names = machines.iter().map(|spec| spec.description.name.clone()).collect();
         let is_local = |spec: &MachineSpec| spec.description.kind == MachineKind::Local;
-        let local_machine =
-            (0..).map(MachineId).zip(&fleet.machines).find(|(_, spec)| is_local(spec));
+        let local_machine = (0..).map(MachineId).zip(&machines).find(|(_, spec)| is_local(spec));
         let shared = Arc::new(Shared::new(
             Arc::clone(&fleet.local),
             Arc::clone(&fleet.observer),
@@ -99,7 +103,8 @@ impl Driver {
             shared,
             graph,
             scheduler: Scheduler::new(settings),
-            machines: fleet.machines.iter().cloned().map(MachineState::new).collect(),
+            expected_channels: expected_channels(&work, machines.len()),
+            machines: machines.into_iter().map(MachineState::new).collect(),
             jobs: Vec::new(),
             job_of: HashMap::new(),
             options: fleet.options.clone(),
@@ -111,7 +116,6 @@ impl Driver {
             wake: None,
             began: Instant::now(),
             undecided: 0,
-            expected_channels: expected_channels(&work, fleet.machines.len()),
         };
         driver.take_work(work);
         driver

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drover_core::{OutputName, PathInfo, StorePath};
-use drover_store::{Store, StoreError, Substitute};
+use drover_derivation::DerivationKind;
+use drover_schedule::MachineKind;
+use drover_store::{Store, StoreError, Substitute, Trust};
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::Driver;
 use crate::event::{FleetEvent, JobFailureReport, MachineTotals, Observer};
 use crate::graph::{Graph, GraphError};
 use crate::machine::MachineSpec;
-use crate::prepare::prepare;
+use crate::prepare::{Work, prepare};
 use crate::retrieve::retrieve;
 
 /// What comes back to the caller's store.
@@ -175,7 +177,8 @@ impl Fleet {
             to_substitute: work.substituted,
             in_graph: graph.len(),
         });
-        let mut driver = Driver::new(self, graph, work);
+        let machines = self.usable_machines(&graph, &work).await?;
+        let mut driver = Driver::new(self, machines, graph, work);
         let built = tokio::select! {
             built = build_and_retrieve(&mut driver, &targets) => built,
             () = cancel.cancelled() => Err(BuildError::Cancelled),
@@ -184,6 +187,36 @@ impl Fleet {
         driver.stop_everything().await;
         let targets = built?;
         Ok(driver.into_report(targets, started.elapsed()))
+    }
+}
+
+impl Fleet {
+    /// Leaves the machines out whose outputs the caller's store would not take. It takes what is
+    /// content-addressed from anybody.
+    async fn usable_machines(
+        &self,
+        graph: &Graph,
+        work: &Work,
+    ) -> Result<Vec<MachineSpec>, BuildError> {
+        let remote = |spec: &MachineSpec| spec.description.kind == MachineKind::Remote;
+        let needs_trust = work.jobs.iter().any(|job| {
+            let kind = graph.node(job.node).map(|node| node.derivation.kind());
+            !matches!(kind, Some(Ok(DerivationKind::Fixed | DerivationKind::Floating)))
+        });
+        if !needs_trust
+            || !self.machines.iter().any(remote)
+            || self.local.connect().await?.trust != Trust::NotTrusted
+        {
+            return Ok(self.machines.clone());
+        }
+        let local: Vec<MachineSpec> =
+            self.machines.iter().filter(|spec| !remote(spec)).cloned().collect();
+        if local.is_empty() {
+            return Err(BuildError::LocalStoreDistrusts);
+        }
+        let note = format!("other machines are not used: {}", BuildError::LocalStoreDistrusts);
+        self.observer.event(FleetEvent::Note(note));
+        Ok(local)
     }
 }
 

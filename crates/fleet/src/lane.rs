@@ -86,7 +86,7 @@ pub(crate) async fn run_lane(
 ) {
     let mut running = JoinSet::new();
     let mut open: Option<Open> = None;
-    while let Some(job) = queue.recv().await {
+    while let Some(job) = next_job(&mut queue, &mut running, &mut open).await {
         let id = job.job;
         // a lane on which a transfer was broken off may be of no use any more
         let usable = open.take().filter(|open| open.culprit.get().is_none());
@@ -116,6 +116,25 @@ pub(crate) async fn run_lane(
     }
     // until the driver ends the task, what was sent goes on
     while running.join_next().await.is_some() {}
+}
+
+/// Waits for the next job. Where there is none when all that was sent has ended, the connection is
+/// given back, for transfers or another lane.
+async fn next_job(
+    queue: &mut mpsc::UnboundedReceiver<LaneJob>,
+    running: &mut JoinSet<()>,
+    open: &mut Option<Open>,
+) -> Option<LaneJob> {
+    loop {
+        tokio::select! {
+            biased;
+            job = queue.recv() => return job,
+            Some(_) = running.join_next() => {}
+        }
+        if running.is_empty() {
+            *open = None;
+        }
+    }
 }
 
 /// Whether a build runs on the lane.
