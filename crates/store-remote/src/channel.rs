@@ -1,15 +1,15 @@
 //! One connection to a server, with requests in flight.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use drover_store::StoreError;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::error::Peer;
+use crate::ledger::Ledger;
 use crate::reader::Reader;
 use crate::reply::Awaiting;
 use crate::writer::{Outgoing, write_all};
@@ -20,8 +20,7 @@ const AFTER_WRITER: Duration = Duration::from_secs(2);
 /// One connection. Dropping it closes it, and what the server does for it ends.
 pub(crate) struct Channel {
     queues: Mutex<Queues>,
-    owed: Arc<AtomicUsize>,
-    end: Arc<OnceLock<StoreError>>,
+    ledger: Arc<Ledger>,
     peer: Peer,
     /// The tasks of both halves, and the child process behind them; ended with the channel.
     _tasks: JoinSet<()>,
@@ -42,55 +41,61 @@ impl Channel {
     {
         let (outgoing, to_send) = mpsc::unbounded_channel();
         let (awaiting, to_read) = mpsc::unbounded_channel();
-        let end = Arc::new(OnceLock::new());
-        let owed = Arc::new(AtomicUsize::new(0));
+        let ledger = Arc::new(Ledger::default());
         let peer = reader.peer().clone();
+        let progress = Arc::clone(reader.progress());
         let mut tasks = JoinSet::new();
-        let (write_peer, write_end) = (peer.clone(), Arc::clone(&end));
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let (write_peer, write_ledger) = (peer.clone(), Arc::clone(&ledger));
+        let (stop, stopped) = oneshot::channel();
         tasks.spawn(async move {
-            if let Err(error) = write_all(writer, write_peer, to_send).await {
-                drop(write_end.set(error));
-                drop(stop);
+            if let Err(error) = write_all(writer, write_peer, &progress, to_send).await {
+                write_ledger.close_writing();
+                drop(stop.send(error));
             } else {
                 // the queue's end; the reader is ended with the channel
                 std::future::pending::<()>().await;
             }
         });
-        let (read_end, read_owed) = (Arc::clone(&end), Arc::clone(&owed));
+        let read_ledger = Arc::clone(&ledger);
         tasks.spawn(async move {
-            read_all(reader, to_read, &read_owed, stopped, &read_end).await;
+            read_all(reader, to_read, &read_ledger, stopped).await;
             drop(keep_alive);
         });
-        let queues = Mutex::new(Queues { outgoing, awaiting });
-        Channel { queues, owed, end, peer, _tasks: tasks }
+        Channel { queues: Mutex::new(Queues { outgoing, awaiting }), ledger, peer, _tasks: tasks }
     }
 
     /// Queues a request and what is owed for it. Requests are sent, and answered, in this order.
     pub(crate) fn submit(&self, outgoing: Outgoing, awaiting: Awaiting) {
         let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        self.owed.fetch_add(1, Ordering::AcqRel);
+        self.ledger.owe();
         if let Err(mpsc::error::SendError(awaiting)) = queues.awaiting.send(awaiting) {
-            awaiting.answer.finish(Err(self.ending()));
+            awaiting.fail(self.ending());
             return;
         }
         // a writer that is gone has told the reader, which fails all that is owed
         drop(queues.outgoing.send(outgoing));
     }
 
-    /// Whether nothing has gone wrong.
-    pub(crate) fn is_open(&self) -> bool {
-        self.end.get().is_none()
-    }
-
     /// Whether nothing is owed and nothing went wrong: another user may take it over.
     pub(crate) fn is_reusable(&self) -> bool {
-        self.is_open() && self.owed.load(Ordering::Acquire) == 0
+        self.ledger.is_settled()
+    }
+
+    /// Whether it is of no use any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ledger.end().is_some()
+    }
+
+    /// Says that what came over this channel was wrong in a way that the channel can't see itself:
+    /// nobody else shall use it.
+    pub(crate) fn condemn(&self, error: &StoreError) {
+        self.ledger.close(error.clone());
     }
 
     /// Returns why the channel ended.
     pub(crate) fn ending(&self) -> StoreError {
-        self.end.get().cloned().unwrap_or_else(|| self.peer.lost("the connection was closed"))
+        let unknown = || self.peer.lost("the connection was closed");
+        self.ledger.end().cloned().unwrap_or_else(unknown)
     }
 
     pub(crate) fn peer(&self) -> &Peer {
@@ -102,38 +107,41 @@ impl Channel {
 async fn read_all<R: AsyncRead + Unpin + Send>(
     mut reader: Reader<R>,
     mut to_read: mpsc::UnboundedReceiver<Awaiting>,
-    owed: &AtomicUsize,
-    writer_stopped: tokio::sync::oneshot::Receiver<()>,
-    end: &OnceLock<StoreError>,
+    ledger: &Ledger,
+    writer_stopped: oneshot::Receiver<StoreError>,
 ) {
+    let peer = reader.peer().clone();
     // What the peer said before it stopped listening is worth more than the writer's error.
     let give_up = async {
-        drop(writer_stopped.await);
+        let error = writer_stopped.await;
         tokio::time::sleep(AFTER_WRITER).await;
+        error.unwrap_or_else(|_| peer.lost("the connection broke"))
     };
     tokio::pin!(give_up);
-    loop {
+    let error = loop {
         let next = tokio::select! {
             biased;
             next = to_read.recv() => next,
-            () = &mut give_up => None,
+            error = reader.unasked() => match to_read.try_recv() {
+                Ok(next) => Some(next),
+                Err(_) => break Some(error),
+            },
+            error = &mut give_up => break Some(error),
         };
-        let Some(next) = next else { break };
+        let Some(next) = next else { break None };
         let served = tokio::select! {
             biased;
-            served = reader.serve(next) => served,
-            () = &mut give_up => break,
+            served = reader.serve(next, ledger) => served,
+            error = &mut give_up => break Some(error),
         };
-        owed.fetch_sub(1, Ordering::AcqRel);
         if let Err(error) = served {
-            drop(end.set(error));
-            break;
+            break Some(error);
         }
-    }
+    };
+    let error = error.unwrap_or_else(|| reader.peer().lost("the connection was closed"));
+    ledger.close(error.clone());
     to_read.close();
-    let ending = end.get().cloned();
     while let Some(awaiting) = to_read.recv().await {
-        let error = ending.clone().unwrap_or_else(|| reader.peer().lost("the connection broke"));
-        awaiting.answer.finish(Err(error));
+        awaiting.fail(error.clone());
     }
 }

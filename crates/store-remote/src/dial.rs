@@ -38,7 +38,9 @@ impl Program {
     pub(crate) fn command_line(&self) -> Vec<String> {
         let (command, end, store) = match self {
             Program::Worker { command, store } => (command, ["--stdio"].as_slice(), store),
-            Program::Serve { command, store } => (command, ["--serve", "--write"].as_slice(), store),
+            Program::Serve { command, store } => {
+                (command, ["--serve", "--write"].as_slice(), store)
+            }
         };
         let mut line = command.clone();
         line.extend(end.iter().map(|&word| word.to_owned()));
@@ -65,7 +67,9 @@ pub enum Address {
 #[non_exhaustive]
 pub enum AddressError {
     /// A kind of store that can't be connected to.
-    #[error("store '{uri}' is not one that drover can connect to; it knows daemon, unix://SOCKET, ssh-ng://HOST and ssh://HOST")]
+    #[error(
+        "store '{uri}' is not one that drover can connect to; it knows daemon, unix://SOCKET, ssh-ng://HOST and ssh://HOST"
+    )]
     Scheme {
         /// The address as given.
         uri: String,
@@ -126,9 +130,10 @@ impl Dialler {
         match address {
             Address::Socket(path) => Dialler::Socket(path),
             Address::Local(program) => Dialler::Local(program),
-            Address::Ssh(target, program) => {
-                Dialler::Ssh(Box::new(SshHost::new(name.to_owned(), target, options.clone())), program)
-            }
+            Address::Ssh(target, program) => Dialler::Ssh(
+                Box::new(SshHost::new(name.to_owned(), target, options.clone())),
+                program,
+            ),
         }
     }
 
@@ -189,7 +194,10 @@ fn spawn(
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // a group of its own: the terminal's Ctrl-C is drover's to handle, in order
     command.kill_on_drop(true).process_group(0);
-    let mut child = command.spawn().map_err(|error| peer.unreachable(error.to_string()))?;
+    let mut child = command.spawn().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => peer.no_program("No such file or directory"),
+        _ => peer.unreachable(format!("'{}' could not be run: {error}", peer.command)),
+    })?;
     let (Some(stdin), Some(stdout), Some(words)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {

@@ -22,6 +22,17 @@ impl Peer {
         StoreError::Unreachable { store: self.name.clone(), reason: self.with_last_words(reason) }
     }
 
+    /// Returns the error of a program that isn't where it was looked for.
+    pub(crate) fn no_program(&self, said: &str) -> StoreError {
+        let reason = format!(
+            "'{}' could not be run there ({said}); is Nix installed, and on the PATH of a shell \
+             that is no login shell? Otherwise say where it is with '?remote-program=/path/to/it' \
+             behind the address",
+            self.command
+        );
+        StoreError::Unreachable { store: self.name.clone(), reason }
+    }
+
     /// Returns the error of a peer that spoke, but not the protocol.
     pub(crate) fn protocol(&self, error: &DecodeError) -> StoreError {
         StoreError::Protocol { store: self.name.clone(), reason: error.to_string() }

@@ -44,7 +44,7 @@ where
     R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send,
 {
-    let patience = &Patience::Limited(limit, "greeting");
+    let patience = Patience::Limited(limit, "greeting");
     send(writer, reader.peer(), &client_hello(WORKER_LATEST)).await?;
     if let Some(version) = expected {
         send(writer, reader.peer(), &closing_words(version)).await?;
@@ -97,7 +97,7 @@ where
     R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send,
 {
-    let patience = &Patience::Limited(limit, "greeting");
+    let patience = Patience::Limited(limit, "greeting");
     send(writer, reader.peer(), &serve_client_hello()).await?;
     let version = first_words(reader, patience, read_serve_server_hello).await?;
     Ok(ServeDialect { store_dir: store_dir.clone(), version })
@@ -119,7 +119,7 @@ where
 /// refusal of `nologin`, a login message.
 async fn first_words<R, T>(
     reader: &mut Reader<R>,
-    patience: &Patience,
+    patience: Patience,
     decode: impl FnMut(&mut drover_wire::Decoder<'_>) -> Result<T, DecodeError>,
 ) -> Result<T, StoreError>
 where
@@ -136,8 +136,13 @@ where
         }
         if let Err(error) = reader.fill(patience).await {
             return Err(match error {
-                StoreError::Lost { .. } if !reader.rest().is_empty() => foreign_words(reader).await,
+                _ if !reader.rest().is_empty() => foreign_words(reader).await,
                 StoreError::Lost { .. } => no_words(reader.peer()),
+                StoreError::Silent { seconds, .. } => {
+                    let command = &reader.peer().command;
+                    let reason = format!("'{command}' has said nothing for {seconds} s");
+                    reader.peer().unreachable(reason)
+                }
                 error => error,
             });
         }
@@ -146,7 +151,7 @@ where
 
 /// Returns the error of a peer that printed something before the protocol, or instead of it.
 async fn foreign_words<R: AsyncRead + Unpin + Send>(reader: &mut Reader<R>) -> StoreError {
-    let soon = &Patience::Limited(Duration::from_millis(200), "greeting");
+    let soon = Patience::Limited(Duration::from_millis(200), "greeting");
     while reader.rest().len() < SHOWN && reader.fill(soon).await.is_ok() {}
     let shown: Vec<u8> = reader.rest().iter().copied().take(SHOWN).collect();
     let peer = reader.peer();
@@ -165,15 +170,7 @@ fn no_words(peer: &Peer) -> StoreError {
     let said = peer.stderr.text().unwrap_or_default();
     let missing = ["not found", "No such file", "not recognized"];
     if missing.iter().any(|words| said.contains(words)) {
-        return StoreError::Unreachable {
-            store: peer.name.clone(),
-            reason: format!(
-                "'{}' could not be run there ({said}); is Nix installed, and on the PATH of a \
-                 shell that is no login shell? Otherwise say where it is with \
-                 '?remote-program=/path/to/it' behind the address",
-                peer.command
-            ),
-        };
+        return peer.no_program(&said);
     }
     peer.unreachable(format!("'{}' ended at once", peer.command))
 }

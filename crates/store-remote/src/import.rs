@@ -6,17 +6,22 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use drover_core::PathInfo;
+use drover_core::{NarSize, PathInfo, StorePath};
 use drover_store::{PathStream, SilentLog, StoreError};
 use drover_wire::{
     Dialect, Encoder, FRAME_END, Request, ServeDialect, ServeRequest, SignatureCheck,
     encode_keyed_path_info, frame_header,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::reply::{Awaiting, LastSent, Patience, answer};
+use crate::pull::Pulled;
+use crate::reply::{Awaiting, Patience, Pull, StandardError, answer};
 use crate::session::{Language, Session, TRANSFER_LIMIT};
-use crate::writer::{Body, Framing, Outgoing};
+use crate::writer::{Body, Outgoing, Payload};
+
+/// The version from which on many paths are sent as one request. The request is as old as 1.32, but
+/// before Nix 2.18 (1.35) a server loses its place in the data when a path is there already.
+const TAKES_MANY: u8 = 36;
 
 /// Queues the import of paths: one request where the server takes many, else one for each path,
 /// all of them sent without waiting for answers.
@@ -27,48 +32,71 @@ pub(crate) fn import(
     paths: Box<dyn PathStream>,
 ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
     let count = paths.count();
-    let (source_failed, source_error) = oneshot::channel();
-    let sent = Arc::new(LastSent::now());
-    let source = Source { paths, failed: Some(source_failed), sent: Arc::clone(&sent) };
-    let (request, framing, body, answers, numbers): (_, _, Box<dyn Body>, _, _) =
-        match &session.language {
-            Language::Worker(dialect) if dialect.since(32) => {
-                let body = Together { source, dialect: dialect.clone(), state: State::Count(count) };
-                let request = Request::AddMultipleToStore(SignatureCheck::Skip).encode(dialect);
-                (request, Framing::Framed, Box::new(body), 1, Numbers::None)
-            }
-            Language::Worker(dialect) => {
-                let form = Form::Worker(dialect.clone());
-                let body = OneByOne { source, form, ready: VecDeque::new(), state: Each::Next };
-                (Vec::new(), Framing::Bare, Box::new(body), count, Numbers::None)
-            }
-            Language::Serve(dialect) => {
-                let form = Form::Serve(dialect.clone());
-                let body = OneByOne { source, form, ready: VecDeque::new(), state: Each::Next };
-                (Vec::new(), Framing::Bare, Box::new(body), count, Numbers::One)
-            }
-        };
+    let (source_failed, mut source_error) = oneshot::channel();
+    let store = session.channel.peer().name.clone();
+    let source = Source { paths, failed: Some(source_failed), store, current: None };
+    let Plan { request, payload, answers, numbers, pulls } = plan(&session.language, source, count);
     let (answer, arrives) = answer(move |from| match numbers {
         Numbers::None => Ok(()),
         Numbers::One => from.number().map(drop),
     });
+    if answers == 0 {
+        return futures::future::Either::Left(std::future::ready(Ok(())));
+    }
     session.channel.submit(
-        Outgoing { request, body: Some((framing, body)) },
+        Outgoing { request, payload },
         Awaiting {
             preamble: session.language.preamble(),
             answers,
             answer,
             nar: None,
             log: Arc::new(SilentLog),
-            patience: Patience::AfterData(TRANSFER_LIMIT, sent, "adding paths"),
+            stderr: StandardError::LastWords,
+            pulls,
+            patience: Patience::Limited(TRANSFER_LIMIT, "adding paths"),
         },
     );
     let arrival = session.arrival(arrives);
-    async move {
-        match (arrival.await, source_error.await) {
-            (Ok(()), _) => Ok(()),
-            (Err(_), Ok(error)) => Err(error),
-            (Err(error), Err(_)) => Err(error),
+    futures::future::Either::Right(async move {
+        // a source that fails says so before the server can notice
+        arrival.await.map_err(|error| source_error.try_recv().unwrap_or(error))
+    })
+}
+
+/// How paths are sent in a dialect.
+struct Plan {
+    request: Vec<u8>,
+    payload: Payload,
+    answers: usize,
+    numbers: Numbers,
+    pulls: Option<mpsc::UnboundedSender<Pull>>,
+}
+
+fn plan(language: &Language, source: Source, count: usize) -> Plan {
+    let one_by_one = |source, form| {
+        Box::new(OneByOne { source, form, ready: VecDeque::new(), state: Each::Next })
+    };
+    let (request, numbers) = (Vec::new(), Numbers::None);
+    match language {
+        Language::Worker(dialect) if dialect.since(TAKES_MANY) => {
+            let body = Together { source, dialect: dialect.clone(), state: State::Count(count) };
+            let request = Request::AddMultipleToStore(SignatureCheck::Skip).encode(dialect);
+            let payload = Payload::Framed(Box::new(body));
+            Plan { request, payload, answers: 1, numbers, pulls: None }
+        }
+        Language::Worker(dialect) if dialect.since(23) => {
+            let payload = Payload::Bare(one_by_one(source, Form::Worker(dialect.clone())));
+            Plan { request, payload, answers: count, numbers, pulls: None }
+        }
+        Language::Worker(dialect) => {
+            let (demands, pulls) = mpsc::unbounded_channel();
+            let pulled = Pulled { source, dialect: dialect.clone(), pulls };
+            let payload = Payload::Pulled(Box::new(pulled));
+            Plan { request, payload, answers: count, numbers, pulls: Some(demands) }
+        }
+        Language::Serve(dialect) => {
+            let payload = Payload::Bare(one_by_one(source, Form::Serve(dialect.clone())));
+            Plan { request, payload, answers: count, numbers: Numbers::One, pulls: None }
         }
     }
 }
@@ -80,12 +108,15 @@ enum Numbers {
     One,
 }
 
-/// The paths, and where their failing is told.
-struct Source {
+/// The paths, and where their failing is told. A NAR that hasn't the size announced ends the
+/// transfer: the server would take what follows for the rest of it.
+pub(crate) struct Source {
     paths: Box<dyn PathStream>,
     failed: Option<oneshot::Sender<StoreError>>,
-    /// Noted whenever something more is asked for, as what came before was sent then.
-    sent: Arc<LastSent>,
+    /// Who it goes to.
+    store: String,
+    /// The path whose NAR is passing, and how much of it has.
+    current: Option<(StorePath, NarSize, NarSize)>,
 }
 
 impl Source {
@@ -96,18 +127,32 @@ impl Source {
         result
     }
 
-    async fn next_path(&mut self) -> Result<Option<PathInfo>, StoreError> {
-        self.sent.waits_for_source();
+    pub(crate) async fn next_path(&mut self) -> Result<Option<PathInfo>, StoreError> {
         let next = self.paths.next_path().await;
-        self.sent.note();
+        if let Ok(Some(info)) = &next {
+            self.current = Some((info.path.clone(), info.nar_size, NarSize(0)));
+        }
         self.note(next)
     }
 
-    async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
-        self.sent.waits_for_source();
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
         let chunk = self.paths.chunk().await;
-        self.sent.note();
-        self.note(chunk)
+        let counted = chunk.and_then(|chunk| self.count(chunk));
+        self.note(counted)
+    }
+
+    fn count(&mut self, chunk: Option<Bytes>) -> Result<Option<Bytes>, StoreError> {
+        let Some((path, expected, passed)) = &mut self.current else { return Ok(chunk) };
+        passed.0 = passed.0.saturating_add(chunk.as_ref().map_or(0, |chunk| chunk.len() as u64));
+        let fits = match &chunk {
+            Some(_) => *passed <= *expected,
+            None => passed == expected,
+        };
+        if fits {
+            return Ok(chunk);
+        }
+        let (store, path) = (self.store.clone(), path.clone());
+        Err(StoreError::SizeMismatch { store, path, expected: *expected, actual: *passed })
     }
 }
 
@@ -182,9 +227,9 @@ impl Body for OneByOne {
                     let Some(info) = self.source.next_path().await? else { return Ok(None) };
                     self.state = Each::Nar;
                     self.ready.push_back(match &self.form {
-                        Form::Worker(dialect) => {
-                            Request::AddToStoreNar(info, SignatureCheck::Skip).encode(dialect).into()
-                        }
+                        Form::Worker(dialect) => Request::AddToStoreNar(info, SignatureCheck::Skip)
+                            .encode(dialect)
+                            .into(),
                         Form::Serve(dialect) => {
                             ServeRequest::AddToStoreNar(info).encode(dialect).into()
                         }

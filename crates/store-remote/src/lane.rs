@@ -1,31 +1,32 @@
 //! A queue of builds at a server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use drover_core::{PathInfo, StorePath};
 use drover_store::{
-    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, Built, Lane, PathStream, Pending,
-    StoreError,
+    BuildLog, BuildOutcome, BuildPlan, BuildRequest, Built, Lane, PathStream, Pending, StoreError,
 };
 use drover_wire::{
-    BuildMode, BuildResult, BuildStatus, DerivedPath, Dialect, Request, Response, ServeRequest,
+    BuildMode, BuildResult, BuildStatus, DerivedPath, Dialect, Request, Response, ServeDialect,
+    ServeRequest,
 };
 
-use crate::pool::{Lease, Pool};
+use crate::failure::{failure, refusal};
+use crate::pool::{Lease, Pool, Purpose};
 use crate::reply::Patience;
 use crate::session::{Language, serve_options};
 
 /// A queue of builds: one channel, whose server does one thing after another.
 pub(crate) struct RemoteLane {
-    lease: Arc<Lease>,
+    lease: Lease,
     pool: Arc<Pool>,
 }
 
 impl RemoteLane {
     pub(crate) fn new(lease: Lease, pool: Arc<Pool>) -> RemoteLane {
-        RemoteLane { lease: Arc::new(lease), pool }
+        RemoteLane { lease, pool }
     }
 }
 
@@ -37,38 +38,43 @@ impl Lane for RemoteLane {
     fn build(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome> {
         match &self.lease.session().language {
             Language::Worker(dialect) => self.worker_build(dialect, request, log),
-            Language::Serve(dialect) => {
-                let settings = serve_options(self.pool.settings());
-                let serve = match request.plan {
-                    BuildPlan::Derivation(derivation) => {
-                        ServeRequest::BuildDerivation(request.derivation, derivation, settings)
-                    }
-                    BuildPlan::FromStore => {
-                        let store = self.pool.name().to_owned();
-                        let what = "build from a .drv over the serve protocol";
-                        return Box::pin(async { Err(StoreError::Unsupported { store, what }) });
-                    }
-                };
-                let session = self.lease.session();
-                log.event(drover_store::LogEvent::Started);
-                let built = session.serve_build(dialect, &serve);
-                let known: Vec<StorePath> = request.known_outputs.values().cloned().collect();
-                let infos = session.serve_path_infos(dialect, known.iter().cloned().collect());
-                let finish = Finish::new(&self.pool, &self.lease, request.known_outputs);
-                Box::pin(async move {
-                    let result = built.await?;
-                    if !result.status.is_success() {
-                        return Ok(BuildOutcome::Failed(failure(result)));
-                    }
-                    let infos = infos.await?.into_values().collect();
-                    finish.outcome(result, infos).await
-                })
-            }
+            Language::Serve(dialect) => self.serve_build(dialect, request, log),
         }
     }
 }
 
 impl RemoteLane {
+    fn serve_build(
+        &self,
+        dialect: &ServeDialect,
+        request: BuildRequest,
+        log: Arc<dyn BuildLog>,
+    ) -> Pending<BuildOutcome> {
+        let BuildPlan::Derivation(derivation) = request.plan else {
+            let store = self.pool.name().to_owned();
+            let what = "build from a .drv over the serve protocol";
+            return Box::pin(async { Err(StoreError::Unsupported { store, what }) });
+        };
+        let settings = serve_options(&self.pool.opener().settings);
+        let serve = ServeRequest::BuildDerivation(request.derivation, derivation, settings);
+        let session = self.lease.session();
+        log.event(drover_store::LogEvent::Started);
+        let built = session.serve_build(dialect, &serve, log);
+        let known: BTreeSet<StorePath> = request.known_outputs.values().cloned().collect();
+        let infos = session.serve_path_infos(dialect, known);
+        let stderr = session.channel.peer().stderr.clone();
+        let finish = Finish::new(&self.pool, request.known_outputs);
+        Box::pin(async move {
+            let result = built.await?;
+            if !result.status.is_success() {
+                stderr.settled().await;
+                return Ok(BuildOutcome::Failed(failure(&result)));
+            }
+            let infos = infos.await?.into_values().collect();
+            finish.outcome(result, infos).await
+        })
+    }
+
     /// Sends the build, and right behind it the question what its outputs are: the answers come
     /// together. Of a build that failed they are "not valid", which costs nothing.
     fn worker_build(
@@ -97,22 +103,17 @@ impl RemoteLane {
             .values()
             .map(|path| session.ask(dialect, Request::QueryPathInfo(path.clone())))
             .collect();
-        let finish = Finish::new(&self.pool, &self.lease, known_outputs);
+        let finish = Finish::new(&self.pool, known_outputs);
         Box::pin(async move {
             let result = match built.await {
-                Ok(Response::BuildResult(result)) => *result,
-                Ok(Response::BuildResults(results)) => {
-                    let first = results.into_iter().next().map(|(_, result)| result);
-                    first.unwrap_or_else(|| BuildResult::new(BuildStatus::MiscFailure, "no result"))
-                }
-                Ok(_) => BuildResult::new(BuildStatus::Built, ""),
+                Ok(response) => only_result(response),
                 Err(StoreError::Refused { message, .. }) => {
                     return Ok(BuildOutcome::Failed(refusal(message)));
                 }
                 Err(error) => return Err(error),
             };
             if !result.status.is_success() {
-                return Ok(BuildOutcome::Failed(failure(result)));
+                return Ok(BuildOutcome::Failed(failure(&result)));
             }
             let mut known = Vec::with_capacity(infos.len());
             for info in infos {
@@ -125,19 +126,28 @@ impl RemoteLane {
     }
 }
 
+/// Returns the one result of an answer. `BuildPaths` has none: what fails there is an error.
+fn only_result(response: Response) -> BuildResult {
+    match response {
+        Response::BuildResult(result) => *result,
+        Response::BuildResults(results) => {
+            let first = results.into_iter().next().map(|(_, result)| result);
+            first.unwrap_or_else(|| BuildResult::new(BuildStatus::MiscFailure, "no result"))
+        }
+        _ => BuildResult::new(BuildStatus::Built, ""),
+    }
+}
+
 /// What is needed to turn a result into an outcome.
 struct Finish {
     store: String,
     pool: Arc<Pool>,
     known: BTreeMap<String, StorePath>,
-    /// Keeps the channel from being given back while answers are awaited.
-    _lease: Arc<Lease>,
 }
 
 impl Finish {
-    fn new(pool: &Arc<Pool>, lease: &Arc<Lease>, known: BTreeMap<String, StorePath>) -> Finish {
-        let (pool, _lease) = (Arc::clone(pool), Arc::clone(lease));
-        Finish { store: pool.name().to_owned(), pool, known, _lease }
+    fn new(pool: &Arc<Pool>, known: BTreeMap<String, StorePath>) -> Finish {
+        Finish { store: pool.name().to_owned(), pool: Arc::clone(pool), known }
     }
 
     /// Checks that every output is there, and asks for those whose paths only the build could tell.
@@ -155,7 +165,7 @@ impl Finish {
         let unknown: Vec<StorePath> =
             names.values().filter(|path| !by_path.contains_key(path)).cloned().collect();
         if !unknown.is_empty() {
-            let lease = self.pool.lease(crate::pool::Purpose::Other).await?;
+            let lease = self.pool.lease(Purpose::Question).await?;
             for info in lease.session().path_infos(&unknown).await?.into_iter().flatten() {
                 by_path.insert(info.path.clone(), info);
             }
@@ -172,75 +182,4 @@ impl Finish {
         let already_valid = result.status != BuildStatus::Built;
         Ok(BuildOutcome::Built(Built { outputs, already_valid, took }))
     }
-}
-
-/// Turns a failed result into a failure that says whose it is.
-fn failure(result: BuildResult) -> BuildFailure {
-    let message = crate::log::plain_text(&result.error);
-    match result.status {
-        BuildStatus::TimedOut => BuildFailure::TimedOut { message },
-        BuildStatus::NotDeterministic => BuildFailure::NotDeterministic { message },
-        BuildStatus::OutputRejected if message.contains("hash mismatch") => {
-            BuildFailure::HashMismatch { message }
-        }
-        BuildStatus::TransientFailure => machine_failure(message),
-        BuildStatus::InputRejected | BuildStatus::MiscFailure | BuildStatus::DependencyFailed
-        | BuildStatus::NoSubstituters => other_failure(message),
-        BuildStatus::PermanentFailure if is_disk_full(&message) => machine_failure(message),
-        _ if message.contains("hash mismatch in fixed-output") => {
-            BuildFailure::HashMismatch { message }
-        }
-        _ => BuildFailure::Failed { message },
-    }
-}
-
-/// Turns an error that the server raised instead of answering into a failure.
-fn refusal(message: String) -> BuildFailure {
-    if message.contains("hash mismatch in fixed-output") {
-        return BuildFailure::HashMismatch { message };
-    }
-    other_failure(message)
-}
-
-fn other_failure(message: String) -> BuildFailure {
-    const REFUSED: &[&str] = &[
-        "not privileged",
-        "lacks a signature by a trusted key",
-        "lacks a valid signature",
-        "restricted setting",
-        "experimental",
-    ];
-    const MACHINE: &[&str] = &[
-        "does not exist, and substitution is disabled",
-        "is not valid",
-        "don't know how to build",
-        "no build users",
-        "all build users are currently in use",
-        "unable to start any build",
-        "Required system",
-        "required (system, features)",
-        "a '",
-        "interrupted",
-        "cannot allocate memory",
-        "unable to fork",
-        "database",
-        "opening lock file",
-    ];
-    let has = |words: &[&str]| words.iter().any(|word| message.contains(word));
-    if has(REFUSED) {
-        BuildFailure::Refused { message }
-    } else if is_disk_full(&message) || has(MACHINE) {
-        machine_failure(message)
-    } else {
-        BuildFailure::Failed { message }
-    }
-}
-
-fn machine_failure(message: String) -> BuildFailure {
-    let disk_full = is_disk_full(&message);
-    BuildFailure::Machine { message, disk_full }
-}
-
-fn is_disk_full(message: &str) -> bool {
-    message.contains("No space left on device") || message.contains("Disk quota exceeded")
 }

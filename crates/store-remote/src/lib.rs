@@ -1,28 +1,34 @@
 //! Stores and builders behind a socket, a child process or SSH.
 //!
 //! One crate for `daemon`/`unix://`, `ssh-ng://` (worker protocol) and `ssh://` (serve protocol).
-//! Each machine has one SSH master; protocol [`channel`]s run over it, and requests on a channel are
+//! Each machine has one SSH master; protocol channels run over it, and requests on a channel are
 //! pipelined: the next is sent before the answer to the last has come. Invariants: a channel whose
 //! peer said something wrong is never used again; every wait for a peer has a limit.
 
 mod channel;
+mod ciphers;
 mod dial;
 mod error;
+mod failure;
 mod handshake;
 mod import;
 mod lane;
+mod ledger;
 mod log;
 mod nar_stream;
+mod opener;
 mod pool;
+mod pull;
 mod reader;
 mod reply;
 mod session;
 mod ssh;
 mod stderr;
+mod steady;
 mod store;
 mod writer;
 
-pub use ssh::{Compression, SshTarget};
 pub use dial::{Address, AddressError, ConnectOptions, Program};
 pub use log::plain_text;
+pub use ssh::{Compression, SshTarget};
 pub use store::RemoteStore;

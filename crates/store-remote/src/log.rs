@@ -15,7 +15,9 @@ pub(crate) fn pass_on(message: LogMessage, log: &Arc<dyn BuildLog>) {
             log.event(LogEvent::Message(plain_text(text.trim_end())));
         }
         LogMessage::StartActivity { kind: activity::BUILD, .. } => log.event(LogEvent::Started),
-        LogMessage::StartActivity { level, text, .. } if level < SHOWN_LEVEL && !text.is_empty() => {
+        LogMessage::StartActivity { level, text, .. }
+            if level < SHOWN_LEVEL && !text.is_empty() =>
+        {
             log.event(LogEvent::Message(plain_text(&text)));
         }
         LogMessage::Result { kind, fields, .. } => {

@@ -44,7 +44,7 @@ impl NarStream {
     fn ask_ahead(&mut self) {
         while self.asked.len() < AHEAD {
             let Some(info) = self.waiting.pop_front() else { return };
-            let chunks = self.lease.session().nar(&info.path, info.nar_size.0);
+            let chunks = self.lease.session().nar(&info);
             self.asked.push_back((info, chunks));
         }
     }
@@ -65,19 +65,18 @@ impl PathStream for NarStream {
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
         let Some((verified, chunks)) = &mut self.current else { return Ok(None) };
-        match chunks.recv().await {
-            Some(Ok(NarChunk::Bytes(bytes))) => {
-                verified.pass(&bytes)?;
-                Ok(Some(bytes))
-            }
-            Some(Ok(NarChunk::End)) => {
-                if let Some((verified, _)) = self.current.take() {
-                    verified.finish()?;
-                }
-                Ok(None)
-            }
-            Some(Err(error)) => Err(error),
-            None => Err(self.lease.session().channel.ending()),
+        let checked = match chunks.recv().await {
+            Some(Ok(NarChunk::Bytes(bytes))) => verified.pass(&bytes).map(|()| Some(bytes)),
+            Some(Ok(NarChunk::End)) => match self.current.take() {
+                Some((verified, _)) => verified.finish().map(|()| None),
+                None => Ok(None),
+            },
+            Some(Err(error)) => return Err(error),
+            None => return Err(self.lease.session().channel.ending()),
+        };
+        if let Err(error) = &checked {
+            self.lease.session().channel.condemn(error);
         }
+        checked
     }
 }

@@ -1,16 +1,18 @@
 //! The reading half of a channel: answers in the order of the requests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use drover_nar::{Limits, Parser, Progress};
+use drover_nar::{Limits, Parser, Progress as Parsed};
 use drover_store::StoreError;
 use drover_wire::{DecodeError, Decoder, LogMessage};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::error::Peer;
+use crate::ledger::{Ledger, Progress};
 use crate::log::pass_on;
-use crate::reply::{Awaiting, NarChunk, NarSink, Patience, Preamble};
+use crate::reply::{Awaiting, NarSink, Patience, Preamble, Pull, StandardError};
 
 /// Bytes that are read at once at the most.
 const READ_SIZE: usize = 256 * 1024;
@@ -23,11 +25,18 @@ pub(crate) struct Reader<R> {
     from: R,
     peer: Peer,
     buffer: BytesMut,
+    /// How the writing half gets on.
+    progress: Arc<Progress>,
 }
 
 impl<R: AsyncRead + Unpin + Send> Reader<R> {
     pub(crate) fn new(from: R, peer: Peer) -> Reader<R> {
-        Reader { from, peer, buffer: BytesMut::new() }
+        let progress = Arc::new(Progress::new());
+        Reader { from, peer, buffer: BytesMut::new(), progress }
+    }
+
+    pub(crate) fn progress(&self) -> &Arc<Progress> {
+        &self.progress
     }
 
     pub(crate) fn peer(&self) -> &Peer {
@@ -40,23 +49,20 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
     }
 
     /// Waits for more bytes. At the end of the stream it is an error.
-    pub(crate) async fn fill(&mut self, patience: &Patience) -> Result<(), StoreError> {
+    pub(crate) async fn fill(&mut self, patience: Patience) -> Result<(), StoreError> {
         self.buffer.reserve(READ_SIZE.min(self.buffer.len().max(8 * 1024)));
-        let read = self.from.read_buf(&mut self.buffer);
         let read = match patience {
-            Patience::Unlimited => read.await,
-            Patience::Limited(limit, doing) => match tokio::time::timeout(*limit, read).await {
-                Ok(read) => read,
-                Err(_) => return Err(self.silent(*limit, doing)),
-            },
-            Patience::AfterData(limit, sent, doing) => {
-                tokio::pin!(read);
+            Patience::Unlimited => self.from.read_buf(&mut self.buffer).await,
+            Patience::Limited(limit, doing) => {
+                let mut wait = limit;
                 loop {
-                    let until = sent.get() + *limit;
-                    match tokio::time::timeout_at(until, &mut read).await {
+                    let read = self.from.read_buf(&mut self.buffer);
+                    match tokio::time::timeout(wait, read).await {
                         Ok(read) => break read,
-                        Err(_) if sent.get() + *limit > until => {}
-                        Err(_) => return Err(self.silent(*limit, doing)),
+                        Err(_) => match self.progress.patience_left(limit) {
+                            Some(left) => wait = left,
+                            None => return Err(self.silent(limit, doing)),
+                        },
                     }
                 }
             }
@@ -64,12 +70,25 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
         match read {
             Ok(0) => {
                 // its last words may still be on their way
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                self.peer.stderr.ended().await;
                 Err(self.peer.lost("it closed the connection"))
             }
             Ok(_) => Ok(()),
             Err(error) => Err(self.peer.lost(error.to_string())),
         }
+    }
+
+    /// Waits until the peer closes the connection while nothing is owed, or says something that
+    /// nobody asked for.
+    pub(crate) async fn unasked(&mut self) -> StoreError {
+        if self.buffer.is_empty()
+            && let Err(error) = self.fill(Patience::Unlimited).await
+        {
+            return error;
+        }
+        let shown: Vec<u8> = self.buffer.iter().copied().take(40).collect();
+        let reason = format!("it said \"{}\" without being asked", shown.escape_ascii());
+        StoreError::Protocol { store: self.peer.name.clone(), reason }
     }
 
     fn silent(&self, limit: Duration, doing: &'static str) -> StoreError {
@@ -79,7 +98,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
     /// Reads one message with `decode`, waiting for the bytes that it takes.
     pub(crate) async fn message<T>(
         &mut self,
-        patience: &Patience,
+        patience: Patience,
         mut decode: impl FnMut(&mut Decoder<'_>) -> Result<T, DecodeError>,
     ) -> Result<T, StoreError> {
         let mut wanted = 0;
@@ -95,7 +114,8 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
                     Err(DecodeError::Incomplete { missing }) => {
                         wanted = self.buffer.len() + missing;
                         if wanted > MAX_MESSAGE {
-                            let error = DecodeError::TooLong { len: wanted as u64, max: MAX_MESSAGE };
+                            let error =
+                                DecodeError::TooLong { len: wanted as u64, max: MAX_MESSAGE };
                             return Err(self.peer.protocol(&error));
                         }
                     }
@@ -112,85 +132,124 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
     ///
     /// Those after which the connection can't be used any more. An error that the server tells in
     /// the protocol's own words is none of them.
-    pub(crate) async fn serve(&mut self, awaiting: Awaiting) -> Result<(), StoreError> {
-        let Awaiting { preamble, answers, mut answer, nar, log, patience } = awaiting;
-        let mut failure = None;
-        for _ in 0..answers {
-            match self.one_answer(preamble, &patience, &log, answer.as_mut()).await {
+    pub(crate) async fn serve(
+        &mut self,
+        mut awaiting: Awaiting,
+        ledger: &Ledger,
+    ) -> Result<(), StoreError> {
+        if awaiting.stderr == StandardError::BuildLog {
+            self.peer.stderr.follow(Arc::clone(&awaiting.log));
+        }
+        let mut refused = None;
+        for _ in 0..awaiting.answers {
+            match self.one_answer(&mut awaiting).await {
                 Ok(None) => {}
-                Ok(Some(refused)) => failure = failure.or(Some(refused)),
+                Ok(Some(error)) => refused = refused.or(Some(error)),
                 Err(error) => {
-                    answer.finish(Err(error.clone()));
+                    ledger.close(error.clone());
+                    awaiting.fail(error.clone());
                     return Err(error);
                 }
             }
         }
-        match (failure, nar) {
-            (Some(error), _) => answer.finish(Err(error)),
-            (None, None) => answer.finish(Ok(())),
-            (None, Some(nar)) => {
-                answer.finish(Ok(()));
-                return self.nar(&patience, nar).await;
+        if let Some(error) = refused {
+            ledger.pay();
+            awaiting.fail(error);
+            return Ok(());
+        }
+        match awaiting.nar {
+            None => {
+                ledger.pay();
+                awaiting.answer.finish(Ok(()));
+                Ok(())
+            }
+            Some(nar) => {
+                awaiting.answer.finish(Ok(()));
+                self.nar(awaiting.patience, nar, ledger).await
             }
         }
-        Ok(())
     }
 
     /// Reads messages and one answer. `Some` is the server's own error.
     async fn one_answer(
         &mut self,
-        preamble: Preamble,
-        patience: &Patience,
-        log: &std::sync::Arc<dyn drover_store::BuildLog>,
-        answer: &mut dyn crate::reply::Answer,
+        awaiting: &mut Awaiting,
     ) -> Result<Option<StoreError>, StoreError> {
-        if let Preamble::Messages { minor } = preamble {
-            loop {
-                match self.message(patience, |from| LogMessage::decode(from, minor)).await? {
-                    LogMessage::Last => break,
-                    LogMessage::Error(error) => {
-                        return Ok(Some(StoreError::Refused {
-                            store: self.peer.name.clone(),
-                            message: crate::log::plain_text(&error.message),
-                        }));
-                    }
-                    message => pass_on(message, log),
+        let patience = awaiting.patience;
+        let refused = match awaiting.preamble {
+            Preamble::Messages { minor } => self.messages(awaiting, minor).await?,
+            Preamble::None => None,
+        };
+        if refused.is_none() {
+            self.message(patience, |from| awaiting.answer.decode(from)).await?;
+        }
+        if let Some(pulls) = &awaiting.pulls {
+            pulls.send(Pull::Done).ok();
+        }
+        Ok(refused)
+    }
+
+    /// Reads messages up to the last one.
+    async fn messages(
+        &mut self,
+        awaiting: &mut Awaiting,
+        minor: u8,
+    ) -> Result<Option<StoreError>, StoreError> {
+        loop {
+            let message = self.message(awaiting.patience, |from| LogMessage::decode(from, minor));
+            match (message.await?, &awaiting.pulls) {
+                (LogMessage::Last, _) => return Ok(None),
+                (LogMessage::Error(error), _) => {
+                    let message = crate::log::plain_text(&error.message);
+                    return Ok(Some(StoreError::Refused {
+                        store: self.peer.name.clone(),
+                        message,
+                    }));
                 }
+                (LogMessage::Read(len), Some(pulls)) => {
+                    pulls.send(Pull::Bytes(len)).unwrap_or_default()
+                }
+                (LogMessage::Read(_) | LogMessage::Write(_), _) => {
+                    let reason = "it transfers data where there is none".to_owned();
+                    return Err(StoreError::Protocol { store: self.peer.name.clone(), reason });
+                }
+                (message, _) => pass_on(message, &awaiting.log),
             }
         }
-        self.message(patience, |from| answer.decode(from)).await?;
-        Ok(None)
     }
 
     /// Passes a NAR on, and finds its end.
-    async fn nar(&mut self, patience: &Patience, sink: NarSink) -> Result<(), StoreError> {
+    async fn nar(
+        &mut self,
+        patience: Patience,
+        mut sink: NarSink,
+        ledger: &Ledger,
+    ) -> Result<(), StoreError> {
         let mut parser = Parser::new(Limits::of_size(sink.max_size));
-        loop {
-            let progress = match parser.feed(&self.buffer, &mut ()) {
-                Ok(progress) => progress,
-                Err(error) => {
-                    let error = self.peer.lost(format!("bad NAR: {error}"));
-                    drop(sink.chunks.send(Err(error.clone())).await);
-                    return Err(error);
+        let error = loop {
+            let (len, whole) = match parser.feed(&self.buffer, &mut ()) {
+                Ok(Parsed::More) => (self.buffer.len(), false),
+                Ok(Parsed::Done { consumed }) => (consumed, true),
+                Err(source) => {
+                    let (store, path) = (self.peer.name.clone(), sink.path.clone());
+                    break StoreError::Nar { store, path, source };
                 }
             };
-            let (len, end) = match progress {
-                Progress::More => (self.buffer.len(), None),
-                Progress::Done { consumed } => (consumed, Some(NarChunk::End)),
-            };
             let chunk: Bytes = self.buffer.split_to(len).freeze();
-            let unwanted = || self.peer.lost("a transfer was given up");
-            if !chunk.is_empty() {
-                sink.chunks.send(Ok(NarChunk::Bytes(chunk))).await.map_err(|_| unwanted())?;
+            if sink.take(chunk).await.is_err() {
+                break self.peer.lost("a transfer was given up");
             }
-            if let Some(end) = end {
-                sink.chunks.send(Ok(end)).await.map_err(|_| unwanted())?;
-                return Ok(());
+            if whole {
+                ledger.pay();
+                let unwanted = |_| self.peer.lost("a transfer was given up");
+                return sink.end().await.map_err(unwanted);
             }
             if let Err(error) = self.fill(patience).await {
-                drop(sink.chunks.send(Err(error.clone())).await);
-                return Err(error);
+                break error;
             }
-        }
+        };
+        ledger.close(error.clone());
+        sink.fail(error.clone());
+        Err(error)
     }
 }

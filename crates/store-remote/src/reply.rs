@@ -1,13 +1,13 @@
 //! What is awaited from a peer: how an answer is read, and who gets it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use drover_core::StorePath;
 use drover_store::{BuildLog, StoreError};
 use drover_wire::{DecodeError, Decoder};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 /// Whether the server's messages come before the answer, as in the worker protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,41 +19,12 @@ pub(crate) enum Preamble {
 }
 
 /// How long a peer may be silent before the connection is given up.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Patience {
-    /// So long, while doing what the text says.
+    /// So long, while doing what the text says. While it takes what it is sent it isn't silent.
     Limited(Duration, &'static str),
-    /// So long after the last piece of data was sent to it.
-    AfterData(Duration, Arc<LastSent>, &'static str),
     /// A build may be silent for as long as it runs; the link is watched by SSH.
     Unlimited,
-}
-
-/// When the last piece of a request's data was had from its source. While the source is waited for,
-/// it's not the peer who is slow.
-#[derive(Debug)]
-pub(crate) struct LastSent(Mutex<Option<Instant>>);
-
-impl LastSent {
-    pub(crate) fn now() -> LastSent {
-        LastSent(Mutex::new(Some(Instant::now())))
-    }
-
-    /// Notes that the source is waited for.
-    pub(crate) fn waits_for_source(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// Notes that the source gave a piece, or its end.
-    pub(crate) fn note(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    /// Returns from when on the peer is waited for.
-    pub(crate) fn get(&self) -> Instant {
-        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.unwrap_or_else(Instant::now)
-    }
 }
 
 /// Reads an answer, and hands it over.
@@ -77,17 +48,97 @@ pub(crate) struct Awaiting {
     pub(crate) nar: Option<NarSink>,
     /// Gets the messages.
     pub(crate) log: Arc<dyn BuildLog>,
+    /// What the server's standard error is meanwhile.
+    pub(crate) stderr: StandardError,
+    /// Gets the server's demands for data, where it fetches what it is sent (before 1.23).
+    pub(crate) pulls: Option<mpsc::UnboundedSender<Pull>>,
     /// How long it may take.
     pub(crate) patience: Patience,
 }
 
-/// Takes a NAR as it comes; the whole NAR is at most `max_size` bytes.
+impl Awaiting {
+    /// Says that there will be no answer.
+    pub(crate) fn fail(self, error: StoreError) {
+        if let Some(nar) = self.nar {
+            nar.fail(error.clone());
+        }
+        self.answer.finish(Err(error));
+    }
+}
+
+/// What a server's standard error is while it works on a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StandardError {
+    /// Words for people, of which the last are kept.
+    LastWords,
+    /// The log of the build, as in the serve protocol.
+    BuildLog,
+}
+
+/// What a server asks of whoever sends it a NAR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pull {
+    /// Up to so many bytes.
+    Bytes(u64),
+    /// Nothing more: it has answered.
+    Done,
+}
+
+/// Takes a NAR of at most `max_size` bytes.
 pub(crate) struct NarSink {
-    /// Takes the chunks, and at last the end.
-    pub(crate) chunks: mpsc::Sender<Result<NarChunk, StoreError>>,
+    /// The path, for errors.
+    pub(crate) path: StorePath,
     /// Bytes that were announced.
     pub(crate) max_size: u64,
+    /// How it is handed over.
+    pub(crate) to: Delivery,
 }
+
+/// How a NAR is handed over.
+pub(crate) enum Delivery {
+    /// As it comes; the channel waits for who takes it.
+    Chunks(mpsc::Sender<Result<NarChunk, StoreError>>),
+    /// Whole; the channel waits for nobody.
+    Whole(Vec<u8>, oneshot::Sender<Result<Bytes, StoreError>>),
+}
+
+impl NarSink {
+    /// Takes a piece. It fails where nobody wants the NAR any more, and waits for the rest of it
+    /// would be in vain.
+    pub(crate) async fn take(&mut self, chunk: Bytes) -> Result<(), Unwanted> {
+        match &mut self.to {
+            _ if chunk.is_empty() => Ok(()),
+            Delivery::Chunks(to) => to.send(Ok(NarChunk::Bytes(chunk))).await.map_err(|_| Unwanted),
+            Delivery::Whole(whole, _) => {
+                whole.extend_from_slice(&chunk);
+                Ok(())
+            }
+        }
+    }
+
+    /// Says that it is whole.
+    pub(crate) async fn end(self) -> Result<(), Unwanted> {
+        match self.to {
+            Delivery::Chunks(to) => to.send(Ok(NarChunk::End)).await.map_err(|_| Unwanted),
+            Delivery::Whole(whole, to) => {
+                // who has given it up has lost nothing by that
+                drop(to.send(Ok(whole.into())));
+                Ok(())
+            }
+        }
+    }
+
+    /// Says why it won't come. Whoever has no room for that finds the end of the channel instead.
+    pub(crate) fn fail(self, error: StoreError) {
+        match self.to {
+            Delivery::Chunks(to) => drop(to.try_send(Err(error))),
+            Delivery::Whole(_, to) => drop(to.send(Err(error))),
+        }
+    }
+}
+
+/// Nobody wants a NAR any more.
+pub(crate) struct Unwanted;
 
 /// A piece of a NAR.
 pub(crate) enum NarChunk {

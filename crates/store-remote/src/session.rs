@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use drover_core::{PathInfo, StorePath};
 use drover_store::{BuildLog, SilentLog, StoreError};
 use drover_wire::{
@@ -14,11 +16,15 @@ use drover_wire::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::channel::Channel;
-use crate::reply::{Awaiting, NarChunk, NarSink, Patience, Preamble, answer};
+use crate::reply::{
+    Awaiting, Delivery, NarChunk, NarSink, Patience, Preamble, StandardError, answer,
+};
 use crate::writer::Outgoing;
 
 /// How long a server may take for a question about paths.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+/// How long a server may take to find out what is missing.
+const MISSING_LIMIT: Duration = Duration::from_secs(900);
 /// How long a server may take between two pieces of data, or to add what it was sent.
 pub(crate) const TRANSFER_LIMIT: Duration = Duration::from_secs(300);
 /// Chunks of a NAR that wait for who takes them.
@@ -54,15 +60,30 @@ impl Language {
 pub(crate) struct Session {
     pub(crate) channel: Channel,
     pub(crate) language: Language,
+    /// Whether the server holds paths for this channel.
+    holds_roots: AtomicBool,
 }
 
 impl Session {
+    pub(crate) fn new(channel: Channel, language: Language) -> Session {
+        Session { channel, language, holds_roots: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn holds_roots(&self) -> bool {
+        self.holds_roots.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn mark_roots(&self) {
+        self.holds_roots.store(true, Ordering::Release);
+    }
+
     /// Sends a request; the answer can be waited for, or not, while others are sent.
     pub(crate) fn call<T, F>(
         &self,
         request: Vec<u8>,
         patience: Patience,
         log: Arc<dyn BuildLog>,
+        stderr: StandardError,
         decode: F,
     ) -> impl Future<Output = Result<T, StoreError>> + Send + use<T, F>
     where
@@ -72,8 +93,17 @@ impl Session {
         let (answer, arrives) = answer(decode);
         let preamble = self.language.preamble();
         self.channel.submit(
-            Outgoing { request, body: None },
-            Awaiting { preamble, answers: 1, answer, nar: None, log, patience },
+            Outgoing::plain(request),
+            Awaiting {
+                preamble,
+                answers: 1,
+                answer,
+                nar: None,
+                log,
+                stderr,
+                pulls: None,
+                patience,
+            },
         );
         self.arrival(arrives)
     }
@@ -94,9 +124,11 @@ impl Session {
         request: Request,
     ) -> impl Future<Output = Result<Response, StoreError>> + Send + use<> {
         let patience = match request {
-            Request::EnsurePath(_) | Request::BuildPathsWithResults(..) | Request::BuildPaths(..) => {
-                Patience::Unlimited
-            }
+            Request::EnsurePath(_)
+            | Request::BuildPathsWithResults(..)
+            | Request::BuildPaths(..) => Patience::Unlimited,
+            // the server may have to ask its substituters first, one after another
+            Request::QueryMissing(_) => Patience::Limited(MISSING_LIMIT, "asking what is missing"),
             _ => Patience::Limited(ANSWER_LIMIT, "asking about paths"),
         };
         self.ask_with(dialect, request, patience, Arc::new(SilentLog))
@@ -117,7 +149,7 @@ impl Session {
             Request::BuildDerivation(..) => Expected::BuildResult,
             request => Expected::Of(Box::new(request)),
         };
-        self.call(bytes, patience, log, move |from| match &request {
+        self.call(bytes, patience, log, StandardError::LastWords, move |from| match &request {
             Expected::BuildResult => {
                 Ok(Response::BuildResult(Box::new(BuildResult::decode(from, &dialect)?)))
             }
@@ -145,7 +177,9 @@ impl Session {
                 ServeRequest::QueryValidPaths(Lock::Yes, substitute, paths.clone()).encode(dialect)
             }
         };
-        self.call(request, patience, log, move |from| from.paths(&store_dir))
+        self.call(request, patience, log, StandardError::LastWords, move |from| {
+            from.paths(&store_dir)
+        })
     }
 
     /// Asks what is known of paths, all at once.
@@ -169,7 +203,8 @@ impl Session {
                 Ok(infos)
             }
             Language::Serve(dialect) => {
-                let mut infos = self.serve_path_infos(dialect, paths.iter().cloned().collect()).await?;
+                let mut infos =
+                    self.serve_path_infos(dialect, paths.iter().cloned().collect()).await?;
                 Ok(paths.iter().map(|path| infos.remove(path)).collect())
             }
         }
@@ -179,52 +214,68 @@ impl Session {
         &self,
         dialect: &ServeDialect,
         paths: BTreeSet<StorePath>,
-    ) -> impl Future<Output = Result<BTreeMap<StorePath, PathInfo>, StoreError>> + Send + use<> {
+    ) -> impl Future<Output = Result<BTreeMap<StorePath, PathInfo>, StoreError>> + Send + use<>
+    {
         let request = ServeRequest::QueryPathInfos(paths.clone()).encode(dialect);
         let dialect = dialect.clone();
         let patience = Patience::Limited(ANSWER_LIMIT, "asking about paths");
-        self.call(request, patience, Arc::new(SilentLog), move |from| {
+        let log = Arc::new(SilentLog);
+        self.call(request, patience, log, StandardError::LastWords, move |from| {
             decode_serve_path_infos(from, &dialect, &paths)
         })
     }
 
-    /// Sends a build in the serve protocol.
+    /// Sends a build in the serve protocol, whose log comes by the server's standard error.
     pub(crate) fn serve_build(
         &self,
         dialect: &ServeDialect,
         request: &ServeRequest,
+        log: Arc<dyn BuildLog>,
     ) -> impl Future<Output = Result<BuildResult, StoreError>> + Send + use<> {
         let bytes = request.encode(dialect);
         let dialect = dialect.clone();
-        self.call(bytes, Patience::Unlimited, Arc::new(SilentLog), move |from| {
+        self.call(bytes, Patience::Unlimited, log, StandardError::BuildLog, move |from| {
             decode_serve_build_result(from, &dialect)
         })
     }
 
-    /// Sends for a NAR of at most `max_size` bytes.
-    pub(crate) fn nar(
+    /// Sends for a NAR that is taken as it comes.
+    pub(crate) fn nar(&self, info: &PathInfo) -> mpsc::Receiver<Result<NarChunk, StoreError>> {
+        let (to, chunks) = mpsc::channel(NAR_QUEUE);
+        self.send_for_nar(info, Delivery::Chunks(to));
+        chunks
+    }
+
+    /// Sends for a small NAR, which comes whole.
+    pub(crate) fn whole_nar(
         &self,
-        path: &StorePath,
-        max_size: u64,
-    ) -> mpsc::Receiver<Result<NarChunk, StoreError>> {
-        let (chunks, arrive) = mpsc::channel(NAR_QUEUE);
+        info: &PathInfo,
+    ) -> impl Future<Output = Result<Bytes, StoreError>> + Send + use<> {
+        let (to, arrives) = oneshot::channel();
+        self.send_for_nar(info, Delivery::Whole(Vec::new(), to));
+        self.arrival(arrives)
+    }
+
+    fn send_for_nar(&self, info: &PathInfo, to: Delivery) {
+        let path = info.path.clone();
         let (answer, _) = answer(|_| Ok(()));
         let request = match &self.language {
             Language::Worker(dialect) => Request::NarFromPath(path.clone()).encode(dialect),
             Language::Serve(dialect) => ServeRequest::DumpStorePath(path.clone()).encode(dialect),
         };
         self.channel.submit(
-            Outgoing { request, body: None },
+            Outgoing::plain(request),
             Awaiting {
                 preamble: self.language.preamble(),
                 answers: 1,
                 answer,
-                nar: Some(NarSink { chunks, max_size }),
+                nar: Some(NarSink { path, max_size: info.nar_size.0, to }),
                 log: Arc::new(SilentLog),
+                stderr: StandardError::LastWords,
+                pulls: None,
                 patience: Patience::Limited(TRANSFER_LIMIT, "fetching a path"),
             },
         );
-        arrive
     }
 
     pub(crate) fn store_dir(&self) -> &drover_core::StoreDir {

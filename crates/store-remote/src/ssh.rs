@@ -12,14 +12,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use drover_store::StoreError;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
+use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
+use crate::ciphers::fast_ciphers;
 use crate::dial::ConnectOptions;
 use crate::error::Peer;
 use crate::stderr::StderrTail;
 
 /// Sessions over one master.
 const SESSIONS: usize = 8;
+
+/// Settings of glibc's allocator: keep so many bytes.
+const MALLOC_KEEPS: [&str; 3] =
+    ["MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"];
 
 /// A machine by SSH.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +62,8 @@ pub(crate) struct SshHost {
     masters: Mutex<Vec<Arc<Master>>>,
     opening: tokio::sync::Mutex<()>,
     next: AtomicUsize,
+    /// The option for faster ciphers, once it's known whether it may be set.
+    ciphers: OnceCell<Option<&'static str>>,
 }
 
 /// One connection with its control socket.
@@ -98,6 +106,7 @@ impl SshHost {
             masters: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             next: AtomicUsize::new(0),
+            ciphers: OnceCell::new(),
         }
     }
 
@@ -146,12 +155,11 @@ impl SshHost {
     fn arguments(&self) -> Vec<String> {
         let target = &self.target;
         let mut arguments = self.options.ssh_arguments.clone();
-        arguments.extend(["-x", "-a", "-T", "-oBatchMode=yes"].map(str::to_owned));
-        arguments.push(format!(
-            "-oConnectTimeout={}",
-            self.options.connect_timeout.as_secs().max(1)
-        ));
-        arguments.extend(["-oServerAliveInterval=15", "-oServerAliveCountMax=3"].map(str::to_owned));
+        arguments.extend(["-x", "-a", "-T", "-oBatchMode=yes", "-oRemoteCommand=none"].map(str::to_owned));
+        arguments
+            .push(format!("-oConnectTimeout={}", self.options.connect_timeout.as_secs().max(1)));
+        arguments
+            .extend(["-oServerAliveInterval=15", "-oServerAliveCountMax=3"].map(str::to_owned));
         if let Some(port) = target.port {
             arguments.push(format!("-p{port}"));
         }
@@ -183,13 +191,13 @@ impl SshHost {
             self.pin(key).map_err(|error| peer.unreachable(error.to_string()))?;
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let socket = self
-            .options
-            .runtime_dir
-            .path()
-            .join(format!("m{}.{number}", short_hash(&self.name)));
+        let socket =
+            self.options.runtime_dir.path().join(format!("m{}.{number}", short_hash(&self.name)));
+        let ciphers = self.ciphers.get_or_init(|| async {
+            fast_ciphers(&self.options.ssh_arguments, &self.destination()).await
+        });
         let mut child = self
-            .master_command(&socket)
+            .master_command(&socket, *ciphers.await)
             .spawn()
             .map_err(|error| peer.unreachable(format!("ssh could not be run: {error}")))?;
         let mut tasks = JoinSet::new();
@@ -226,7 +234,7 @@ impl SshHost {
 
     /// Under a shell that ends `ssh` when drover is gone, however it ended: the shell's standard
     /// input is a pipe whose other end is drover's.
-    fn master_command(&self, socket: &Path) -> Command {
+    fn master_command(&self, socket: &Path, ciphers: Option<&str>) -> Command {
         const GUARD: &str = r#"exec 3<&0
 ssh "$@" </dev/null 3<&- & ssh=$!
 { cat <&3 >/dev/null; kill $ssh; } >/dev/null 2>&1 & guard=$!
@@ -236,13 +244,14 @@ kill $guard 2>/dev/null
 exit $status"#;
         let mut command = Command::new("/bin/sh");
         command.env_remove("DISPLAY").env_remove("SSH_ASKPASS");
+        // glibc gives ssh's buffers of some hundred KiB back to the system and asks for them anew
+        // all the time: a third of the processor time of a large transfer. Others pass this by.
+        command.envs(MALLOC_KEEPS.map(|name| (name, "67108864")));
         command.args(["-c", GUARD, "sh", "-M", "-N", "-S"]).arg(socket);
         command.args(self.arguments());
         command.args(["-oControlPersist=no", "-oPermitLocalCommand=yes"]);
         command.arg("-oLocalCommand=echo started");
-        if let Some(ciphers) = fast_ciphers(&self.options.ssh_arguments) {
-            command.arg(ciphers);
-        }
+        command.args(ciphers);
         command.arg(self.destination());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.kill_on_drop(true).process_group(0);
@@ -266,7 +275,10 @@ exit $status"#;
              known_hosts or the machine's public host key"
                 .to_owned()
         } else if said.contains("Permission denied") {
-            format!("{user} can't log in there with a key and without questions: try 'ssh -oBatchMode=yes {}'", self.destination())
+            format!(
+                "{user} can't log in there with a key and without questions: try 'ssh -oBatchMode=yes {}'",
+                self.destination()
+            )
         } else {
             return peer.unreachable("ssh could not connect");
         };
@@ -274,30 +286,62 @@ exit $status"#;
     }
 }
 
-/// AES in Galois mode is twice as fast as the default where the processor has instructions for it.
-/// It is only put first where the user says nothing of ciphers on the command line.
-fn fast_ciphers(arguments: &[String]) -> Option<&'static str> {
-    let chosen = arguments.iter().any(|argument| {
-        argument.to_ascii_lowercase().contains("ciphers") || argument.starts_with("-c")
-    });
-    if chosen || !processor_has_aes() {
-        return None;
-    }
-    Some("-oCiphers=^aes128-gcm@openssh.com")
-}
-
-#[cfg(target_arch = "x86_64")]
-fn processor_has_aes() -> bool {
-    std::is_x86_feature_detected!("aes")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn processor_has_aes() -> bool {
-    false
-}
-
 /// Returns a few characters that stand for a name; control sockets have short paths.
 fn short_hash(name: &str) -> String {
     let hash = drover_core::Hash::of(drover_core::HashAlgorithm::Sha256, name.as_bytes());
     hash.digits(drover_core::HashNotation::Base32).chars().take(8).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn master(used: usize) -> Arc<Master> {
+        let child = Command::new("sleep").arg("1000").kill_on_drop(true).spawn().expect("sleep");
+        let (used, child) = (AtomicUsize::new(used), Mutex::new(child));
+        Arc::new(Master { socket: PathBuf::new(), used, child, _stderr: JoinSet::new() })
+    }
+
+    fn host() -> SshHost {
+        let options = ConnectOptions {
+            connect_timeout: Duration::from_secs(1),
+            ssh_arguments: Vec::new(),
+            runtime_dir: Arc::new(tempfile::tempdir().expect("a folder")),
+        };
+        let target = SshTarget { host: "host".to_owned(), ..SshTarget::default() };
+        SshHost::new("ssh://host".to_owned(), target, options)
+    }
+
+    #[tokio::test]
+    async fn eight_sessions_fit_on_a_master() {
+        let host = host();
+        host.masters.lock().expect("not poisoned").push(master(0));
+        let mut slots: Vec<SessionSlot> = (0..SESSIONS).map_while(|_| host.free_slot()).collect();
+        assert_eq!(slots.len(), 8);
+        assert!(host.free_slot().is_none(), "the ninth needs another master");
+        slots.pop();
+        assert!(host.free_slot().is_some(), "a session that has ended makes room");
+        host.masters.lock().expect("not poisoned").push(master(1));
+        let second: Vec<SessionSlot> = (0..SESSIONS).map_while(|_| host.free_slot()).collect();
+        assert_eq!(second.len(), 8, "seven on the second, and one on the first again");
+    }
+
+    #[tokio::test]
+    async fn a_dead_master_takes_no_sessions() {
+        let host = host();
+        let dead = master(0);
+        dead.child.lock().expect("not poisoned").start_kill().expect("a signal");
+        host.masters.lock().expect("not poisoned").extend([dead, master(0)]);
+        let slot = loop {
+            let slot = host.free_slot().expect("the second");
+            if host.masters.lock().expect("not poisoned").len() == 1 {
+                break slot;
+            }
+            tokio::task::yield_now().await;
+        };
+        drop(slot);
+        assert!(host.free_slot().is_some());
+    }
 }

@@ -16,15 +16,16 @@ use drover_wire::{DerivedPath, Request, Response};
 use crate::dial::{Address, ConnectOptions, Dialler, Program};
 use crate::lane::RemoteLane;
 use crate::nar_stream::NarStream;
-use crate::pool::{Lease, Pool, Protocol, Purpose};
-use crate::reply::NarChunk;
+use crate::opener::{Opener, Protocol};
+use crate::pool::{Lease, Pool, Purpose};
 use crate::session::Language;
+
+/// Bytes up to which a NAR is fetched on the steady channel, where others wait behind it.
+const SMALL: u64 = 1024 * 1024;
 
 /// A store at the other end of a connection; it also builds.
 pub struct RemoteStore {
     pool: Arc<Pool>,
-    /// The channel for small NARs, which many ask for at once.
-    small: tokio::sync::Mutex<Option<Arc<Lease>>>,
     /// Where the store's files are on this machine, if they are.
     real_dir: Option<PathBuf>,
 }
@@ -46,8 +47,8 @@ impl RemoteStore {
         };
         let dialler = Dialler::new(name, address, options);
         let limit = options.connect_timeout;
-        let pool = Pool::new(name.to_owned(), store_dir, dialler, protocol, limit, settings);
-        RemoteStore { pool: Arc::new(pool), small: tokio::sync::Mutex::default(), real_dir: None }
+        let opener = Opener::new(name.to_owned(), store_dir, dialler, protocol, limit, settings);
+        RemoteStore { pool: Arc::new(Pool::new(opener)), real_dir: None }
     }
 
     /// Says where the store's files are on this machine, so that derivations can be read there.
@@ -57,16 +58,7 @@ impl RemoteStore {
 
     /// Takes a channel for questions.
     async fn lease(&self) -> Result<Lease, StoreError> {
-        self.pool.lease(Purpose::Other).await
-    }
-
-    /// Returns the channel for small NARs; a new one if the last broke.
-    async fn small_lease(&self) -> Result<Arc<Lease>, StoreError> {
-        let mut small = self.small.lock().await;
-        match small.as_ref().filter(|lease| lease.session().channel.is_open()) {
-            Some(lease) => Ok(Arc::clone(lease)),
-            None => Ok(Arc::clone(small.insert(Arc::new(self.lease().await?)))),
-        }
+        self.pool.lease(Purpose::Question).await
     }
 
     /// Asks something that only the worker protocol has.
@@ -95,7 +87,7 @@ impl Store for RemoteStore {
     }
 
     fn store_dir(&self) -> &StoreDir {
-        self.pool.store_dir()
+        &self.pool.opener().store_dir
     }
 
     async fn connect(&self) -> Result<Description, StoreError> {
@@ -116,20 +108,10 @@ impl Store for RemoteStore {
         if paths.is_empty() {
             return Ok(BTreeSet::new());
         }
-        let lease = self.lease().await?;
-        let session = lease.session();
-        if let Language::Worker(dialect) = &session.language {
-            for path in paths {
-                drop(session.ask(dialect, Request::AddTempRoot(path.clone())));
-            }
-        }
-        session.valid_paths(paths, wire_substitute(substitute)).await
+        self.pool.hold_valid(paths, wire_substitute(substitute)).await
     }
 
-    async fn path_infos(
-        &self,
-        paths: &[StorePath],
-    ) -> Result<Vec<Option<PathInfo>>, StoreError> {
+    async fn path_infos(&self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, StoreError> {
         if paths.is_empty() {
             return Ok(Vec::new());
         }
@@ -142,20 +124,17 @@ impl Store for RemoteStore {
     }
 
     async fn small_nar(&self, info: PathInfo) -> Result<Bytes, StoreError> {
-        let lease = self.small_lease().await?;
-        let mut chunks = lease.session().nar(&info.path, info.nar_size.0);
-        let mut verified = Verified::new(self.pool.name().to_owned(), info);
-        let mut nar = Vec::new();
-        while let Some(chunk) = chunks.recv().await {
-            match chunk? {
-                NarChunk::Bytes(bytes) => {
-                    verified.pass(&bytes)?;
-                    nar.extend_from_slice(&bytes);
-                }
-                NarChunk::End => return verified.finish().map(|()| nar.into()),
-            }
+        if info.nar_size.0 > SMALL {
+            return drover_store::read_exported_nar(self, info).await;
         }
-        Err(lease.session().channel.ending())
+        let session = self.pool.steady().await?;
+        let nar = session.whole_nar(&info).await?;
+        let mut verified = Verified::new(self.pool.name().to_owned(), info);
+        let checked = verified.pass(&nar).and_then(|()| verified.finish());
+        if let Err(error) = &checked {
+            session.channel.condemn(error);
+        }
+        checked.map(|()| nar)
     }
 
     async fn import(&self, paths: Box<dyn PathStream>) -> Result<(), StoreError> {
@@ -179,8 +158,17 @@ impl Store for RemoteStore {
     }
 
     async fn substitute(&self, paths: &BTreeSet<StorePath>) -> Result<(), StoreError> {
-        for path in paths {
-            self.ask("substitute", Request::EnsurePath(path.clone())).await?;
+        let lease = self.lease().await?;
+        let Language::Worker(dialect) = &lease.session().language else {
+            let store = self.pool.name().to_owned();
+            return Err(StoreError::Unsupported { store, what: "substitute" });
+        };
+        let asked: Vec<_> = paths
+            .iter()
+            .map(|path| lease.session().ask(dialect, Request::EnsurePath(path.clone())))
+            .collect();
+        for answer in asked {
+            answer.await?;
         }
         Ok(())
     }
@@ -209,7 +197,7 @@ impl Builder for RemoteStore {
     }
 
     async fn open_lane(&self) -> Result<Box<dyn Lane>, StoreError> {
-        let lease = self.lease().await?;
+        let lease = self.pool.lease(Purpose::Lane).await?;
         Ok(Box::new(RemoteLane::new(lease, Arc::clone(&self.pool))))
     }
 }

@@ -8,6 +8,8 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _, BufWriter};
 use tokio::sync::mpsc;
 
 use crate::error::Peer;
+use crate::ledger::Progress;
+use crate::pull::Pulled;
 
 /// Data behind a request.
 #[async_trait]
@@ -16,13 +18,16 @@ pub(crate) trait Body: Send {
     async fn next(&mut self) -> Result<Option<Bytes>, StoreError>;
 }
 
-/// How data is delimited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
-    /// In frames; it may end early, and the server then says that it did.
-    Framed,
-    /// Bare; if it ends early the connection is of no use any more.
-    Bare,
+/// What goes with a request.
+pub(crate) enum Payload {
+    /// Nothing.
+    None,
+    /// Data in frames; it may end early, and the server then says that it did.
+    Framed(Box<dyn Body>),
+    /// Bare data; if it ends early the connection is of no use any more.
+    Bare(Box<dyn Body>),
+    /// Data that the server fetches piece by piece; nothing else is sent meanwhile.
+    Pulled(Box<Pulled>),
 }
 
 /// Something to send.
@@ -30,7 +35,47 @@ pub(crate) struct Outgoing {
     /// The request.
     pub(crate) request: Vec<u8>,
     /// What goes with it.
-    pub(crate) body: Option<(Framing, Box<dyn Body>)>,
+    pub(crate) payload: Payload,
+}
+
+impl Outgoing {
+    /// Returns a request that nothing goes with.
+    pub(crate) fn plain(request: Vec<u8>) -> Outgoing {
+        Outgoing { request, payload: Payload::None }
+    }
+}
+
+/// The way to the peer.
+pub(crate) struct Out<'a, W> {
+    to: BufWriter<W>,
+    peer: &'a Peer,
+    progress: &'a Progress,
+}
+
+impl<W: AsyncWrite + Unpin + Send> Out<'_, W> {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let written = self.to.write_all(bytes).await;
+        self.progress.took();
+        written.map_err(|error| self.peer.lost(error.to_string()))
+    }
+
+    pub(crate) async fn flush(&mut self) -> Result<(), StoreError> {
+        let flushed = self.to.flush().await;
+        self.progress.took();
+        flushed.map_err(|error| self.peer.lost(error.to_string()))
+    }
+
+    /// Gets something that the peer waits for, which is no silence of the peer.
+    pub(crate) async fn get<T>(&mut self, from: impl Future<Output = T> + Send) -> T {
+        self.progress.waits_for_us();
+        let got = from.await;
+        self.progress.took();
+        got
+    }
+
+    pub(crate) fn peer(&self) -> &Peer {
+        self.peer
+    }
 }
 
 /// Sends until there is nothing more to come.
@@ -41,52 +86,55 @@ pub(crate) struct Outgoing {
 pub(crate) async fn write_all(
     to: impl AsyncWrite + Unpin + Send,
     peer: Peer,
+    progress: &Progress,
     mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
 ) -> Result<(), StoreError> {
-    let mut to = BufWriter::with_capacity(64 * 1024, to);
-    let lost = |error: std::io::Error| peer.lost(error.to_string());
+    let to = BufWriter::with_capacity(64 * 1024, to);
+    let mut out = Out { to, peer: &peer, progress };
     loop {
         let next = match outgoing.try_recv() {
             Ok(next) => next,
             Err(_) => {
-                to.flush().await.map_err(lost)?;
+                out.flush().await?;
                 match outgoing.recv().await {
                     Some(next) => next,
                     None => return Ok(()),
                 }
             }
         };
-        to.write_all(&next.request).await.map_err(lost)?;
-        if let Some((framing, body)) = next.body {
-            write_body(&mut to, framing, body, &peer).await?;
+        out.write(&next.request).await?;
+        match next.payload {
+            Payload::None => {}
+            Payload::Framed(body) => write_framed(&mut out, body).await?,
+            Payload::Bare(body) => write_bare(&mut out, body).await?,
+            Payload::Pulled(pulled) => pulled.send(&mut out).await?,
         }
     }
 }
 
-async fn write_body(
-    to: &mut (impl AsyncWrite + Unpin + Send),
-    framing: Framing,
+async fn write_framed<W: AsyncWrite + Unpin + Send>(
+    out: &mut Out<'_, W>,
     mut body: Box<dyn Body>,
-    peer: &Peer,
 ) -> Result<(), StoreError> {
-    let lost = |error: std::io::Error| peer.lost(error.to_string());
     loop {
-        let chunk = match (body.next().await, framing) {
-            (Ok(chunk), _) => chunk,
-            (Err(_), Framing::Framed) => None,
-            (Err(error), Framing::Bare) => return Err(error),
+        let chunk = match out.get(body.next()).await {
+            Ok(Some(chunk)) if chunk.is_empty() => continue,
+            Ok(Some(chunk)) => chunk,
+            Ok(None) | Err(_) => return out.write(&FRAME_END).await,
         };
-        match (chunk, framing) {
-            (Some(chunk), _) if chunk.is_empty() => {}
-            (Some(chunk), Framing::Framed) => {
-                to.write_all(&frame_header(chunk.len())).await.map_err(lost)?;
-                to.write_all(&chunk).await.map_err(lost)?;
-            }
-            (Some(chunk), Framing::Bare) => to.write_all(&chunk).await.map_err(lost)?,
-            (None, Framing::Framed) => {
-                return to.write_all(&FRAME_END).await.map_err(lost);
-            }
-            (None, Framing::Bare) => return Ok(()),
+        out.write(&frame_header(chunk.len())).await?;
+        out.write(&chunk).await?;
+    }
+}
+
+async fn write_bare<W: AsyncWrite + Unpin + Send>(
+    out: &mut Out<'_, W>,
+    mut body: Box<dyn Body>,
+) -> Result<(), StoreError> {
+    loop {
+        match out.get(body.next()).await? {
+            Some(chunk) => out.write(&chunk).await?,
+            None => return Ok(()),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! them over Nix's protocols; `fleet` uses them and never learns what is behind.
 
 mod build;
+pub mod contract;
 mod copy;
 mod error;
 mod memory;
@@ -11,11 +12,11 @@ mod path_stream;
 mod store;
 
 pub use build::{
-    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildSettings, Built, Builder, Lane,
-    LogEvent, Pending, SilentLog, Trust,
+    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildSettings, Builder, Built,
+    Lane, LogEvent, Pending, SilentLog, Trust,
 };
 pub use copy::{closure_order, copy_paths};
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use path_stream::{PathStream, Verified};
-pub use store::{Description, Missing, Store, Substitute, read_exported_files};
+pub use store::{Description, Missing, Store, Substitute, read_exported_files, read_exported_nar};

@@ -50,10 +50,7 @@ impl Store for MemoryStore {
         Ok(paths.iter().filter(|path| known.contains_key(path)).cloned().collect())
     }
 
-    async fn path_infos(
-        &self,
-        paths: &[StorePath],
-    ) -> Result<Vec<Option<PathInfo>>, StoreError> {
+    async fn path_infos(&self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, StoreError> {
         let known = self.paths();
         Ok(paths.iter().map(|path| known.get(path).map(|(info, _)| info.clone())).collect())
     }
@@ -62,12 +59,12 @@ impl Store for MemoryStore {
         let known = self.paths();
         let mut paths = Vec::with_capacity(infos.len());
         for info in infos {
-            let missing =
-                StoreError::NotValid { store: NAME.to_owned(), path: info.path.clone() };
-            paths.push(known.get(&info.path).cloned().ok_or(missing)?);
+            let missing = StoreError::NotValid { store: NAME.to_owned(), path: info.path.clone() };
+            let nar = known.get(&info.path).map(|(_, nar)| nar.clone()).ok_or(missing)?;
+            paths.push((info, nar));
         }
         paths.reverse();
-        Ok(Box::new(MemoryStream { paths, nar: None }))
+        Ok(Box::new(MemoryStream { count: paths.len(), paths, current: None }))
     }
 
     async fn import(&self, mut paths: Box<dyn PathStream>) -> Result<(), StoreError> {
@@ -108,22 +105,26 @@ impl Store for MemoryStore {
 struct MemoryStream {
     /// Last first.
     paths: Vec<(PathInfo, Bytes)>,
-    nar: Option<Bytes>,
+    count: usize,
+    current: Option<(Verified, Bytes)>,
 }
 
 #[async_trait]
 impl PathStream for MemoryStream {
     fn count(&self) -> usize {
-        self.paths.len()
+        self.count
     }
 
     async fn next_path(&mut self) -> Result<Option<PathInfo>, StoreError> {
-        let next = self.paths.pop();
-        self.nar = next.as_ref().map(|(_, nar)| nar.clone());
-        Ok(next.map(|(info, _)| info))
+        let Some((info, nar)) = self.paths.pop() else { return Ok(None) };
+        self.current = Some((Verified::new(NAME.to_owned(), info.clone()), nar));
+        Ok(Some(info))
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.nar.take())
+        let Some((mut verified, nar)) = self.current.take() else { return Ok(None) };
+        verified.pass(&nar)?;
+        verified.finish()?;
+        Ok(Some(nar))
     }
 }

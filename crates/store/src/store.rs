@@ -65,22 +65,14 @@ pub trait Store: Send + Sync {
     ) -> Result<BTreeSet<StorePath>, StoreError>;
 
     /// Looks up paths, all in one go; in the order of the question.
-    async fn path_infos(&self, paths: &[StorePath])
-    -> Result<Vec<Option<PathInfo>>, StoreError>;
+    async fn path_infos(&self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, StoreError>;
 
     /// Streams paths with their NARs, in the given order.
     async fn export(&self, infos: Vec<PathInfo>) -> Result<Box<dyn PathStream>, StoreError>;
 
     /// Fetches a small NAR whole. Many may be asked for at once.
     async fn small_nar(&self, info: PathInfo) -> Result<Bytes, StoreError> {
-        let mut stream = self.export(vec![info]).await?;
-        let mut nar = Vec::new();
-        if stream.next_path().await?.is_some() {
-            while let Some(chunk) = stream.chunk().await? {
-                nar.extend_from_slice(&chunk);
-            }
-        }
-        Ok(nar.into())
+        read_exported_nar(self, info).await
     }
 
     /// Adds paths. Adding one that is already valid does nothing.
@@ -134,4 +126,23 @@ pub async fn read_exported_files<S: Store + ?Sized>(
         files.push(Bytes::copy_from_slice(regular_file_of(&nar).map_err(bad)?));
     }
     Ok(files)
+}
+
+/// Fetches one NAR whole, as one export.
+///
+/// # Errors
+///
+/// What the store says.
+pub async fn read_exported_nar<S: Store + ?Sized>(
+    store: &S,
+    info: PathInfo,
+) -> Result<Bytes, StoreError> {
+    let mut stream = store.export(vec![info]).await?;
+    let mut nar = Vec::new();
+    if stream.next_path().await?.is_some() {
+        while let Some(chunk) = stream.chunk().await? {
+            nar.extend_from_slice(&chunk);
+        }
+    }
+    Ok(nar.into())
 }

@@ -106,10 +106,10 @@ impl<'a> Decoder<'a> {
 
     /// Returns the next `len` bytes.
     fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
-        let end = self.at.checked_add(len).ok_or(DecodeError::TooLong {
-            len: u64::MAX,
-            max: MAX_BYTES,
-        })?;
+        let end = self
+            .at
+            .checked_add(len)
+            .ok_or(DecodeError::TooLong { len: u64::MAX, max: MAX_BYTES })?;
         match self.all.get(self.at..end) {
             Some(bytes) => {
                 self.at = end;

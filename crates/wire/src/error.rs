@@ -60,7 +60,9 @@ pub enum DecodeError {
         found: u64,
     },
     /// A version that can't be spoken with.
-    #[error("peer speaks {protocol} protocol {found}; {needed} or newer of the same major version is needed")]
+    #[error(
+        "peer speaks {protocol} protocol {found}; {needed} or newer of the same major version is needed"
+    )]
     Version {
         /// Worker or serve.
         protocol: &'static str,

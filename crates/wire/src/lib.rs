@@ -11,6 +11,7 @@ mod dialect;
 mod error;
 mod frame;
 mod log;
+mod options;
 mod path_info;
 mod request;
 mod response;
@@ -27,10 +28,11 @@ pub use dialect::{
 pub use error::DecodeError;
 pub use frame::{FRAME_END, MAX_FRAME, frame_header, read_frame_header};
 pub use log::{ActivityId, Field, LogMessage, RemoteError, activity, result};
+pub use options::ClientOptions;
 pub use path_info::{
     decode_keyed_path_info, decode_path_info, encode_keyed_path_info, encode_path_info,
 };
-pub use request::{BuildMode, ClientOptions, DerivedPath, Request, SignatureCheck, Substitute};
+pub use request::{BuildMode, DerivedPath, Request, SignatureCheck, Substitute};
 pub use response::{Missing, Response};
 pub use serve::{
     Lock, SERVE_LATEST, SERVE_OLDEST, ServeBuildOptions, ServeDialect, ServeRequest,

@@ -3,7 +3,7 @@
 //! Follows `performOp` in `src/libstore/daemon.cc` of Nix. Where data follows a request (NARs,
 //! framed or not), the data is not part of the message here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use drover_core::{PathInfo, Signature, StorePath};
 use drover_derivation::BasicDerivation;
@@ -12,9 +12,9 @@ use crate::codec::{Decoder, Encoder};
 use crate::derivation::{decode_derivation, encode_derivation};
 use crate::dialect::Dialect;
 use crate::error::DecodeError;
+use crate::options::ClientOptions;
 use crate::path_info::{
-    decode_content_address, decode_contents, decode_signatures, encode_content_address,
-    encode_contents, encode_signatures,
+    decode_keyed_path_info, decode_signatures, encode_keyed_path_info, encode_signatures,
 };
 
 /// Whether a build is plain, a repair, or a check of what is there already.
@@ -56,31 +56,6 @@ pub enum DerivedPath {
     All(StorePath),
     /// Some outputs of a derivation.
     Outputs(StorePath, BTreeSet<String>),
-}
-
-/// The settings that a client sends for its connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientOptions {
-    /// Keep the folders of failed builds.
-    pub keep_failed: bool,
-    /// Go on with what doesn't depend on a failure.
-    pub keep_going: bool,
-    /// Build where substitution fails.
-    pub fallback: bool,
-    /// Verbosity level, 0 (error) to 7 (vomit).
-    pub verbosity: u64,
-    /// Builds at once.
-    pub max_jobs: u64,
-    /// Seconds of silence after which a build is ended, 0 for none.
-    pub max_silent_time: u64,
-    /// Whether build logs are shown.
-    pub verbose_build: bool,
-    /// `NIX_BUILD_CORES`, 0 for all.
-    pub cores: u64,
-    /// Whether substituters are used.
-    pub use_substitutes: bool,
-    /// Further settings by name.
-    pub overrides: BTreeMap<String, String>,
 }
 
 /// A request of the worker protocol.
@@ -210,11 +185,7 @@ impl Request {
                 encode_signatures(out, signatures);
             }
             Request::AddToStoreNar(info, check) => {
-                out.path(store_dir, &info.path);
-                encode_contents(out, store_dir, info);
-                out.flag(info.ultimate);
-                encode_signatures(out, &info.signatures);
-                encode_content_address(out, info);
+                encode_keyed_path_info(out, store_dir, info);
                 out.flag(false);
                 out.flag(*check == SignatureCheck::Skip);
             }
@@ -260,11 +231,7 @@ impl Request {
             37 => Request::AddSignatures(from.path(store_dir)?, decode_signatures(from)?),
             38 => Request::NarFromPath(from.path(store_dir)?),
             39 => {
-                let path = from.path(store_dir)?;
-                let mut info = decode_contents(from, store_dir, path)?;
-                info.ultimate = from.flag()?;
-                info.signatures = decode_signatures(from)?;
-                decode_content_address(from, &mut info)?;
+                let info = decode_keyed_path_info(from, store_dir)?;
                 Request::AddToStoreNar(info, decode_check(from)?)
             }
             40 => Request::QueryMissing(decode_derived_paths(from, dialect)?),
@@ -318,9 +285,9 @@ impl DerivedPath {
     /// Returns the derivation or the plain path.
     pub fn path(&self) -> &StorePath {
         match self {
-            DerivedPath::Opaque(path)
-            | DerivedPath::All(path)
-            | DerivedPath::Outputs(path, _) => path,
+            DerivedPath::Opaque(path) | DerivedPath::All(path) | DerivedPath::Outputs(path, _) => {
+                path
+            }
         }
     }
 
@@ -355,51 +322,5 @@ impl DerivedPath {
                 Ok(DerivedPath::Outputs(path(derivation)?, outputs))
             }
         }
-    }
-}
-
-impl ClientOptions {
-    fn encode(&self, out: &mut Encoder) {
-        out.flag(self.keep_failed);
-        out.flag(self.keep_going);
-        out.flag(self.fallback);
-        out.number(self.verbosity);
-        out.number(self.max_jobs);
-        out.number(self.max_silent_time);
-        out.number(1); // obsolete: use the build hook
-        out.number(if self.verbose_build { 0 } else { 7 });
-        out.number(0); // obsolete: log type
-        out.number(0); // obsolete: print the build trace
-        out.number(self.cores);
-        out.flag(self.use_substitutes);
-        out.list(self.overrides.iter(), |out, (name, value)| {
-            out.text(name);
-            out.text(value);
-        });
-    }
-
-    fn decode(from: &mut Decoder<'_>) -> Result<ClientOptions, DecodeError> {
-        let mut options = ClientOptions {
-            keep_failed: from.flag()?,
-            keep_going: from.flag()?,
-            fallback: from.flag()?,
-            verbosity: from.number_up_to("verbosity", 7)?,
-            max_jobs: from.number()?,
-            max_silent_time: from.number()?,
-            verbose_build: false,
-            cores: 0,
-            use_substitutes: false,
-            overrides: BTreeMap::new(),
-        };
-        from.number()?;
-        options.verbose_build = from.number()? == 0;
-        from.number()?;
-        from.number()?;
-        options.cores = from.number()?;
-        options.use_substitutes = from.flag()?;
-        let overrides: Vec<(String, String)> =
-            from.list(|from| Ok((from.text()?.to_owned(), from.message()?)))?;
-        options.overrides = overrides.into_iter().collect();
-        Ok(options)
     }
 }

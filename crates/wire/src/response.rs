@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use drover_core::{PathInfo, StorePath};
+use drover_core::{PathInfo, StoreDir, StorePath};
 
 use crate::build_result::BuildResult;
 use crate::codec::{Decoder, Encoder};
@@ -26,6 +26,26 @@ pub struct Missing {
     pub download_size: u64,
     /// Bytes of the NARs to be fetched.
     pub nar_size: u64,
+}
+
+impl Missing {
+    fn encode(&self, out: &mut Encoder, store_dir: &StoreDir) {
+        out.paths(store_dir, &self.build);
+        out.paths(store_dir, &self.substitute);
+        out.paths(store_dir, &self.unknown);
+        out.number(self.download_size);
+        out.number(self.nar_size);
+    }
+
+    fn decode(from: &mut Decoder<'_>, store_dir: &StoreDir) -> Result<Missing, DecodeError> {
+        Ok(Missing {
+            build: from.paths(store_dir)?,
+            substitute: from.paths(store_dir)?,
+            unknown: from.paths(store_dir)?,
+            download_size: from.number()?,
+            nar_size: from.number()?,
+        })
+    }
 }
 
 /// An answer. NARs that follow are not part of it.
@@ -73,13 +93,7 @@ impl Response {
                 out.text(key);
                 result.encode(out, dialect);
             }),
-            Response::Missing(missing) => {
-                out.paths(store_dir, &missing.build);
-                out.paths(store_dir, &missing.substitute);
-                out.paths(store_dir, &missing.unknown);
-                out.number(missing.download_size);
-                out.number(missing.nar_size);
-            }
+            Response::Missing(missing) => missing.encode(out, store_dir),
             Response::OutputMap(outputs) => out.list(outputs.iter(), |out, (name, path)| {
                 out.text(name);
                 out.optional_path(store_dir, path.as_ref());
@@ -129,21 +143,26 @@ impl Response {
             Request::BuildDerivation(..) => {
                 Response::BuildResult(Box::new(BuildResult::decode(from, dialect)?))
             }
-            Request::BuildPathsWithResults(..) => Response::BuildResults(from.list(|from| {
-                Ok((from.text()?.to_owned(), BuildResult::decode(from, dialect)?))
-            })?),
-            Request::QueryMissing(_) => Response::Missing(Box::new(Missing {
-                build: from.paths(store_dir)?,
-                substitute: from.paths(store_dir)?,
-                unknown: from.paths(store_dir)?,
-                download_size: from.number()?,
-                nar_size: from.number()?,
-            })),
+            Request::BuildPathsWithResults(..) => {
+                Response::BuildResults(from.list(|from| {
+                    Ok((from.text()?.to_owned(), BuildResult::decode(from, dialect)?))
+                })?)
+            }
+            Request::QueryMissing(_) => {
+                Response::Missing(Box::new(Missing::decode(from, store_dir)?))
+            }
             Request::QueryDerivationOutputMap(_) => {
-                let outputs: Vec<(String, Option<StorePath>)> = from
-                    .list(|from| Ok((from.text()?.to_owned(), from.optional_path(store_dir)?)))?;
-                Response::OutputMap(outputs.into_iter().collect())
+                Response::OutputMap(decode_output_map(from, store_dir)?)
             }
         })
     }
+}
+
+fn decode_output_map(
+    from: &mut Decoder<'_>,
+    store_dir: &StoreDir,
+) -> Result<BTreeMap<String, Option<StorePath>>, DecodeError> {
+    let outputs: Vec<(String, Option<StorePath>)> =
+        from.list(|from| Ok((from.text()?.to_owned(), from.optional_path(store_dir)?)))?;
+    Ok(outputs.into_iter().collect())
 }

@@ -66,7 +66,8 @@ fn huge_counts_are_refused(#[case] count: u64) {
     wire.resize(4096, 0);
     let expected = Err(DecodeError::TooMany { count, max: MAX_COUNT });
     assert_eq!(Decoder::new(&wire).paths(&StoreDir::default()), expected);
-    let response = Response::decode(&mut Decoder::new(&wire), &dialect(), &Request::QueryAllValidPaths);
+    let response =
+        Response::decode(&mut Decoder::new(&wire), &dialect(), &Request::QueryAllValidPaths);
     assert_eq!(response.map(drop), expected.map(drop));
 }
 
@@ -133,8 +134,14 @@ const MAGIC: u64 = 0x6478_696f;
 #[case::same(0x126, Ok(38))]
 #[case::newer(0x1ff, Ok(38))]
 #[case::oldest(0x115, Ok(21))]
-#[case::too_old(0x109, Err("peer speaks worker protocol 1.9; 1.21 or newer of the same major version is needed"))]
-#[case::other_major(0x200, Err("peer speaks worker protocol 2.0; 1.21 or newer of the same major version is needed"))]
+#[case::too_old(
+    0x109,
+    Err("peer speaks worker protocol 1.9; 1.21 or newer of the same major version is needed")
+)]
+#[case::other_major(
+    0x200,
+    Err("peer speaks worker protocol 2.0; 1.21 or newer of the same major version is needed")
+)]
 #[case::nonsense(0xffff_ffff_0001_0126, Err("invalid protocol version 18446744069414650150"))]
 fn versions(#[case] number: u64, #[case] expected: Result<u8, &str>) {
     let wire = numbers(&[MAGIC, number]);

@@ -1,14 +1,16 @@
 //! Conversations between stock Nix and stock Nix, recorded by `golden/make.sh`: every byte of both
 //! sides is decoded, and encoded again it is the same.
 
+#![allow(clippy::indexing_slicing, reason = "a test may panic")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use drover_core::StoreDir;
 use drover_nar::{Limits, Parser, Progress};
 use drover_wire::{
-    BuildResult, BuildStatus, DecodeError, Decoder, Dialect, Encoder, LogMessage, Request, Response,
-    ServeDialect, ServeRequest, WORKER_LATEST, client_hello, decode_keyed_path_info,
+    BuildResult, BuildStatus, DecodeError, Decoder, Dialect, Encoder, LogMessage, Request,
+    Response, ServeDialect, ServeRequest, WORKER_LATEST, client_hello, decode_keyed_path_info,
     decode_serve_build_result, decode_serve_path_infos, encode_keyed_path_info,
     encode_serve_build_result, encode_serve_path_infos, exchanges_features, read_client_end,
     read_client_magic, read_client_version, read_features, read_frame_header,
@@ -26,7 +28,10 @@ struct Side {
 impl Side {
     fn of(folder: &Path, name: &str) -> Side {
         let file = folder.join(name);
-        Side { bytes: std::fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display())), at: 0 }
+        Side {
+            bytes: std::fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display())),
+            at: 0,
+        }
     }
 
     fn is_at_end(&self) -> bool {
@@ -39,7 +44,8 @@ impl Side {
         decode: impl FnOnce(&mut Decoder<'_>) -> Result<T, DecodeError>,
     ) -> (T, Vec<u8>) {
         let mut decoder = Decoder::new(&self.bytes[self.at..]);
-        let value = decode(&mut decoder).unwrap_or_else(|error| panic!("at byte {}: {error}", self.at));
+        let value =
+            decode(&mut decoder).unwrap_or_else(|error| panic!("at byte {}: {error}", self.at));
         let start = self.at;
         self.at += decoder.consumed();
         (value, self.bytes[start..self.at].to_vec())
@@ -165,7 +171,9 @@ fn walk_worker(folder: &Path) -> Said {
         }
         match response {
             Response::BuildResult(result) => said.results.push(*result),
-            Response::BuildResults(results) => said.results.extend(results.into_iter().map(|(_, r)| r)),
+            Response::BuildResults(results) => {
+                said.results.extend(results.into_iter().map(|(_, r)| r))
+            }
             _ => {}
         }
         if matches!(request, Request::NarFromPath(_)) {
@@ -215,7 +223,10 @@ fn walk_serve(folder: &Path) -> Said {
                 let (infos, bytes) =
                     server.read(|from| decode_serve_path_infos(from, &dialect, asked));
                 let infos: Vec<_> = infos.into_values().collect();
-                assert_eq!(bytes.len(), encoded(|out| encode_serve_path_infos(out, &dialect, &infos)).len());
+                assert_eq!(
+                    bytes.len(),
+                    encoded(|out| encode_serve_path_infos(out, &dialect, &infos)).len()
+                );
             }
             ServeRequest::DumpStorePath(_) => drop(server.nar()),
             ServeRequest::AddToStoreNar(info) => {
@@ -223,8 +234,7 @@ fn walk_serve(folder: &Path) -> Said {
                 assert_eq!(server.read(|from| from.number()).0, 1);
             }
             ServeRequest::BuildDerivation(..) => {
-                let (result, bytes) =
-                    server.read(|from| decode_serve_build_result(from, &dialect));
+                let (result, bytes) = server.read(|from| decode_serve_build_result(from, &dialect));
                 let again = encoded(|out| encode_serve_build_result(out, &dialect, &result));
                 if result.outputs.is_empty() {
                     assert_eq!(bytes, again);
@@ -240,7 +250,8 @@ fn walk_serve(folder: &Path) -> Said {
 
 fn folders(version: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(version);
-    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let entries =
+        std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut folders: Vec<PathBuf> =
         entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_dir()).collect();
     folders.sort();

@@ -1,16 +1,18 @@
 //! Whatever is written in a dialect is read again in it; no bytes make a reader panic, read on
 //! behind what there is, or take a message that is cut for a whole one.
 
+#![allow(clippy::indexing_slicing, reason = "a test may panic")]
+
 mod support;
 
 use drover_core::{PathInfo, StoreDir};
 use drover_wire::{
-    BuildResult, DecodeError, Decoder, DerivedPath, Dialect, Encoder, LogMessage, Request, Response,
-    ServeDialect, ServeRequest, Substitute, Version, WORKER_LATEST, decode_keyed_path_info,
-    decode_serve_build_result, decode_serve_path_infos, encode_keyed_path_info,
-    encode_serve_build_result, encode_serve_path_infos, read_client_end, read_client_magic,
-    read_client_version, read_features, read_frame_header, read_serve_client_hello,
-    read_serve_server_hello, read_server_hello, read_server_info,
+    BuildResult, DecodeError, Decoder, DerivedPath, Dialect, Encoder, LogMessage, Request,
+    Response, ServeDialect, ServeRequest, Substitute, Version, WORKER_LATEST,
+    decode_keyed_path_info, decode_serve_build_result, decode_serve_path_infos,
+    encode_keyed_path_info, encode_serve_build_result, encode_serve_path_infos, read_client_end,
+    read_client_magic, read_client_version, read_features, read_frame_header,
+    read_serve_client_hello, read_serve_server_hello, read_server_hello, read_server_info,
 };
 use proptest::prelude::*;
 use support::*;
@@ -184,7 +186,8 @@ fn decode_as_everything(wire: &[u8], dialect: &Dialect, serve: &ServeDialect) {
     let minor = dialect.version.minor;
     let version = Version { major: 1, minor };
     let path: drover_core::StorePath =
-        drover_core::StorePath::from_base_name(&format!("{}-x.drv", "0".repeat(32))).expect("a path");
+        drover_core::StorePath::from_base_name(&format!("{}-x.drv", "0".repeat(32)))
+            .expect("a path");
     let requests = [
         Request::QueryPathInfo(path.clone()),
         Request::QueryAllValidPaths,

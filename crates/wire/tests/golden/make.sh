@@ -31,4 +31,5 @@ while [ $# -gt 1 ]; do
         pivot_root . run/old
         exec chroot . /bin/sh /tmp/record.sh /tmp/out </dev/null
     ' sh "$here" "$version" "$root"
+    rm -f "$here/$version/log" # what the clients printed, of use while the script is changed
 done

@@ -10,8 +10,8 @@ use drover_core::{
 use drover_derivation::{BasicDerivation, ByteString, Output};
 use drover_wire::{
     ActivityId, BuildMode, BuildResult, BuildStatus, ClientOptions, DerivedPath, Dialect,
-    FEATURE_REALISATION_WITH_PATH, Field, Lock, LogMessage, Missing, RemoteError, Request, Response,
-    ServeBuildOptions, ServeDialect, ServeRequest, SignatureCheck, Substitute, Version,
+    FEATURE_REALISATION_WITH_PATH, Field, Lock, LogMessage, Missing, RemoteError, Request,
+    Response, ServeBuildOptions, ServeDialect, ServeRequest, SignatureCheck, Substitute, Version,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -79,14 +79,10 @@ fn content_address() -> impl Strategy<Value = ContentAddress> {
 }
 
 pub(crate) fn info() -> impl Strategy<Value = PathInfo> {
-    let rest = (
-        any::<u64>(),
-        any::<bool>(),
-        btree_set(signature(), 0..3),
-        option::of(content_address()),
-    );
-    (path(), option::of(derivation_path()), any::<[u8; 32]>(), any::<u64>(), paths(), rest).prop_map(
-        |(path, deriver, hash, size, references, rest)| PathInfo {
+    let rest =
+        (any::<u64>(), any::<bool>(), btree_set(signature(), 0..3), option::of(content_address()));
+    (path(), option::of(derivation_path()), any::<[u8; 32]>(), any::<u64>(), paths(), rest)
+        .prop_map(|(path, deriver, hash, size, references, rest)| PathInfo {
             path,
             deriver,
             nar_hash: NarHash(hash),
@@ -96,8 +92,7 @@ pub(crate) fn info() -> impl Strategy<Value = PathInfo> {
             ultimate: rest.1,
             signatures: rest.2,
             content_address: rest.3,
-        },
-    )
+        })
 }
 
 fn outputs(name: StoreName) -> impl Strategy<Value = BTreeMap<OutputName, Output>> {
@@ -115,8 +110,16 @@ fn outputs(name: StoreName) -> impl Strategy<Value = BTreeMap<OutputName, Output
     prop_oneof![
         btree_map(output_name(), path().prop_map(Output::InputAddressed), 1..4),
         fixed,
-        btree_map(output_name(), method().prop_map(move |method| Output::Floating { method, algorithm }), 1..4),
-        btree_map(output_name(), method().prop_map(move |method| Output::Impure { method, algorithm }), 1..4),
+        btree_map(
+            output_name(),
+            method().prop_map(move |method| Output::Floating { method, algorithm }),
+            1..4
+        ),
+        btree_map(
+            output_name(),
+            method().prop_map(move |method| Output::Impure { method, algorithm }),
+            1..4
+        ),
         btree_map(output_name(), Just(Output::Deferred), 1..4),
     ]
 }
@@ -225,12 +228,17 @@ pub(crate) fn serve_request() -> impl Strategy<Value = ServeRequest> {
         })
     };
     prop_oneof![
-        (lock(), substitute(), paths()).prop_map(|(l, s, p)| ServeRequest::QueryValidPaths(l, s, p)),
+        (lock(), substitute(), paths())
+            .prop_map(|(l, s, p)| ServeRequest::QueryValidPaths(l, s, p)),
         paths().prop_map(ServeRequest::QueryPathInfos),
         path().prop_map(ServeRequest::DumpStorePath),
         (vec(text(), 0..4), options()).prop_map(|(p, o)| ServeRequest::BuildPaths(p, o)),
         paths().prop_map(ServeRequest::QueryClosure),
-        (derivation(), options()).prop_map(|((p, d), o)| ServeRequest::BuildDerivation(p, Box::new(d), o)),
+        (derivation(), options()).prop_map(|((p, d), o)| ServeRequest::BuildDerivation(
+            p,
+            Box::new(d),
+            o
+        )),
         info().prop_map(ServeRequest::AddToStoreNar),
         (200u64..).prop_map(ServeRequest::Unknown),
     ]
@@ -249,16 +257,18 @@ pub(crate) fn build_result() -> impl Strategy<Value = BuildResult> {
     let times = (any::<[u64; 3]>(), any::<bool>());
     let cpu = (option::of(any::<u64>()), option::of(any::<u64>()));
     (status, text(), times, cpu, btree_map("[a-z]{1,6}", path(), 0..4)).prop_map(
-        |(status, error, (times, non_deterministic), (cpu_user, cpu_system), outputs)| BuildResult {
-            status,
-            error,
-            times_built: times[0],
-            non_deterministic,
-            start_time: times[1],
-            stop_time: times[2],
-            cpu_user,
-            cpu_system,
-            outputs,
+        |(status, error, (times, non_deterministic), (cpu_user, cpu_system), outputs)| {
+            BuildResult {
+                status,
+                error,
+                times_built: times[0],
+                non_deterministic,
+                start_time: times[1],
+                stop_time: times[2],
+                cpu_user,
+                cpu_system,
+                outputs,
+            }
         },
     )
 }
@@ -277,12 +287,22 @@ pub(crate) fn exchange() -> impl Strategy<Value = (Request, Response)> {
         path().prop_map(|path| (Request::NarFromPath(path), Response::Nothing)),
         path().prop_map(|path| (Request::AddTempRoot(path), Response::Done)),
         (path(), any::<bool>()).prop_map(|(p, f)| (Request::IsValidPath(p), Response::Flag(f))),
-        option::of(path()).prop_map(|p| (Request::QueryPathFromHashPart("x".to_owned()), Response::OptionalPath(p))),
+        option::of(path()).prop_map(|p| (
+            Request::QueryPathFromHashPart("x".to_owned()),
+            Response::OptionalPath(p)
+        )),
         paths().prop_map(|paths| (Request::QueryAllValidPaths, Response::Paths(paths))),
         path().prop_map(|path| (Request::QueryPathInfo(path), Response::PathInfo(None))),
-        info().prop_map(|info| (Request::QueryPathInfo(info.path.clone()), Response::PathInfo(Some(Box::new(info))))),
-        missing.prop_map(|missing| (Request::QueryMissing(Vec::new()), Response::Missing(Box::new(missing)))),
-        (derivation_path(), map).prop_map(|(p, m)| (Request::QueryDerivationOutputMap(p), Response::OutputMap(m))),
+        info().prop_map(|info| (
+            Request::QueryPathInfo(info.path.clone()),
+            Response::PathInfo(Some(Box::new(info)))
+        )),
+        missing.prop_map(|missing| (
+            Request::QueryMissing(Vec::new()),
+            Response::Missing(Box::new(missing))
+        )),
+        (derivation_path(), map)
+            .prop_map(|(p, m)| (Request::QueryDerivationOutputMap(p), Response::OutputMap(m))),
     ]
 }
 
@@ -301,13 +321,15 @@ pub(crate) fn log_message() -> impl Strategy<Value = LogMessage> {
         vec(any::<u8>(), 0..40).prop_map(LogMessage::Write),
         error,
         Just(LogMessage::Last),
-        (any::<[u64; 4]>(), text(), fields()).prop_map(|(n, text, fields)| LogMessage::StartActivity {
-            id: ActivityId(n[0]),
-            level: n[1],
-            kind: n[2],
-            text,
-            fields,
-            parent: ActivityId(n[3]),
+        (any::<[u64; 4]>(), text(), fields()).prop_map(|(n, text, fields)| {
+            LogMessage::StartActivity {
+                id: ActivityId(n[0]),
+                level: n[1],
+                kind: n[2],
+                text,
+                fields,
+                parent: ActivityId(n[3]),
+            }
         }),
         any::<u64>().prop_map(|id| LogMessage::StopActivity(ActivityId(id))),
         (any::<[u64; 2]>(), fields()).prop_map(|(n, fields)| LogMessage::Result {

@@ -1,0 +1,165 @@
+//! Lanes: their logs, the roots that outlive them, and servers that fetch what they are sent.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use drover_core::StorePath;
+use drover_derivation::BasicDerivation;
+use drover_store::contract::{Given, flat_file};
+use drover_store::{
+    BuildLog, BuildOutcome, BuildPlan, BuildRequest, Builder as _, LogEvent, SilentLog, Store as _,
+    Substitute,
+};
+use drover_wire::{
+    ActivityId, BuildResult, BuildStatus, Encoder, Field, LogMessage, Request, Response, result,
+};
+use support::{Fake, file, serve_file, soon};
+
+fn build() -> BuildRequest {
+    let name = "x".parse().expect("a name");
+    let out = flat_file("x", b"", &[]).0.path;
+    let basic = BasicDerivation {
+        name,
+        outputs: [(
+            "out".parse().expect("a name"),
+            drover_derivation::Output::InputAddressed(out.clone()),
+        )]
+        .into(),
+        input_sources: BTreeSet::new(),
+        system: "x".to_owned(),
+        builder: "x".into(),
+        args: Vec::new(),
+        environment: drover_derivation::Environment::default(),
+    };
+    BuildRequest {
+        derivation: StorePath::new([1; 20], &"x.drv".parse().expect("a name")),
+        outputs: ["out".to_owned()].into(),
+        known_outputs: [("out".to_owned(), out)].into(),
+        plan: BuildPlan::Derivation(Box::new(basic)),
+    }
+}
+
+#[derive(Default)]
+struct Counted(AtomicUsize);
+
+impl BuildLog for Counted {
+    fn event(&self, event: LogEvent) {
+        if matches!(event, LogEvent::Line(_)) {
+            self.0.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_log_lines_passes() {
+    const LINES: usize = 100_000;
+    let fake = Fake::new(|_, mut client| async move {
+        let Some(dialect) = client.greet(38).await else { return };
+        let Some(Request::BuildDerivation(..)) = client.request(&dialect).await else { return };
+        let mut out = Encoder::new();
+        for _ in 0..LINES {
+            let fields = vec![Field::Text("y".repeat(80))];
+            LogMessage::Result { id: ActivityId(1), kind: result::BUILD_LOG_LINE, fields }
+                .encode(&mut out, 38);
+        }
+        client.send(&out.into_bytes()).await;
+        let result = BuildResult::new(BuildStatus::Built, "");
+        client.answer(&dialect, &Response::BuildResult(Box::new(result))).await;
+        serve_file(&mut client, &dialect).await;
+    });
+    let store = fake.store();
+    let lane = soon(store.open_lane()).await.expect("a lane");
+    let log = Arc::new(Counted::default());
+    let mut request = build();
+    request.known_outputs = [("out".to_owned(), file().0.path)].into();
+    let built = soon(lane.build(request, Arc::clone(&log) as Arc<dyn BuildLog>)).await;
+    assert!(matches!(built, Ok(BuildOutcome::Built(_))), "{built:?}");
+    assert_eq!(log.0.load(Ordering::Acquire), LINES);
+}
+
+/// What is held stays held when the channel that registered it ends with a lane.
+#[tokio::test(flavor = "multi_thread")]
+async fn roots_outlive_lanes() {
+    let rooted: Arc<Mutex<Vec<(usize, StorePath)>>> = Arc::default();
+    let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+    let noted = Arc::clone(&rooted);
+    let fake = Fake::new(move |number, mut client| {
+        let (noted, told) = (Arc::clone(&noted), told.clone());
+        async move {
+            let Some(dialect) = client.greet(38).await else { return };
+            while let Some(request) = client.request(&dialect).await {
+                match request {
+                    Request::AddTempRoot(path) => {
+                        noted.lock().expect("not poisoned").push((number, path));
+                        client.answer(&dialect, &Response::Done).await;
+                    }
+                    Request::QueryValidPaths(paths, _) => {
+                        client.answer(&dialect, &Response::Paths(paths)).await;
+                        told.send((number, "asked")).ok();
+                    }
+                    _ => {}
+                }
+            }
+            told.send((number, "gone")).ok();
+        }
+    });
+    let store = fake.store();
+    let path = file().0.path;
+    let held = BTreeSet::from([path.clone()]);
+    assert_eq!(soon(store.hold_valid(&held, Substitute::No)).await.expect("valid"), held);
+    assert_eq!(soon(tells.recv()).await, Some((0, "asked")));
+    assert_eq!(fake.connections.load(Ordering::Acquire), 1, "roots alone cost no channel");
+    let lane = soon(store.open_lane()).await.expect("a lane");
+    assert_eq!(soon(tells.recv()).await, Some((1, "asked")), "the roots move to another channel");
+    let building = lane.build(build(), Arc::new(SilentLog));
+    drop((lane, building));
+    assert_eq!(soon(tells.recv()).await, Some((0, "gone")));
+    let expected = [(0, path.clone()), (1, path)];
+    assert_eq!(*rooted.lock().expect("not poisoned"), expected);
+    // what is held from now on is held there, and asked there
+    assert_eq!(soon(store.hold_valid(&held, Substitute::No)).await.expect("valid"), held);
+    assert_eq!(soon(tells.recv()).await, Some((1, "asked")));
+}
+
+/// Nix 2.3 fetches what it is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_servers_pull() {
+    let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+    let fake = Fake::new(move |_, mut client| {
+        let told = told.clone();
+        async move {
+            let Some(dialect) = client.greet(21).await else { return };
+            while let Some(request) = client.request(&dialect).await {
+                match request {
+                    Request::AddToStoreNar(info, _) => {
+                        let mut nar = Vec::new();
+                        while (nar.len() as u64) < info.nar_size.0 {
+                            client.say(LogMessage::Read(1000)).await;
+                            let piece =
+                                client.read(|from| from.bytes(1000).map(<[u8]>::to_vec)).await;
+                            nar.extend(piece.expect("a piece"));
+                        }
+                        client.say(LogMessage::Last).await;
+                        told.send((info.path, nar)).ok();
+                    }
+                    Request::QueryPathInfo(_) => {
+                        client.answer(&dialect, &Response::PathInfo(None)).await;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    });
+    let store = fake.store();
+    let (a, b) = (file(), flat_file("b", b"other", &[]));
+    let lane = soon(store.open_lane()).await.expect("a lane");
+    soon(lane.import(Given::boxed([a.clone(), b.clone()]))).await.expect("an import");
+    for (info, nar) in [a, b.clone()] {
+        assert_eq!(soon(tells.recv()).await, Some((info.path, nar.to_vec())));
+    }
+    drop(lane);
+    assert_eq!(soon(store.path_infos(&[b.0.path])).await.expect("an answer"), [None]);
+}

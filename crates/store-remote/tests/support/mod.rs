@@ -1,0 +1,245 @@
+//! Real servers with throw-away stores, and servers that follow a script.
+#![allow(dead_code, reason = "each test uses some of them")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use drover_core::{PathInfo, StoreDir};
+use drover_store::BuildSettings;
+use drover_store::contract::flat_file;
+use drover_store_remote::{Address, ConnectOptions, Program, RemoteStore};
+use drover_wire::{
+    Decoder, Dialect, Encoder, LogMessage, Request, Response, ServerInfo, Trust, Version,
+    exchanges_features, read_client_end, read_client_magic, read_client_version, read_features,
+    server_hello, write_features, write_server_info,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+
+/// A folder for a test, short enough for sockets.
+pub(crate) fn folder() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("drover-").tempdir_in("/tmp").expect("a folder")
+}
+
+pub(crate) fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+/// Returns a store at an address; `limit` is how long a greeting may take.
+pub(crate) fn store_at(address: Address, limit: Duration) -> RemoteStore {
+    let options = ConnectOptions {
+        connect_timeout: limit,
+        ssh_arguments: Vec::new(),
+        runtime_dir: Arc::new(folder()),
+    };
+    RemoteStore::new("test", StoreDir::default(), address, &options, BuildSettings::default())
+}
+
+/// Returns a store behind a command that should speak the worker protocol.
+pub(crate) fn behind(command: &[&str]) -> RemoteStore {
+    let program = Program::Worker { command: words(command), store: None };
+    store_at(Address::Local(program), Duration::from_secs(10))
+}
+
+/// Returns the address of the installed `nix-daemon` on an empty store in `folder`.
+pub(crate) fn worker(folder: &Path) -> Address {
+    let store = Some(format!("local?root={}", folder.display()));
+    Address::Local(Program::Worker { command: nix(folder, "nix-daemon"), store })
+}
+
+/// Returns the address of the installed `nix-store` on an empty store in `folder`.
+pub(crate) fn serve(folder: &Path) -> Address {
+    let store = Some(format!("local?root={}", folder.display()));
+    Address::Local(Program::Serve { command: nix(folder, "nix-store"), store })
+}
+
+/// A program of Nix with a configuration that doesn't depend on the machine's.
+pub(crate) fn nix(folder: &Path, program: &str) -> Vec<String> {
+    let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .any(|path| path.join(program).exists());
+    assert!(found, "{program} is not installed: these tests need the stock Nix");
+    std::fs::write(
+        folder.join("nix.conf"),
+        "sandbox = false\nbuild-users-group =\nsubstituters =\ntrusted-users = *\n",
+    )
+    .expect("a file");
+    let conf = format!("NIX_CONF_DIR={}", folder.display());
+    let home = format!("HOME={}", folder.display());
+    words(&["env", "-u", "NIX_REMOTE", &conf, &home, program])
+}
+
+/// A server in this process that follows a script on each connection.
+pub(crate) struct Fake {
+    _folder: tempfile::TempDir,
+    socket: PathBuf,
+    pub(crate) connections: Arc<AtomicUsize>,
+    _tasks: JoinSet<()>,
+}
+
+impl Fake {
+    /// Starts a server; `script` gets the number of the connection, from 0.
+    pub(crate) fn new<F>(script: impl Fn(usize, Client) -> F + Send + Sync + 'static) -> Fake
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let folder = folder();
+        let socket = folder.path().join("socket");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut served = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let number = count.fetch_add(1, Ordering::AcqRel);
+                served.spawn(script(number, Client { stream, rest: Vec::new() }));
+            }
+        });
+        Fake { _folder: folder, socket, connections, _tasks: tasks }
+    }
+
+    pub(crate) fn store(&self) -> RemoteStore {
+        store_at(Address::Socket(self.socket.clone()), Duration::from_secs(10))
+    }
+
+    pub(crate) fn impatient_store(&self) -> RemoteStore {
+        store_at(Address::Socket(self.socket.clone()), Duration::from_secs(1))
+    }
+}
+
+/// A connection as a server sees it.
+pub(crate) struct Client {
+    stream: UnixStream,
+    rest: Vec<u8>,
+}
+
+impl Client {
+    /// Reads a message; nothing where the client is gone.
+    pub(crate) async fn read<T>(
+        &mut self,
+        decode: impl Fn(&mut Decoder<'_>) -> Result<T, drover_wire::DecodeError>,
+    ) -> Option<T> {
+        loop {
+            let mut decoder = Decoder::new(&self.rest);
+            match decode(&mut decoder) {
+                Ok(value) => {
+                    let consumed = decoder.consumed();
+                    self.rest.drain(..consumed);
+                    return Some(value);
+                }
+                Err(drover_wire::DecodeError::Incomplete { .. }) => {}
+                Err(error) => panic!("the client said something wrong: {error}"),
+            }
+            if self.stream.read_buf(&mut self.rest).await.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    }
+
+    pub(crate) async fn request(&mut self, dialect: &Dialect) -> Option<Request> {
+        self.read(|from| Request::decode(from, dialect)).await
+    }
+
+    /// Reads framed data to its end.
+    pub(crate) async fn frames(&mut self) -> Option<Vec<u8>> {
+        let mut data = Vec::new();
+        loop {
+            let len = self.read(drover_wire::read_frame_header).await?;
+            if len == 0 {
+                return Some(data);
+            }
+            data.extend(self.bytes(usize::try_from(len).expect("a small frame")).await?);
+        }
+    }
+
+    pub(crate) async fn bytes(&mut self, len: usize) -> Option<Vec<u8>> {
+        while self.rest.len() < len {
+            if self.stream.read_buf(&mut self.rest).await.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+        Some(self.rest.drain(..len).collect())
+    }
+
+    /// Sends bytes; a client that is gone is no error here.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.ok();
+    }
+
+    pub(crate) async fn say(&mut self, message: LogMessage) {
+        let mut out = Encoder::new();
+        message.encode(&mut out, 38);
+        self.send(&out.into_bytes()).await;
+    }
+
+    /// Sends an answer, with the end of messages before it.
+    pub(crate) async fn answer(&mut self, dialect: &Dialect, response: &Response) {
+        let mut out = Encoder::new();
+        LogMessage::Last.encode(&mut out, dialect.version.minor);
+        response.encode(&mut out, dialect);
+        self.send(&out.into_bytes()).await;
+    }
+
+    /// Agrees on a version of the worker protocol.
+    pub(crate) async fn greet(&mut self, minor: u8) -> Option<Dialect> {
+        let ours = Version { major: 1, minor };
+        self.read(read_client_magic).await?;
+        self.send(&server_hello(ours)).await;
+        let version = self.read(move |from| read_client_version(from, ours)).await?;
+        let mut out = Encoder::new();
+        if exchanges_features(version) {
+            self.read(|from| read_features(from, &[])).await?;
+            write_features(&mut out, &[]);
+        }
+        self.read(read_client_end).await?;
+        let dialect =
+            Dialect { store_dir: StoreDir::default(), version, features: Default::default() };
+        let info = ServerInfo { nix_version: Some("fake".to_owned()), trust: Trust::Trusted };
+        write_server_info(&mut out, &dialect, &info);
+        LogMessage::Last.encode(&mut out, version.minor);
+        self.send(&out.into_bytes()).await;
+        Some(dialect)
+    }
+
+    /// Waits until the client is gone.
+    pub(crate) async fn wait_for_end(&mut self) {
+        let mut buffer = [0; 4096];
+        while self.stream.read(&mut buffer).await.is_ok_and(|read| read != 0) {}
+    }
+}
+
+/// Nothing hangs.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("an answer in time")
+}
+
+/// The file that fake servers have.
+pub(crate) fn file() -> (PathInfo, Bytes) {
+    flat_file("file", &b"some contents ".repeat(1000), &[])
+}
+
+/// Serves one file.
+pub(crate) async fn serve_file(client: &mut Client, dialect: &Dialect) {
+    let (info, nar) = file();
+    while let Some(request) = client.request(dialect).await {
+        match request {
+            Request::NarFromPath(_) => {
+                client.answer(dialect, &Response::Nothing).await;
+                client.send(&nar).await;
+            }
+            Request::QueryPathInfo(path) => {
+                let known = (path == info.path).then(|| Box::new(info.clone()));
+                client.answer(dialect, &Response::PathInfo(known)).await;
+            }
+            Request::AddTempRoot(_) => client.answer(dialect, &Response::Done).await,
+            Request::QueryValidPaths(paths, _) => {
+                client.answer(dialect, &Response::Paths(paths)).await;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
