@@ -155,7 +155,9 @@ impl SshHost {
     fn arguments(&self) -> Vec<String> {
         let target = &self.target;
         let mut arguments = self.options.ssh_arguments.clone();
-        arguments.extend(["-x", "-a", "-T", "-oBatchMode=yes", "-oRemoteCommand=none"].map(str::to_owned));
+        arguments.extend(
+            ["-x", "-a", "-T", "-oBatchMode=yes", "-oRemoteCommand=none"].map(str::to_owned),
+        );
         arguments
             .push(format!("-oConnectTimeout={}", self.options.connect_timeout.as_secs().max(1)));
         arguments
