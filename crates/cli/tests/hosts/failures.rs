@@ -200,7 +200,8 @@ fn a_changed_host_key_is_explained() {
 #[test]
 fn a_full_disk_moves_the_build_elsewhere() {
     let lab = Lab::new("full", Suite::Forky, Suite::Forky);
-    let drv = lab.client.instantiate(&[("shape", "chain"), ("d", "2")]).unwrap();
+    let graph = [("shape", "wide"), ("n", "4"), ("sleep", "0.5")];
+    let drv = lab.client.instantiate(&graph).unwrap();
     // not even the inputs fit
     lab.b1.sh("mkdir -p /nix/store && busybox mount -t tmpfs -o size=1m tmpfs /nix/store").unwrap();
     let arch = std::env::consts::ARCH;
