@@ -38,6 +38,7 @@ bench: ## Measure drover against stock Nix, on the same graphs and hosts (RUNS=3
 	@cargo build --release --package drover-cli
 	@[ "$$(id -u)" = 0 ] || { echo 'The hosts that are measured take root.'; sudo -v; }
 	@$(AS_ROOT) DROVER='$(abspath $(TARGET_DIR))/release/drover' cargo xtask bench
+	@cargo bench --package drover-nar --package drover-derivation --package drover-schedule
 
 fmt: ## Format all Rust code
 	cargo fmt --all

@@ -89,7 +89,7 @@ pub(crate) struct SourceArguments {
     /// Pass a string to the function in the file
     #[arg(long, num_args = 2, value_names = ["NAME", "VALUE"], action = ArgAction::Append, allow_hyphen_values = true)]
     pub(crate) argstr: Vec<String>,
-    /// Add to the places where <nixpkgs> and the like are looked for
+    /// Add to the places where names in angle brackets, such as nixpkgs, are looked for
     #[arg(short = 'I', long = "include", value_name = "PATH")]
     pub(crate) include: Vec<String>,
     /// Let the evaluation of a flake look at the environment
