@@ -210,3 +210,20 @@ fn a_full_disk_moves_the_build_elsewhere() {
     assert_code(&built, 0);
     assert!(stderr(&built).contains("No space left on device"), "{}", stderr(&built));
 }
+
+#[test]
+fn a_link_that_goes_silent_is_given_up() {
+    let lab = Lab::new("mute", Suite::Forky, Suite::Forky);
+    let graph = [("shape", "wide"), ("n", "4"), ("sleep", "2")];
+    let drv = lab.client.instantiate(&graph).unwrap();
+    let machines = builders("ssh-ng", &["b1", "b2"], 2);
+    let build = ["drover", "build", "--no-link", "-j0", "--builders", &machines, &drv];
+    let build = lab.client.spawn(&build).unwrap();
+    for host in [&lab.b1, &lab.b2] {
+        until("the builds run", || is_running(host, "sleep 2"));
+    }
+    lab.b1.mute().unwrap();
+    let built = build.wait(LIMIT).unwrap();
+    assert_code(&built, 0);
+    assert!(stderr(&built).contains("b1 is down"), "{}", stderr(&built));
+}
