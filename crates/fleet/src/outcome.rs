@@ -285,7 +285,6 @@ fn refusal_of(message: String) -> BuildFailure {
 /// Returns what is wrong with a machine that could not be connected to.
 fn fault_of_connecting(error: &StoreError) -> MachineFault {
     match error {
-        StoreError::Shared(error) => fault_of_connecting(error),
         StoreError::Protocol { .. } | StoreError::Refused { .. } => MachineFault::Refused,
         _ => MachineFault::Unreachable,
     }
@@ -294,7 +293,6 @@ fn fault_of_connecting(error: &StoreError) -> MachineFault {
 /// Returns what is wrong with a machine whose connection broke like this.
 fn fault_of(error: &StoreError) -> MachineFault {
     match error {
-        StoreError::Shared(error) => fault_of(error),
         StoreError::Protocol { .. }
         | StoreError::Nar { .. }
         | StoreError::HashMismatch { .. }

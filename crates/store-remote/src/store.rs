@@ -157,22 +157,6 @@ impl Store for RemoteStore {
         drover_store::read_exported_files(self, paths).await
     }
 
-    async fn substitute(&self, paths: &BTreeSet<StorePath>) -> Result<(), StoreError> {
-        let lease = self.lease().await?;
-        let Language::Worker(dialect) = &lease.session().language else {
-            let store = self.pool.name().to_owned();
-            return Err(StoreError::Unsupported { store, what: "substitute" });
-        };
-        let asked: Vec<_> = paths
-            .iter()
-            .map(|path| lease.session().ask(dialect, Request::EnsurePath(path.clone())))
-            .collect();
-        for answer in asked {
-            answer.await?;
-        }
-        Ok(())
-    }
-
     async fn missing(&self, derivations: &BTreeSet<StorePath>) -> Result<Missing, StoreError> {
         let wanted = derivations.iter().cloned().map(DerivedPath::All).collect();
         match self.ask("say what is missing", Request::QueryMissing(wanted)).await? {

@@ -1,11 +1,8 @@
-//! Copying paths from store to store.
+//! The order in which paths can be copied from store to store.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use drover_core::{PathInfo, StorePath};
-
-use crate::error::StoreError;
-use crate::store::Store;
 
 /// Returns infos so that references come before those that refer to them.
 ///
@@ -42,22 +39,6 @@ pub fn closure_order(infos: Vec<PathInfo>) -> Vec<PathInfo> {
 enum Step {
     Enter,
     Leave,
-}
-
-/// Copies paths, whose references must be among them or valid in `to`.
-///
-/// # Errors
-///
-/// What either store says; paths before the failing one may have been added.
-pub async fn copy_paths(
-    from: &dyn Store,
-    to: &dyn Store,
-    infos: Vec<PathInfo>,
-) -> Result<(), StoreError> {
-    if infos.is_empty() {
-        return Ok(());
-    }
-    to.import(from.export(closure_order(infos)).await?).await
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! Why a store could not do what it was asked.
 
-use std::sync::Arc;
-
 use drover_core::{NarHash, NarSize, StorePath};
 use drover_nar::NarError;
 
@@ -101,19 +99,12 @@ pub enum StoreError {
         /// What it was asked for.
         what: &'static str,
     },
-    /// An error that several wait for.
-    #[error(transparent)]
-    Shared(Arc<StoreError>),
 }
 
 impl StoreError {
     /// Whether it says something of the machine or the link and nothing of the request: elsewhere,
     /// or later, the same request may do.
     pub fn is_infrastructure(&self) -> bool {
-        match self {
-            StoreError::Shared(error) => error.is_infrastructure(),
-            StoreError::Refused { .. } | StoreError::Unsupported { .. } => false,
-            _ => true,
-        }
+        !matches!(self, StoreError::Refused { .. } | StoreError::Unsupported { .. })
     }
 }

@@ -15,7 +15,7 @@ pub use build::{
     BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildSettings, Builder, Built,
     Lane, LogEvent, Pending, SilentLog, Trust,
 };
-pub use copy::{closure_order, copy_paths};
+pub use copy::closure_order;
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use path_stream::{PathStream, Verified};

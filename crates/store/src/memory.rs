@@ -89,10 +89,6 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn substitute(&self, _: &BTreeSet<StorePath>) -> Result<(), StoreError> {
-        Err(StoreError::Unsupported { store: NAME.to_owned(), what: "substitute" })
-    }
-
     async fn missing(&self, derivations: &BTreeSet<StorePath>) -> Result<Missing, StoreError> {
         Ok(Missing { build: derivations.clone(), ..Missing::default() })
     }

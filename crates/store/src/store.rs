@@ -83,9 +83,6 @@ pub trait Store: Send + Sync {
         read_exported_files(self, paths).await
     }
 
-    /// Makes paths valid from the store's own substituters.
-    async fn substitute(&self, paths: &BTreeSet<StorePath>) -> Result<(), StoreError>;
-
     /// Says what would have to be built or fetched for all outputs of derivations.
     async fn missing(&self, derivations: &BTreeSet<StorePath>) -> Result<Missing, StoreError>;
 

@@ -65,10 +65,6 @@ impl Store for Local {
         self.store.read_files(paths).await
     }
 
-    async fn substitute(&self, paths: &BTreeSet<StorePath>) -> Result<(), StoreError> {
-        self.store.substitute(paths).await
-    }
-
     async fn missing(&self, derivations: &BTreeSet<StorePath>) -> Result<Missing, StoreError> {
         self.store.missing(derivations).await
     }

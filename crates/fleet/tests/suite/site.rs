@@ -159,10 +159,6 @@ impl Store for FakeSite {
         self.alive(self.add(paths)).await
     }
 
-    async fn substitute(&self, paths: &BTreeSet<StorePath>) -> Result<(), StoreError> {
-        self.store().substitute(paths).await
-    }
-
     async fn missing(&self, derivations: &BTreeSet<StorePath>) -> Result<Missing, StoreError> {
         self.store().missing(derivations).await
     }
