@@ -234,14 +234,15 @@ impl Driver {
         state.connecting.spawn(async move {
             let began = Instant::now();
             let connected = async {
-                let description = site.connect().await?;
-                let took = began.elapsed();
+                // the questions go with the greeting
                 let valid = site.hold_valid(&interesting, substitute).await?;
-                Ok((description, took, valid))
+                let description = site.connect().await?;
+                Ok((description, valid))
             };
             match connected.await {
-                Ok((description, took, valid)) => {
-                    let round_trip = began.elapsed().saturating_sub(took);
+                Ok((description, valid)) => {
+                    let took = began.elapsed();
+                    let round_trip = site.round_trip().unwrap_or_default();
                     shared.tell(Happened::Connected {
                         machine,
                         generation,

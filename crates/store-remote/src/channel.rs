@@ -32,8 +32,15 @@ struct Queues {
 }
 
 impl Channel {
-    /// Starts both halves. `keep_alive` lives as long as the channel.
-    pub(crate) fn start<R, W, K>(reader: Reader<R>, writer: W, keep_alive: K) -> Channel
+    /// Starts both halves. So many requests were sent with the greeting, and will be submitted as
+    /// the first; until then their answers are not taken for something that nobody asked for.
+    /// `keep_alive` lives as long as the channel.
+    pub(crate) fn start<R, W, K>(
+        reader: Reader<R>,
+        writer: W,
+        sent_ahead: usize,
+        keep_alive: K,
+    ) -> Channel
     where
         R: AsyncRead + Unpin + Send + 'static,
         W: AsyncWrite + Unpin + Send + 'static,
@@ -58,7 +65,7 @@ impl Channel {
         });
         let read_ledger = Arc::clone(&ledger);
         tasks.spawn(async move {
-            read_all(reader, to_read, &read_ledger, stopped).await;
+            read_all(reader, to_read, sent_ahead, &read_ledger, stopped).await;
             drop(keep_alive);
         });
         Channel { queues: Mutex::new(Queues { outgoing, awaiting }), ledger, peer, _tasks: tasks }
@@ -107,6 +114,7 @@ impl Channel {
 async fn read_all<R: AsyncRead + Unpin + Send>(
     mut reader: Reader<R>,
     mut to_read: mpsc::UnboundedReceiver<Awaiting>,
+    mut sent_ahead: usize,
     ledger: &Ledger,
     writer_stopped: oneshot::Receiver<StoreError>,
 ) {
@@ -122,13 +130,14 @@ async fn read_all<R: AsyncRead + Unpin + Send>(
         let next = tokio::select! {
             biased;
             next = to_read.recv() => next,
-            error = reader.unasked() => match to_read.try_recv() {
+            error = reader.unasked(), if sent_ahead == 0 => match to_read.try_recv() {
                 Ok(next) => Some(next),
                 Err(_) => break Some(error),
             },
             error = &mut give_up => break Some(error),
         };
         let Some(next) = next else { break None };
+        sent_ahead = sent_ahead.saturating_sub(1);
         let served = tokio::select! {
             biased;
             served = reader.serve(next, ledger) => served,

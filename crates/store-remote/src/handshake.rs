@@ -31,29 +31,50 @@ pub(crate) enum Greeting {
     Unexpected(Version),
 }
 
-/// Agrees on a dialect of the worker protocol. `expected` is the version that the server probably
-/// speaks: then nothing is waited for between our words, which saves a way there and back.
+/// What a server will probably agree to: then nothing is waited for between our words, which saves a
+/// way there and back.
+pub(crate) struct Expected {
+    pub(crate) version: Version,
+    /// Requests in [`Expected::dialect`] that are sent right behind our words; may be empty.
+    pub(crate) ahead: Vec<u8>,
+}
+
+impl Expected {
+    /// Returns what a server of this version and ours will agree on, if it has all the features.
+    pub(crate) fn dialect(version: Version, store_dir: &StoreDir) -> Dialect {
+        let features = match exchanges_features(version) {
+            true => FEATURES.iter().map(|&feature| feature.to_owned()).collect(),
+            false => BTreeSet::new(),
+        };
+        Dialect { store_dir: store_dir.clone(), version, features }
+    }
+}
+
+/// Agrees on a dialect of the worker protocol.
 pub(crate) async fn worker<R, W>(
     reader: &mut Reader<R>,
     writer: &mut W,
     store_dir: &StoreDir,
     limit: Duration,
-    expected: Option<Version>,
+    expected: Expected,
 ) -> Result<Greeting, StoreError>
 where
     R: AsyncRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send,
 {
     let patience = Patience::Limited(limit, "greeting");
-    send(writer, reader.peer(), &client_hello(WORKER_LATEST)).await?;
-    if let Some(version) = expected {
-        send(writer, reader.peer(), &closing_words(version)).await?;
-    }
+    let mut words = client_hello(WORKER_LATEST);
+    words.extend(closing_words(expected.version));
+    words.extend_from_slice(&expected.ahead);
+    send(writer, reader.peer(), &words).await?;
     let version =
         first_words(reader, patience, |from| read_server_hello(from, WORKER_LATEST)).await?;
-    if expected.is_none() {
-        send(writer, reader.peer(), &closing_words(version)).await?;
-    } else if expected.map(exchanges_features) != Some(exchanges_features(version)) {
+    let understood = match expected.ahead.is_empty() {
+        true => exchanges_features(version) == exchanges_features(expected.version),
+        // what requests look like depends on the version
+        false => version == expected.version,
+    };
+    if !understood {
         return Ok(Greeting::Unexpected(version));
     }
     let features = if exchanges_features(version) {

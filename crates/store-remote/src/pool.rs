@@ -15,7 +15,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::opener::{Known, Opener};
 use crate::session::Session;
-use crate::steady::{Steady, hold};
+use crate::steady::{Questions, Steady};
 
 /// Transfers out of one machine at once; each has a flow-control window of its own.
 const READS: usize = 6;
@@ -104,6 +104,10 @@ impl Pool {
         &self.opener
     }
 
+    pub(crate) fn round_trip(&self) -> Option<std::time::Duration> {
+        self.known.get().map(|known| known.round_trip)
+    }
+
     pub(crate) fn trust(&self) -> Trust {
         self.known.get().map_or(Trust::Unknown, |known| known.info.trust)
     }
@@ -181,19 +185,48 @@ impl Pool {
         fits.map(|at| idle.swap_remove(at)).or_else(|| idle.pop())
     }
 
+    /// Connects with these questions, unless there is a connection.
+    async fn connect_asking(
+        self: &Arc<Self>,
+        paths: &BTreeSet<StorePath>,
+        substitute: Substitute,
+    ) -> Result<Option<BTreeSet<StorePath>>, StoreError> {
+        let mut first = None;
+        let known = self.known.get_or_try_init(|| async {
+            let (roots, asked) = (self.steady.note(paths), paths.clone());
+            let questions = Questions { roots, asked, substitute: Some(substitute) };
+            let (session, known, answered) = self.opener.open_asking(&questions).await?;
+            session.mark_roots();
+            let (session, pool) = (Some(session), Arc::clone(self));
+            first = Some((Lease { session, pool, _permit: None }, answered));
+            Ok::<Known, StoreError>(known)
+        });
+        known.await?;
+        match first {
+            Some((_lease, answered)) => answered.await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Keeps paths from the garbage collector, and returns which are valid.
     pub(crate) async fn hold_valid(
         self: &Arc<Self>,
         paths: &BTreeSet<StorePath>,
         substitute: Substitute,
     ) -> Result<BTreeSet<StorePath>, StoreError> {
+        if let Some(valid) = self.connect_asking(paths, substitute).await? {
+            return Ok(valid);
+        }
+        let asked = paths.clone();
         let Some(steady) = self.steady.opened().await else {
             let lease = self.lease(Purpose::Question).await?;
             let roots = self.steady.add(paths, lease.session());
-            return hold(lease.session(), &roots, paths, substitute).await;
+            let questions = Questions { roots, asked, substitute: Some(substitute) };
+            return questions.ask(lease.session()).await;
         };
         let roots = self.steady.add(paths, &steady);
-        let valid = hold(&steady, &roots, paths, Substitute::No).await?;
+        let questions = Questions { roots, asked, substitute: None };
+        let valid = questions.ask(&steady).await?;
         if substitute == Substitute::No || valid.len() == paths.len() {
             return Ok(valid);
         }

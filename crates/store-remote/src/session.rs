@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,11 +62,34 @@ pub(crate) struct Session {
     pub(crate) language: Language,
     /// Whether the server holds paths for this channel.
     holds_roots: AtomicBool,
+    /// Requests that went with the greeting. They are not sent again when they are made.
+    sent_ahead: Mutex<Vec<u8>>,
 }
 
 impl Session {
-    pub(crate) fn new(channel: Channel, language: Language) -> Session {
-        Session { channel, language, holds_roots: AtomicBool::new(false) }
+    /// `sent_ahead` are the bytes of the first requests if those were sent already.
+    pub(crate) fn new(channel: Channel, language: Language, sent_ahead: Vec<u8>) -> Session {
+        let sent_ahead = Mutex::new(sent_ahead);
+        Session { channel, language, holds_roots: AtomicBool::new(false), sent_ahead }
+    }
+
+    /// Returns what is still to be sent of a request.
+    fn unsent(&self, request: Vec<u8>) -> Vec<u8> {
+        let mut ahead = self.sent_ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if ahead.is_empty() {
+            return request;
+        }
+        match ahead.strip_prefix(request.as_slice()).map(<[u8]>::to_vec) {
+            Some(rest) => {
+                *ahead = rest;
+                Vec::new()
+            }
+            None => {
+                // the answers to come are to other questions
+                self.channel.condemn(&self.channel.peer().lost("requests were mixed up"));
+                request
+            }
+        }
     }
 
     pub(crate) fn holds_roots(&self) -> bool {
@@ -93,7 +116,7 @@ impl Session {
         let (answer, arrives) = answer(decode);
         let preamble = self.language.preamble();
         self.channel.submit(
-            Outgoing::plain(request),
+            Outgoing::plain(self.unsent(request)),
             Awaiting {
                 preamble,
                 answers: 1,

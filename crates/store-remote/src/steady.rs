@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use drover_core::StorePath;
 use drover_store::StoreError;
-use drover_wire::{Request, Substitute};
+use drover_wire::{Dialect, Request, Substitute};
 
 use crate::opener::Opener;
 use crate::session::{Language, Session};
@@ -51,6 +51,14 @@ impl Steady {
         Ok(Arc::clone(place.insert(Arc::new(session))))
     }
 
+    /// Takes note of paths that are to be held by a channel that isn't open yet, and returns all that
+    /// it has to register.
+    pub(crate) fn note(&self, paths: &BTreeSet<StorePath>) -> BTreeSet<StorePath> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.extend(paths.iter().cloned());
+        held.clone()
+    }
+
     /// Takes note of paths that are to be held, and returns those that `session` has to register:
     /// all of them if it holds none yet, as those of a channel that was lost are held anew.
     pub(crate) fn add(
@@ -76,30 +84,76 @@ impl Steady {
     async fn hold_all(&self, session: &Session) -> Result<(), StoreError> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !held.is_empty() {
-            hold(session, &held, &BTreeSet::new(), Substitute::No).await?;
+            let questions = Questions { roots: held, ..Questions::default() };
+            questions.ask(session).await?;
             session.mark_roots();
         }
         Ok(())
     }
 }
 
-/// Registers roots, and asks which of `asked` are valid; all of it is sent at once, and in this
-/// order, so that what is valid stays.
-pub(crate) fn hold(
-    session: &Session,
-    roots: &BTreeSet<StorePath>,
-    asked: &BTreeSet<StorePath>,
-    substitute: Substitute,
-) -> impl Future<Output = Result<BTreeSet<StorePath>, StoreError>> + Send + use<> {
-    match &session.language {
-        Language::Worker(dialect) => {
-            for path in roots {
-                drop(session.ask(dialect, Request::AddTempRoot(path.clone())));
+/// Paths that a server is to keep from its garbage collector, and paths that it's asked about.
+#[derive(Default)]
+pub(crate) struct Questions {
+    pub(crate) roots: BTreeSet<StorePath>,
+    pub(crate) asked: BTreeSet<StorePath>,
+    pub(crate) substitute: Option<Substitute>,
+}
+
+/// Bytes of requests that are sent with the greeting. A server that answers more than fits on its
+/// way here would wait for a reader, and so would we.
+const MAX_AHEAD: usize = 64 * 1024;
+
+impl Questions {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.roots.is_empty() && self.asked.is_empty()
+    }
+
+    fn substitute(&self) -> Substitute {
+        self.substitute.unwrap_or(Substitute::No)
+    }
+
+    /// Returns how many requests [`Questions::ask`] makes in the worker protocol.
+    pub(crate) fn requests(&self) -> usize {
+        self.roots.len() + 1
+    }
+
+    /// Returns the requests that [`Questions::ask`] will make, where they may go with the greeting.
+    pub(crate) fn ahead(&self, dialect: &Dialect) -> Vec<u8> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let mut bytes = Vec::new();
+        for path in &self.roots {
+            bytes.extend(Request::AddTempRoot(path.clone()).encode(dialect));
+            if bytes.len() > MAX_AHEAD {
+                return Vec::new();
             }
         }
-        // there, asking with a lock is what registers roots
-        Language::Serve(_) if roots != asked => drop(session.valid_paths(roots, Substitute::No)),
-        Language::Serve(_) => {}
+        bytes.extend(
+            Request::QueryValidPaths(self.asked.clone(), self.substitute()).encode(dialect),
+        );
+        if bytes.len() > MAX_AHEAD { Vec::new() } else { bytes }
     }
-    session.valid_paths(asked, substitute)
+
+    /// Registers the roots, and asks which paths are valid; all of it is sent at once, and in this
+    /// order, so that what is valid stays.
+    pub(crate) fn ask(
+        &self,
+        session: &Session,
+    ) -> impl Future<Output = Result<BTreeSet<StorePath>, StoreError>> + Send + use<> {
+        match &session.language {
+            Language::Worker(dialect) => {
+                for path in &self.roots {
+                    drop(session.ask(dialect, Request::AddTempRoot(path.clone())));
+                }
+            }
+            // there, asking with a lock is what registers roots
+            Language::Serve(_) if self.roots != self.asked => {
+                drop(session.valid_paths(&self.roots, Substitute::No));
+            }
+            Language::Serve(_) => {}
+        }
+        session.valid_paths(&self.asked, self.substitute())
+    }
 }

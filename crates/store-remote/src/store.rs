@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -98,6 +99,10 @@ impl Store for RemoteStore {
             drover_wire::Trust::NotTrusted => Trust::NotTrusted,
         };
         Ok(Description { protocol: known.description, nix_version: known.info.nix_version, trust })
+    }
+
+    fn round_trip(&self) -> Option<Duration> {
+        self.pool.round_trip()
     }
 
     async fn hold_valid(

@@ -2,11 +2,14 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use drover_store::{Store as _, StoreError};
+use drover_store::{Store as _, StoreError, Substitute};
 use drover_store_remote::{Address, Program};
+use drover_wire::{Request, Response};
 use rstest::rstest;
 use support::{Fake, behind, folder, nix, store_at, words};
 
@@ -174,4 +177,48 @@ async fn dropping_a_busy_lane_kills_its_server() {
     let only = folder.path().join("only");
     std::fs::write(&only, &pid).expect("a file");
     all_are_gone(&only).await;
+}
+
+/// The first questions travel with the greeting; their answers are not taken for something that
+/// nobody asked for, however soon they come.
+#[tokio::test(flavor = "multi_thread")]
+async fn first_questions_go_with_the_greeting() {
+    for _ in 0..50 {
+        let fake = Fake::new(|_, mut client| async move {
+            let Some(dialect) = client.greet_with_answers().await else { return };
+            support::serve_file(&mut client, &dialect).await;
+        });
+        let store = fake.store();
+        let file = support::file().0.path;
+        let asked = BTreeSet::from([file.clone()]);
+        let valid = support::soon(store.hold_valid(&asked, Substitute::No)).await;
+        assert_eq!(valid.expect("an answer"), asked);
+        let infos = support::soon(store.path_infos(&[file])).await.expect("an answer");
+        assert!(infos.iter().all(Option::is_some));
+        assert_eq!(fake.connections.load(Ordering::Acquire), 1);
+    }
+}
+
+/// A server of another version can't have understood them, and is asked again in its own.
+#[tokio::test]
+async fn first_questions_are_asked_again_in_the_version_that_is_spoken() {
+    let fake = Fake::new(|_, mut client| async move {
+        let Some(dialect) = client.greet(33).await else { return };
+        while let Some(request) = client.request(&dialect).await {
+            match request {
+                Request::AddTempRoot(_) => client.answer(&dialect, &Response::Done).await,
+                Request::QueryValidPaths(paths, _) => {
+                    client.answer(&dialect, &Response::Paths(paths)).await;
+                }
+                request => panic!("{request:?} was not expected"),
+            }
+        }
+    });
+    let asked = BTreeSet::from([support::file().0.path]);
+    let store = fake.store();
+    let valid = support::soon(store.hold_valid(&asked, Substitute::No)).await;
+    assert_eq!(valid.expect("an answer"), asked);
+    assert_eq!(fake.connections.load(Ordering::Acquire), 2);
+    let known = store.connect().await.expect("known");
+    assert_eq!(known.protocol, "worker protocol 1.33");
 }

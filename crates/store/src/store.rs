@@ -1,6 +1,7 @@
 //! What a store is.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -55,6 +56,11 @@ pub trait Store: Send + Sync {
 
     /// Connects, if that takes anything, and says who is there.
     async fn connect(&self) -> Result<Description, StoreError>;
+
+    /// Returns how long a question and its answer take, about, where that is known.
+    fn round_trip(&self) -> Option<Duration> {
+        None
+    }
 
     /// Protects paths from the garbage collector for as long as this store is open, and returns
     /// those that are valid; the protection comes first, so what is returned stays.

@@ -205,6 +205,40 @@ impl Client {
         Some(dialect)
     }
 
+    /// Greets without a word before all of the first questions have arrived, and answers them
+    /// together with the greeting.
+    pub(crate) async fn greet_with_answers(&mut self) -> Option<Dialect> {
+        let ours = Version { major: 1, minor: 38 };
+        self.read(read_client_magic).await?;
+        let version = self.read(move |from| read_client_version(from, ours)).await?;
+        let features = self.read(|from| read_features(from, &["realisation-with-path-not-hash"]));
+        let features = features.await?;
+        self.read(read_client_end).await?;
+        let dialect = Dialect { store_dir: StoreDir::default(), version, features };
+        let mut answers = Encoder::new();
+        loop {
+            LogMessage::Last.encode(&mut answers, version.minor);
+            match self.request(&dialect).await? {
+                Request::AddTempRoot(_) => Response::Done.encode(&mut answers, &dialect),
+                Request::QueryValidPaths(paths, _) => {
+                    Response::Paths(paths).encode(&mut answers, &dialect);
+                    break;
+                }
+                request => panic!("{request:?} was not expected"),
+            }
+        }
+        let mut out = Encoder::new();
+        write_features(&mut out, &["realisation-with-path-not-hash"]);
+        let info = ServerInfo { nix_version: Some("fake".to_owned()), trust: Trust::Trusted };
+        write_server_info(&mut out, &dialect, &info);
+        LogMessage::Last.encode(&mut out, version.minor);
+        let mut words = server_hello(ours);
+        words.extend(out.into_bytes());
+        words.extend(answers.into_bytes());
+        self.send(&words).await;
+        Some(dialect)
+    }
+
     /// Waits until the client is gone.
     pub(crate) async fn wait_for_end(&mut self) {
         let mut buffer = [0; 4096];
