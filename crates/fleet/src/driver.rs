@@ -16,7 +16,7 @@ use crate::event::{FleetEvent, JobFailureReport};
 use crate::fleet::Fleet;
 use crate::graph::Graph;
 use crate::intake::expected_channels;
-use crate::lane::{LaneContext, LaneJob, run_lane};
+use crate::lane::{Guessing, LaneContext, LaneJob, run_lane};
 use crate::machine::MachineSpec;
 use crate::machine_state::{LaneHandle, MachineState};
 use crate::merge::{Found, Sources as _, fetch_small};
@@ -224,7 +224,7 @@ impl Driver {
     fn connect(&mut self, machine: MachineId) {
         let interesting = Arc::clone(&self.interesting);
         let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
-        let site = (state.spec.open)();
+        let site = state.approached.take().unwrap_or_else(|| (state.spec.open)());
         site.expect(self.expected_channels.min(state.spec.description.slots as usize));
         state.site = Some(Arc::clone(&site));
         let (generation, substitute) = (state.generation, state.spec.substitute);
@@ -300,6 +300,10 @@ impl Driver {
             let failure = JobFailure::Infrastructure { cause };
             return self.pending.push(Event::Failed { job, failure });
         };
+        let guessing = match self.options.keep_going {
+            true => Guessing::No,
+            false => Guessing::Allowed,
+        };
         let handle = on.lanes.entry(lane.index).or_insert_with(|| {
             let (queue, jobs) = mpsc::unbounded_channel();
             let context = LaneContext {
@@ -310,6 +314,7 @@ impl Driver {
                 name: name.into(),
                 trust: on.trust,
                 generation: on.generation,
+                guessing,
             };
             let task = on.tasks.spawn(run_lane(Arc::new(context), jobs));
             LaneHandle { queue, task, jobs: BTreeSet::new() }

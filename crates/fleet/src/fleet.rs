@@ -10,6 +10,7 @@ use drover_schedule::MachineKind;
 use drover_store::{Store, StoreError, Substitute, Trust};
 use tokio_util::sync::CancellationToken;
 
+use crate::approach::Approach;
 use crate::driver::Driver;
 use crate::event::{FleetEvent, JobFailureReport, MachineTotals, Observer};
 use crate::graph::{Graph, GraphError};
@@ -150,7 +151,7 @@ impl Fleet {
         graph: Arc<Graph>,
         targets: Vec<Target>,
     ) -> Result<DryRun, BuildError> {
-        let work = prepare(self, graph, &targets).await?;
+        let work = prepare(self, graph, &targets, &Approach::default()).await?;
         Ok(work.describe())
     }
 
@@ -168,8 +169,9 @@ impl Fleet {
         cancel: CancellationToken,
     ) -> Result<Report, BuildError> {
         let started = tokio::time::Instant::now();
+        let approach = Approach::new(&self.machines);
         let work = tokio::select! {
-            work = prepare(self, Arc::clone(&graph), &targets) => work?,
+            work = prepare(self, Arc::clone(&graph), &targets, &approach) => work?,
             () = cancel.cancelled() => return Err(BuildError::Cancelled),
         };
         self.observer.event(FleetEvent::Planned {
@@ -179,6 +181,8 @@ impl Fleet {
         });
         let machines = self.usable_machines(&graph, &work).await?;
         let mut driver = Driver::new(self, machines, graph, work);
+        driver.take_approached(&approach);
+        drop(approach);
         let built = tokio::select! {
             built = build_and_retrieve(&mut driver, &targets) => built,
             () = cancel.cancelled() => Err(BuildError::Cancelled),

@@ -6,10 +6,18 @@ use drover_core::StorePath;
 use drover_schedule::{Event, JobId, MachineId, Place};
 use drover_store::closure_order;
 
+use crate::approach::Approach;
 use crate::driver::{Awaited, Driver, JobPhase, JobState};
 use crate::prepare::{JobPlan, Work};
 
 impl Driver {
+    /// Takes over machines that were approached before the run.
+    pub(crate) fn take_approached(&mut self, approach: &Approach) {
+        for machine in &mut self.machines {
+            machine.approached = approach.take(&machine.spec.description.name);
+        }
+    }
+
     /// Tells the scheduler of machines, paths and jobs.
     pub(crate) fn take_work(&mut self, work: Work) {
         for (machine, state) in (0..).map(MachineId).zip(&self.machines) {

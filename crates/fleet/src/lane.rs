@@ -1,13 +1,14 @@
 //! One lane of a machine: brings a job's inputs, sends the build, and goes on to the next without
 //! waiting for the answer.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_core::{OutputName, PathInfo, StorePath};
+use drover_core::{NarSize, OutputName, StorePath};
 use drover_schedule::{JobId, MachineId, Place};
 use drover_store::{
-    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, Built, Lane, Pending, Store,
+    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, Built, Lane, Pending,
     StoreError, Trust,
 };
 use tokio::sync::{mpsc, watch};
@@ -15,21 +16,17 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::check::{Promised, check_built};
-use crate::fleet::total_bytes;
+use crate::inputs::{Busy, Import, all_landed, bring, broken, goes_aside};
 use crate::job_log::JobLog;
 use crate::machine::Site;
-use crate::merge::{Culprit, Merged, Origin};
-use crate::places::{Berth, Flight, Needs};
+use crate::merge::{Culprit, Origin};
+use crate::places::{Berth, Flight};
 use crate::prepare::JobPlan;
 use crate::resolve::{Resolved, is_resolvable, resolve};
 use crate::shared::Shared;
-use crate::transfer::{BULKY, Destination, copy_all};
-
-/// Bytes of inputs from which on they don't go through the lane while it builds something else:
-/// the server would not read them before that has ended.
-const ASIDE: u64 = 256 * 1024;
 
 /// A job for a lane.
+#[derive(Clone)]
 pub(crate) struct LaneJob {
     pub(crate) job: JobId,
     pub(crate) plan: Arc<JobPlan>,
@@ -60,9 +57,27 @@ pub(crate) struct LaneContext {
     pub(crate) berth: Berth,
     pub(crate) trust: Trust,
     pub(crate) generation: u32,
+    pub(crate) guessing: Guessing,
+}
+
+/// Whether outputs may be asked for before it's known that they are there. A build that fails ends
+/// the lane then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guessing {
+    Allowed,
+    /// Failures are nothing special.
+    No,
 }
 
 impl LaneContext {
+    /// Returns the size up to which outputs are asked for together with their build.
+    fn bring(&self) -> Option<NarSize> {
+        let useful = self.guessing == Guessing::Allowed
+            && self.berth.place != Place::Here
+            && self.shared.has_several_sites();
+        useful.then(|| self.shared.output_sizes.guess()).flatten()
+    }
+
     fn tell(&self, job: JobId, end: JobEnd) {
         self.shared.job_ended(self.machine, self.generation, job, end);
     }
@@ -70,11 +85,11 @@ impl LaneContext {
 
 /// An open lane.
 #[derive(Clone)]
-struct Open {
-    lane: Arc<dyn Lane>,
+pub(crate) struct Open {
+    pub(crate) lane: Arc<dyn Lane>,
     /// The source that broke off what was sent on this lane. Whatever breaks on it after that is
     /// not the machine's fault.
-    culprit: Culprit,
+    pub(crate) culprit: Culprit,
     /// The job sent last, until it has ended.
     ahead: Option<watch::Receiver<Flight>>,
 }
@@ -86,7 +101,8 @@ pub(crate) async fn run_lane(
 ) {
     let mut running = JoinSet::new();
     let mut open: Option<Open> = None;
-    while let Some(job) = next_job(&mut queue, &mut running, &mut open).await {
+    let mut again = VecDeque::new();
+    while let Some(job) = next_job(&mut queue, &mut running, &mut open, &mut again).await {
         let id = job.job;
         // a lane on which a transfer was broken off may be of no use any more
         let usable = open.take().filter(|open| open.culprit.get().is_none());
@@ -103,7 +119,9 @@ pub(crate) async fn run_lane(
                 }
             },
         };
-        while running.try_join_next().is_some() {}
+        while let Some(ended) = running.try_join_next() {
+            again.extend(ended.ok().flatten());
+        }
         let busy = if running.is_empty() { Busy::No } else { Busy::Yes };
         match submit(&context, on, job, busy).await {
             Ok(submitted) => {
@@ -122,26 +140,28 @@ pub(crate) async fn run_lane(
 /// given back, for transfers or another lane.
 async fn next_job(
     queue: &mut mpsc::UnboundedReceiver<LaneJob>,
-    running: &mut JoinSet<()>,
+    running: &mut JoinSet<Option<LaneJob>>,
     open: &mut Option<Open>,
+    again: &mut VecDeque<LaneJob>,
 ) -> Option<LaneJob> {
     loop {
+        if !again.is_empty() {
+            // all that was sent behind a wrong guess comes back, in this order
+            while let Some(ended) = running.join_next().await {
+                again.extend(ended.ok().flatten());
+            }
+            *open = None;
+            return again.pop_front();
+        }
         tokio::select! {
             biased;
             job = queue.recv() => return job,
-            Some(_) = running.join_next() => {}
+            Some(ended) = running.join_next() => again.extend(ended.ok().flatten()),
         }
         if running.is_empty() {
             *open = None;
         }
     }
-}
-
-/// Whether a build runs on the lane.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Busy {
-    Yes,
-    No,
 }
 
 /// A build that was sent.
@@ -158,35 +178,6 @@ struct Submitted {
     /// Outputs whose paths are known.
     outputs: Vec<StorePath>,
     on: Open,
-}
-
-/// Inputs that were sent ahead of a build.
-struct Import {
-    done: Pending<()>,
-    paths: Vec<PathInfo>,
-    state: watch::Sender<Flight>,
-    culprit: Culprit,
-}
-
-impl Import {
-    /// Waits until they are valid there.
-    async fn finish(self, context: &LaneContext) -> Result<(), JobEnd> {
-        match self.done.await {
-            Ok(()) => {
-                context.shared.places.landed(&self.paths, context.berth);
-                let (machine, generation) = (context.machine, context.generation);
-                context.shared.paths_arrived(machine, generation, &self.paths);
-                self.state.send_replace(Flight::Landed);
-                Ok(())
-            }
-            Err(error) => {
-                let paths = self.paths.iter().map(|info| &info.path);
-                context.shared.places.not_coming(paths, context.berth);
-                self.state.send_replace(Flight::Failed);
-                Err(broken(&self.culprit, error))
-            }
-        }
-    }
 }
 
 /// Brings the inputs on their way and sends the build behind them.
@@ -233,6 +224,7 @@ async fn submit(
             true => BuildPlan::FromStore,
             false => BuildPlan::Derivation(Box::new(basic)),
         },
+        bring: context.bring(),
     };
     let outcome = on.lane.build(request, Arc::clone(&log) as Arc<dyn BuildLog>);
     let LaneJob { job, plan } = job;
@@ -240,106 +232,11 @@ async fn submit(
     Ok(Submitted { job, plan, promised, inputs, outcome, import, log, sent, produced, outputs, on })
 }
 
-/// Says whose connection broke.
-fn broken(culprit: &Culprit, error: StoreError) -> JobEnd {
-    match culprit.get() {
-        Some((origin, error)) => JobEnd::Broken { error: error.clone(), source: Some(*origin) },
-        None => JobEnd::Broken { error, source: None },
-    }
-}
-
-/// Sends what is missing on its way, and waits for what others bring.
-async fn bring(
-    context: &Arc<LaneContext>,
-    on: &Open,
-    wanted: &[StorePath],
-    busy: Busy,
-) -> Result<Option<Import>, JobEnd> {
-    let (state, watched) = watch::channel(Flight::Flying);
-    let places = &context.shared.places;
-    let Needs { bring, await_others, await_first, lost } =
-        places.claim(wanted, context.berth, &watched);
-    if let Some(path) = lost.first() {
-        places.not_coming(bring.iter().map(|(info, _)| &info.path), context.berth);
-        return Err(JobEnd::Input { cause: format!("input '{path}' is nowhere any more") });
-    }
-    let not_brought = || JobEnd::Input { cause: "an input could not be brought".to_owned() };
-    if !all_landed(await_first).await {
-        places.not_coming(bring.iter().map(|(info, _)| &info.path), context.berth);
-        return Err(not_brought());
-    }
-    let import = match bring.is_empty() {
-        true => None,
-        false => Some(start_import(context, on, bring, state, busy).await?),
-    };
-    if !all_landed(await_others).await {
-        if let Some(import) = import {
-            import.finish(context).await?;
-        }
-        return Err(not_brought());
-    }
-    Ok(import)
-}
-
-/// Waits for what others bring. A carrier that is gone has failed.
-async fn all_landed(flights: Vec<watch::Receiver<Flight>>) -> bool {
-    for mut flight in flights {
-        let landed = flight.wait_for(|state| *state != Flight::Flying).await;
-        if !landed.is_ok_and(|state| *state == Flight::Landed) {
-            return false;
-        }
-    }
-    true
-}
-
-async fn start_import(
-    context: &Arc<LaneContext>,
-    on: &Open,
-    bring: Vec<(PathInfo, Place)>,
-    state: watch::Sender<Flight>,
-    busy: Busy,
-) -> Result<Import, JobEnd> {
-    let shared = &context.shared;
-    let paths: Vec<PathInfo> = bring.iter().map(|(info, _)| info.clone()).collect();
-    let mut culprit = Culprit::default();
-    if goes_aside(&paths, busy) {
-        let to = Destination {
-            store: Arc::clone(&context.site) as Arc<dyn Store>,
-            berth: context.berth,
-            machine: Some(context.machine),
-            culprit: culprit.clone(),
-        };
-        let shared = Arc::clone(shared);
-        let done = Box::pin(async move { copy_all(&shared, to, bring).await });
-        return Ok(Import { done, paths, state, culprit });
-    }
-    let transfer = shared.start_transfer(&bring, Some(context.machine));
-    let to = shared.traffic(context.berth.place);
-    match Merged::open(shared.as_ref(), bring, to, transfer, culprit.clone()).await {
-        Ok(mut merged) => {
-            // from here on a source that breaks off may take the lane with it
-            merged.culprit = on.culprit.clone();
-            culprit = on.culprit.clone();
-            Ok(Import { done: on.lane.import(Box::new(merged)), paths, state, culprit })
-        }
-        Err(error) => {
-            shared.places.not_coming(paths.iter().map(|info| &info.path), context.berth);
-            Err(broken(&culprit, error))
-        }
-    }
-}
-
-/// Whether inputs take other channels than the lane's: a busy lane reads nothing before its build
-/// has ended, and several bulky paths are faster side by side.
-fn goes_aside(paths: &[PathInfo], busy: Busy) -> bool {
-    let bulky = paths.iter().filter(|info| info.nar_size.0 >= BULKY).count();
-    bulky > 1 || (busy == Busy::Yes && total_bytes(paths) > ASIDE)
-}
-
 impl Submitted {
     /// Waits for the build, checks it, and tells the driver; after those that were sent before, as
-    /// what they made may be what this one refers to.
-    async fn follow(mut self, context: Arc<LaneContext>) {
+    /// what they made may be what this one refers to. Returns the job if it must be sent again, as
+    /// something ahead of it ended the lane.
+    async fn follow(mut self, context: Arc<LaneContext>) -> Option<LaneJob> {
         let imported = match self.import.take() {
             Some(import) => import.finish(&context).await,
             None => Ok(()),
@@ -362,8 +259,17 @@ impl Submitted {
             JobEnd::Built { .. } => Flight::Landed,
             _ => Flight::Failed,
         };
-        context.tell(self.job, end);
+        let again = match end {
+            JobEnd::Broken { error: StoreError::LaneEnded { .. }, source: None } => {
+                Some(LaneJob { job: self.job, plan: Arc::clone(&self.plan) })
+            }
+            end => {
+                context.tell(self.job, end);
+                None
+            }
+        };
         self.produced.send_replace(flight);
+        again
     }
 
     /// Believes what was built, if it can be right.
@@ -374,6 +280,7 @@ impl Submitted {
         }
         for (name, info) in &built.outputs {
             places.built(info.clone(), context.berth);
+            context.shared.output_sizes.note(info);
             if let Some((name, _)) = self.promised.outputs.get_key_value(name.as_str()) {
                 places.realise(&self.plan.path, name.clone(), info.path.clone());
             }

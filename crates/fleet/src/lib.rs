@@ -5,11 +5,14 @@
 //! elsewhere or the caller needs them. Everything that happens is told to an [`Observer`]; progress,
 //! summaries and logs read that one stream.
 
+mod approach;
 mod check;
 mod driver;
 mod event;
 mod fleet;
 mod graph;
+mod guess;
+mod inputs;
 mod intake;
 mod job_log;
 mod lane;

@@ -18,6 +18,8 @@ pub(crate) struct MachineState {
     /// Grows with each failure: what is told of an earlier one is passed over.
     pub(crate) generation: u32,
     pub(crate) site: Option<Arc<dyn Site>>,
+    /// Opened already, for the first connection.
+    pub(crate) approached: Option<Arc<dyn Site>>,
     pub(crate) trust: Trust,
     pub(crate) lanes: HashMap<u32, LaneHandle>,
     /// Lanes, and what is fetched ahead.
@@ -43,6 +45,7 @@ impl MachineState {
             spec,
             generation: 0,
             site: None,
+            approached: None,
             trust: Trust::Unknown,
             lanes: HashMap::new(),
             tasks: JoinSet::new(),
@@ -75,5 +78,6 @@ impl MachineState {
         self.tasks.abort_all();
         self.connecting.abort_all();
         self.site = None;
+        self.approached = None;
     }
 }

@@ -1,8 +1,11 @@
 //! What the driver makes of what happened.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
+use drover_core::StorePath;
 use drover_schedule::{ByteCount, Event, JobFailure, JobId, MachineFault, MachineId, Place};
 use drover_store::{BuildFailure, Built, StoreError, Trust};
 
@@ -10,6 +13,7 @@ use crate::driver::{Driver, JobPhase};
 use crate::event::{FailureKind, FleetEvent, JobFailureReport};
 use crate::lane::JobEnd;
 use crate::merge::{Origin, SMALL};
+use crate::places::Kept;
 use crate::shared::Happened;
 
 impl Driver {
@@ -105,9 +109,14 @@ impl Driver {
         // one that is built once more gets no second verdict
         state.state = JobPhase::Built;
         let (plan, mut outputs, mut bytes) = (Arc::clone(&state.plan), Vec::new(), 0);
+        let mut nars = built.nars;
         for info in built.outputs.into_values() {
-            if info.nar_size.0 <= SMALL && place != Place::Here {
-                self.fetch_ahead(machine, place, info.clone());
+            match nars.remove(&info.path) {
+                Some(nar) => self.came_along(place, &info.path, nar),
+                None if info.nar_size.0 <= SMALL && place != Place::Here => {
+                    self.fetch_ahead(machine, place, info.clone());
+                }
+                None => {}
             }
             bytes += info.nar_size.0;
             outputs.push((self.path_id(&info.path), ByteCount(info.nar_size.0)));
@@ -122,6 +131,15 @@ impl Driver {
         self.tell_scheduler(Event::Finished { job, took, outputs });
         let (node, machine) = (plan.node, self.shared.name_of(machine));
         self.shared.observer.event(FleetEvent::Built { node, machine, took, bytes });
+    }
+
+    /// Keeps the NAR of an output that came with the answer to its build.
+    fn came_along(&mut self, place: Place, path: &StorePath, nar: Bytes) {
+        let bytes = nar.len() as u64;
+        self.shared.traffic(place).down.fetch_add(bytes, Ordering::Relaxed);
+        if self.shared.places.keep(path, nar) == Kept::Yes {
+            self.take(Happened::Kept { path: path.clone() });
+        }
     }
 
     fn build_failed(

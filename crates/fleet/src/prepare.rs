@@ -11,6 +11,7 @@ use drover_derivation::Derivation;
 use drover_schedule::JobId;
 use drover_store::{Store, StoreError, Substitute};
 
+use crate::approach::Approach;
 use crate::fleet::{BuildError, DryRun, Fleet, Target};
 use crate::graph::{Graph, GraphError, NodeId};
 
@@ -59,6 +60,7 @@ pub(crate) async fn prepare(
     fleet: &Fleet,
     graph: Arc<Graph>,
     targets: &[Target],
+    approach: &Approach,
 ) -> Result<Work, BuildError> {
     let wanted = wanted_outputs(&graph, targets)?;
     let local = fleet.local.as_ref();
@@ -66,7 +68,8 @@ pub(crate) async fn prepare(
         Substitute::Yes => offered(local, targets).await?,
         Substitute::No => BTreeSet::new(),
     };
-    let mut search = Search { graph: &graph, valid: BTreeSet::new(), needed: Needed::new() };
+    let (valid, needed) = (BTreeSet::new(), Needed::new());
+    let mut search = Search { graph: &graph, valid, needed, approach };
     let used = search.run(local, &wanted, &offered).await?;
     let substituted = used.len();
     if !used.is_empty() {
@@ -125,6 +128,7 @@ struct Search<'a> {
     valid: BTreeSet<StorePath>,
     /// What is to be built, and the outputs needed of it.
     needed: Needed,
+    approach: &'a Approach,
 }
 
 impl Search<'_> {
@@ -184,6 +188,7 @@ impl Search<'_> {
         if known {
             return;
         }
+        self.approach.begin();
         let Some(node) = self.graph.node(id) else { return };
         for (input, names) in &node.derivation.input_derivations {
             if let Some(input) = self.graph.find(input) {

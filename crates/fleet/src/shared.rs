@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::event::{FleetEvent, Observer};
+use crate::guess::OutputSizes;
 use crate::lane::JobEnd;
 use crate::machine::Site;
 use crate::merge::{Found, Origin, Sources, Traffic, Transfer};
@@ -58,6 +59,7 @@ pub(crate) struct Shared {
     /// The machine whose store is the caller's own.
     local_machine: Option<MachineId>,
     transfers: AtomicU64,
+    pub(crate) output_sizes: OutputSizes,
     /// The tasks of lanes, so that their end can be waited for.
     pub(crate) tracker: TaskTracker,
 }
@@ -88,6 +90,7 @@ impl Shared {
             traffic,
             local_machine,
             transfers: AtomicU64::new(0),
+            output_sizes: OutputSizes::default(),
             tracker: TaskTracker::new(),
         }
     }
@@ -134,6 +137,11 @@ impl Shared {
     pub(crate) fn set_site(&self, machine: MachineId, generation: u32, site: Arc<dyn Site>) {
         let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
         sites.insert(machine, (generation, site));
+    }
+
+    /// Whether what is built on one machine may be wanted on another.
+    pub(crate) fn has_several_sites(&self) -> bool {
+        self.sites.lock().unwrap_or_else(PoisonError::into_inner).len() > 1
     }
 
     pub(crate) fn forget_site(&self, machine: MachineId) {

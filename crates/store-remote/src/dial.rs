@@ -2,16 +2,17 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use drover_store::StoreError;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::error::Peer;
-use crate::ssh::{SshHost, SshTarget};
+use crate::ssh::{SessionSlot, SshHost, SshTarget};
 use crate::stderr::StderrTail;
 
 /// What is run at the other end, and the protocol that it speaks.
@@ -115,14 +116,21 @@ pub(crate) struct Wire {
 pub(crate) struct KeepAlive {
     _child: Option<Child>,
     _stderr: JoinSet<()>,
-    _host: Option<crate::ssh::SessionSlot>,
+    _host: Option<SessionSlot>,
 }
 
 /// Opens connections to one server.
 pub(crate) enum Dialler {
     Socket(PathBuf),
     Local(Program),
-    Ssh(Box<SshHost>, Program),
+    Ssh(Arc<SshHost>, Program, Approach),
+}
+
+/// A connection that was begun before somebody asked for one.
+#[derive(Default)]
+pub(crate) struct Approach {
+    begun: Mutex<Option<AbortOnDropHandle<Result<SessionSlot, StoreError>>>>,
+    tasks: TaskTracker,
 }
 
 impl Dialler {
@@ -131,9 +139,20 @@ impl Dialler {
             Address::Socket(path) => Dialler::Socket(path),
             Address::Local(program) => Dialler::Local(program),
             Address::Ssh(target, program) => Dialler::Ssh(
-                Box::new(SshHost::new(name.to_owned(), target, options.clone())),
+                Arc::new(SshHost::new(name.to_owned(), target, options.clone())),
                 program,
+                Approach::default(),
             ),
+        }
+    }
+
+    /// Begins what comes before the first connection.
+    pub(crate) fn approach(&self) {
+        if let Dialler::Ssh(host, _, approach) = self {
+            let host = Arc::clone(host);
+            let task = approach.tasks.spawn(async move { host.slot().await });
+            *approach.begun.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(AbortOnDropHandle::new(task));
         }
     }
 
@@ -160,13 +179,24 @@ impl Dialler {
                 command.args(words);
                 spawn(name, command, line.join(" "), None)
             }
-            Dialler::Ssh(host, program) => {
+            Dialler::Ssh(host, program, approach) => {
                 let line = program.command_line();
-                let (command, slot) = host.session(&line).await?;
+                let begun = approach.begun.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let slot = match begun {
+                    Some(begun) => begun.await.unwrap_or_else(|_| Err(not_begun(name)))?,
+                    None => host.slot().await?,
+                };
+                let command = host.session(&slot, &line);
                 spawn(name, command, line.join(" "), Some(slot))
             }
         }
     }
+}
+
+/// Returns the error of a connection whose beginning ended without a word.
+fn not_begun(name: &str) -> StoreError {
+    let reason = "the connection was given up".to_owned();
+    StoreError::Unreachable { store: name.to_owned(), reason }
 }
 
 fn socket_reason(path: &std::path::Path, error: &std::io::Error) -> String {
@@ -187,7 +217,7 @@ fn spawn(
     name: &str,
     mut command: Command,
     line: String,
-    slot: Option<crate::ssh::SessionSlot>,
+    slot: Option<SessionSlot>,
 ) -> Result<Wire, StoreError> {
     let stderr = StderrTail::default();
     let peer = Peer { name: name.to_owned(), command: line, stderr: stderr.clone() };

@@ -15,7 +15,7 @@ use drover_wire::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::pull::Pulled;
-use crate::reply::{Awaiting, Patience, Pull, StandardError, answer};
+use crate::reply::{Awaiting, Hope, Patience, Pull, StandardError, answer};
 use crate::session::{Language, Session, TRANSFER_LIMIT};
 use crate::writer::{Body, Outgoing, Payload};
 
@@ -53,6 +53,7 @@ pub(crate) fn import(
             log: Arc::new(SilentLog),
             stderr: StandardError::LastWords,
             pulls,
+            hope: Hope::Sure,
             patience: Patience::Limited(TRANSFER_LIMIT, "adding paths"),
         },
     );

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use drover_core::{PathInfo, StorePath};
 use drover_store::{
     BuildLog, BuildOutcome, BuildPlan, BuildRequest, Built, Lane, PathStream, Pending, StoreError,
+    Verified,
 };
 use drover_wire::{
     BuildMode, BuildResult, BuildStatus, DerivedPath, Dialect, Request, Response, ServeDialect,
@@ -71,7 +73,7 @@ impl RemoteLane {
                 return Ok(BuildOutcome::Failed(failure(&result)));
             }
             let infos = infos.await?.into_values().collect();
-            finish.outcome(result, infos).await
+            finish.outcome(result, infos, BTreeMap::new()).await
         })
     }
 
@@ -84,7 +86,7 @@ impl RemoteLane {
         log: Arc<dyn BuildLog>,
     ) -> Pending<BuildOutcome> {
         let session = self.lease.session();
-        let BuildRequest { derivation, outputs, known_outputs, plan } = request;
+        let BuildRequest { derivation, outputs, known_outputs, plan, bring } = request;
         let wire_request = match plan {
             BuildPlan::Derivation(basic) => {
                 Request::BuildDerivation(derivation, basic, BuildMode::Normal)
@@ -102,6 +104,11 @@ impl RemoteLane {
         let infos: Vec<_> = known_outputs
             .values()
             .map(|path| session.ask(dialect, Request::QueryPathInfo(path.clone())))
+            .collect();
+        let nars: Vec<_> = bring
+            .iter()
+            .flat_map(|size| known_outputs.values().map(|path| (path, *size)))
+            .map(|(path, size)| (path.clone(), session.hoped_nar(path, size)))
             .collect();
         let finish = Finish::new(&self.pool, known_outputs);
         Box::pin(async move {
@@ -121,9 +128,32 @@ impl RemoteLane {
                     known.push(*info);
                 }
             }
-            finish.outcome(result, known).await
+            let nars = checked_nars(&finish.store, &known, nars).await?;
+            finish.outcome(result, known, nars).await
         })
     }
+}
+
+/// Waits for NARs that were asked for on a guess. One that is not what was announced is an error,
+/// one that doesn't come isn't.
+async fn checked_nars<F>(
+    store: &str,
+    infos: &[PathInfo],
+    nars: Vec<(StorePath, F)>,
+) -> Result<BTreeMap<StorePath, Bytes>, StoreError>
+where
+    F: Future<Output = Result<Bytes, StoreError>>,
+{
+    let mut checked = BTreeMap::new();
+    for (path, nar) in nars {
+        let Some(info) = infos.iter().find(|info| info.path == path) else { break };
+        let Ok(nar) = nar.await else { break };
+        let mut verified = Verified::new(store.to_owned(), info.clone());
+        verified.pass(&nar)?;
+        verified.finish()?;
+        checked.insert(path, nar);
+    }
+    Ok(checked)
 }
 
 /// Returns the one result of an answer. `BuildPaths` has none: what fails there is an error.
@@ -155,6 +185,7 @@ impl Finish {
         self,
         result: BuildResult,
         infos: Vec<PathInfo>,
+        nars: BTreeMap<StorePath, Bytes>,
     ) -> Result<BuildOutcome, StoreError> {
         let mut by_path: BTreeMap<StorePath, PathInfo> =
             infos.into_iter().map(|info| (info.path.clone(), info)).collect();
@@ -180,6 +211,6 @@ impl Finish {
         let seconds = result.stop_time.saturating_sub(result.start_time);
         let took = (result.start_time != 0).then(|| Duration::from_secs(seconds));
         let already_valid = result.status != BuildStatus::Built;
-        Ok(BuildOutcome::Built(Built { outputs, already_valid, took }))
+        Ok(BuildOutcome::Built(Built { outputs, already_valid, took, nars }))
     }
 }

@@ -75,6 +75,11 @@ impl Opener {
         Opener { name, store_dir, settings, dialler, protocol, limit, expected }
     }
 
+    /// Begins what comes before the first channel.
+    pub(crate) fn approach(&self) {
+        self.dialler.approach();
+    }
+
     /// Opens one more channel. A server that was exchanged for one of another version meanwhile is
     /// greeted again.
     pub(crate) async fn open(&self) -> Result<(Session, Known), StoreError> {

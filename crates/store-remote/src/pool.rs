@@ -112,6 +112,11 @@ impl Pool {
         self.known.get().map_or(Trust::Unknown, |known| known.info.trust)
     }
 
+    /// Begins to connect.
+    pub(crate) fn approach(&self) {
+        self.opener.approach();
+    }
+
     /// Connects, unless that was done before.
     pub(crate) async fn connect(&self) -> Result<Known, StoreError> {
         let known = self.known.get_or_try_init(|| async {

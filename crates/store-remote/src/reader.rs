@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use crate::error::Peer;
 use crate::ledger::{Ledger, Progress};
 use crate::log::pass_on;
-use crate::reply::{Awaiting, NarSink, Patience, Preamble, Pull, StandardError};
+use crate::reply::{Awaiting, Hope, NarSink, Patience, Preamble, Pull, StandardError};
 
 /// Bytes that are read at once at the most.
 const READ_SIZE: usize = 256 * 1024;
@@ -146,6 +146,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
                 Ok(None) => {}
                 Ok(Some(error)) => refused = refused.or(Some(error)),
                 Err(error) => {
+                    let error = self.unless_guessed(awaiting.hope, error);
                     ledger.close(error.clone());
                     awaiting.fail(error.clone());
                     return Err(error);
@@ -165,8 +166,16 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
             }
             Some(nar) => {
                 awaiting.answer.finish(Ok(()));
-                self.nar(awaiting.patience, nar, ledger).await
+                self.nar(awaiting.patience, awaiting.hope, nar, ledger).await
             }
+        }
+    }
+
+    /// Returns why the connection ends, which is nobody's fault if it ends on a wrong guess.
+    fn unless_guessed(&self, hope: Hope, error: StoreError) -> StoreError {
+        match hope {
+            Hope::Sure => error,
+            Hope::Guess => StoreError::LaneEnded { store: self.peer.name.clone() },
         }
     }
 
@@ -222,6 +231,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
     async fn nar(
         &mut self,
         patience: Patience,
+        hope: Hope,
         mut sink: NarSink,
         ledger: &Ledger,
     ) -> Result<(), StoreError> {
@@ -248,6 +258,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
                 break error;
             }
         };
+        let error = self.unless_guessed(hope, error);
         ledger.close(error.clone());
         sink.fail(error.clone());
         Err(error)

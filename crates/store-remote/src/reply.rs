@@ -54,6 +54,8 @@ pub(crate) struct Awaiting {
     pub(crate) pulls: Option<mpsc::UnboundedSender<Pull>>,
     /// How long it may take.
     pub(crate) patience: Patience,
+    /// Whether it is sure to come.
+    pub(crate) hope: Hope,
 }
 
 impl Awaiting {
@@ -64,6 +66,16 @@ impl Awaiting {
         }
         self.answer.finish(Err(error));
     }
+}
+
+/// Whether an answer must come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hope {
+    /// If it doesn't, something is wrong with the peer.
+    Sure,
+    /// It was asked for on a guess. If the guess was wrong the connection ends, and that is nobody's
+    /// fault ([`StoreError::LaneEnded`]).
+    Guess,
 }
 
 /// What a server's standard error is while it works on a request.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use drover_core::{PathInfo, StorePath};
+use drover_core::{NarSize, PathInfo, StorePath};
 use drover_store::{BuildLog, SilentLog, StoreError};
 use drover_wire::{
     BuildResult, Decoder, Dialect, Lock, Request, Response, ServeBuildOptions, ServeDialect,
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::channel::Channel;
 use crate::reply::{
-    Awaiting, Delivery, NarChunk, NarSink, Patience, Preamble, StandardError, answer,
+    Awaiting, Delivery, Hope, NarChunk, NarSink, Patience, Preamble, StandardError, answer,
 };
 use crate::writer::Outgoing;
 
@@ -126,6 +126,7 @@ impl Session {
                 stderr,
                 pulls: None,
                 patience,
+                hope: Hope::Sure,
             },
         );
         self.arrival(arrives)
@@ -265,7 +266,7 @@ impl Session {
     /// Sends for a NAR that is taken as it comes.
     pub(crate) fn nar(&self, info: &PathInfo) -> mpsc::Receiver<Result<NarChunk, StoreError>> {
         let (to, chunks) = mpsc::channel(NAR_QUEUE);
-        self.send_for_nar(info, Delivery::Chunks(to));
+        self.send_for_nar(&info.path, info.nar_size, Hope::Sure, Delivery::Chunks(to));
         chunks
     }
 
@@ -275,12 +276,23 @@ impl Session {
         info: &PathInfo,
     ) -> impl Future<Output = Result<Bytes, StoreError>> + Send + use<> {
         let (to, arrives) = oneshot::channel();
-        self.send_for_nar(info, Delivery::Whole(Vec::new(), to));
+        self.send_for_nar(&info.path, info.nar_size, Hope::Sure, Delivery::Whole(Vec::new(), to));
         self.arrival(arrives)
     }
 
-    fn send_for_nar(&self, info: &PathInfo, to: Delivery) {
-        let path = info.path.clone();
+    /// Sends for a NAR that may not be there, or be larger; then the channel ends.
+    pub(crate) fn hoped_nar(
+        &self,
+        path: &StorePath,
+        at_most: NarSize,
+    ) -> impl Future<Output = Result<Bytes, StoreError>> + Send + use<> {
+        let (to, arrives) = oneshot::channel();
+        self.send_for_nar(path, at_most, Hope::Guess, Delivery::Whole(Vec::new(), to));
+        self.arrival(arrives)
+    }
+
+    fn send_for_nar(&self, path: &StorePath, max_size: NarSize, hope: Hope, to: Delivery) {
+        let path = path.clone();
         let (answer, _) = answer(|_| Ok(()));
         let request = match &self.language {
             Language::Worker(dialect) => Request::NarFromPath(path.clone()).encode(dialect),
@@ -292,11 +304,12 @@ impl Session {
                 preamble: self.language.preamble(),
                 answers: 1,
                 answer,
-                nar: Some(NarSink { path, max_size: info.nar_size.0, to }),
+                nar: Some(NarSink { path, max_size: max_size.0, to }),
                 log: Arc::new(SilentLog),
                 stderr: StandardError::LastWords,
                 pulls: None,
                 patience: Patience::Limited(TRANSFER_LIMIT, "fetching a path"),
+                hope,
             },
         );
     }

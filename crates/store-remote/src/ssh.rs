@@ -110,25 +110,24 @@ impl SshHost {
         }
     }
 
-    /// Returns the command that runs `line` there, over a master that is up.
-    pub(crate) async fn session(
-        &self,
-        line: &[String],
-    ) -> Result<(Command, SessionSlot), StoreError> {
-        let slot = match self.free_slot() {
-            Some(slot) => slot,
-            None => {
-                let _opening = self.opening.lock().await;
-                match self.free_slot() {
-                    Some(slot) => slot,
-                    None => self.open_master().await?,
-                }
-            }
-        };
+    /// Takes a place on a master that is up.
+    pub(crate) async fn slot(&self) -> Result<SessionSlot, StoreError> {
+        if let Some(slot) = self.free_slot() {
+            return Ok(slot);
+        }
+        let _opening = self.opening.lock().await;
+        match self.free_slot() {
+            Some(slot) => Ok(slot),
+            None => self.open_master().await,
+        }
+    }
+
+    /// Returns the command that runs `line` there, on a place.
+    pub(crate) fn session(&self, slot: &SessionSlot, line: &[String]) -> Command {
         let mut command = self.ssh();
         command.arg("-S").arg(&slot.0.socket).arg("-oControlMaster=no");
         command.arg(self.destination()).args(line);
-        Ok((command, slot))
+        command
     }
 
     fn free_slot(&self) -> Option<SessionSlot> {

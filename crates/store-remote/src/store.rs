@@ -181,6 +181,10 @@ impl Store for RemoteStore {
 
 #[async_trait]
 impl Builder for RemoteStore {
+    fn approach(&self) {
+        self.pool.approach();
+    }
+
     fn expect(&self, channels: usize) {
         self.pool.warm(channels);
     }

@@ -39,6 +39,7 @@ fn build() -> BuildRequest {
         outputs: ["out".to_owned()].into(),
         known_outputs: [("out".to_owned(), out)].into(),
         plan: BuildPlan::Derivation(Box::new(basic)),
+        bring: None,
     }
 }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use drover_core::{PathInfo, StorePath};
+use bytes::Bytes;
+use drover_core::{NarSize, PathInfo, StorePath};
 use drover_derivation::BasicDerivation;
 
 use crate::error::StoreError;
@@ -63,6 +64,10 @@ pub struct BuildRequest {
     pub known_outputs: BTreeMap<String, StorePath>,
     /// What to build from.
     pub plan: BuildPlan,
+    /// Outputs of at most so many bytes are to come with the answer, where the builder can send
+    /// them. That is a guess, made before their sizes are known: where one is larger, or the build
+    /// fails, the lane ends, and what is queued behind gets [`StoreError::LaneEnded`].
+    pub bring: Option<NarSize>,
 }
 
 /// A build that went well.
@@ -74,6 +79,8 @@ pub struct Built {
     pub already_valid: bool,
     /// How long it took, by the builder's clock (whole seconds there).
     pub took: Option<Duration>,
+    /// NARs of outputs that came along, checked.
+    pub nars: BTreeMap<StorePath, Bytes>,
 }
 
 /// How a build failed, as far as the exit code tells them apart.
@@ -152,6 +159,10 @@ impl BuildLog for SilentLog {
 /// A machine that builds.
 #[async_trait]
 pub trait Builder: Send + Sync {
+    /// Says that it will probably be connected to, so that what takes time and does nothing there
+    /// can begin. Only a hint.
+    fn approach(&self) {}
+
     /// Says that so many lanes and transfers will be asked for beside the first, so that they can
     /// be opened while the first connects. Only a hint.
     fn expect(&self, channels: usize);

@@ -31,6 +31,13 @@ pub enum StoreError {
         /// What is known of the end.
         reason: String,
     },
+    /// A queue was ended by something ahead in it that did not go as hoped. Nothing of the request
+    /// was done, and nobody is to blame: on another lane it will do.
+    #[error("the queue at '{store}' was ended by what was ahead in it")]
+    LaneEnded {
+        /// The store.
+        store: String,
+    },
     /// Nothing was heard for too long.
     #[error("'{store}' has said nothing for {seconds} s while {doing}")]
     Silent {

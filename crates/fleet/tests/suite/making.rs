@@ -104,7 +104,12 @@ impl Workshop<'_> {
             }
         }
         if let Some(outputs) = self.valid_outputs(basic).await {
-            return Ok(BuildOutcome::Built(Built { outputs, already_valid: true, took: None }));
+            return Ok(BuildOutcome::Built(Built {
+                outputs,
+                already_valid: true,
+                took: None,
+                nars: BTreeMap::new(),
+            }));
         }
         let name = basic.name.to_string();
         let recipe = self.site.recipes.lock().unwrap()[&name];
@@ -130,7 +135,12 @@ impl Workshop<'_> {
             return Err(self.site.lost());
         }
         lie(&act, &mut outputs);
-        Ok(BuildOutcome::Built(Built { outputs, already_valid: false, took: None }))
+        Ok(BuildOutcome::Built(Built {
+            outputs,
+            already_valid: false,
+            took: None,
+            nars: BTreeMap::new(),
+        }))
     }
 
     async fn valid_outputs(&self, basic: &BasicDerivation) -> Option<Outputs> {
