@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::error::Peer;
+use crate::mux::{MuxControl, MuxSession};
 use crate::ssh::{SessionSlot, SshHost, SshTarget};
 use crate::stderr::StderrTail;
 
@@ -114,9 +115,15 @@ pub(crate) struct Wire {
 
 /// What has to live as long as a connection.
 pub(crate) struct KeepAlive {
-    _child: Option<Child>,
+    _held: Held,
     _stderr: JoinSet<()>,
-    _host: Option<SessionSlot>,
+}
+
+/// What is ended with a connection.
+enum Held {
+    Nothing,
+    Child { _child: Child },
+    Session { _control: MuxControl, _slot: SessionSlot },
 }
 
 /// Opens connections to one server.
@@ -169,7 +176,7 @@ impl Dialler {
                     .await
                     .map_err(|error| peer.unreachable(socket_reason(path, &error)))?;
                 let (reader, writer) = stream.into_split();
-                let keep_alive = KeepAlive { _child: None, _stderr: JoinSet::new(), _host: None };
+                let keep_alive = KeepAlive { _held: Held::Nothing, _stderr: JoinSet::new() };
                 Ok(Wire { reader: Box::new(reader), writer: Box::new(writer), peer, keep_alive })
             }
             Dialler::Local(program) => {
@@ -177,7 +184,7 @@ impl Dialler {
                 let mut words = line.iter();
                 let mut command = Command::new(words.next().map_or("", String::as_str));
                 command.args(words);
-                spawn(name, command, line.join(" "), None)
+                spawn(name, command, line.join(" "))
             }
             Dialler::Ssh(host, program, approach) => {
                 let line = program.command_line();
@@ -186,8 +193,8 @@ impl Dialler {
                     Some(begun) => begun.await.unwrap_or_else(|_| Err(not_begun(name)))?,
                     None => host.slot().await?,
                 };
-                let command = host.session(&slot, &line);
-                spawn(name, command, line.join(" "), Some(slot))
+                let (session, slot) = host.session(slot, &line).await?;
+                Ok(on_master(name, session, slot, line.join(" ")))
             }
         }
     }
@@ -212,13 +219,20 @@ fn socket_reason(path: &std::path::Path, error: &std::io::Error) -> String {
     format!("{}: {error}{hint}", path.display())
 }
 
+/// Returns the connection to a program that runs on another machine.
+fn on_master(name: &str, session: MuxSession, slot: SessionSlot, line: String) -> Wire {
+    let stderr = StderrTail::default();
+    let peer = Peer { name: name.to_owned(), command: line, stderr: stderr.clone() };
+    let MuxSession { stdin, stdout, stderr: words, control } = session;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(stderr.drain(words));
+    let held = Held::Session { _control: control, _slot: slot };
+    let keep_alive = KeepAlive { _held: held, _stderr: tasks };
+    Wire { reader: Box::new(stdout), writer: Box::new(stdin), peer, keep_alive }
+}
+
 /// Starts a program whose standard input and output are the connection.
-fn spawn(
-    name: &str,
-    mut command: Command,
-    line: String,
-    slot: Option<SessionSlot>,
-) -> Result<Wire, StoreError> {
+fn spawn(name: &str, mut command: Command, line: String) -> Result<Wire, StoreError> {
     let stderr = StderrTail::default();
     let peer = Peer { name: name.to_owned(), command: line, stderr: stderr.clone() };
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -235,6 +249,6 @@ fn spawn(
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(stderr.drain(words));
-    let keep_alive = KeepAlive { _child: Some(child), _stderr: tasks, _host: slot };
+    let keep_alive = KeepAlive { _held: Held::Child { _child: child }, _stderr: tasks };
     Ok(Wire { reader: Box::new(stdout), writer: Box::new(stdin), peer, keep_alive })
 }

@@ -15,6 +15,7 @@ mod import;
 mod lane;
 mod ledger;
 mod log;
+mod mux;
 mod nar_stream;
 mod opener;
 mod pool;

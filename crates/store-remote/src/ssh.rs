@@ -18,7 +18,11 @@ use tokio::task::JoinSet;
 use crate::ciphers::fast_ciphers;
 use crate::dial::ConnectOptions;
 use crate::error::Peer;
+use crate::mux::{MuxError, MuxSession, open_session};
 use crate::stderr::StderrTail;
+
+/// How often another connection is tried where a server refuses sessions.
+const ATTEMPTS: usize = 4;
 
 /// Sessions over one master.
 const SESSIONS: usize = 8;
@@ -70,6 +74,8 @@ pub(crate) struct SshHost {
 struct Master {
     socket: PathBuf,
     used: AtomicUsize,
+    /// Sessions that the server takes on this connection, as far as is known.
+    most: AtomicUsize,
     child: Mutex<Child>,
     _stderr: JoinSet<()>,
 }
@@ -89,9 +95,16 @@ impl Master {
         matches!(child.try_wait(), Ok(None))
     }
 
+    /// Notes that the server refused a session that was counted already.
+    fn note_refusal(&self) {
+        let used = self.used.load(Ordering::Acquire);
+        self.most.fetch_min(used.saturating_sub(1), Ordering::AcqRel);
+    }
+
     /// Takes a place, if there is one.
     fn take(self: &Arc<Self>) -> Option<SessionSlot> {
-        let free = |used| if used < SESSIONS { Some(used + 1) } else { None };
+        let most = self.most.load(Ordering::Acquire);
+        let free = |used| if used < most { Some(used + 1) } else { None };
         self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).ok()?;
         Some(SessionSlot(Arc::clone(self)))
     }
@@ -122,12 +135,38 @@ impl SshHost {
         }
     }
 
-    /// Returns the command that runs `line` there, on a place.
-    pub(crate) fn session(&self, slot: &SessionSlot, line: &[String]) -> Command {
-        let mut command = self.ssh();
-        command.arg("-S").arg(&slot.0.socket).arg("-oControlMaster=no");
-        command.arg(self.destination()).args(line);
-        command
+    /// Runs `line` there, on a place or another one if the server takes no more sessions on that
+    /// connection.
+    pub(crate) async fn session(
+        &self,
+        slot: SessionSlot,
+        line: &[String],
+    ) -> Result<(MuxSession, SessionSlot), StoreError> {
+        let words: Vec<String> = line.iter().map(|word| quoted(word)).collect();
+        let command = words.join(" ");
+        let mut slot = slot;
+        for _ in 0..ATTEMPTS {
+            let opening = open_session(&slot.0.socket, &command);
+            let limit = self.options.connect_timeout;
+            let why = match tokio::time::timeout(limit, opening).await {
+                Ok(Ok(session)) => return Ok((session, slot)),
+                Ok(Err(error @ MuxError::Refused(_))) => {
+                    tracing::debug!(%error, "a session was refused");
+                    slot.0.note_refusal();
+                    drop(slot);
+                    slot = self.slot().await?;
+                    continue;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no session after {} s", limit.as_secs()),
+            };
+            return Err(self.unreachable(why));
+        }
+        Err(self.unreachable("the server refuses sessions; see MaxSessions in its sshd_config"))
+    }
+
+    fn unreachable(&self, reason: impl Into<String>) -> StoreError {
+        StoreError::Unreachable { store: self.name.clone(), reason: reason.into() }
     }
 
     fn free_slot(&self) -> Option<SessionSlot> {
@@ -141,14 +180,6 @@ impl SshHost {
             Some(user) => format!("{user}@{}", self.target.host),
             None => self.target.host.clone(),
         }
-    }
-
-    /// Returns `ssh` with what all of its calls have in common.
-    fn ssh(&self) -> Command {
-        let mut command = Command::new("ssh");
-        command.env_remove("DISPLAY").env_remove("SSH_ASKPASS");
-        command.args(self.arguments());
-        command
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -226,8 +257,9 @@ impl SshHost {
                 return Err(peer.unreachable(format!("no connection after {seconds} s")));
             }
         }
-        let used = AtomicUsize::new(1);
-        let master = Arc::new(Master { socket, used, child: Mutex::new(child), _stderr: tasks });
+        let (used, most) = (AtomicUsize::new(1), AtomicUsize::new(SESSIONS));
+        let child = Mutex::new(child);
+        let master = Arc::new(Master { socket, used, most, child, _stderr: tasks });
         let slot = SessionSlot(Arc::clone(&master));
         self.masters.lock().unwrap_or_else(PoisonError::into_inner).push(master);
         Ok(slot)
@@ -287,6 +319,15 @@ exit $status"#;
     }
 }
 
+/// Returns a word as the shell of the other machine has to be given it.
+fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./=:@%+,".contains(&byte);
+    if !word.is_empty() && word.bytes().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// Returns a few characters that stand for a name; control sockets have short paths.
 fn short_hash(name: &str) -> String {
     let hash = drover_core::Hash::of(drover_core::HashAlgorithm::Sha256, name.as_bytes());
@@ -302,7 +343,8 @@ mod tests {
     fn master(used: usize) -> Arc<Master> {
         let child = Command::new("sleep").arg("1000").kill_on_drop(true).spawn().expect("sleep");
         let (used, child) = (AtomicUsize::new(used), Mutex::new(child));
-        Arc::new(Master { socket: PathBuf::new(), used, child, _stderr: JoinSet::new() })
+        let (socket, most) = (PathBuf::new(), AtomicUsize::new(SESSIONS));
+        Arc::new(Master { socket, used, most, child, _stderr: JoinSet::new() })
     }
 
     fn host() -> SshHost {
@@ -327,6 +369,32 @@ mod tests {
         host.masters.lock().expect("not poisoned").push(master(1));
         let second: Vec<SessionSlot> = (0..SESSIONS).map_while(|_| host.free_slot()).collect();
         assert_eq!(second.len(), 8, "seven on the second, and one on the first again");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_takes_fewer_is_believed() {
+        let host = host();
+        host.masters.lock().expect("not poisoned").push(master(0));
+        let slots: Vec<SessionSlot> = (0..3).map_while(|_| host.free_slot()).collect();
+        slots[2].0.note_refusal();
+        assert!(host.free_slot().is_none(), "two fit");
+        drop(slots);
+        assert_eq!((0..SESSIONS).map_while(|_| host.free_slot()).collect::<Vec<_>>().len(), 2);
+    }
+
+    #[rstest::rstest]
+    #[case::plain("nix-daemon", "nix-daemon")]
+    #[case::option("--store", "--store")]
+    #[case::address("local?root=/a", "'local?root=/a'")]
+    #[case::two("a&b=c d", "'a&b=c d'")]
+    #[case::quote("it's", r"'it'\''s'")]
+    #[case::nothing("", "''")]
+    fn words_reach_the_program_as_they_are(#[case] word: &str, #[case] expected: &str) {
+        assert_eq!(quoted(word), expected);
+        let shell = std::process::Command::new("sh");
+        let mut shell = shell;
+        let said = shell.arg("-c").arg(format!("printf %s {}", quoted(word))).output();
+        assert_eq!(said.expect("a shell").stdout, word.as_bytes());
     }
 
     #[tokio::test]

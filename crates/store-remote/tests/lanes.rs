@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use drover_core::StorePath;
+use bytes::Bytes;
+use drover_core::{NarSize, StorePath};
 use drover_derivation::BasicDerivation;
 use drover_store::contract::{Given, flat_file};
 use drover_store::{
-    BuildLog, BuildOutcome, BuildPlan, BuildRequest, Builder as _, LogEvent, SilentLog, Store as _,
-    Substitute,
+    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, Builder as _, LogEvent,
+    SilentLog, Store as _, StoreError, Substitute,
 };
 use drover_wire::{
     ActivityId, BuildResult, BuildStatus, Encoder, Field, LogMessage, Request, Response, result,
@@ -163,4 +164,99 @@ async fn old_servers_pull() {
     }
     drop(lane);
     assert_eq!(soon(store.path_infos(&[b.0.path])).await.expect("an answer"), [None]);
+}
+
+/// What a server does with builds whose outputs are asked for together with them.
+#[derive(Clone, Copy)]
+enum Makes {
+    /// What was announced, so many bytes of it.
+    File(usize),
+    /// Nothing: the build fails, and the connection ends when the output is asked for.
+    Nothing,
+}
+
+fn made(size: usize) -> (drover_core::PathInfo, Bytes) {
+    let (mut info, nar) = flat_file("out", &vec![b'x'; size], &[]);
+    info.path = build().known_outputs["out"].clone();
+    (info, nar)
+}
+
+/// Returns a store whose server makes something on its first connection, and files after that.
+fn maker(first: Makes) -> Fake {
+    Fake::new(move |number, mut client| async move {
+        let makes = if number == 0 { first } else { Makes::File(100) };
+        let Some(dialect) = client.greet(38).await else { return };
+        while let Some(request) = client.request(&dialect).await {
+            let file = match makes {
+                Makes::File(size) => Some(made(size)),
+                Makes::Nothing => None,
+            };
+            match (request, file) {
+                (Request::BuildDerivation(..), file) => {
+                    let status = match file {
+                        Some(_) => BuildStatus::Built,
+                        None => BuildStatus::PermanentFailure,
+                    };
+                    let result = BuildResult::new(status, "no luck");
+                    client.answer(&dialect, &Response::BuildResult(Box::new(result))).await;
+                }
+                (Request::QueryPathInfo(_), file) => {
+                    let info = file.map(|(info, _)| Box::new(info));
+                    client.answer(&dialect, &Response::PathInfo(info)).await;
+                }
+                (Request::NarFromPath(_), Some((_, nar))) => {
+                    client.answer(&dialect, &Response::Nothing).await;
+                    client.send(&nar).await;
+                }
+                (Request::NarFromPath(_), None) => {
+                    client.say(LogMessage::Last).await;
+                    return;
+                }
+                (request, _) => panic!("{request:?} was not expected"),
+            }
+        }
+    })
+}
+
+fn hopeful() -> BuildRequest {
+    BuildRequest { bring: Some(NarSize(1000)), ..build() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_outputs_come_along() {
+    let fake = maker(Makes::File(100));
+    let lane = soon(fake.store().open_lane()).await.expect("a lane");
+    let builds = [0; 3].map(|_| lane.build(hopeful(), Arc::new(SilentLog)));
+    for built in builds {
+        let BuildOutcome::Built(built) = soon(built).await.expect("an outcome") else {
+            panic!("it was not built")
+        };
+        let (info, nar) = made(100);
+        assert_eq!(built.nars, [(info.path, nar)].into());
+    }
+}
+
+/// A wrong guess costs the lane: what was built counts, what is behind it is nobody's fault.
+#[rstest::rstest]
+#[case::too_large(Makes::File(2000))]
+#[case::failed(Makes::Nothing)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_guess_ends_the_lane(#[case] makes: Makes) {
+    let fake = maker(makes);
+    let store = fake.store();
+    let lane = soon(store.open_lane()).await.expect("a lane");
+    let first = lane.build(hopeful(), Arc::new(SilentLog));
+    let second = lane.build(hopeful(), Arc::new(SilentLog));
+    match (soon(first).await.expect("an outcome"), makes) {
+        (BuildOutcome::Built(built), Makes::File(_)) => assert!(built.nars.is_empty()),
+        (BuildOutcome::Failed(BuildFailure::Failed { .. }), Makes::Nothing) => {}
+        (outcome, _) => panic!("{outcome:?}"),
+    }
+    let error = soon(second).await.expect_err("the lane has ended");
+    assert!(matches!(error, StoreError::LaneEnded { .. }), "{error:?}");
+    let third = soon(lane.build(hopeful(), Arc::new(SilentLog))).await.expect_err("it has ended");
+    assert!(matches!(third, StoreError::LaneEnded { .. }), "{third:?}");
+    let lane = soon(store.open_lane()).await.expect("another lane");
+    let built = soon(lane.build(hopeful(), Arc::new(SilentLog))).await.expect("an outcome");
+    assert!(matches!(built, BuildOutcome::Built(_)), "{built:?}");
 }

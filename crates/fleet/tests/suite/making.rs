@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use drover_core::{
-    ContentAddress, Hash, HashAlgorithm, IngestionMethod, NarHash, OutputName, PathInfo,
+    ContentAddress, Hash, HashAlgorithm, IngestionMethod, NarHash, NarSize, OutputName, PathInfo,
     References, StorePath,
 };
 use drover_derivation::{BasicDerivation, Derivation, Output, derivation_name, output_path_name};
@@ -16,6 +16,13 @@ use drover_store::{
 use crate::machine::Act;
 use crate::site::{FakeSite, Outputs};
 use crate::world::{Keeps, Recipe, nar_info, put};
+
+/// Whether outputs were as small as hoped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guess {
+    Right,
+    Wrong,
+}
 
 /// Where something is made.
 pub(crate) struct Workshop<'a> {
@@ -141,6 +148,19 @@ impl Workshop<'_> {
             took: None,
             nars: BTreeMap::new(),
         }))
+    }
+
+    /// Has the outputs come along, unless one is too large or the build failed.
+    pub(crate) async fn bring(&self, outcome: &mut BuildOutcome, at_most: NarSize) -> Guess {
+        let BuildOutcome::Built(built) = outcome else { return Guess::Wrong };
+        for info in built.outputs.values() {
+            if info.nar_size > at_most {
+                return Guess::Wrong;
+            }
+            let nar = self.store().small_nar(info.clone()).await.expect("memory");
+            built.nars.insert(info.path.clone(), nar);
+        }
+        Guess::Right
     }
 
     async fn valid_outputs(&self, basic: &BasicDerivation) -> Option<Outputs> {

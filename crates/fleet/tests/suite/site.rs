@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::local::Local;
 use crate::machine::{Connect, ImportFault, Machine};
-use crate::making::{Workshop, make};
+use crate::making::{Guess, Workshop, make};
 use crate::stream::Outgoing;
 use crate::world::Recipes;
 
@@ -176,7 +176,8 @@ impl Builder for FakeSite {
         self.alive(async { Ok(()) }).await?;
         self.machine.lanes.fetch_add(1, Ordering::SeqCst);
         let site = self.clone();
-        let inner = Inner { site, tail: Mutex::default(), broken: CancellationToken::new() };
+        let (broken, ended) = (CancellationToken::new(), CancellationToken::new());
+        let inner = Inner { site, tail: Mutex::default(), broken, ended };
         Ok(Box::new(FakeLane(Arc::new(inner))))
     }
 }
@@ -189,6 +190,8 @@ struct Inner {
     tail: Mutex<Option<oneshot::Receiver<()>>>,
     /// The lane alone is of no use any more.
     broken: CancellationToken,
+    /// It ended on a wrong guess.
+    ended: CancellationToken,
 }
 
 impl Drop for Inner {
@@ -216,6 +219,9 @@ impl FakeLane {
                 biased;
                 () = inner.site.dead.cancelled() => Err(inner.site.lost()),
                 () = inner.broken.cancelled() => Err(inner.site.lost()),
+                () = inner.ended.cancelled() => {
+                    Err(StoreError::LaneEnded { store: inner.site.name().to_owned() })
+                }
                 result = in_turn => result,
             };
             // whoever is behind may be gone
@@ -241,7 +247,14 @@ impl Lane for FakeLane {
         let inner = Arc::clone(&self.0);
         self.queue(async move {
             let workshop = Workshop { site: &inner.site, log: &*log };
-            make(&workshop, request).await
+            let bring = request.bring;
+            let mut outcome = make(&workshop, request).await?;
+            if let Some(at_most) = bring
+                && workshop.bring(&mut outcome, at_most).await == Guess::Wrong
+            {
+                inner.ended.cancel();
+            }
+            Ok(outcome)
         })
     }
 }

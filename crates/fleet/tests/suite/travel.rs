@@ -254,3 +254,42 @@ async fn a_target_outside_the_graph_is_an_error() {
     let error = result.expect_err("it is not there").to_string();
     assert!(error.contains("outside.drv' is not in the graph"), "{error}");
 }
+
+/// When what was built so far was small, outputs are asked for with their builds. One that is large
+/// after all ends its lane; what was sent behind it is sent again, and nobody is taken out for it.
+#[tokio::test(start_paused = true)]
+async fn a_large_output_after_small_ones_costs_nothing_but_a_lane() {
+    let mut world = World::new().await;
+    let mut tops = Vec::new();
+    for number in 0..6 {
+        tops.push(world.draft(&format!("small{number}")).size(10).write().await);
+    }
+    for number in 0..4 {
+        let large = world.draft(&format!("large{number}")).size(LARGE);
+        let large = large.needs(&tops[number], &["out"]).write().await;
+        let next = world.draft(&format!("next{number}")).size(10).needs(&large, &["out"]);
+        tops.push(next.write().await);
+    }
+    let (one, two) = (Machine::new("one", 1), Machine::new("two", 1));
+    let wanted: Vec<&Drv> = tops.iter().collect();
+    let run = world.build(&[&one, &two], &wanted).await;
+    run.all_built();
+    assert_eq!(one.made().len() + two.made().len(), 14, "each was built once");
+    assert_eq!(run.downs(), []);
+}
+
+/// Small outputs that came along are not fetched again.
+#[tokio::test(start_paused = true)]
+async fn what_came_along_is_counted_once() {
+    let mut world = World::new().await;
+    let mut all = Vec::new();
+    for number in 0..12 {
+        all.push(world.draft(&format!("small{number}")).size(1000).write().await);
+    }
+    let (one, two) = (Machine::new("one", 1), Machine::new("two", 1));
+    let wanted: Vec<&Drv> = all.iter().collect();
+    let run = world.build(&[&one, &two], &wanted).await;
+    run.all_built();
+    let down: u64 = ["one", "two"].iter().map(|name| run.totals(name).bytes_down).sum();
+    assert!((12_000..16_000).contains(&down), "{down} bytes down");
+}
