@@ -364,6 +364,7 @@ impl Driver {
 
     /// Ends everything on all machines, and waits until it has ended here.
     pub(crate) async fn stop_everything(&mut self) {
+        self.shared.tees.clear();
         for machine in &mut self.machines {
             machine.end();
         }

@@ -181,6 +181,8 @@ impl Fleet {
         });
         let machines = self.usable_machines(&graph, &work).await?;
         let mut driver = Driver::new(self, machines, graph, work);
+        let wanted = targets.iter().map(|target| target.derivation.clone()).collect();
+        driver.shared.targets.get_or_init(|| wanted);
         driver.take_approached(&approach);
         drop(approach);
         let built = tokio::select! {

@@ -11,7 +11,7 @@ use crate::fleet::total_bytes;
 use crate::lane::{JobEnd, LaneContext, Open};
 use crate::merge::{Culprit, Merged};
 use crate::places::{Flight, Needs};
-use crate::transfer::{BULKY, Destination, copy_all};
+use crate::transfer::{AlsoHere, BULKY, Destination, copy_all};
 
 /// Bytes of inputs from which on they don't go through the lane while it builds something else:
 /// the server would not read them before that has ended.
@@ -59,6 +59,7 @@ pub(crate) async fn bring(
     on: &Open,
     wanted: &[StorePath],
     busy: Busy,
+    also_here: AlsoHere,
 ) -> Result<Option<Import>, JobEnd> {
     let (state, watched) = watch::channel(Flight::Flying);
     let places = &context.shared.places;
@@ -75,7 +76,7 @@ pub(crate) async fn bring(
     }
     let import = match bring.is_empty() {
         true => None,
-        false => Some(start_import(context, on, bring, state, busy).await?),
+        false => Some(start_import(context, on, bring, state, busy, also_here).await?),
     };
     if !all_landed(await_others).await {
         if let Some(import) = import {
@@ -103,6 +104,7 @@ async fn start_import(
     bring: Vec<(PathInfo, Place)>,
     state: watch::Sender<Flight>,
     busy: Busy,
+    also_here: AlsoHere,
 ) -> Result<Import, JobEnd> {
     let shared = &context.shared;
     let paths: Vec<PathInfo> = bring.iter().map(|(info, _)| info.clone()).collect();
@@ -113,6 +115,7 @@ async fn start_import(
             berth: context.berth,
             machine: Some(context.machine),
             culprit: culprit.clone(),
+            also_here,
         };
         let shared = Arc::clone(shared);
         let done = Box::pin(async move { copy_all(&shared, to, bring).await });

@@ -24,6 +24,7 @@ use crate::places::{Berth, Flight};
 use crate::prepare::JobPlan;
 use crate::resolve::{Resolved, is_resolvable, resolve};
 use crate::shared::Shared;
+use crate::transfer::AlsoHere;
 
 /// A job for a lane.
 #[derive(Clone)]
@@ -196,14 +197,18 @@ async fn submit(
     }
     let Resolved { path, basic, inputs } = resolve(shared, plan)?;
     let from_store = context.trust == Trust::NotTrusted;
+    let also_here = match shared.is_target(&plan.path) {
+        true => AlsoHere::Yes,
+        false => AlsoHere::No,
+    };
     let mut import = match from_store {
         true => {
             let found = shared.derivation_closure(&plan.path).await;
             let source = Some(Origin::Here);
             let files = found.map_err(|error| JobEnd::Broken { error, source })?;
-            bring(context, on, &files, busy).await?
+            bring(context, on, &files, busy, AlsoHere::No).await?
         }
-        false => bring(context, on, &inputs, busy).await?,
+        false => bring(context, on, &inputs, busy, also_here).await?,
     };
     if let Some(pending) = import.take_if(|import| goes_aside(&import.paths, busy)) {
         pending.finish(context).await?;

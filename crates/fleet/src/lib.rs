@@ -25,6 +25,7 @@ mod prepare;
 mod resolve;
 mod retrieve;
 mod shared;
+mod tee;
 mod transfer;
 mod verdict;
 

@@ -13,7 +13,7 @@ use crate::fleet::{BuildError, CopyBack, Target, TargetResult};
 use crate::merge::{Culprit, Origin};
 use crate::outcome::full_text;
 use crate::shared::Shared;
-use crate::transfer::{Destination, copy_all};
+use crate::transfer::{AlsoHere, Destination, copy_all};
 
 /// How often a machine may fail while it is fetched from, before what it has is given up.
 const ATTEMPTS: usize = 3;
@@ -67,6 +67,7 @@ fn here(shared: &Shared, culprit: &Culprit) -> Destination {
         berth: shared.places.berth(Place::Here),
         machine: None,
         culprit: culprit.clone(),
+        also_here: AlsoHere::No,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use crate::lane::JobEnd;
 use crate::machine::Site;
 use crate::merge::{Found, Origin, Sources, Traffic, Transfer};
 use crate::places::Places;
+use crate::tee::Tees;
 use crate::transfer::Destination;
 
 /// Something that happened outside the driver.
@@ -60,6 +61,9 @@ pub(crate) struct Shared {
     local_machine: Option<MachineId>,
     transfers: AtomicU64,
     pub(crate) output_sizes: OutputSizes,
+    pub(crate) tees: Tees,
+    /// Derivations that were asked for.
+    pub(crate) targets: OnceLock<BTreeSet<StorePath>>,
     /// The tasks of lanes, so that their end can be waited for.
     pub(crate) tracker: TaskTracker,
 }
@@ -91,6 +95,8 @@ impl Shared {
             local_machine,
             transfers: AtomicU64::new(0),
             output_sizes: OutputSizes::default(),
+            tees: Tees::default(),
+            targets: OnceLock::new(),
             tracker: TaskTracker::new(),
         }
     }
@@ -137,6 +143,11 @@ impl Shared {
     pub(crate) fn set_site(&self, machine: MachineId, generation: u32, site: Arc<dyn Site>) {
         let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
         sites.insert(machine, (generation, site));
+    }
+
+    /// Whether a derivation's outputs, and so probably its inputs, will be wanted here.
+    pub(crate) fn is_target(&self, derivation: &StorePath) -> bool {
+        self.targets.get().is_some_and(|targets| targets.contains(derivation))
     }
 
     /// Whether what is built on one machine may be wanted on another.

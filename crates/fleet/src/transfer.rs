@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use crate::merge::{Culprit, Merged};
 use crate::places::Berth;
 use crate::shared::Shared;
+use crate::tee::Registered;
 
 /// Bytes from which on a path gets a stream of its own.
 pub(crate) const BULKY: u64 = 1024 * 1024;
@@ -35,10 +36,18 @@ pub(crate) struct Destination {
     pub(crate) machine: Option<MachineId>,
     /// Where it's told which source broke a transfer off.
     pub(crate) culprit: Culprit,
+    pub(crate) also_here: AlsoHere,
+}
+
+/// Whether what passes will probably be wanted here, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AlsoHere {
+    Yes,
+    No,
 }
 
 /// Tells when something is there.
-type Landing = watch::Receiver<bool>;
+pub(crate) type Landing = watch::Receiver<bool>;
 
 /// Copies paths, which are given references first, and whose other references are at the
 /// destination. Each becomes known as being there when it is.
@@ -91,7 +100,7 @@ async fn join_all(tasks: &mut JoinSet<Result<(), StoreError>>) -> Result<(), Sto
 /// What stands for a store in the error of what waited for something that did not come.
 const BROKEN_OFF: &str = "a transfer";
 
-fn broken_off(reason: &str) -> StoreError {
+pub(crate) fn broken_off(reason: &str) -> StoreError {
     StoreError::Lost { store: BROKEN_OFF.to_owned(), reason: reason.to_owned() }
 }
 
@@ -138,7 +147,7 @@ fn gates(info: &PathInfo, landings: &HashMap<StorePath, Landing>) -> Vec<Landing
 }
 
 /// Waits until all of it has landed.
-async fn landed(gates: &mut [Landing]) -> Result<(), StoreError> {
+pub(crate) async fn landed(gates: &mut [Landing]) -> Result<(), StoreError> {
     for gate in gates {
         let there = gate.wait_for(|there| *there).await;
         there.map_err(|_| broken_off("something that a path refers to did not arrive"))?;
@@ -187,12 +196,26 @@ async fn copy_bulky(
             }
         };
         let gates = gates(&info, &landings);
-        let stream = open(shared, to, vec![(info.clone(), place)]).await?;
+        let held = to.berth.place == Place::Here && shared.tees.holds(&info.path);
+        let stream = match held {
+            true => None,
+            false => Some(open_one(shared, to, (info.clone(), place)).await?),
+        };
         let done = senders.remove(&info.path);
         let (of_shared, to) = (Arc::clone(shared), to.clone());
         running.spawn(shared.tracker.track_future(async move {
             let _permit = permit;
-            to.store.import(Box::new(Gated { stream, gates, held: None })).await?;
+            let registered = match held {
+                true => of_shared.tees.register(&info.path, gates.clone()).await,
+                false => Registered::No,
+            };
+            if registered == Registered::No {
+                let stream = match stream {
+                    Some(stream) => stream,
+                    None => open_one(&of_shared, &to, (info.clone(), place)).await?,
+                };
+                to.store.import(Box::new(Gated { stream, gates, held: None })).await?;
+            }
             of_shared.places.landed(std::slice::from_ref(&info), to.berth);
             if let Some(done) = done {
                 done.send_replace(true);
@@ -213,9 +236,23 @@ async fn open(
     Merged::open(shared.as_ref(), paths, traffic, transfer, to.culprit.clone()).await
 }
 
+/// Opens the stream of one bulky path.
+async fn open_one(
+    shared: &Arc<Shared>,
+    to: &Destination,
+    path: Sourced,
+) -> Result<Box<dyn PathStream>, StoreError> {
+    let (info, place) = (path.0.clone(), path.1);
+    let stream = open(shared, to, vec![path]).await?;
+    if to.also_here == AlsoHere::No || place == Place::Here {
+        return Ok(Box::new(stream));
+    }
+    Ok(Box::new(shared.tees.feed(&shared.local, &info, stream)))
+}
+
 /// One path whose last chunk waits until what it refers to is there.
 struct Gated {
-    stream: Merged,
+    stream: Box<dyn PathStream>,
     gates: Vec<Landing>,
     held: Option<Bytes>,
 }

@@ -293,3 +293,39 @@ async fn what_came_along_is_counted_once() {
     let down: u64 = ["one", "two"].iter().map(|name| run.totals(name).bytes_down).sum();
     assert!((12_000..16_000).contains(&down), "{down} bytes down");
 }
+
+/// What a target needs from another machine is fed to the caller's store on its way there, and does
+/// not cross the link a second time for the result.
+#[rstest::rstest]
+#[case::wanted(Keeps::Inputs, 4)]
+#[case::not_wanted(Keeps::Nothing, 2)]
+#[tokio::test(start_paused = true)]
+async fn bulky_inputs_of_a_target_come_here_on_their_way(
+    #[case] keeps: Keeps,
+    #[case] crossings: u64,
+) {
+    const BULKY: usize = 2_000_000;
+    let mut world = World::new().await;
+    let mut inputs = Vec::new();
+    for number in 0..4 {
+        let input = world.draft(&format!("input{number}")).size(BULKY);
+        inputs.push(input.took(Duration::from_secs(20)).write().await);
+    }
+    let mut top = world.draft("top").size(10).keeps(keeps);
+    for input in &inputs {
+        top = top.needs(input, &["out"]);
+    }
+    let top = top.write().await;
+    let (one, two) = (Machine::new("one", 2), Machine::new("two", 2));
+    let run = world.build(&[&one, &two], &[&top]).await;
+    run.all_built();
+    let mut expected = paths(&[&top]);
+    if keeps == Keeps::Inputs {
+        expected.extend(inputs.iter().map(|input| input.out()));
+    }
+    assert_eq!(world.valid().await, expected);
+    let down: u64 = ["one", "two"].iter().map(|name| run.totals(name).bytes_down).sum();
+    let bulky = BULKY as u64;
+    let range = crossings * bulky..crossings * bulky + 10_000;
+    assert!(range.contains(&down), "{down} bytes down");
+}
