@@ -227,3 +227,31 @@ fn a_link_that_goes_silent_is_given_up() {
     assert_code(&built, 0);
     assert!(stderr(&built).contains("b1 is down"), "{}", stderr(&built));
 }
+
+/// A server that takes few sessions on one connection gets more connections.
+#[test]
+fn few_sessions_on_a_connection_are_enough() {
+    let lab = Lab::new("sessions", Suite::Forky, Suite::Forky);
+    for host in [&lab.b1, &lab.b2] {
+        host.sh(
+            "sed -i s/MaxSessions.*/MaxSessions\\ 2/ /etc/ssh/sshd_config; pkill -HUP -o -x sshd; sleep 1",
+        )
+        .unwrap();
+    }
+    let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "16"), ("sleep", "1")]).unwrap();
+    let machines = builders("ssh-ng", &["b1", "b2"], 6);
+    let built = lab.drover(&["build", "--no-link", "-j0", "--builders", &machines, &drv]);
+    assert_code(&built, 0);
+    assert!(!stderr(&built).contains("is down"), "{}", stderr(&built));
+}
+
+/// What a remote shell would take for its own reaches the program.
+#[test]
+fn a_remote_store_with_parameters_is_opened() {
+    let lab = Lab::new("quoting", Suite::Forky, Suite::Forky);
+    lab.b1.sh("mkdir -p '/w/other root'").unwrap();
+    let store = "ssh-ng://b1?remote-store=local%3Froot%3D/w/other%20root%26require-sigs%3Dfalse";
+    let info = lab.drover(&["store", "info", "--store", store]);
+    assert_code(&info, 0);
+    lab.b1.sh("test -d '/w/other root/nix/store'").unwrap();
+}
