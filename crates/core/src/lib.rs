@@ -7,6 +7,7 @@
 mod base32;
 mod content_address;
 mod hash;
+mod keys;
 mod output_name;
 mod path_info;
 mod realisation;
@@ -16,6 +17,7 @@ mod store_path;
 pub use base32::{Base32Error, decode_base32, encode_base32};
 pub use content_address::{ContentAddress, ContentAddressError, IngestionMethod, References};
 pub use hash::{Hash, HashAlgorithm, HashError, HashNotation, Hasher, NarHash};
+pub use keys::{KeyError, PublicKey, SecretKey, TrustedKeys, realisation_fingerprint};
 pub use output_name::OutputName;
 pub use path_info::{NarSize, PathInfo};
 pub use realisation::{DrvOutput, DrvOutputError, Realisation};

@@ -23,6 +23,11 @@ pub struct SignatureError {
 }
 
 impl Signature {
+    /// The key's name must not be empty.
+    pub(crate) fn new(key: &str, bytes: [u8; 64]) -> Signature {
+        Signature { key: key.to_owned(), bytes }
+    }
+
     /// Returns the name of the key.
     pub fn key(&self) -> &str {
         &self.key
