@@ -7,8 +7,10 @@ mod build;
 pub mod contract;
 mod copy;
 mod error;
+mod keeper;
 mod memory;
 mod path_stream;
+mod realiser;
 mod store;
 
 pub use build::{
@@ -17,6 +19,14 @@ pub use build::{
 };
 pub use copy::closure_order;
 pub use error::StoreError;
+pub use keeper::{
+    Adoption, ByteStream, CollectAction, Collected, Collection, Content, Keeper, Liveness, Repair,
+    Roots, SignatureCheck, Verification, VerifyDepth, WhenValid,
+};
 pub use memory::MemoryStore;
 pub use path_stream::{PathStream, Verified};
+pub use realiser::{
+    AfterFailure, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
+    RealiseStatus, Realised, Realiser, Wanted,
+};
 pub use store::{Description, Missing, Store, Substitute, read_exported_files, read_exported_nar};

@@ -1,0 +1,215 @@
+//! What makes paths valid by building: what a daemon hands its clients' builds to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use drover_core::StorePath;
+use drover_derivation::BasicDerivation;
+
+use crate::build::BuildSettings;
+use crate::error::StoreError;
+use crate::keeper::Keeper;
+
+/// What is to be made valid.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wanted {
+    /// A path as it is.
+    Path(StorePath),
+    /// All outputs of a derivation that is valid.
+    AllOutputs(StorePath),
+    /// Some outputs of a derivation that is valid.
+    Outputs(StorePath, BTreeSet<String>),
+}
+
+/// Whether a build is plain, a repair, or a check of what is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RealiseMode {
+    /// Build what isn't valid.
+    Normal,
+    /// Replace what is corrupt.
+    Repair,
+    /// Build again and compare.
+    Check,
+}
+
+/// Whether what doesn't depend on a failure goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterFailure {
+    /// The rest is cancelled.
+    Stop,
+    /// It goes on.
+    KeepGoing,
+}
+
+/// How it is to be done.
+#[derive(Clone, Debug)]
+pub struct RealiseSettings {
+    /// What is to be done.
+    pub mode: RealiseMode,
+    /// What a failure does to the rest.
+    pub after_failure: AfterFailure,
+    /// Whether substituters may be used.
+    pub substitute: crate::store::Substitute,
+    /// Settings that travel with each build.
+    pub build: BuildSettings,
+}
+
+/// How something that was wanted ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RealiseStatus {
+    /// It was built.
+    Built,
+    /// It was fetched from a substituter.
+    Substituted,
+    /// It was valid already.
+    AlreadyValid,
+    /// Its build failed, and would again.
+    PermanentFailure,
+    /// The derivation can't be built as it is, or may not by this client.
+    InputRejected,
+    /// Its outputs are not what they must be: a hash, a reference that is not allowed.
+    OutputRejected,
+    /// Its build failed for a reason that may pass.
+    TransientFailure,
+    /// It took too long, or was silent for too long.
+    TimedOut,
+    /// Anything else.
+    MiscFailure,
+    /// Something that it depends on failed.
+    DependencyFailed,
+    /// Its log became too long.
+    LogLimitExceeded,
+    /// Two rounds differed.
+    NotDeterministic,
+    /// It is no derivation's output here, and no substituter has it.
+    NoSubstituters,
+}
+
+impl RealiseStatus {
+    /// Whether what was wanted is valid now.
+    pub fn is_success(self) -> bool {
+        matches!(
+            self,
+            RealiseStatus::Built | RealiseStatus::Substituted | RealiseStatus::AlreadyValid
+        )
+    }
+}
+
+/// What became of something that was wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Realised {
+    /// How it ended.
+    pub status: RealiseStatus,
+    /// What went wrong, as the user is to read it; empty where nothing did.
+    pub message: String,
+    /// The outputs, by name, where they are known.
+    pub outputs: BTreeMap<String, StorePath>,
+    /// When the build began and ended, where there was one.
+    pub period: Option<(SystemTime, SystemTime)>,
+}
+
+/// What happens while something is realised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RealiseEvent {
+    /// A derivation waits for a machine.
+    Waiting {
+        /// The derivation.
+        derivation: StorePath,
+        /// Why, in a line.
+        reason: String,
+    },
+    /// A derivation is being built.
+    Started {
+        /// The derivation.
+        derivation: StorePath,
+        /// The machine; empty for this one.
+        machine: String,
+    },
+    /// A line of a build's own output.
+    Line {
+        /// The derivation.
+        derivation: StorePath,
+        /// The line, without its end.
+        line: String,
+    },
+    /// The phase that a build is in.
+    Phase {
+        /// The derivation.
+        derivation: StorePath,
+        /// The phase.
+        phase: String,
+    },
+    /// A derivation is built no longer, be it done, failed or given back.
+    Ended {
+        /// The derivation.
+        derivation: StorePath,
+    },
+    /// Something that the user should know.
+    Note(String),
+}
+
+/// Follows what is realised. Called from the tasks that do the work: it must never wait.
+pub trait RealiseObserver: Send + Sync {
+    /// Takes one event.
+    fn event(&self, event: RealiseEvent);
+}
+
+/// Makes paths valid, for many clients at a time. Dropping a future gives up the client's interest:
+/// what nobody else waits for is ended.
+#[async_trait]
+pub trait Realiser: Send + Sync {
+    /// Makes paths valid in `store`, a view of the store that this works for; the answers are in
+    /// the order of the question.
+    ///
+    /// # Errors
+    ///
+    /// The store itself; builds that fail are in the answers.
+    async fn realise(
+        &self,
+        store: Arc<dyn Keeper>,
+        wanted: Vec<Wanted>,
+        settings: RealiseSettings,
+        observer: Arc<dyn RealiseObserver>,
+    ) -> Result<Vec<Realised>, StoreError>;
+
+    /// Builds a derivation that the store needn't have, and whose inputs are valid there.
+    ///
+    /// # Errors
+    ///
+    /// The store itself; a build that fails is in the answer.
+    async fn build_derivation(
+        &self,
+        store: Arc<dyn Keeper>,
+        derivation: (StorePath, BasicDerivation),
+        settings: RealiseSettings,
+        observer: Arc<dyn RealiseObserver>,
+    ) -> Result<Realised, StoreError>;
+
+    /// Says what would have to be done.
+    ///
+    /// # Errors
+    ///
+    /// The store itself.
+    async fn missing(
+        &self,
+        store: Arc<dyn Keeper>,
+        wanted: Vec<Wanted>,
+    ) -> Result<MissingPaths, StoreError>;
+}
+
+/// What would have to be done to make something valid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MissingPaths {
+    /// Derivations to build.
+    pub build: BTreeSet<StorePath>,
+    /// Paths that substituters have.
+    pub substitute: BTreeSet<StorePath>,
+    /// Paths that nobody knows how to make.
+    pub unknown: BTreeSet<StorePath>,
+    /// Bytes to download.
+    pub download_size: u64,
+    /// Bytes of the NARs to be fetched.
+    pub nar_size: u64,
+}
