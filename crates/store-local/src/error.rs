@@ -1,0 +1,192 @@
+//! Why the local store could not do what it was asked.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use drover_core::{ContentAddressError, NarHash, NarSize, StorePath};
+use drover_derivation::DerivationError;
+use drover_store::StoreError;
+use drover_store_db::DbError;
+use drover_store_files::FilesError;
+use drover_store_locks::LockError;
+
+use crate::gc::GcError;
+
+/// Why the local store could not do what it was asked. Where Nix has words for it that scripts may
+/// look for, they are Nix's.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum LocalError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DbError),
+    /// A lock or a temporary root.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The garbage collector.
+    #[error(transparent)]
+    Garbage(#[from] GcError),
+    /// The files of a path, or a NAR that is none.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// Something behind a NAR.
+    #[error("{bytes} trailing bytes after the NAR")]
+    Trailing {
+        /// How many bytes.
+        bytes: u64,
+    },
+    /// A content address of a kind that isn't checked yet.
+    #[error("cannot add path '{path}': content addresses by git hash are not supported")]
+    Git {
+        /// The whole path.
+        path: String,
+    },
+    /// The files of a valid path have another size than is registered.
+    #[error(
+        "path '{path}' was modified! expected size {}, got {}; repair it with \
+         `nix-store --repair-path`", specified.0, got.0
+    )]
+    Modified {
+        /// The whole path.
+        path: String,
+        /// As registered.
+        specified: NarSize,
+        /// As found, so far.
+        got: NarSize,
+    },
+    /// Another file or folder of the store.
+    #[error("cannot {doing} '{}'", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The store or a folder above it is a symbolic link.
+    #[error(
+        "the path '{}' is a symlink; this is not allowed for the Nix store and its parent \
+         directories", path.display()
+    )]
+    Symlink {
+        /// The link.
+        path: PathBuf,
+    },
+    /// Something was to be changed in a store that was opened for reading only.
+    #[error("cannot {what}: the store was opened read-only")]
+    ReadOnly {
+        /// What was to be done.
+        what: &'static str,
+    },
+    /// A path that should be valid isn't.
+    #[error("path '{path}' is not valid")]
+    NotValid {
+        /// The whole path.
+        path: String,
+    },
+    /// A path that should become valid, and can't.
+    #[error("path '{path}' does not exist and cannot be created")]
+    Absent {
+        /// The whole path.
+        path: String,
+    },
+    /// Nobody who is trusted signed the path.
+    #[error("cannot add path '{path}' because it lacks a signature by a trusted key")]
+    Unsigned {
+        /// The whole path.
+        path: String,
+    },
+    /// Nobody who is trusted signed the realisation.
+    #[error("cannot register realisation '{path}' because it lacks a signature by a trusted key")]
+    UnsignedRealisation {
+        /// The path that it tells of.
+        path: StorePath,
+    },
+    /// The NAR isn't the one that was announced.
+    #[error("hash mismatch importing path '{path}';\n  specified: {specified}\n  got:       {got}")]
+    Hash {
+        /// The whole path.
+        path: String,
+        /// As announced.
+        specified: NarHash,
+        /// As received.
+        got: NarHash,
+    },
+    /// The NAR hasn't the size that was announced.
+    #[error(
+        "size mismatch importing path '{path}';\n  specified: {}\n  got:       {}", specified.0, got.0
+    )]
+    Size {
+        /// The whole path.
+        path: String,
+        /// As announced.
+        specified: NarSize,
+        /// As received.
+        got: NarSize,
+    },
+    /// The contents aren't those by which the path is addressed.
+    #[error(
+        "ca hash mismatch importing path '{path}';\n  specified: {specified}\n  got:       {got}"
+    )]
+    ContentHash {
+        /// The whole path.
+        path: String,
+        /// As announced.
+        specified: String,
+        /// As received.
+        got: String,
+    },
+    /// The path doesn't follow from its content address.
+    #[error(
+        "cannot add path '{path}' to the Nix store because it claims to be content-addressed but \
+         isn't"
+    )]
+    NotContentAddressed {
+        /// The whole path.
+        path: String,
+    },
+    /// A content address that no path can have.
+    #[error(transparent)]
+    ContentAddress(#[from] ContentAddressError),
+    /// A derivation that is none, or whose outputs should have other paths.
+    #[error("derivation '{path}' cannot be added")]
+    Derivation {
+        /// The whole path.
+        path: String,
+        /// What is wrong with it.
+        source: DerivationError,
+    },
+    /// A file that should be a regular one of a bounded size.
+    #[error("'{}' is not a regular file of at most {limit} bytes", path.display())]
+    NotAFile {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that it may have.
+        limit: u64,
+    },
+    /// A link that can't become a root.
+    #[error("{0}")]
+    Root(String),
+    /// The thread that did the work is gone.
+    #[error("the work was given up because the program stops or has a bug: {0}")]
+    Thread(String),
+    /// The other side ended the transfer before it was whole. Complete paths were added.
+    #[error("the transfer ended before it was complete")]
+    Ended,
+}
+
+impl LocalError {
+    /// Returns the error as one that a store of any kind gives.
+    pub(crate) fn into_store_error(self, store: &str) -> StoreError {
+        let mut message = self.to_string();
+        let mut source = self.source();
+        while let Some(error) = source {
+            message.push_str(": ");
+            message.push_str(&error.to_string());
+            source = error.source();
+        }
+        StoreError::Refused { store: store.to_owned(), message }
+    }
+}

@@ -1,0 +1,124 @@
+//! From an asynchronous stream to blocking work and back.
+//!
+//! No thread waits for a client: what has arrived is handed over, worked on, and the thread goes
+//! back. What waits to be worked on is bounded in bytes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use drover_core::PathInfo;
+use drover_store::{PathStream, StoreError, WhenValid};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::unpacking::Unpacking;
+use super::{Checks, check};
+use crate::LocalStore;
+use crate::error::LocalError;
+
+/// Bytes of a stream that may wait to be worked on.
+const BUDGET: u32 = 8 * 1024 * 1024;
+
+/// Parts of a stream that may wait to be worked on.
+const QUEUE: usize = 1024;
+
+/// A part of a stream.
+pub(super) enum Part {
+    /// The next path begins.
+    Path(Box<PathInfo>),
+    /// Bytes of its NAR.
+    Bytes(Bytes),
+    /// Its NAR is whole.
+    EndOfPath,
+    /// There are no more paths.
+    End,
+}
+
+/// A part, and its share of the budget.
+pub(super) struct Parcel {
+    pub(super) part: Part,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+/// Adds all paths of a stream. Those that were whole when it failed or was dropped are added.
+pub(crate) async fn import(
+    store: &LocalStore,
+    stream: Box<dyn PathStream>,
+    checks: Checks,
+    when_valid: WhenValid,
+) -> Result<(), StoreError> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let produce = produce(stream, sender);
+    let consume = consume(store, receiver, checks, when_valid);
+    tokio::pin!(produce, consume);
+    let read = tokio::select! {
+        biased;
+        // Done before the stream's end: it failed, and the rest isn't read.
+        done = &mut consume => return done,
+        read = &mut produce => read,
+    };
+    let done = consume.await;
+    read.and(done)
+}
+
+async fn produce(
+    mut stream: Box<dyn PathStream>,
+    sender: mpsc::Sender<Parcel>,
+) -> Result<(), StoreError> {
+    let budget = Arc::new(Semaphore::new(BUDGET as usize));
+    let send = async |part: Part| {
+        let share = match &part {
+            Part::Bytes(bytes) => {
+                let share = u32::try_from(bytes.len()).unwrap_or(BUDGET).min(BUDGET);
+                budget.clone().acquire_many_owned(share).await.ok()
+            }
+            _ => None,
+        };
+        // Nobody listens any more where the work failed, which is told from there.
+        sender.send(Parcel { part, _share: share }).await.is_ok()
+    };
+    while let Some(info) = stream.next_path().await? {
+        if !send(Part::Path(Box::new(info))).await {
+            return Ok(());
+        }
+        while let Some(bytes) = stream.chunk().await? {
+            if !send(Part::Bytes(bytes)).await {
+                return Ok(());
+            }
+        }
+        if !send(Part::EndOfPath).await {
+            return Ok(());
+        }
+    }
+    send(Part::End).await;
+    Ok(())
+}
+
+async fn consume(
+    store: &LocalStore,
+    mut receiver: mpsc::Receiver<Parcel>,
+    checks: check::Checks,
+    when_valid: WhenValid,
+) -> Result<(), StoreError> {
+    let mut unpacking =
+        store.job(move |view| Unpacking::new(view.clone(), checks, when_valid)).await?;
+    loop {
+        let mut parcels = Vec::new();
+        let ended = receiver.recv_many(&mut parcels, QUEUE).await == 0;
+        let work = move |_: &crate::view::View| {
+            if ended {
+                unpacking.give_up()?;
+                return Err(LocalError::Ended);
+            }
+            for parcel in parcels {
+                if unpacking.take(parcel.part)?.is_done() {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(unpacking))
+        };
+        match store.job(work).await? {
+            Some(rest) => unpacking = rest,
+            None => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The local store as its keeper sees it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use drover_core::{DrvOutput, PathInfo, Realisation, Signature, StorePath};
+use drover_store::{
+    ByteStream, Collected, Collection, Content, Keeper, PathStream, Repair, Roots, SignatureCheck,
+    StoreError, Verification, VerifyDepth, WhenValid,
+};
+
+use crate::error::LocalError;
+use crate::import::{Checks, import};
+use crate::options::RequiredSignatures;
+use crate::{LocalStore, build_log, content, gc, links, optimise, outputs, verify};
+
+impl LocalStore {
+    fn cannot<T>(&self, what: &'static str) -> Result<T, StoreError> {
+        Err(StoreError::Unsupported { store: self.layout().name.clone(), what })
+    }
+}
+
+#[async_trait]
+impl Keeper for LocalStore {
+    async fn session(self: Arc<Self>) -> Result<Arc<dyn Keeper>, StoreError> {
+        Ok(Arc::new(self.new_session()))
+    }
+
+    async fn add_temporary_root(&self, path: &StorePath) -> Result<(), StoreError> {
+        let path = path.clone();
+        self.blocking(move |view| view.hold([&path])).await
+    }
+
+    async fn all_valid(&self) -> Result<BTreeSet<StorePath>, StoreError> {
+        self.blocking(|view| view.opened.read(|database| database.all_paths())).await
+    }
+
+    async fn referrers(&self, path: &StorePath) -> Result<BTreeSet<StorePath>, StoreError> {
+        let path = path.clone();
+        self.blocking(move |view| view.opened.read(|database| database.referrers(&path))).await
+    }
+
+    async fn valid_derivers(&self, output: &StorePath) -> Result<BTreeSet<StorePath>, StoreError> {
+        let output = output.clone();
+        self.blocking(move |view| view.opened.read(|database| database.valid_derivers(&output)))
+            .await
+    }
+
+    async fn by_hash_part(&self, hash_part: &str) -> Result<Option<StorePath>, StoreError> {
+        let hash_part = hash_part.to_owned();
+        self.blocking(move |view| view.opened.read(|database| database.by_hash_part(&hash_part)))
+            .await
+    }
+
+    async fn output_map(
+        &self,
+        derivation: &StorePath,
+    ) -> Result<BTreeMap<String, Option<StorePath>>, StoreError> {
+        let derivation = derivation.clone();
+        self.blocking(move |view| outputs::output_map(view, &derivation)).await
+    }
+
+    /// This store has no substituters of its own.
+    async fn substitutable(
+        &self,
+        _: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        Ok(BTreeSet::new())
+    }
+
+    async fn ensure(&self, path: &StorePath) -> Result<(), StoreError> {
+        let path = path.clone();
+        self.blocking(move |view| {
+            view.hold([&path])?;
+            match view.valid([&path])?.is_empty() {
+                true => Err(LocalError::Absent { path: view.display(&path) }),
+                false => Ok(()),
+            }
+        })
+        .await
+    }
+
+    async fn add_paths(
+        &self,
+        paths: Box<dyn PathStream>,
+        signatures: SignatureCheck,
+        when_valid: WhenValid,
+    ) -> Result<(), StoreError> {
+        import(self, paths, Checks { signatures }, when_valid).await
+    }
+
+    async fn add_content(
+        &self,
+        content: Content,
+        bytes: Box<dyn ByteStream>,
+        when_valid: WhenValid,
+    ) -> Result<PathInfo, StoreError> {
+        content::add(self, content, bytes, when_valid).await
+    }
+
+    async fn add_signatures(
+        &self,
+        path: &StorePath,
+        signatures: &BTreeSet<Signature>,
+    ) -> Result<(), StoreError> {
+        let (path, signatures) = (path.clone(), signatures.clone());
+        self.blocking(move |view| {
+            view.opened.write(|database| database.add_signatures(&path, &signatures))
+        })
+        .await
+    }
+
+    async fn realisation(&self, output: &DrvOutput) -> Result<Option<Realisation>, StoreError> {
+        let output = output.clone();
+        self.blocking(move |view| view.opened.read(|database| database.realisation(&output))).await
+    }
+
+    async fn register_realisation(
+        &self,
+        realisation: &Realisation,
+        signatures: SignatureCheck,
+    ) -> Result<(), StoreError> {
+        let realisation = realisation.clone();
+        self.blocking(move |view| {
+            match (signatures, &view.options().signatures) {
+                (SignatureCheck::AsConfigured, RequiredSignatures::By(keys))
+                    if !keys.vouch_for_realisation(&realisation) =>
+                {
+                    let path = realisation.out_path.clone();
+                    return Err(LocalError::UnsignedRealisation { path });
+                }
+                _ => {}
+            }
+            view.opened.write(|database| database.register_realisation(&realisation))
+        })
+        .await
+    }
+
+    async fn add_permanent_root(&self, path: &StorePath, link: &str) -> Result<String, StoreError> {
+        let (path, link) = (path.clone(), link.to_owned());
+        self.blocking(move |view| links::add_permanent(view, &path, &link)).await
+    }
+
+    async fn roots(&self) -> Result<Roots, StoreError> {
+        self.blocking(|view| view.with_site(gc::find_roots)).await
+    }
+
+    /// Ends when it is done, even if nobody waits for it any more.
+    async fn collect(&self, collection: Collection) -> Result<Collected, StoreError> {
+        self.blocking(move |view| {
+            view.refuse_read_only("collect garbage")?;
+            view.with_site(|site| gc::collect(site, &collection))
+        })
+        .await
+    }
+
+    async fn optimise(&self) -> Result<u64, StoreError> {
+        self.job(optimise::optimise).await
+    }
+
+    async fn verify(&self, depth: VerifyDepth, repair: Repair) -> Result<Verification, StoreError> {
+        if repair == Repair::Yes {
+            return self.cannot("repair paths, having no substituters");
+        }
+        self.job(move |view| verify::verify(view, depth)).await
+    }
+
+    async fn add_build_log(
+        &self,
+        derivation: &StorePath,
+        log: Box<dyn ByteStream>,
+    ) -> Result<(), StoreError> {
+        build_log::add(self, derivation, log).await
+    }
+
+    async fn build_log(
+        &self,
+        derivation: &StorePath,
+    ) -> Result<Option<Box<dyn ByteStream>>, StoreError> {
+        build_log::read(self, derivation).await
+    }
+}

@@ -1,0 +1,127 @@
+//! The local store as everyone who uses a store sees it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use drover_core::{PathInfo, StoreDir, StorePath};
+use drover_store::{
+    Description, Missing, PathStream, SignatureCheck, Store, StoreError, Substitute, Trust,
+    WhenValid,
+};
+
+use crate::error::LocalError;
+use crate::import::{Checks, import};
+use crate::view::{SessionRoots, Shared, View};
+use crate::{Layout, LocalOptions, export, links, outputs};
+
+/// A store on this machine.
+///
+/// Cheap to make: nothing is opened before the first question. One value is one session, whose
+/// temporary roots end when it is dropped; [`Keeper::session`](drover_store::Keeper::session) begins
+/// another one on the same database connections.
+pub struct LocalStore {
+    shared: Arc<Shared>,
+    roots: Arc<SessionRoots>,
+}
+
+impl LocalStore {
+    /// Returns the store at a place.
+    pub fn new(layout: Layout, options: LocalOptions) -> LocalStore {
+        LocalStore {
+            shared: Arc::new(Shared::new(layout, options)),
+            roots: Arc::new(SessionRoots::new()),
+        }
+    }
+
+    /// Returns where the store is.
+    pub fn layout(&self) -> &Layout {
+        &self.shared.layout
+    }
+
+    /// Returns a session on the same store.
+    pub(crate) fn new_session(&self) -> LocalStore {
+        LocalStore { shared: self.shared.clone(), roots: Arc::new(SessionRoots::new()) }
+    }
+
+    /// Returns the same session once more.
+    pub(crate) fn same_session(&self) -> LocalStore {
+        LocalStore { shared: self.shared.clone(), roots: self.roots.clone() }
+    }
+
+    /// Runs blocking work on the store as it is now.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&View) -> Result<T, LocalError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (shared, roots) = (self.shared.clone(), self.roots.clone());
+        let done = tokio::task::spawn_blocking(move || work(&View::new(&shared, &roots)?)).await;
+        let done = done.unwrap_or_else(|error| Err(LocalError::Thread(error.to_string())));
+        done.map_err(|error| error.into_store_error(&self.shared.layout.name))
+    }
+
+    /// Runs blocking work that takes a while; only so many at the same time.
+    pub(crate) async fn job<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&View) -> Result<T, LocalError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        // It is never closed.
+        let permit = self.shared.jobs.clone().acquire_owned().await.ok();
+        let done = self.blocking(work).await;
+        drop(permit);
+        done
+    }
+}
+
+#[async_trait]
+impl Store for LocalStore {
+    fn name(&self) -> &str {
+        &self.shared.layout.name
+    }
+
+    fn store_dir(&self) -> &StoreDir {
+        &self.shared.layout.store_dir
+    }
+
+    async fn connect(&self) -> Result<Description, StoreError> {
+        self.blocking(|_| Ok(())).await?;
+        Ok(Description { protocol: "local".to_owned(), nix_version: None, trust: Trust::Trusted })
+    }
+
+    async fn hold_valid(
+        &self,
+        paths: &BTreeSet<StorePath>,
+        _: Substitute,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        let paths = paths.clone();
+        self.blocking(move |view| {
+            view.hold(&paths)?;
+            view.valid(&paths)
+        })
+        .await
+    }
+
+    async fn path_infos(&self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, StoreError> {
+        let paths = paths.to_vec();
+        self.blocking(move |view| view.path_infos(&paths)).await
+    }
+
+    async fn export(&self, infos: Vec<PathInfo>) -> Result<Box<dyn PathStream>, StoreError> {
+        export::export(self, infos).await
+    }
+
+    async fn import(&self, paths: Box<dyn PathStream>) -> Result<(), StoreError> {
+        let checks = Checks { signatures: SignatureCheck::Skip };
+        import(self, paths, checks, WhenValid::Keep).await
+    }
+
+    async fn missing(&self, derivations: &BTreeSet<StorePath>) -> Result<Missing, StoreError> {
+        let derivations = derivations.clone();
+        self.blocking(move |view| outputs::missing(view, derivations)).await
+    }
+
+    async fn add_indirect_root(&self, link: &str) -> Result<(), StoreError> {
+        let link = link.to_owned();
+        self.blocking(move |view| links::add_indirect(view, &link)).await
+    }
+}

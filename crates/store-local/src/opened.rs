@@ -1,0 +1,121 @@
+//! A store that is open: its directory, its database and its locks.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use drover_store_db::{Database, DatabaseFile, DbError, Mode, OpenOptions, hold_reserve};
+use drover_store_locks::{BigLock, Delay, RealStore, Verdict, Wait};
+
+use crate::error::LocalError;
+use crate::{Access, Layout, LocalOptions, folders};
+
+/// Connections for reading that are kept for the next question.
+const READERS: usize = 4;
+
+/// A store that is open. All of it is synchronous, for blocking threads.
+///
+/// Where the store is removed and made anew, this is the old one, and useless; [`Opened::is_current`]
+/// tells.
+pub(crate) struct Opened {
+    pub(crate) real_store: Arc<RealStore>,
+    file: DatabaseFile,
+    writer: Option<Mutex<Database>>,
+    readers: Mutex<Vec<Database>>,
+    reading: OpenOptions,
+    _big_lock: Option<BigLock>,
+}
+
+/// Says on the log that something is being waited for.
+pub(crate) fn tell(delay: Delay<'_>) -> Verdict {
+    tracing::info!("{} ({} s)", delay.what, delay.so_far.as_secs());
+    Verdict::Wait
+}
+
+/// Waits for this long, and says so.
+pub(crate) fn patience(limit: Duration) -> Wait<'static> {
+    Wait::up_to(limit, &tell)
+}
+
+impl Opened {
+    /// Opens the store, and makes it where it is absent and may be made.
+    pub(crate) fn open(layout: &Layout, options: &LocalOptions) -> Result<Opened, LocalError> {
+        folders::make(layout, options)?;
+        let mode = match layout.access {
+            Access::ReadWrite => Mode::Create,
+            Access::ReadOnly => Mode::ReadOnly,
+        };
+        let db = layout.db();
+        let big_lock = match layout.access {
+            Access::ReadWrite => {
+                if let Err(error) = hold_reserve(&db, options.reserved) {
+                    tracing::debug!("{error}");
+                }
+                Some(BigLock::shared(&db, patience(options.lock_patience))?)
+            }
+            Access::ReadOnly => None,
+        };
+        let database = OpenOptions {
+            sync: options.metadata,
+            busy_timeout: options.database_patience,
+            ..OpenOptions::new(&db, &layout.store_dir, mode)
+        };
+        let first = Database::open(&database)?;
+        let file = first.file();
+        let (writer, readers) = match layout.access {
+            Access::ReadWrite => (Some(Mutex::new(first)), Vec::new()),
+            Access::ReadOnly => (None, vec![first]),
+        };
+        let reading_mode = if mode == Mode::Create { Mode::ReadWrite } else { mode };
+        Ok(Opened {
+            real_store: Arc::new(RealStore::open(&layout.real)?),
+            file,
+            writer,
+            readers: Mutex::new(readers),
+            reading: OpenOptions { mode: reading_mode, ..database },
+            _big_lock: big_lock,
+        })
+    }
+
+    /// Returns how others open the same database; it is not made anew.
+    pub(crate) fn reading(&self) -> &OpenOptions {
+        &self.reading
+    }
+
+    /// Whether the store is still the one that was opened.
+    pub(crate) fn is_current(&self) -> bool {
+        self.file.is_current()
+    }
+
+    /// Asks the database, on a connection that nobody else uses meanwhile.
+    pub(crate) fn read<T>(
+        &self,
+        ask: impl FnOnce(&Database) -> Result<T, DbError>,
+    ) -> Result<T, LocalError> {
+        let kept = lock(&self.readers).pop();
+        let database = match kept {
+            Some(database) => database,
+            None => Database::open(&self.reading)?,
+        };
+        let answer = ask(&database);
+        let mut readers = lock(&self.readers);
+        if readers.len() < READERS {
+            readers.push(database);
+        }
+        Ok(answer?)
+    }
+
+    /// Changes the database. One at a time, as SQLite has it.
+    pub(crate) fn write<T>(
+        &self,
+        change: impl FnOnce(&mut Database) -> Result<T, DbError>,
+    ) -> Result<T, LocalError> {
+        let Some(writer) = &self.writer else {
+            return Err(LocalError::ReadOnly { what: "change the database" });
+        };
+        Ok(change(&mut lock(writer))?)
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

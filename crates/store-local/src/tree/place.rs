@@ -1,0 +1,99 @@
+//! Putting trees in their place, and taking them away.
+
+use std::os::fd::AsFd;
+
+use drover_core::StorePath;
+use drover_store_files::{
+    FileName, FilesError, LinkCheck, Links, Synced, Tree, remove_tree, rename_into, sync_directory,
+    sync_file_system, sync_trees,
+};
+use drover_store_locks::TempDir;
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
+
+use super::fail;
+use crate::error::LocalError;
+use crate::view::View;
+
+/// Puts a tree in the place of a path that isn't valid; what lies there is removed. The path is
+/// locked.
+pub(crate) fn place(
+    folder: &TempDir,
+    entry: &str,
+    view: &View,
+    path: &StorePath,
+) -> Result<(), LocalError> {
+    let (entry, name) = (entry.parse()?, FileName::try_from(path)?);
+    let store = view.opened.real_store.as_fd();
+    match rename_into(folder.as_fd(), &entry, store, &name) {
+        Err(FilesError::Exists { .. }) => {
+            remove_tree(store, &name)?;
+            Ok(rename_into(folder.as_fd(), &entry, store, &name)?)
+        }
+        renamed => Ok(renamed?),
+    }
+}
+
+/// Puts a tree in the place of a valid path at once, and the path's old files in the tree's place.
+pub(crate) fn exchange(
+    folder: &TempDir,
+    entry: &str,
+    view: &View,
+    path: &StorePath,
+) -> Result<(), LocalError> {
+    let (store, name) = (&view.opened.real_store, path.base_name());
+    match rustix::fs::renameat_with(folder, entry, store, name, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(()),
+        // The path had vanished, or the file system or the modes don't allow it.
+        Err(Errno::NOENT | Errno::INVAL | Errno::ACCESS) => place(folder, entry, view, path),
+        Err(errno) => Err(fail("move into the store", name, errno)),
+    }
+}
+
+/// Files and directories up to which each is synced by itself.
+const FEW: usize = 32;
+
+/// Writes paths to the disk, with their names.
+pub(crate) fn sync<'a>(
+    view: &View,
+    paths: impl IntoIterator<Item = &'a StorePath>,
+) -> Result<(), LocalError> {
+    let store = view.opened.real_store.as_fd();
+    let names: Result<Vec<FileName>, _> = paths.into_iter().map(FileName::try_from).collect();
+    let names = names?;
+    let trees = names.iter().map(|name| Tree { dir: store, name });
+    match sync_trees(trees, FEW)? {
+        Synced::Whole => sync_directory(store)?,
+        Synced::TooMany => sync_file_system(store)?,
+    }
+    Ok(())
+}
+
+/// Removes a path's files.
+pub(crate) fn remove_path(view: &View, path: &StorePath) -> Result<(), LocalError> {
+    remove(&view.opened.real_store, path.base_name())
+}
+
+/// Removes a tree. It is no error if there is none.
+pub(crate) fn remove(folder: &impl AsFd, entry: &str) -> Result<(), LocalError> {
+    remove_tree(folder.as_fd(), &entry.parse()?)?;
+    Ok(())
+}
+
+/// Puts hard links in the place of a path's files that others have, too; returns the bytes saved.
+pub(crate) fn optimise(
+    view: &View,
+    links: &mut Links,
+    path: &StorePath,
+) -> Result<u64, LocalError> {
+    let optimised = links.optimise(&FileName::try_from(path)?, LinkCheck::Size)?;
+    for finding in &optimised.findings {
+        tracing::warn!("{}: {finding}", view.display(path));
+    }
+    Ok(optimised.bytes)
+}
+
+/// Opens the pool of hard links.
+pub(crate) fn links(view: &View) -> Result<Links, LocalError> {
+    Ok(Links::open(view.opened.real_store.as_fd())?)
+}

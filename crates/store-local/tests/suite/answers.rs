@@ -1,0 +1,390 @@
+//! What the store does for those who ask rightly.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+
+use drover_core::{
+    ContentAddress, Hash, HashAlgorithm, IngestionMethod, OutputName, PathInfo, SecretKey,
+    StorePath, TrustedKeys,
+};
+use drover_derivation::{BasicDerivation, Derivation, HashModuloCache, Output, output_path};
+use drover_nar::{Executable, Writer, single_file_nar};
+use drover_store::contract::{Given, check_store, flat_file};
+use drover_store::{
+    Content, Keeper, Repair, SignatureCheck, Store, Substitute, VerifyDepth, WhenValid,
+};
+use drover_store_local::{LocalOptions, LocalStore, LogForm, Optimise};
+
+use crate::support::{Home, Pieces, read_all};
+
+#[tokio::test]
+async fn does_what_stores_do() {
+    let home = Home::new();
+    check_store(&*home.store(), "local").await;
+    home.verify().await;
+    assert_eq!(home.entries().len(), 2, "something is left: {:?}", home.entries());
+}
+
+/// A directory with a program, a link, an empty file and a directory.
+fn tree() -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new()).expect("written");
+    let mut write = || {
+        writer.directory()?;
+        writer.entry(b"bin")?;
+        writer.directory()?;
+        writer.entry(b"program")?;
+        writer.regular(Executable::Yes, 300_000)?;
+        writer.contents(&vec![7; 300_000])?;
+        writer.directory_end()?;
+        writer.entry(b"empty")?;
+        writer.regular(Executable::No, 0)?;
+        writer.entry(b"link")?;
+        writer.symlink(b"bin/program")?;
+        writer.directory_end()
+    };
+    write().expect("written");
+    writer.finish().expect("whole")
+}
+
+fn content(name: &str, method: IngestionMethod, algorithm: HashAlgorithm) -> Content {
+    let name = name.parse().expect("a name");
+    Content { name, method, algorithm, references: BTreeSet::new() }
+}
+
+#[tokio::test]
+async fn contents_get_the_paths_that_stock_gives_them() {
+    let (home, stock) = (Home::new(), Home::new());
+    let store = home.store();
+    let nar = tree();
+    for piece in [7, 4096, usize::MAX] {
+        let content = content("tree", IngestionMethod::Nar, HashAlgorithm::Sha256);
+        let added = store.add_content(content, Pieces::boxed(nar.clone(), piece), WhenValid::Keep);
+        let added = added.await.expect("added");
+        let infos = store.path_infos(std::slice::from_ref(&added.path)).await.expect("infos");
+        assert_eq!(infos[0].as_ref(), Some(&added));
+        let mut stream = store.export(vec![added.clone()]).await.expect("a stream");
+        stream.next_path().await.expect("a path");
+        let mut out = Vec::new();
+        while let Some(chunk) = stream.chunk().await.expect("bytes") {
+            out.extend_from_slice(&chunk);
+        }
+        assert_eq!(out, nar);
+    }
+    let file = stock.path("file");
+    std::fs::write(&file, "flat contents").expect("written");
+    let file = file.to_str().expect("text");
+    for (method, flags, algorithm) in [
+        (IngestionMethod::Flat, &["--add-fixed", "sha256", file][..], HashAlgorithm::Sha256),
+        (IngestionMethod::Flat, &["--add-fixed", "md5", file][..], HashAlgorithm::Md5),
+        (
+            IngestionMethod::Nar,
+            &["--add-fixed", "--recursive", "sha1", file][..],
+            HashAlgorithm::Sha1,
+        ),
+        (IngestionMethod::Nar, &["--add", file][..], HashAlgorithm::Sha256),
+    ] {
+        let theirs = stock.stock("nix-store", flags).expect("added");
+        let bytes = match method {
+            IngestionMethod::Nar => single_file_nar(b"flat contents", Executable::No),
+            _ => b"flat contents".to_vec(),
+        };
+        // The store directories differ, so the paths are compared where they are the same.
+        let theirs = stock.layout().store_dir.parse(theirs.trim()).expect("a path");
+        let same = stock.store();
+        let content = content("file", method, algorithm);
+        let ours = same.add_content(content, Pieces::boxed(bytes, 5), WhenValid::Replace).await;
+        assert_eq!(ours.expect("added").path, theirs, "{flags:?}");
+    }
+    home.verify().await;
+    stock.verify().await;
+}
+
+#[tokio::test]
+async fn git_hashes_are_refused_by_name() {
+    let home = Home::new();
+    let content = content("x", IngestionMethod::Git, HashAlgorithm::Sha1);
+    let added = home.store().add_content(content, Pieces::boxed("x", 1), WhenValid::Keep).await;
+    assert!(added.expect_err("refused").to_string().contains("git hash"));
+}
+
+/// A derivation named `name` with one output.
+fn derivation(store: &LocalStore, name: &str) -> (Derivation, StorePath) {
+    derivation_of(store, name, &[])
+}
+
+/// A derivation that needs others.
+fn derivation_of(
+    store: &LocalStore,
+    name: &str,
+    inputs: &[&Derivation],
+) -> (Derivation, StorePath) {
+    let store_dir = store.store_dir();
+    let mut hashes = HashModuloCache::new();
+    let mut input_derivations = BTreeMap::new();
+    for input in inputs {
+        let path = input.derivation_path(store_dir).expect("a path");
+        hashes.insert(store_dir, &path, input).expect("a hash");
+        input_derivations.insert(path, OutputName::out().into());
+    }
+    let basic = BasicDerivation {
+        name: name.parse().expect("a name"),
+        outputs: [(OutputName::out(), Output::Deferred)].into(),
+        input_sources: BTreeSet::new(),
+        system: name.to_owned(),
+        builder: "/bin/sh".into(),
+        args: Vec::new(),
+        environment: [("out".to_owned(), String::new())].into_iter().collect(),
+    };
+    let mut derivation = Derivation::from(basic);
+    derivation.input_derivations = input_derivations;
+    let hash = hashes.masked(store_dir, &derivation).expect("a hash").to_hash();
+    let out = output_path(store_dir, &derivation.name, &OutputName::out(), &hash).expect("a path");
+    derivation.basic.outputs = [(OutputName::out(), Output::InputAddressed(out.clone()))].into();
+    derivation.basic.environment =
+        [("out".to_owned(), store_dir.display(&out))].into_iter().collect();
+    (derivation, out)
+}
+
+#[tokio::test]
+async fn derivations_are_checked_and_their_outputs_known() {
+    let home = Home::new();
+    let store = home.store();
+    let (good, out) = derivation(&store, "good");
+    let add = async |name: &str, text: Vec<u8>| {
+        let content = content(name, IngestionMethod::Text, HashAlgorithm::Sha256);
+        store.add_content(content, Pieces::boxed(text, 100), WhenValid::Keep).await
+    };
+    let added = add("good.drv", good.to_aterm(store.store_dir())).await.expect("added");
+    let outputs = store.output_map(&added.path).await.expect("outputs");
+    assert_eq!(outputs, [("out".to_owned(), Some(out.clone()))].into());
+    let derivers = store.valid_derivers(&out).await.expect("derivers");
+    assert_eq!(derivers, BTreeSet::from([added.path.clone()]));
+    let missing = store.missing(&derivers).await.expect("missing");
+    assert_eq!(missing.build, derivers);
+
+    let (_, others) = derivation(&store, "others");
+    let text = String::from_utf8(good.to_aterm(store.store_dir())).expect("text");
+    let claims =
+        text.replace(&store.store_dir().display(&out), &store.store_dir().display(&others));
+    // As somebody who edits a derivation would have it: under the name of the output it claims.
+    let error = add("others.drv", claims.into_bytes()).await.expect_err("refused").to_string();
+    assert!(error.contains("others.drv"), "{error}");
+    assert!(add("bad.drv", b"Derive(nonsense".to_vec()).await.is_err());
+    assert_eq!(store.all_valid().await.expect("all").len(), 1);
+    home.verify().await;
+}
+
+/// As a NAR, with the info that a sender would send.
+fn text_path(
+    store: &LocalStore,
+    name: &str,
+    text: Vec<u8>,
+    references: &[&PathInfo],
+) -> (PathInfo, bytes::Bytes) {
+    let (mut info, nar) = flat_file(name, &text, references);
+    let hash = Hash::of(HashAlgorithm::Sha256, &text);
+    let name = info.path.store_name();
+    info.path = store.store_dir().text_path(&text, info.references.iter().cloned(), &name);
+    info.content_address = Some(ContentAddress { method: IngestionMethod::Text, hash });
+    (info, nar)
+}
+
+#[tokio::test]
+async fn derivations_that_come_together_are_checked_with_each_other() {
+    let home = Home::new();
+    let store = home.store();
+    let (a, _) = derivation(&store, "a");
+    let (b, b_out) = derivation_of(&store, "b", &[&a]);
+    let (wrong, _) = derivation_of(&store, "wrong", &[&a]);
+    let a = text_path(&store, "a.drv", a.to_aterm(store.store_dir()), &[]);
+    let b = text_path(&store, "b.drv", b.to_aterm(store.store_dir()), &[&a.0]);
+    // The text of one derivation as another one with an input: its output doesn't follow from it.
+    let text = String::from_utf8(wrong.to_aterm(store.store_dir())).expect("text");
+    let text = text.replace("/bin/sh", "/bin/zsh");
+    let wrong = text_path(&store, "wrong.drv", text.into_bytes(), &[&a.0]);
+    let error = store.import(Given::boxed([a.clone(), b.clone(), wrong])).await;
+    let error = error.expect_err("refused").to_string();
+    assert!(error.contains("wrong.drv' cannot be added"), "{error}");
+    let valid = BTreeSet::from([a.0.path.clone(), b.0.path.clone()]);
+    assert_eq!(store.all_valid().await.expect("all"), valid);
+    let derivers = store.valid_derivers(&b_out).await.expect("derivers");
+    assert_eq!(derivers, BTreeSet::from([b.0.path.clone()]));
+    home.verify().await;
+    let whole = store.store_dir().display(&b.0.path);
+    let outputs = home.stock("nix-store", &["-q", "--outputs", &whole]).expect("outputs");
+    assert_eq!(outputs.trim(), store.store_dir().display(&b_out));
+}
+
+#[tokio::test]
+async fn signs_as_stock_does() {
+    let home = Home::new();
+    let store = home.store();
+    let (a, nar) = flat_file("a", b"a", &[]);
+    store.import(Given::boxed([(a.clone(), nar)])).await.expect("imported");
+    let file = |name| home.path(name).to_str().expect("text").to_owned();
+    let (secret, public) = (file("secret"), file("public"));
+    let generate = ["--generate-binary-cache-key", "k-1", &secret, &public];
+    home.stock("nix-store", &generate).expect("keys");
+    let whole = store.store_dir().display(&a.path);
+    home.stock("nix", &["store", "sign", "--key-file", &secret, &whole]).expect("signed");
+    let infos = store.path_infos(std::slice::from_ref(&a.path)).await.expect("infos");
+    let signed = infos[0].clone().expect("valid");
+    let text = std::fs::read_to_string(&secret).expect("a key");
+    let key: SecretKey = text.parse().expect("a key");
+    assert_eq!(key.to_text().as_str(), text.trim());
+    let text = std::fs::read_to_string(&public).expect("a key");
+    assert_eq!(key.public_key().to_string(), text.trim());
+    let ours = key.sign(&a.fingerprint(store.store_dir()));
+    assert_eq!(signed.signatures, BTreeSet::from([ours.clone()]));
+    store.add_signatures(&a.path, &BTreeSet::from([ours])).await.expect("added");
+    let keys = TrustedKeys::parse([text.trim()]).expect("keys");
+    assert!(keys.vouch_for(&signed, store.store_dir()));
+}
+
+#[tokio::test]
+async fn sessions_hold_what_they_were_told() {
+    let home = Home::new();
+    let store = home.store();
+    let (a, a_nar) = flat_file("a", b"a", &[]);
+    store.import(Given::boxed([(a.clone(), a_nar)])).await.expect("imported");
+    let whole = store.store_dir().display(&a.path);
+    drop(store);
+    let store = home.store();
+    let session = store.clone().session().await.expect("a session");
+    let asked = BTreeSet::from([a.path.clone()]);
+    let held = session.hold_valid(&asked, Substitute::No).await.expect("held");
+    assert_eq!(held, asked);
+    assert!(home.stock("nix-store", &["--delete", &whole]).is_err(), "a held path was deleted");
+    drop(session);
+    home.stock("nix-store", &["--delete", &whole]).expect("deleted");
+    assert_eq!(store.hold_valid(&asked, Substitute::No).await.expect("held"), BTreeSet::new());
+}
+
+#[tokio::test]
+async fn replaces_damaged_files() {
+    let home = Home::new();
+    let store = home.store();
+    let (a, nar) = flat_file("a", b"good", &[]);
+    let paths = || Given::boxed([(a.clone(), nar.clone())]);
+    store.import(paths()).await.expect("imported");
+    let file = home.path("store").join(a.path.base_name());
+    std::fs::remove_file(&file).expect("removed");
+    std::fs::write(&file, "evil").expect("written");
+    let found = store.verify(VerifyDepth::Contents, Repair::No).await.expect("verified");
+    assert!(found.errors_left);
+    assert!(found.problems[0].contains("was modified! expected hash"), "{found:?}");
+    store.import(paths()).await.expect("a valid path stays");
+    assert_eq!(std::fs::read(&file).expect("a file"), b"evil");
+    let add = store.add_paths(paths(), SignatureCheck::Skip, WhenValid::Replace);
+    add.await.expect("replaced");
+    assert_eq!(std::fs::read(&file).expect("a file"), b"good");
+    home.verify().await;
+}
+
+#[tokio::test]
+async fn what_vanished_is_forgotten_unless_it_is_needed() {
+    let home = Home::new();
+    let store = home.store();
+    let (a, a_nar) = flat_file("a", b"a", &[]);
+    let (b, b_nar) = flat_file("b", b"b", &[&a]);
+    let (c, c_nar) = flat_file("c", b"c", &[]);
+    let all = [(a.clone(), a_nar), (b.clone(), b_nar), (c.clone(), c_nar)];
+    store.import(Given::boxed(all)).await.expect("imported");
+    for path in [&a.path, &c.path] {
+        std::fs::remove_file(home.path("store").join(path.base_name())).expect("removed");
+    }
+    let found = store.verify(VerifyDepth::Existence, Repair::No).await.expect("verified");
+    let has = |text: &str| found.problems.iter().any(|problem| problem.contains(text));
+    assert!(
+        has(&format!("{}' disappeared, but it still has valid referrers!", a.path)),
+        "{found:?}"
+    );
+    assert!(has(&format!("{}' disappeared, removing from database", c.path)), "{found:?}");
+    assert!(found.errors_left);
+    let left = BTreeSet::from([a.path.clone(), b.path.clone()]);
+    assert_eq!(store.all_valid().await.expect("all"), left);
+}
+
+#[tokio::test]
+async fn logs_are_kept_and_read_as_nix_keeps_them() {
+    let home = Home::new();
+    let text: String = (0..40_000).map(|line| format!("line {line}\n")).collect();
+    let (path, _) = flat_file("x.drv", b"x", &[]);
+    let (plain, _) = flat_file("y.drv", b"y", &[]);
+    let store = home.store();
+    store.add_build_log(&path.path, Pieces::boxed(text.clone(), 9999)).await.expect("kept");
+    let options = LocalOptions { logs: LogForm::Plain, ..LocalOptions::default() };
+    let other = home.store_with(options);
+    other.add_build_log(&plain.path, Pieces::boxed("plain", 2)).await.expect("kept");
+    for (of, expected) in [(&path, text.as_str()), (&plain, "plain")] {
+        let log = store.build_log(&of.path).await.expect("a log").expect("kept");
+        assert_eq!(read_all(log).await, expected.as_bytes());
+        let whole = store.store_dir().display(&of.path);
+        assert_eq!(home.stock("nix-store", &["--read-log", &whole]).as_deref(), Ok(expected));
+    }
+    assert!(store.build_log(&flat_file("z.drv", b"", &[]).0.path).await.expect("none").is_none());
+}
+
+#[tokio::test]
+async fn goes_on_with_a_store_that_was_made_anew() {
+    let home = Home::new();
+    let store: Arc<LocalStore> = home.store();
+    let (a, nar) = flat_file("a", b"a", &[]);
+    let paths = || Given::boxed([(a.clone(), nar.clone())]);
+    store.import(paths()).await.expect("imported");
+    for folder in ["store", "state"] {
+        std::fs::remove_dir_all(home.path(folder)).expect("removed");
+    }
+    assert_eq!(store.all_valid().await.expect("all"), BTreeSet::new());
+    store.import(paths()).await.expect("imported");
+    assert_eq!(store.all_valid().await.expect("all").len(), 1);
+    home.verify().await;
+}
+
+#[tokio::test]
+async fn permanent_roots() {
+    let home = Home::new();
+    let store = home.store();
+    let (a, nar) = flat_file("a", b"a", &[]);
+    store.import(Given::boxed([(a.clone(), nar)])).await.expect("imported");
+    let link = home.path("link");
+    let link = link.to_str().expect("text");
+    for _ in 0..2 {
+        assert_eq!(store.add_permanent_root(&a.path, link).await.as_deref().ok(), Some(link));
+    }
+    let whole = store.store_dir().display(&a.path);
+    drop(store);
+    let roots = home.stock("nix-store", &["-q", "--roots", &whole]).expect("roots");
+    assert!(roots.contains(link), "{roots}");
+    assert!(home.stock("nix-store", &["--delete", &whole]).is_err());
+    std::fs::remove_file(link).expect("removed");
+    std::fs::write(link, "mine").expect("written");
+    let refused = home.store().add_permanent_root(&a.path, link).await.expect_err("refused");
+    assert!(refused.to_string().contains("already exists"), "{refused}");
+}
+
+#[tokio::test]
+async fn equal_files_become_one() {
+    let home = Home::new();
+    let options = LocalOptions { optimise: Optimise::OnImport, ..LocalOptions::default() };
+    let contents = vec![7; 100_000];
+    let (a, a_nar) = flat_file("a", &contents, &[]);
+    let (b, b_nar) = flat_file("b", &contents, &[]);
+    let (c, c_nar) = flat_file("c", &contents, &[]);
+    let store = home.store_with(options);
+    store.import(Given::boxed([(a.clone(), a_nar), (b.clone(), b_nar)])).await.expect("imported");
+    let inode = |path: &StorePath| {
+        std::fs::metadata(home.path("store").join(path.base_name())).expect("a file").ino()
+    };
+    assert_eq!(inode(&a.path), inode(&b.path));
+    let later = home.store();
+    later.import(Given::boxed([(c.clone(), c_nar)])).await.expect("imported");
+    assert_ne!(inode(&a.path), inode(&c.path));
+    assert_eq!(later.optimise().await.expect("optimised"), 100_000);
+    assert_eq!(inode(&a.path), inode(&c.path));
+    home.verify().await;
+    drop(store);
+    home.stock("nix-store", &["--optimise"]).expect("nothing left to do");
+    assert_eq!(inode(&a.path), inode(&c.path));
+}

@@ -1,0 +1,193 @@
+//! What is refused, and what a slow client or a full disk does.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use drover_core::{PathInfo, SecretKey, Signature, TrustedKeys};
+use drover_store::contract::{Given, flat_file};
+use drover_store::{Keeper, PathStream, SignatureCheck, Store, StoreError, WhenValid};
+use drover_store_local::{LocalOptions, RequiredSignatures};
+use tokio::sync::oneshot;
+
+use crate::support::Home;
+
+#[tokio::test]
+async fn unsigned_paths_are_refused_where_that_is_asked() {
+    let home = Home::new();
+    let key = SecretKey::generate("k-1").expect("a key");
+    let mut keys = TrustedKeys::default();
+    keys.add(key.public_key());
+    let signatures = RequiredSignatures::By(keys);
+    let store = home.store_with(LocalOptions { signatures, ..LocalOptions::default() });
+    let (unsigned, nar) = flat_file("a", b"a", &[]);
+    let mut signed = unsigned.clone();
+    let add = async |info: &PathInfo| {
+        let paths = Given::boxed([(info.clone(), nar.clone())]);
+        store.add_paths(paths, SignatureCheck::AsConfigured, WhenValid::Keep).await
+    };
+    let error = add(&unsigned).await.expect_err("refused").to_string();
+    let whole = store.store_dir().display(&unsigned.path);
+    let expected =
+        format!("cannot add path '{whole}' because it lacks a signature by a trusted key");
+    assert_eq!(error, expected);
+    let other: Signature = key.sign("something else");
+    signed.signatures = BTreeSet::from([other]);
+    assert!(add(&signed).await.is_err());
+    signed.signatures.insert(key.sign(&signed.fingerprint(store.store_dir())));
+    add(&signed).await.expect("signed");
+    // What stock thinks of the signature.
+    let text = key.public_key().to_string();
+    let args = ["store", "verify", "--no-contents", "--trusted-public-keys", &text, &whole];
+    home.stock("nix", &args).expect("signed by whom stock trusts");
+}
+
+#[tokio::test]
+async fn a_path_that_is_not_content_addressed_as_it_says() {
+    let home = Home::new();
+    let store = home.store();
+    let (mut info, nar) = flat_file("a", b"a", &[]);
+    info.content_address = Some(format!("fixed:sha256:{}", "0".repeat(52)).parse().expect("one"));
+    let error = store.import(Given::boxed([(info.clone(), nar.clone())])).await;
+    let error = error.expect_err("refused").to_string();
+    assert!(error.contains("claims to be content-addressed but isn't"), "{error}");
+    // And one whose path follows from an address that the contents haven't.
+    let name = info.path.store_name();
+    let address = info.content_address.clone().expect("an address");
+    let references = Default::default();
+    let path = store.store_dir().content_addressed_path(&address, &references, &name);
+    info.path = path.expect("a path");
+    let error = store.import(Given::boxed([(info, nar)])).await.expect_err("refused").to_string();
+    assert!(error.contains("ca hash mismatch importing path"), "{error}");
+    assert_eq!(home.entries(), Vec::<String>::new());
+}
+
+/// The good paths before a bad one are added, the bad one and those behind it aren't.
+#[tokio::test]
+async fn what_was_whole_before_a_failure_stays() {
+    let home = Home::new();
+    let store = home.store();
+    let (a, a_nar) = flat_file("a", b"a", &[]);
+    let (absent, _) = flat_file("absent", b"", &[]);
+    let (bad, bad_nar) = flat_file("bad", b"bad", &[&absent]);
+    let (c, c_nar) = flat_file("c", b"c", &[]);
+    let paths = Given::boxed([(a.clone(), a_nar), (bad, bad_nar), (c, c_nar)]);
+    let error = store.import(paths).await.expect_err("refused").to_string();
+    assert!(error.contains("which is not valid"), "{error}");
+    assert_eq!(store.all_valid().await.expect("all"), BTreeSet::from([a.path.clone()]));
+    assert_eq!(home.entries(), [a.path.base_name()], "something is left");
+    home.verify().await;
+}
+
+/// Sends a path's first bytes, and the rest when it is told to.
+struct Slow {
+    info: Option<PathInfo>,
+    pieces: Vec<Bytes>,
+    go: Option<oneshot::Receiver<()>>,
+    began: Option<oneshot::Sender<()>>,
+}
+
+#[async_trait]
+impl PathStream for Slow {
+    fn count(&self) -> usize {
+        1
+    }
+
+    async fn next_path(&mut self) -> Result<Option<PathInfo>, StoreError> {
+        Ok(self.info.take())
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
+        if self.pieces.len() == 1
+            && let Some(go) = self.go.take()
+        {
+            self.began.take().map(|began| began.send(()));
+            go.await.ok();
+        }
+        Ok(self.pieces.pop())
+    }
+}
+
+#[tokio::test]
+async fn a_slow_client_keeps_nobody_off() {
+    let home = Home::new();
+    let store = home.store();
+    let (a, nar) = flat_file("a", b"contents", &[]);
+    let (go, wait) = oneshot::channel();
+    let (began, has_begun) = oneshot::channel();
+    let slow = Slow {
+        info: Some(a.clone()),
+        pieces: vec![nar.slice(50..), nar.slice(..50)],
+        go: Some(wait),
+        began: Some(began),
+    };
+    let fast = async {
+        has_begun.await.expect("begun");
+        let paths = Given::boxed([(a.clone(), nar.clone())]);
+        let added = tokio::time::timeout(Duration::from_secs(20), store.import(paths)).await;
+        added.expect("the slow client holds the path").expect("added");
+        let whole = store.store_dir().display(&a.path);
+        home.stock("nix-store", &["--check-validity", &whole]).expect("valid");
+        go.send(()).expect("sent");
+    };
+    let (slow, ()) = tokio::join!(store.import(Box::new(slow)), fast);
+    slow.expect("added already");
+    assert_eq!(home.entries(), [a.path.base_name()], "something is left");
+    home.verify().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_leaves_nothing() {
+    let home = Home::new();
+    let store = home.store();
+    let (a, nar) = flat_file("a", b"contents", &[]);
+    let (_go, wait) = oneshot::channel();
+    let (began, has_begun) = oneshot::channel();
+    let slow = Slow {
+        info: Some(a.clone()),
+        pieces: vec![nar.slice(50..), nar.slice(..50)],
+        go: Some(wait),
+        began: Some(began),
+    };
+    tokio::select! {
+        _ = store.import(Box::new(slow)) => panic!("it can't end"),
+        begun = has_begun => begun.expect("begun"),
+    }
+    // What was handed to a blocking thread ends by itself.
+    for _ in 0..500 {
+        if home.entries().is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("something is left: {:?}", home.entries());
+}
+
+/// Needs root, as all tests that mount.
+#[tokio::test]
+async fn a_full_disk_is_named_and_leaves_no_valid_path() {
+    let home = Home::new();
+    let disk = home.path("store");
+    std::fs::create_dir_all(&disk).expect("a folder");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
+        .arg(&disk)
+        .status()
+        .expect("mount");
+    assert!(mounted.success(), "cannot mount: this test needs root");
+    let store = home.store();
+    let (small, small_nar) = flat_file("small", b"small", &[]);
+    let (large, large_nar) = flat_file("large", &vec![1; 4 << 20], &[]);
+    let paths = Given::boxed([(small.clone(), small_nar), (large, large_nar)]);
+    let error = store.import(paths).await.expect_err("refused").to_string();
+    let valid = store.all_valid().await.expect("all");
+    let entries = home.entries();
+    drop(store);
+    let unmounted = Command::new("umount").arg(&disk).status().expect("umount");
+    assert!(unmounted.success());
+    assert!(error.contains("No space left on device"), "{error}");
+    assert_eq!(valid, BTreeSet::from([small.path.clone()]));
+    assert_eq!(entries, [small.path.base_name()], "something is left");
+}
