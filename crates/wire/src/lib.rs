@@ -7,18 +7,23 @@
 mod build_result;
 mod codec;
 mod derivation;
+mod derived_path;
 mod dialect;
 mod error;
 mod frame;
+mod garbage;
 mod log;
 mod options;
 mod path_info;
+mod realisation;
 mod request;
 mod response;
 mod serve;
+mod substitutable;
 
 pub use build_result::{BuildResult, BuildStatus};
 pub use codec::{Decoder, Encoder, MAX_BYTES, MAX_COUNT, MAX_TEXT};
+pub use derived_path::{BuildMode, DerivedPath};
 pub use dialect::{
     Dialect, FEATURE_REALISATION_WITH_PATH, ServerInfo, Trust, Version, WORKER_LATEST,
     WORKER_OLDEST, client_hello, exchanges_features, read_client_end, read_client_magic,
@@ -27,12 +32,16 @@ pub use dialect::{
 };
 pub use error::DecodeError;
 pub use frame::{FRAME_END, MAX_FRAME, frame_header, read_frame_header};
+pub use garbage::{GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult};
 pub use log::{ActivityId, Field, LogMessage, RemoteError, activity, result};
 pub use options::ClientOptions;
 pub use path_info::{
     decode_keyed_path_info, decode_path_info, encode_keyed_path_info, encode_path_info,
 };
-pub use request::{BuildMode, DerivedPath, Request, SignatureCheck, Substitute};
+pub use realisation::{OutputId, RealisedOutput};
+pub use request::{
+    CheckContents, NewContent, Repair, Request, SignatureCheck, Substitute, refused_operation,
+};
 pub use response::{Missing, Response};
 pub use serve::{
     Lock, SERVE_LATEST, SERVE_OLDEST, ServeBuildOptions, ServeDialect, ServeRequest,
@@ -40,3 +49,4 @@ pub use serve::{
     encode_serve_path_infos, read_serve_client_hello, read_serve_server_hello, serve_client_hello,
     serve_server_hello,
 };
+pub use substitutable::{SubstitutableInfo, SubstitutableQuery};

@@ -84,6 +84,8 @@ pub enum LogMessage {
 
 /// `ActivityType` numbers that drover reads or writes.
 pub mod activity {
+    /// What has no kind of its own.
+    pub const UNKNOWN: u64 = 0;
     /// Paths are copied.
     pub const COPY_PATHS: u64 = 103;
     /// A derivation is built: derivation, machine, round, rounds.

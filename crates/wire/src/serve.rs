@@ -111,10 +111,14 @@ pub enum ServeRequest {
     QueryPathInfos(BTreeSet<StorePath>),
     /// The contents of a path: a bare NAR is the answer.
     DumpStorePath(StorePath),
+    /// Add paths, which follow as `nix-store --export` writes them.
+    ImportPaths,
     /// Build; `DRV` or `DRV!out,dev`.
     BuildPaths(Vec<String>, ServeBuildOptions),
     /// The closure of paths.
     QueryClosure(BTreeSet<StorePath>),
+    /// The closure of paths, with the outputs of the derivations in it.
+    QueryClosureWithOutputs(BTreeSet<StorePath>),
     /// Build a derivation that the store needn't have.
     BuildDerivation(StorePath, Box<BasicDerivation>, ServeBuildOptions),
     /// Add a path, whose bare NAR follows.
@@ -143,14 +147,15 @@ impl ServeRequest {
                 out.number(3);
                 out.path(store_dir, path);
             }
+            ServeRequest::ImportPaths => out.number(4),
             ServeRequest::BuildPaths(paths, options) => {
                 out.number(6);
                 out.list(paths.iter(), |out, path| out.text(path));
                 options.encode(&mut out, dialect.version);
             }
-            ServeRequest::QueryClosure(paths) => {
+            ServeRequest::QueryClosure(paths) | ServeRequest::QueryClosureWithOutputs(paths) => {
                 out.number(7);
-                out.flag(false);
+                out.flag(matches!(self, ServeRequest::QueryClosureWithOutputs(_)));
                 out.paths(store_dir, paths);
             }
             ServeRequest::BuildDerivation(path, derivation, options) => {
@@ -190,14 +195,15 @@ impl ServeRequest {
             }
             2 => ServeRequest::QueryPathInfos(from.paths(store_dir)?),
             3 => ServeRequest::DumpStorePath(from.path(store_dir)?),
+            4 => ServeRequest::ImportPaths,
             6 => {
                 let paths = from.list(|from| from.text().map(str::to_owned))?;
                 ServeRequest::BuildPaths(paths, ServeBuildOptions::decode(from, dialect.version)?)
             }
-            7 => {
-                from.number_up_to("include-outputs flag", 0)?;
-                ServeRequest::QueryClosure(from.paths(store_dir)?)
-            }
+            7 => match from.flag()? {
+                false => ServeRequest::QueryClosure(from.paths(store_dir)?),
+                true => ServeRequest::QueryClosureWithOutputs(from.paths(store_dir)?),
+            },
             8 => {
                 let path = from.path(store_dir)?;
                 let derivation = Box::new(decode_derivation(from, store_dir, &path)?);
@@ -236,7 +242,7 @@ impl ServeBuildOptions {
             max_log_size: from.number()?,
             keep_failed: false,
         };
-        from.number()?;
+        from.number_up_to("number of further rounds", 0)?;
         from.number()?;
         options.keep_failed = version.minor >= 7 && from.flag()?;
         Ok(options)

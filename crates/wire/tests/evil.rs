@@ -97,7 +97,7 @@ fn a_long_list_is_asked_for_in_few_steps() {
 #[rstest]
 #[case::mode(numbers(&[9, 0, 3]), "invalid build mode 3")]
 #[case::verbosity(numbers(&[19, 0, 0, 0, 999, 0, 0, 0, 0, 0, 0, 0, 0, 0]), "invalid verbosity 999")]
-#[case::repairing_import(numbers(&[44, 1, 0]), "invalid repair flag 1")]
+#[case::garbage(numbers(&[20, 4, 0]), "invalid garbage collection action 4")]
 fn numbers_that_stand_for_nothing_are_named(#[case] wire: Vec<u8>, #[case] message: &str) {
     let error = Request::decode(&mut Decoder::new(&wire), &dialect()).expect_err("refused");
     assert_eq!(error.to_string(), message);

@@ -5,10 +5,10 @@
 
 mod support;
 
-use drover_core::{PathInfo, StoreDir};
+use drover_core::{IngestionMethod, PathInfo, StoreDir};
 use drover_wire::{
-    BuildResult, DecodeError, Decoder, DerivedPath, Dialect, Encoder, LogMessage, Request,
-    Response, ServeDialect, ServeRequest, Substitute, Version, WORKER_LATEST,
+    BuildResult, DecodeError, Decoder, DerivedPath, Dialect, Encoder, LogMessage, NewContent,
+    Repair, Request, Response, ServeDialect, ServeRequest, Substitute, Version, WORKER_LATEST,
     decode_keyed_path_info, decode_serve_build_result, decode_serve_path_infos,
     encode_keyed_path_info, encode_serve_build_result, encode_serve_path_infos, read_client_end,
     read_client_magic, read_client_version, read_features, read_frame_header,
@@ -44,6 +44,18 @@ fn encoded(encode: impl FnOnce(&mut Encoder)) -> Vec<u8> {
     out.into_bytes()
 }
 
+/// What of contents to be added is left in a version.
+fn addable(mut content: NewContent, dialect: &Dialect) -> NewContent {
+    if !dialect.since(25) {
+        content.references.clear();
+        content.repair = Repair::No;
+        if content.method != IngestionMethod::Nar {
+            content.method = IngestionMethod::Flat;
+        }
+    }
+    content
+}
+
 /// What of a result is left in a version.
 fn in_version(mut result: BuildResult, dialect: &Dialect) -> BuildResult {
     if !dialect.since(29) {
@@ -69,9 +81,31 @@ proptest! {
             Request::QueryValidPaths(paths, _) if !dialect.since(27) => {
                 Request::QueryValidPaths(paths, Substitute::No)
             }
+            Request::AddToStore(content) => Request::AddToStore(addable(content, &dialect)),
+            Request::QuerySubstitutablePathInfos(paths) if !dialect.since(22) => {
+                Request::QuerySubstitutablePathInfos(
+                    paths.into_keys().map(|path| (path, None)).collect(),
+                )
+            }
             request => request,
         };
         prop_assert_eq!(read(&wire, |from| Request::decode(from, &dialect)), expected);
+    }
+
+    #[test]
+    fn realisations((dialect, realised) in dialect().prop_flat_map(|dialect| {
+        let realised = realised(&dialect);
+        (Just(dialect), realised)
+    }), found: bool) {
+        let register = Request::RegisterDrvOutput(realised.clone());
+        let wire = register.encode(&dialect);
+        prop_assert_eq!(read(&wire, |from| Request::decode(from, &dialect)), register);
+        let query = Request::QueryRealisation(realised.output.clone());
+        let wire = query.encode(&dialect);
+        prop_assert_eq!(&read(&wire, |from| Request::decode(from, &dialect)), &query);
+        let answer = Response::Realisation(found.then(|| Box::new(realised)));
+        let wire = encoded(|out| answer.encode(out, &dialect));
+        prop_assert_eq!(read(&wire, |from| Response::decode(from, &dialect, &query)), answer);
     }
 
     #[test]

@@ -9,9 +9,11 @@ use drover_core::{
 };
 use drover_derivation::{BasicDerivation, ByteString, Output};
 use drover_wire::{
-    ActivityId, BuildMode, BuildResult, BuildStatus, ClientOptions, DerivedPath, Dialect,
-    FEATURE_REALISATION_WITH_PATH, Field, Lock, LogMessage, Missing, RemoteError, Request,
-    Response, ServeBuildOptions, ServeDialect, ServeRequest, SignatureCheck, Substitute, Version,
+    ActivityId, BuildMode, BuildResult, BuildStatus, CheckContents, ClientOptions, DerivedPath,
+    Dialect, FEATURE_REALISATION_WITH_PATH, Field, GarbageAction, GarbageLiveness, GarbageRequest,
+    GarbageResult, Lock, LogMessage, Missing, NewContent, OutputId, RealisedOutput, RemoteError,
+    Repair, Request, Response, ServeBuildOptions, ServeDialect, ServeRequest, SignatureCheck,
+    SubstitutableInfo, Substitute, Version,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -186,7 +188,14 @@ fn options() -> impl Strategy<Value = ClientOptions> {
 
 /// Every request there is.
 pub(crate) fn request() -> impl Strategy<Value = Request> {
-    let of_path = (0usize..8, path()).prop_map(|(which, path)| match which {
+    let of_path = (0usize..15, path()).prop_map(|(which, path)| match which {
+        8 => Request::HasSubstitutes(path),
+        9 => Request::QueryPathHash(path),
+        10 => Request::QueryReferences(path),
+        11 => Request::QueryDeriver(path),
+        12 => Request::QuerySubstitutablePathInfo(path),
+        13 => Request::QueryDerivationOutputs(path),
+        14 => Request::QueryDerivationOutputNames(path),
         0 => Request::IsValidPath(path),
         1 => Request::QueryReferrers(path),
         2 => Request::EnsurePath(path),
@@ -213,7 +222,82 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         1 => check().prop_map(Request::AddMultipleToStore),
         1 => derivation_path().prop_map(Request::AddBuildLog),
         1 => (200u64..).prop_map(Request::Unknown),
+        4 => request_of_late(),
     ]
+}
+
+fn repair() -> impl Strategy<Value = Repair> {
+    prop_oneof![Just(Repair::No), Just(Repair::Yes)]
+}
+
+fn request_of_late() -> impl Strategy<Value = Request> {
+    let contents = prop_oneof![Just(CheckContents::No), Just(CheckContents::Yes)];
+    let addresses = prop::collection::btree_map(path(), option::of(content_address()), 0..4);
+    prop_oneof![
+        Just(Request::SyncWithGc),
+        Just(Request::FindRoots),
+        Just(Request::OptimiseStore),
+        new_content().prop_map(Request::AddToStore),
+        (text(), vec(any::<u8>(), 0..40), paths())
+            .prop_map(|(name, text, refs)| Request::AddTextToStore(name, text, refs)),
+        garbage().prop_map(Request::CollectGarbage),
+        addresses.prop_map(Request::QuerySubstitutablePathInfos),
+        (contents, repair()).prop_map(|(c, r)| Request::VerifyStore(c, r)),
+        (info(), check()).prop_map(|(info, check)| Request::RepairToStoreNar(info, check)),
+        check().prop_map(Request::RepairMultipleToStore),
+        (path(), text()).prop_map(|(path, link)| Request::AddPermRoot(path, link)),
+    ]
+}
+
+fn new_content() -> impl Strategy<Value = NewContent> {
+    let method = prop_oneof![
+        Just(IngestionMethod::Flat),
+        Just(IngestionMethod::Nar),
+        Just(IngestionMethod::Git),
+        Just(IngestionMethod::Text)
+    ];
+    let algorithm = prop_oneof![Just(HashAlgorithm::Sha256), Just(HashAlgorithm::Md5)];
+    (text(), method, algorithm, paths(), repair()).prop_map(
+        |(name, method, algorithm, references, repair)| NewContent {
+            name,
+            method,
+            algorithm,
+            references,
+            repair,
+        },
+    )
+}
+
+fn garbage() -> impl Strategy<Value = GarbageRequest> {
+    let action = prop_oneof![
+        Just(GarbageAction::ReturnLive),
+        Just(GarbageAction::ReturnDead),
+        Just(GarbageAction::DeleteDead),
+        Just(GarbageAction::DeleteSpecific),
+    ];
+    let liveness = prop_oneof![Just(GarbageLiveness::Respect), Just(GarbageLiveness::Ignore)];
+    (action, paths(), liveness, any::<u64>()).prop_map(|(action, paths, liveness, max_freed)| {
+        GarbageRequest { action, paths, liveness, max_freed }
+    })
+}
+
+/// An output and what it became, as a version can carry it.
+pub(crate) fn realised(dialect: &Dialect) -> impl Strategy<Value = RealisedOutput> + use<> {
+    let (by_path, signed) = (dialect.realisations_with_path(), dialect.since(31));
+    let name = || "[a-z]{1,6}".prop_map(|name| name.parse::<OutputName>().expect("a name"));
+    let output = (derivation_path(), vec(any::<u8>(), 0..9), name()).prop_map(
+        move |(path, bytes, output)| match by_path {
+            true => OutputId::Derivation(path, output),
+            false => OutputId::Hash(drover_core::DrvOutput {
+                hash: Hash::of(HashAlgorithm::Sha256, &bytes),
+                output,
+            }),
+        },
+    );
+    (output, path(), btree_set(signature(), 0..3)).prop_map(move |(output, path, signatures)| {
+        let signatures = if signed { signatures } else { BTreeSet::new() };
+        RealisedOutput { output, path, signatures }
+    })
 }
 
 /// Every request of the serve protocol.
@@ -240,6 +324,8 @@ pub(crate) fn serve_request() -> impl Strategy<Value = ServeRequest> {
             o
         )),
         info().prop_map(ServeRequest::AddToStoreNar),
+        Just(ServeRequest::ImportPaths),
+        paths().prop_map(ServeRequest::QueryClosureWithOutputs),
         (200u64..).prop_map(ServeRequest::Unknown),
     ]
 }
@@ -303,6 +389,53 @@ pub(crate) fn exchange() -> impl Strategy<Value = (Request, Response)> {
         )),
         (derivation_path(), map)
             .prop_map(|(p, m)| (Request::QueryDerivationOutputMap(p), Response::OutputMap(m))),
+        rare_exchange(),
+    ]
+}
+
+fn rare_exchange() -> impl Strategy<Value = (Request, Response)> {
+    let substitutable = || {
+        (option::of(derivation_path()), paths(), any::<[u64; 2]>()).prop_map(|(d, r, n)| {
+            SubstitutableInfo { deriver: d, references: r, download_size: n[0], nar_size: n[1] }
+        })
+    };
+    let garbage = (vec("[a-z/.]{1,9}", 0..4), any::<u64>())
+        .prop_map(|(paths, bytes_freed)| GarbageResult { paths, bytes_freed });
+    prop_oneof![
+        (path(), any::<[u8; 32]>())
+            .prop_map(|(p, h)| (Request::QueryPathHash(p), Response::NarHash(NarHash(h)))),
+        (path(), option::of(derivation_path()))
+            .prop_map(|(p, d)| (Request::QueryDeriver(p), Response::OptionalPath(d))),
+        path().prop_map(|p| (
+            Request::AddTextToStore(String::new(), Vec::new(), BTreeSet::new()),
+            Response::Path(p)
+        )),
+        btree_set(("[a-z/{}:]{1,9}", path()), 0..4)
+            .prop_map(|roots| (Request::FindRoots, Response::Roots(roots))),
+        garbage.prop_map(|g| (
+            Request::CollectGarbage(GarbageRequest {
+                action: GarbageAction::ReturnDead,
+                paths: BTreeSet::new(),
+                liveness: GarbageLiveness::Respect,
+                max_freed: 0
+            }),
+            Response::Garbage(Box::new(g))
+        )),
+        (path(), option::of(substitutable())).prop_map(|(p, i)| (
+            Request::QuerySubstitutablePathInfo(p),
+            Response::Substitutable(i.map(Box::new))
+        )),
+        btree_map(path(), substitutable(), 0..3).prop_map(|infos| (
+            Request::QuerySubstitutablePathInfos(BTreeMap::new()),
+            Response::Substitutables(infos)
+        )),
+        (path(), btree_set("[a-z]{1,6}", 0..4))
+            .prop_map(|(p, n)| (Request::QueryDerivationOutputNames(p), Response::Names(n))),
+        (path(), text()).prop_map(|(p, t)| (Request::AddPermRoot(p, t.clone()), Response::Text(t))),
+        any::<bool>().prop_map(|f| (
+            Request::VerifyStore(CheckContents::Yes, Repair::No),
+            Response::Flag(f)
+        )),
     ]
 }
 
