@@ -1,0 +1,321 @@
+//! Operations that are a question and an answer.
+//!
+//! Follows `performOp` in `src/libstore/daemon.cc` of Nix, case by case.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use drover_core::{HashAlgorithm, IngestionMethod, PathInfo, Realisation, StoreName, StorePath};
+use drover_store::{
+    CollectAction, Collection, Content, Keeper, Liveness, SignatureCheck, StoreError, Substitute,
+    VerifyDepth, WhenValid,
+};
+use drover_wire::{
+    CheckContents, Dialect, GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult,
+    OutputId, RealisedOutput, Repair, Request, Response,
+};
+
+use crate::failure::Failure;
+use crate::log_queue::{Level, LogQueue};
+use crate::output_hash::output_id;
+use crate::server::{ClientTrust, Shared};
+use crate::settings::Settings;
+use crate::stream::{Piece, pieces};
+
+/// What operations of one connection work with.
+pub(crate) struct Context {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) keeper: Arc<dyn Keeper>,
+    pub(crate) trust: ClientTrust,
+    pub(crate) dialect: Arc<Dialect>,
+    pub(crate) log: Arc<LogQueue>,
+    pub(crate) settings: Settings,
+}
+
+/// What an operation comes to.
+pub(crate) type Answer = Result<Response, Failure>;
+
+impl Context {
+    /// Returns the failure that an error of the store is.
+    pub(crate) fn failure(&self, error: &StoreError) -> Failure {
+        Failure::of(self.keeper.store_dir(), error)
+    }
+
+    fn told<T>(&self, result: Result<T, StoreError>) -> Result<T, Failure> {
+        result.map_err(|error| self.failure(&error))
+    }
+
+    /// Answers a request that no data follows.
+    pub(crate) async fn answer(self, request: Request) -> Answer {
+        match request {
+            Request::IsValidPath(path) => Ok(Response::Flag(self.find(&path).await?.is_some())),
+            Request::QueryPathInfo(path) => {
+                Ok(Response::PathInfo(self.find(&path).await?.map(Box::new)))
+            }
+            Request::QueryValidPaths(paths, substitute) => self.valid(paths, substitute).await,
+            Request::QueryReferrers(path) => {
+                self.told(self.keeper.referrers(&path).await).map(Response::Paths)
+            }
+            Request::QueryAllValidPaths => {
+                self.told(self.keeper.all_valid().await).map(Response::Paths)
+            }
+            Request::QueryValidDerivers(path) => {
+                self.told(self.keeper.valid_derivers(&path).await).map(Response::Paths)
+            }
+            Request::QueryPathFromHashPart(part) => {
+                let found = self.told(self.keeper.by_hash_part(&part).await)?;
+                Ok(Response::OptionalPath(found))
+            }
+            Request::QuerySubstitutablePaths(paths) => {
+                self.told(self.keeper.substitutable(&paths).await).map(Response::Paths)
+            }
+            Request::QueryDerivationOutputMap(path) => {
+                self.told(self.keeper.output_map(&path).await).map(Response::OutputMap)
+            }
+            Request::AddTempRoot(path) => {
+                self.told(self.keeper.add_temporary_root(&path).await)?;
+                Ok(Response::Done)
+            }
+            Request::EnsurePath(path) => {
+                self.told(self.keeper.ensure(&path).await)?;
+                Ok(Response::Done)
+            }
+            Request::BuildPaths(..)
+            | Request::BuildPathsWithResults(..)
+            | Request::BuildDerivation(..)
+            | Request::QueryMissing(_) => self.realise(request).await,
+            request => self.answer_rare(request).await,
+        }
+    }
+
+    /// Answers requests that change what is kept or known, and those of old clients.
+    async fn answer_rare(self, request: Request) -> Answer {
+        match request {
+            Request::AddTextToStore(name, text, references) => {
+                self.add_text(&name, text, references).await
+            }
+            Request::AddSignatures(path, signatures) => {
+                self.told(self.keeper.add_signatures(&path, &signatures).await)?;
+                Ok(Response::Done)
+            }
+            Request::AddIndirectRoot(link) => self.add_indirect_root(&link).await,
+            Request::AddPermRoot(path, link) => {
+                self.trust.require(
+                    "you are not privileged to create perm roots\n\nhint: you can just do this \
+                     client-side without special privileges, and probably want to do that instead.",
+                )?;
+                let link = self.told(self.keeper.add_permanent_root(&path, &link).await)?;
+                Ok(Response::Text(link))
+            }
+            Request::SyncWithGc => Ok(Response::Done),
+            Request::FindRoots => {
+                let roots = self.told(self.keeper.roots().await)?;
+                Ok(Response::Roots(self.trust.visible_roots(roots)))
+            }
+            Request::CollectGarbage(garbage) => self.collect(garbage).await,
+            Request::OptimiseStore => self.optimise().await,
+            Request::VerifyStore(contents, repair) => self.verify(contents, repair).await,
+            Request::RegisterDrvOutput(realised) => self.register(realised).await,
+            Request::QueryRealisation(output) => self.realisation(output).await,
+            request => self.answer_old(request).await,
+        }
+    }
+
+    /// Answers what only old clients ask.
+    async fn answer_old(self, request: Request) -> Answer {
+        match request {
+            Request::HasSubstitutes(path) => {
+                let found = self.keeper.substitutable(&BTreeSet::from([path.clone()])).await;
+                Ok(Response::Flag(self.told(found)?.contains(&path)))
+            }
+            Request::QueryPathHash(path) => Ok(Response::NarHash(self.info(&path).await?.nar_hash)),
+            Request::QueryReferences(path) => {
+                Ok(Response::Paths(self.info(&path).await?.references))
+            }
+            Request::QueryDeriver(path) => {
+                Ok(Response::OptionalPath(self.info(&path).await?.deriver))
+            }
+            Request::QueryDerivationOutputs(path) => {
+                let outputs = self.told(self.keeper.output_map(&path).await)?;
+                Ok(Response::Paths(outputs.into_values().flatten().collect()))
+            }
+            Request::QueryDerivationOutputNames(path) => {
+                let outputs = self.told(self.keeper.output_map(&path).await)?;
+                Ok(Response::Names(outputs.into_keys().collect()))
+            }
+            Request::QuerySubstitutablePathInfo(_) | Request::QuerySubstitutablePathInfos(_) => {
+                Err(Failure::new(
+                    "what substituters know of single paths is not told here; ask QueryMissing, as \
+                     clients since Nix 2.0 do",
+                ))
+            }
+            request => {
+                let operation = request.operation();
+                Err(Failure::new(format!("operation {operation} has no answer of its own")))
+            }
+        }
+    }
+
+    /// Looks up one path.
+    pub(crate) async fn find(&self, path: &StorePath) -> Result<Option<PathInfo>, Failure> {
+        let infos = self.told(self.keeper.path_infos(std::slice::from_ref(path)).await)?;
+        Ok(infos.into_iter().next().flatten())
+    }
+
+    /// Looks up one path that has to be valid.
+    pub(crate) async fn info(&self, path: &StorePath) -> Result<PathInfo, Failure> {
+        self.find(path).await?.ok_or_else(|| {
+            Failure::new(format!("path '{}' is not valid", self.keeper.store_dir().display(path)))
+        })
+    }
+
+    async fn valid(
+        &self,
+        paths: BTreeSet<StorePath>,
+        substitute: drover_wire::Substitute,
+    ) -> Answer {
+        if substitute == drover_wire::Substitute::Yes && self.settings.substitute == Substitute::Yes
+        {
+            let valid = self.keeper.hold_valid(&paths, Substitute::Yes).await;
+            return self.told(valid).map(Response::Paths);
+        }
+        let paths: Vec<StorePath> = paths.into_iter().collect();
+        let infos = self.told(self.keeper.path_infos(&paths).await)?;
+        let valid = paths.into_iter().zip(infos).filter(|(_, info)| info.is_some());
+        Ok(Response::Paths(valid.map(|(path, _)| path).collect()))
+    }
+
+    async fn add_text(&self, name: &str, text: Vec<u8>, references: BTreeSet<StorePath>) -> Answer {
+        let path = self.text_path(name, text, references).await?;
+        Ok(Response::Path(path))
+    }
+
+    /// Adds a text, and returns its path.
+    pub(crate) async fn text_path(
+        &self,
+        name: &str,
+        text: Vec<u8>,
+        references: BTreeSet<StorePath>,
+    ) -> Result<StorePath, Failure> {
+        let content = Content {
+            name: store_name(name)?,
+            method: IngestionMethod::Text,
+            algorithm: HashAlgorithm::Sha256,
+            references,
+        };
+        let (queue, bytes) = pieces(0);
+        // both fit the queue
+        if !text.is_empty() {
+            drop(queue.try_send(Piece::Bytes(Bytes::from(text))));
+        }
+        drop(queue.try_send(Piece::End));
+        let added = self.keeper.add_content(content, Box::new(bytes), WhenValid::Keep).await;
+        Ok(self.told(added)?.path)
+    }
+
+    async fn add_indirect_root(&self, link: &str) -> Answer {
+        if !link.starts_with('/') {
+            return Err(Failure::new(format!("root '{link}' must be an absolute path")));
+        }
+        self.told(self.keeper.add_indirect_root(link).await)?;
+        Ok(Response::Done)
+    }
+
+    async fn collect(&self, request: GarbageRequest) -> Answer {
+        if request.liveness == GarbageLiveness::Ignore {
+            return Err(Failure::new("you are not allowed to ignore liveness"));
+        }
+        let collection = Collection {
+            action: match request.action {
+                GarbageAction::ReturnLive => CollectAction::ListLive,
+                GarbageAction::ReturnDead => CollectAction::ListDead,
+                GarbageAction::DeleteDead => CollectAction::DeleteDead,
+                GarbageAction::DeleteSpecific => CollectAction::DeleteGiven,
+            },
+            liveness: Liveness::Respect,
+            paths: request.paths,
+            max_freed: Some(request.max_freed).filter(|max| *max != u64::MAX),
+        };
+        let collected = self.told(self.keeper.collect(collection).await)?;
+        let store_dir = self.keeper.store_dir();
+        let whole = |name: String| format!("{store_dir}/{name}");
+        Ok(Response::Garbage(Box::new(GarbageResult {
+            paths: collected.names.into_iter().map(whole).collect(),
+            bytes_freed: collected.bytes_freed,
+        })))
+    }
+
+    /// Waits until the store has time for one more long check that an untrusted client asks for.
+    async fn heavy(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        match self.trust {
+            ClientTrust::Trusted => None,
+            ClientTrust::NotTrusted => self.shared.heavy.acquire().await.ok(),
+        }
+    }
+
+    async fn optimise(&self) -> Answer {
+        let _turn = self.heavy().await;
+        let saved = self.told(self.keeper.optimise().await)?;
+        let mebibytes = saved / (1024 * 1024);
+        self.log.tell(Level::Info, &format!("{mebibytes} MiB freed by hard linking"));
+        Ok(Response::Done)
+    }
+
+    async fn verify(&self, contents: CheckContents, repair: Repair) -> Answer {
+        if repair == Repair::Yes {
+            self.trust.require("you are not privileged to repair paths")?;
+        }
+        let _turn = self.heavy().await;
+        let depth = match contents {
+            CheckContents::No => VerifyDepth::Existence,
+            CheckContents::Yes => VerifyDepth::Contents,
+        };
+        let repair = match repair {
+            Repair::No => drover_store::Repair::No,
+            Repair::Yes => drover_store::Repair::Yes,
+        };
+        let found = self.told(self.keeper.verify(depth, repair).await)?;
+        for problem in &found.problems {
+            self.log.tell(Level::Error, problem);
+        }
+        Ok(Response::Flag(found.errors_left))
+    }
+
+    async fn register(&self, realised: RealisedOutput) -> Answer {
+        let id = match realised.output {
+            OutputId::Hash(id) => id,
+            OutputId::Derivation(path, output) => output_id(&*self.keeper, &path, &output).await?,
+        };
+        let realisation =
+            Realisation { id, out_path: realised.path, signatures: realised.signatures };
+        let check = SignatureCheck::AsConfigured;
+        self.told(self.keeper.register_realisation(&realisation, check).await)?;
+        Ok(Response::Nothing)
+    }
+
+    async fn realisation(&self, output: OutputId) -> Answer {
+        let id = match &output {
+            OutputId::Hash(id) => id.clone(),
+            OutputId::Derivation(path, name) => {
+                // what isn't here has become nothing yet
+                if self.find(path).await?.is_none() {
+                    return Ok(Response::Realisation(None));
+                }
+                output_id(&*self.keeper, path, name).await?
+            }
+        };
+        let found = self.told(self.keeper.realisation(&id).await)?;
+        Ok(Response::Realisation(found.map(|found| {
+            let (path, signatures) = (found.out_path, found.signatures);
+            Box::new(RealisedOutput { output, path, signatures })
+        })))
+    }
+}
+
+/// Reads a name that a client chose.
+pub(crate) fn store_name(name: &str) -> Result<StoreName, Failure> {
+    name.parse().map_err(|error| {
+        Failure::new(format!("name '{}' is not valid: {error}", name.escape_default()))
+    })
+}

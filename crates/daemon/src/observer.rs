@@ -1,0 +1,137 @@
+//! What happens in builds, as activities that Nix clients show.
+//!
+//! Follows `src/libstore/build/derivation-building-goal.cc` of Nix: kinds, fields and texts.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use drover_core::{StoreDir, StorePath};
+use drover_store::{RealiseEvent, RealiseObserver};
+use drover_wire::{ActivityId, Field, LogMessage, activity, result};
+
+use crate::log_queue::{Level, LogQueue, Loss};
+
+/// Whether lines of builds are shown as they are, or as part of their activity, which lets the
+/// client decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BuildLines {
+    Shown,
+    Told,
+}
+
+/// Tells one client of the builds that it waits for.
+pub(crate) struct Observer {
+    log: Arc<LogQueue>,
+    store_dir: StoreDir,
+    lines: BuildLines,
+    open: Mutex<HashMap<(Kind, StorePath), ActivityId>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Waits,
+    Builds,
+}
+
+/// Numbers of activities; unique in this process, as connections may share a screen.
+fn next_id() -> ActivityId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let process = u64::from(std::process::id()) << 32;
+    ActivityId(process + NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Observer {
+    pub(crate) fn new(log: Arc<LogQueue>, store_dir: StoreDir, lines: BuildLines) -> Observer {
+        Observer { log, store_dir, lines, open: Mutex::default() }
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<(Kind, StorePath), ActivityId>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, kind: Kind, derivation: &StorePath, level: Level, text: String, machine: &str) {
+        let id = next_id();
+        if let Some(old) = self.open().insert((kind, derivation.clone()), id) {
+            self.log.push(&LogMessage::StopActivity(old), Loss::Never);
+        }
+        let (number, fields) = match kind {
+            Kind::Waits => (activity::BUILD_WAITING, Vec::new()),
+            Kind::Builds => (
+                activity::BUILD,
+                vec![
+                    Field::Text(self.store_dir.display(derivation)),
+                    Field::Text(machine.to_owned()),
+                    Field::Number(1),
+                    Field::Number(1),
+                ],
+            ),
+        };
+        let message = LogMessage::StartActivity {
+            id,
+            level: level as u64,
+            kind: number,
+            text,
+            fields,
+            parent: ActivityId(0),
+        };
+        self.log.push(&message, Loss::Never);
+    }
+
+    fn stop(&self, kind: Kind, derivation: &StorePath) {
+        if let Some(id) = self.open().remove(&(kind, derivation.clone())) {
+            self.log.push(&LogMessage::StopActivity(id), Loss::Never);
+        }
+    }
+
+    fn result(&self, derivation: &StorePath, kind: u64, text: String, loss: Loss) {
+        let id = self.open().get(&(Kind::Builds, derivation.clone())).copied();
+        let Some(id) = id else { return self.log.tell(Level::Info, &text) };
+        let fields = vec![Field::Text(text)];
+        self.log.push(&LogMessage::Result { id, kind, fields }, loss);
+    }
+
+    /// Ends what is still open.
+    pub(crate) fn finish(&self) {
+        for (_, id) in self.open().drain() {
+            self.log.push(&LogMessage::StopActivity(id), Loss::Never);
+        }
+    }
+}
+
+impl RealiseObserver for Observer {
+    fn event(&self, event: RealiseEvent) {
+        match event {
+            RealiseEvent::Waiting { derivation, reason } => {
+                let path = self.store_dir.display(&derivation);
+                let mut text = format!("waiting for a machine to build '{path}'");
+                if !reason.is_empty() {
+                    text = format!("{text}: {reason}");
+                }
+                self.start(Kind::Waits, &derivation, Level::Warning, text, "");
+            }
+            RealiseEvent::Started { derivation, machine } => {
+                self.stop(Kind::Waits, &derivation);
+                let mut text = format!("building '{}'", self.store_dir.display(&derivation));
+                if !machine.is_empty() {
+                    text = format!("{text} on '{machine}'");
+                }
+                self.start(Kind::Builds, &derivation, Level::Info, text, &machine);
+            }
+            RealiseEvent::Line { line, .. } if self.lines == BuildLines::Shown => {
+                self.log.tell(Level::Error, &line);
+            }
+            RealiseEvent::Line { derivation, line } => {
+                self.result(&derivation, result::BUILD_LOG_LINE, line, Loss::Allowed);
+            }
+            RealiseEvent::Phase { derivation, phase } => {
+                self.result(&derivation, result::SET_PHASE, phase, Loss::Allowed);
+            }
+            RealiseEvent::Ended { derivation } => {
+                self.stop(Kind::Waits, &derivation);
+                self.stop(Kind::Builds, &derivation);
+            }
+            RealiseEvent::Note(text) => self.log.tell(Level::Notice, &text),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Builds.
+//!
+//! Follows the cases `BuildPaths`, `BuildPathsWithResults`, `BuildDerivation` and `QueryMissing` of
+//! `performOp` in `src/libstore/daemon.cc`, and `Worker::failingExitStatus` in
+//! `src/libstore/build/worker.cc` of Nix.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use drover_core::StorePath;
+use drover_derivation::{BasicDerivation, Derivation, DerivationKind};
+use drover_store::{RealiseStatus, Realised, Wanted};
+use drover_wire::{BuildMode, BuildResult, BuildStatus, DerivedPath, Missing, Request, Response};
+
+use crate::answer::{Answer, Context};
+use crate::failure::Failure;
+use crate::log_queue::Level;
+use crate::observer::Observer;
+use crate::server::ClientTrust;
+
+/// Ends the activities of an observer, however the work ends.
+struct Finished(Arc<Observer>);
+
+impl Drop for Finished {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
+}
+
+impl Context {
+    pub(crate) async fn realise(self, request: Request) -> Answer {
+        match request {
+            Request::BuildPaths(paths, mode) => self.build_paths(paths, mode).await,
+            Request::BuildPathsWithResults(paths, mode) => {
+                let realised = self.realise_paths(&paths, mode).await?;
+                let results = paths.iter().zip(realised).map(|(path, realised)| {
+                    (path.display(&self.dialect), build_result(realised, Some(path)))
+                });
+                Ok(Response::BuildResults(results.collect()))
+            }
+            Request::BuildDerivation(path, derivation, mode) => {
+                self.build_derivation(path, *derivation, mode).await
+            }
+            Request::QueryMissing(paths) => {
+                let wanted = paths.into_iter().map(wanted).collect();
+                let keeper = Arc::clone(&self.keeper);
+                let missing = self.shared.realiser.missing(keeper, wanted).await;
+                let missing = missing.map_err(|error| self.failure(&error))?;
+                Ok(Response::Missing(Box::new(Missing {
+                    build: missing.build,
+                    substitute: missing.substitute,
+                    unknown: missing.unknown,
+                    download_size: missing.download_size,
+                    nar_size: missing.nar_size,
+                })))
+            }
+            request => {
+                Err(Failure::new(format!("operation {} builds nothing", request.operation())))
+            }
+        }
+    }
+
+    fn observer(&self) -> Finished {
+        let store_dir = self.keeper.store_dir().clone();
+        Finished(Arc::new(Observer::new(Arc::clone(&self.log), store_dir, self.settings.lines)))
+    }
+
+    async fn realise_paths(
+        &self,
+        paths: &[DerivedPath],
+        mode: BuildMode,
+    ) -> Result<Vec<Realised>, Failure> {
+        self.trust.may_build(mode)?;
+        let observer = self.observer();
+        let wanted: Vec<Wanted> = paths.iter().cloned().map(wanted).collect();
+        let count = wanted.len();
+        let (keeper, settings) = (Arc::clone(&self.keeper), self.settings.realise(mode));
+        let realised = self.shared.realiser.realise(keeper, wanted, settings, observer.0.clone());
+        let realised = realised.await.map_err(|error| self.failure(&error))?;
+        if realised.len() != count {
+            return Err(Failure::new(format!("{} answers to {count} builds", realised.len())));
+        }
+        Ok(realised)
+    }
+
+    async fn build_paths(&self, paths: Vec<DerivedPath>, mode: BuildMode) -> Answer {
+        let realised = self.realise_paths(&paths, mode).await?;
+        let failed: Vec<(&DerivedPath, &Realised)> =
+            paths.iter().zip(&realised).filter(|(_, each)| !each.status.is_success()).collect();
+        match failed.as_slice() {
+            [] => Ok(Response::Done),
+            [(path, only)] => Err(Failure {
+                message: self.message(path, only),
+                status: exit_status([only.status]),
+            }),
+            several => {
+                for (path, realised) in several {
+                    let message = self.message(path, realised);
+                    self.log.tell(Level::Error, &format!("\x1b[31;1merror:\x1b[0m {message}"));
+                }
+                let store_dir = self.keeper.store_dir();
+                let mut names: Vec<String> = several
+                    .iter()
+                    .map(|(path, _)| format!("'{}'", store_dir.display(path.path())))
+                    .collect();
+                names.sort();
+                Err(Failure {
+                    message: format!("build of {} failed", names.join(", ")),
+                    status: exit_status(several.iter().map(|(_, realised)| realised.status)),
+                })
+            }
+        }
+    }
+
+    /// What the user reads of a failure.
+    fn message(&self, path: &DerivedPath, realised: &Realised) -> String {
+        if realised.message.is_empty() {
+            return format!("build of '{}' failed", path.display(&self.dialect));
+        }
+        realised.message.clone()
+    }
+
+    async fn build_derivation(
+        &self,
+        path: StorePath,
+        derivation: BasicDerivation,
+        mode: BuildMode,
+    ) -> Answer {
+        self.trust.may_build(mode)?;
+        let path = self.permitted(path, &derivation).await?;
+        let observer = self.observer();
+        let (keeper, settings) = (Arc::clone(&self.keeper), self.settings.realise(mode));
+        let realised = self
+            .shared
+            .realiser
+            .build_derivation(keeper, (path, derivation), settings, observer.0.clone())
+            .await
+            .map_err(|error| self.failure(&error))?;
+        Ok(Response::BuildResult(Box::new(build_result(realised, None))))
+    }
+
+    /// Returns the path under which a client may have a derivation built.
+    ///
+    /// What an input-addressed output is called follows from derivations that needn't be here, so it
+    /// is taken at the word of trusted clients only. Content-addressed outputs are called by what they
+    /// are; the derivation itself is then named anew, so that no other's name can be claimed.
+    async fn permitted(
+        &self,
+        path: StorePath,
+        derivation: &BasicDerivation,
+    ) -> Result<StorePath, Failure> {
+        let kind = derivation.kind().map_err(|error| Failure::new(error.to_string()))?;
+        let by_content = match kind {
+            DerivationKind::Fixed | DerivationKind::Floating | DerivationKind::Impure => true,
+            DerivationKind::InputAddressed | DerivationKind::Deferred => false,
+        };
+        if self.trust == ClientTrust::Trusted {
+            return Ok(path);
+        }
+        if !by_content {
+            self.trust.require("you are not privileged to build input-addressed derivations")?;
+        }
+        let whole = Derivation::from(derivation.clone());
+        let name = format!("{}.drv", derivation.name);
+        let text = whole.to_aterm(self.keeper.store_dir());
+        self.text_path(&name, text, derivation.input_sources.clone()).await
+    }
+}
+
+fn wanted(path: DerivedPath) -> Wanted {
+    match path {
+        DerivedPath::Opaque(path) => Wanted::Path(path),
+        DerivedPath::All(path) => Wanted::AllOutputs(path),
+        DerivedPath::Outputs(path, outputs) => Wanted::Outputs(path, outputs),
+    }
+}
+
+/// Returns a result as it travels, with those outputs that were asked for.
+pub(crate) fn build_result(realised: Realised, asked: Option<&DerivedPath>) -> BuildResult {
+    let mut result = BuildResult::new(status(realised.status), realised.message);
+    result.times_built = u64::from(realised.status == RealiseStatus::Built);
+    result.non_deterministic = realised.status == RealiseStatus::NotDeterministic;
+    if let Some((began, ended)) = realised.period {
+        (result.start_time, result.stop_time) = (since_1970(began), since_1970(ended));
+    }
+    result.outputs = match asked {
+        Some(DerivedPath::Outputs(_, names)) => {
+            realised.outputs.into_iter().filter(|(name, _)| names.contains(name)).collect()
+        }
+        _ => realised.outputs,
+    };
+    if !realised.status.is_success() {
+        result.outputs.clear();
+    }
+    result
+}
+
+fn since_1970(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |duration| duration.as_secs())
+}
+
+fn status(status: RealiseStatus) -> BuildStatus {
+    match status {
+        RealiseStatus::Built => BuildStatus::Built,
+        RealiseStatus::Substituted => BuildStatus::Substituted,
+        RealiseStatus::AlreadyValid => BuildStatus::AlreadyValid,
+        RealiseStatus::PermanentFailure => BuildStatus::PermanentFailure,
+        RealiseStatus::InputRejected => BuildStatus::InputRejected,
+        RealiseStatus::OutputRejected => BuildStatus::OutputRejected,
+        RealiseStatus::TransientFailure => BuildStatus::TransientFailure,
+        RealiseStatus::TimedOut => BuildStatus::TimedOut,
+        RealiseStatus::MiscFailure => BuildStatus::MiscFailure,
+        RealiseStatus::DependencyFailed => BuildStatus::DependencyFailed,
+        RealiseStatus::LogLimitExceeded => BuildStatus::LogLimitExceeded,
+        RealiseStatus::NotDeterministic => BuildStatus::NotDeterministic,
+        RealiseStatus::NoSubstituters => BuildStatus::NoSubstituters,
+    }
+}
+
+/// Returns the status with which `nix-store --realise` exits: 100 for a build that failed, 101 with a
+/// time-out among them, 102 a wrong hash, 104 a difference, and 1 for everything else.
+pub(crate) fn exit_status(failures: impl IntoIterator<Item = RealiseStatus>) -> u64 {
+    let mask = failures.into_iter().fold(0, |mask, status| {
+        mask | match status {
+            RealiseStatus::PermanentFailure | RealiseStatus::LogLimitExceeded => 0x04,
+            RealiseStatus::TimedOut => 0x05,
+            RealiseStatus::OutputRejected => 0x06,
+            RealiseStatus::NotDeterministic => 0x08,
+            _ => 0,
+        }
+    });
+    if mask == 0 { 1 } else { 0x60 | mask }
+}

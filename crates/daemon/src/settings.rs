@@ -1,0 +1,148 @@
+//! The settings of one connection, and which of them a client may change.
+//!
+//! Follows `ClientSettings::apply` in `src/libstore/daemon.cc` of Nix.
+
+use std::time::Duration;
+
+use drover_store::{AfterFailure, BuildSettings, RealiseMode, RealiseSettings, Substitute};
+use drover_wire::{BuildMode, ClientOptions};
+
+use crate::log_queue::LogQueue;
+use crate::observer::BuildLines;
+use crate::policy::Policy;
+use crate::server::ClientTrust;
+
+/// More cores, or builds at once, are not asked for in earnest.
+const MAX_COUNT: u64 = 65_536;
+
+/// The settings of one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) lines: BuildLines,
+    pub(crate) after_failure: AfterFailure,
+    pub(crate) substitute: Substitute,
+    pub(crate) build: BuildSettings,
+}
+
+impl Settings {
+    /// Returns those of a client that has not said anything yet.
+    pub(crate) fn of(policy: &Policy) -> Settings {
+        Settings {
+            lines: BuildLines::Told,
+            after_failure: policy.after_failure,
+            substitute: policy.substitute,
+            build: policy.build.clone(),
+        }
+    }
+
+    pub(crate) fn realise(&self, mode: BuildMode) -> RealiseSettings {
+        RealiseSettings {
+            mode: match mode {
+                BuildMode::Normal => RealiseMode::Normal,
+                BuildMode::Repair => RealiseMode::Repair,
+                BuildMode::Check => RealiseMode::Check,
+            },
+            after_failure: self.after_failure,
+            substitute: self.substitute,
+            build: self.build.clone(),
+        }
+    }
+
+    /// Takes over what a client says, as far as it may say it.
+    pub(crate) fn apply(
+        &mut self,
+        options: &ClientOptions,
+        trust: ClientTrust,
+        policy: &Policy,
+        log: &LogQueue,
+    ) {
+        *self = Settings::of(policy);
+        log.set_verbosity(options.verbosity);
+        self.lines = if options.verbose_build { BuildLines::Shown } else { BuildLines::Told };
+        self.after_failure =
+            if options.keep_going { AfterFailure::KeepGoing } else { AfterFailure::Stop };
+        self.substitute = if options.use_substitutes { Substitute::Yes } else { Substitute::No };
+        self.build.keep_failed = options.keep_failed;
+        self.build.max_silent_time = seconds(options.max_silent_time);
+        self.build.cores = u32::try_from(options.cores.min(MAX_COUNT)).ok();
+        self.set("max-jobs", &options.max_jobs.min(MAX_COUNT).to_string());
+        if options.fallback {
+            self.set("fallback", "true");
+        }
+        for (name, value) in &options.overrides {
+            self.apply_override(name, value, trust, policy, log);
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        self.build.overrides.insert(name.to_owned(), value.to_owned());
+    }
+
+    fn apply_override(
+        &mut self,
+        name: &str,
+        value: &str,
+        trust: ClientTrust,
+        policy: &Policy,
+        log: &LogQueue,
+    ) {
+        let trusted = trust == ClientTrust::Trusted;
+        match name {
+            // one is obsolete, the other is the evaluator's business
+            "ssh-auth-sock" | "experimental-features" => {}
+            "plugin-files" => log.warn("Ignoring the client-specified plugin-files."),
+            "timeout" | "build-timeout" if trusted || name == "timeout" => {
+                if let Some(number) = number(name, value, log) {
+                    self.build.timeout = seconds(number);
+                }
+            }
+            "max-silent-time" | "build-max-silent-time" if trusted || name == "max-silent-time" => {
+                if let Some(number) = number(name, value, log) {
+                    self.build.max_silent_time = seconds(number);
+                }
+            }
+            "build-poll-interval" | "connect-timeout" => {
+                if number(name, value, log).is_some() {
+                    self.set(name, value);
+                }
+            }
+            "builders" if trusted || value.is_empty() => self.set(name, value),
+            _ if trusted => self.set(name, value),
+            "substituters" | "binary-caches" | "extra-substituters" => {
+                let allowed: Vec<&str> =
+                    value.split_whitespace().filter(|url| is_trusted(url, policy, log)).collect();
+                self.set(name, &allowed.join(" "));
+            }
+            _ => log.warn(&format!(
+                "ignoring the client-specified setting '{name}', because it is a restricted \
+                 setting and you are not a trusted user"
+            )),
+        }
+    }
+}
+
+/// Whether a substituter is one of those that everybody may use, with or without a slash at its end.
+fn is_trusted(url: &str, policy: &Policy, log: &LogQueue) -> bool {
+    let plain = |url: &str| url.trim_end_matches('/').to_owned();
+    let known = policy.substituters.iter().chain(&policy.trusted_substituters);
+    let found = known.into_iter().any(|known| plain(known) == plain(url));
+    if !found {
+        log.warn(&format!(
+            "ignoring untrusted substituter '{url}', you are not a trusted user.\nRun `man \
+             nix.conf` for more information on the `substituters` configuration option."
+        ));
+    }
+    found
+}
+
+fn seconds(number: u64) -> Option<Duration> {
+    (number > 0).then(|| Duration::from_secs(number))
+}
+
+fn number(name: &str, value: &str, log: &LogQueue) -> Option<u64> {
+    let number = value.parse().ok();
+    if number.is_none() {
+        log.warn(&format!("setting '{name}' has invalid value '{value}'"));
+    }
+    number
+}

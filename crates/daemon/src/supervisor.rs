@@ -1,0 +1,108 @@
+//! Tells the service manager how the daemon is: `sd_notify`, by hand.
+//!
+//! Follows `sd_notify(3)`: datagrams of `NAME=value` lines to the socket in `NOTIFY_SOCKET`.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// What the service manager is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SupervisorState {
+    /// Clients are taken in.
+    Ready,
+    /// Settings are read anew; [`SupervisorState::Ready`] follows.
+    Reloading,
+    /// It ends.
+    Stopping,
+    /// It is alive.
+    Alive,
+}
+
+/// The service manager, if there is one.
+#[derive(Clone, Debug, Default)]
+pub struct Supervisor {
+    socket: Option<OsString>,
+    watchdog: Option<Duration>,
+}
+
+impl Supervisor {
+    /// Returns the one that `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` name; `variable` looks
+    /// variables up.
+    pub fn new(variable: impl Fn(&str) -> Option<OsString>) -> Supervisor {
+        let number = |name| variable(name)?.to_str()?.parse::<u64>().ok();
+        let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+        let watchdog = number("WATCHDOG_USEC").filter(|_| ours).map(Duration::from_micros);
+        Supervisor { socket: variable("NOTIFY_SOCKET"), watchdog }
+    }
+
+    /// Returns how often [`SupervisorState::Alive`] is to be told: twice as often as it is looked for.
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.watchdog.map(|period| period / 2)
+    }
+
+    /// Tells how the daemon is; nothing where nobody asked.
+    ///
+    /// # Errors
+    ///
+    /// The service manager's socket doesn't take it.
+    pub fn tell(&self, state: SupervisorState) -> io::Result<()> {
+        let Some(socket) = &self.socket else { return Ok(()) };
+        let text = match state {
+            SupervisorState::Ready => "READY=1".to_owned(),
+            SupervisorState::Stopping => "STOPPING=1".to_owned(),
+            SupervisorState::Alive => "WATCHDOG=1".to_owned(),
+            SupervisorState::Reloading => {
+                let now = clock_gettime(ClockId::Monotonic);
+                let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
+                format!("RELOADING=1\nMONOTONIC_USEC={microseconds}")
+            }
+        };
+        UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address(socket)?)?;
+        Ok(())
+    }
+}
+
+fn address(socket: &OsStr) -> io::Result<SocketAddr> {
+    match socket.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(socket),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_manager_hears_of_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).expect("a socket");
+        let supervisor = Supervisor::new(|name| match name {
+            "NOTIFY_SOCKET" => Some(path.clone().into()),
+            "WATCHDOG_USEC" => Some("30000000".into()),
+            _ => None,
+        });
+        assert_eq!(supervisor.watchdog(), Some(Duration::from_secs(15)));
+        let mut buffer = [0; 100];
+        for (state, expected) in [
+            (SupervisorState::Ready, "READY=1"),
+            (SupervisorState::Alive, "WATCHDOG=1"),
+            (SupervisorState::Reloading, "RELOADING=1\nMONOTONIC_USEC="),
+            (SupervisorState::Stopping, "STOPPING=1"),
+        ] {
+            supervisor.tell(state).expect("told");
+            let len = manager.recv(&mut buffer).expect("heard");
+            assert!(buffer[..len].starts_with(expected.as_bytes()), "{state:?}");
+        }
+        let nobody = Supervisor::new(|_| None);
+        nobody.tell(SupervisorState::Ready).expect("nobody asked");
+        assert_eq!(nobody.watchdog(), None);
+    }
+}

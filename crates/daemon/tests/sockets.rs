@@ -1,0 +1,152 @@
+//! The socket: who may connect, what stands there before and after, and how it stops.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use drover_daemon::{ClientTrust, Limits, Listener, Policy, Stop, TrustRule, relay};
+use drover_wire::{Decoder, WORKER_LATEST, client_hello, read_server_hello};
+use support::{World, world_with};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+fn spawn(
+    world: &World,
+    listener: Listener,
+    rule: TrustRule,
+) -> (JoinSet<()>, oneshot::Sender<Stop>) {
+    let (stop, stopped) = oneshot::channel();
+    let mut running = JoinSet::new();
+    let stopped = async { stopped.await.unwrap_or(Stop::Now) };
+    running.spawn(listener.run(world.server.clone(), rule, stopped));
+    (running, stop)
+}
+
+/// What the daemon says first to somebody who says hello.
+async fn first_words(mut stream: UnixStream) -> Vec<u8> {
+    drop(stream.write_all(&client_hello(WORKER_LATEST)).await);
+    drop(stream.shutdown().await);
+    let mut said = Vec::new();
+    drop(stream.read_to_end(&mut said).await);
+    said
+}
+
+fn is_hello(said: &[u8]) -> bool {
+    read_server_hello(&mut Decoder::new(said), WORKER_LATEST).is_ok()
+}
+
+#[tokio::test]
+async fn a_socket_is_open_to_all_and_replaces_a_stale_one_but_no_living_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deep/daemon-socket/socket");
+    let first = Listener::bind(&path).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
+    let error = Listener::bind(&path).err().unwrap().to_string();
+    assert!(error.ends_with("another daemon listens there"), "{error}");
+    // gone without a farewell
+    drop(first);
+    assert!(path.exists());
+    let world = world_with(Limits::default(), Policy::default());
+    let forced = TrustRule::Forced(ClientTrust::NotTrusted);
+    let (mut running, stop) = spawn(&world, Listener::bind(&path).unwrap(), forced);
+    assert!(is_hello(&first_words(UnixStream::connect(&path).await.unwrap()).await));
+    let names = std::fs::read_dir(path.parent().unwrap()).unwrap().count();
+    assert_eq!(names, 1, "no draft is left");
+    stop.send(Stop::Now).unwrap();
+    running.join_next().await.unwrap().unwrap();
+    assert!(!path.exists(), "it goes with its daemon");
+    std::fs::write(&path, "precious").unwrap();
+    assert!(Listener::bind(&path).is_err());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn a_policy_that_changes_counts_for_the_next_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let world = world_with(Limits::default(), Policy::default());
+    let listener = Listener::bind(&path).unwrap();
+    let (_running, _stop) = spawn(&world, listener, TrustRule::ByPolicy);
+    let connect = || async { first_words(UnixStream::connect(&path).await.unwrap()).await };
+    assert!(is_hello(&connect().await));
+    let nobody = Policy { trusted_users: vec![], allowed_users: vec![], ..Policy::default() };
+    world.policy.send_replace(std::sync::Arc::new(nobody));
+    let said = String::from_utf8(connect().await).unwrap();
+    assert!(said.starts_with("error: user '"), "{said}");
+    assert!(said.ends_with("' is not allowed to connect to the Nix daemon\n"), "{said}");
+    let all = Policy { trusted_users: vec!["*".to_owned()], ..Policy::default() };
+    world.policy.send_replace(std::sync::Arc::new(all));
+    assert!(is_hello(&connect().await));
+}
+
+#[tokio::test]
+async fn connections_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let limits = Limits { connections: 2, ..Limits::default() };
+    let world = world_with(limits, Policy::default());
+    let forced = TrustRule::Forced(ClientTrust::Trusted);
+    let (_running, _stop) = spawn(&world, Listener::bind(&path).unwrap(), forced);
+    let first = UnixStream::connect(&path).await.unwrap();
+    let second = UnixStream::connect(&path).await.unwrap();
+    let third = first_words(UnixStream::connect(&path).await.unwrap()).await;
+    assert_eq!(third, b"error: the daemon has 2 connections already\n");
+    assert!(is_hello(&first_words(first).await));
+    drop(second);
+    // the places of both are free as soon as the daemon has seen them go
+    loop {
+        if is_hello(&first_words(UnixStream::connect(&path).await.unwrap()).await) {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_what_is_being_done_only_as_long_as_it_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let world = world_with(Limits::default(), Policy::default());
+    let forced = TrustRule::Forced(ClientTrust::Trusted);
+    let (mut running, stop) = spawn(&world, Listener::bind(&path).unwrap(), forced);
+    // in the middle of its greeting, which nothing ends but a limit
+    let mut stuck = UnixStream::connect(&path).await.unwrap();
+    stuck.write_all(&client_hello(WORKER_LATEST)).await.unwrap();
+    stuck.read_u64().await.unwrap();
+    stop.send(Stop::Drain(Duration::from_millis(50))).unwrap();
+    running.join_next().await.unwrap().unwrap();
+    let mut rest = Vec::new();
+    stuck.read_to_end(&mut rest).await.unwrap();
+    assert!(UnixStream::connect(&path).await.is_err());
+}
+
+#[tokio::test]
+async fn a_relay_passes_the_end_of_either_side_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let world = world_with(Limits::default(), Policy::default());
+    let forced = TrustRule::Forced(ClientTrust::Trusted);
+    let (mut running, stop) = spawn(&world, Listener::bind(&path).unwrap(), forced);
+    for ends in ["client", "daemon"] {
+        let (mut ours, theirs) = tokio::io::duplex(4096);
+        let (input, output) = tokio::io::split(theirs);
+        let socket = UnixStream::connect(&path).await.unwrap();
+        let mut relaying = JoinSet::new();
+        relaying.spawn(relay(input, output, socket));
+        ours.write_all(&client_hello(WORKER_LATEST)).await.unwrap();
+        let mut hello = [0; 16];
+        ours.read_exact(&mut hello).await.unwrap();
+        assert!(is_hello(&hello));
+        match ends {
+            "client" => ours.shutdown().await.unwrap(),
+            _ => running.shutdown().await,
+        }
+        let mut rest = Vec::new();
+        ours.read_to_end(&mut rest).await.unwrap();
+        relaying.join_next().await.unwrap().unwrap().unwrap();
+    }
+    drop(stop);
+}
