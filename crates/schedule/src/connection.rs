@@ -13,30 +13,25 @@ use crate::event::MachineFault;
 use crate::explanation::Outcome;
 use crate::id::{JobId, MachineId, Moment, PathId};
 use crate::job::{Afterwards, State, Tried};
-use crate::machine::{
-    ClassKey, Duty, Grace, Indexed, LaneState, Link, MachineRecord, Past, Trouble, Trust,
-};
+use crate::machine::{Duty, Grace, Indexed, Link, MachineRecord, Past, Trouble, Trust};
 use crate::scheduler::Scheduler;
 use crate::table::RequirementId;
 
 /// More lanes than this are not used on one machine.
-const MAX_SLOTS: u32 = 4096;
+pub(crate) const MAX_SLOTS: u32 = 4096;
 
 /// After this many jobs in a row came back from a machine it gets one at a time.
 const RETURNS_UNTIL_PROBATION: u32 = 3;
 
 impl Scheduler {
     /// Adds a machine; an id in use is ignored.
-    pub(crate) fn add_machine(&mut self, machine: MachineId, mut description: Machine) {
+    pub(crate) fn add_machine(&mut self, machine: MachineId, description: Machine) {
         if self.machines.get(machine).is_some() {
             return;
         }
-        description.slots = description.slots.min(MAX_SLOTS);
-        let slots = description.slots;
         if description.kind == MachineKind::Local {
             self.locals.push(machine);
         }
-        let key = ClassKey::of(&description);
         let record = MachineRecord {
             speed: description.speed(),
             class: None,
@@ -49,8 +44,8 @@ impl Scheduler {
             trust: Trust::Full,
             grace: Grace::Denied,
             round_trip: description.round_trip,
-            lanes: (0..slots).map(|_| LaneState::default()).collect(),
-            free: (0..slots).collect(),
+            lanes: Vec::new(),
+            free: BTreeSet::new(),
             moving_until: Moment::START,
             epoch: 0,
             made: BTreeSet::new(),
@@ -58,15 +53,7 @@ impl Scheduler {
             description,
         };
         self.machines.insert(machine, record);
-        self.forget_impossible();
-        if slots != 0 {
-            let class = self.class(key, machine);
-            self.machines.at_mut(machine).class = Some(class);
-            self.reindex(machine);
-            if self.is_needed(machine) {
-                self.connect(machine);
-            }
-        }
+        self.settle_in(machine);
     }
 
     /// Takes a connection that is up.
@@ -206,7 +193,7 @@ impl Scheduler {
     }
 
     /// Asks for a connection.
-    fn connect(&mut self, machine: MachineId) {
+    pub(crate) fn connect(&mut self, machine: MachineId) {
         self.machines.at_mut(machine).link = Link::Connecting;
         self.reindex(machine);
         self.commands.push(Command::Connect { machine });
@@ -301,7 +288,7 @@ impl Scheduler {
     }
 
     /// Notes the loss of a machine's store: what was only there, and is needed, is built again.
-    fn mourn(&mut self, machine: MachineId) {
+    pub(crate) fn mourn(&mut self, machine: MachineId) {
         let made: Vec<PathId> = self.machines.at(machine).made.iter().copied().collect();
         for path in made {
             if let Some(maker) = self.paths.get(path).and_then(|record| record.maker) {

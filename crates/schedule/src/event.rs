@@ -18,6 +18,27 @@ pub enum Event {
         /// What it is like.
         description: Machine,
     },
+    /// A machine is described anew; what runs there goes on. Where it has fewer slots now, nothing
+    /// is started before enough has ended. One that failed or refused is tried again. Its kind
+    /// stays what it was.
+    MachineChanged {
+        /// The machine.
+        machine: MachineId,
+        /// What it is like from now on.
+        description: Machine,
+    },
+    /// A machine is no longer to be used: what was started there goes on, and nothing else waits
+    /// for it. Its id stays in use.
+    MachineRemoved {
+        /// The machine.
+        machine: MachineId,
+    },
+    /// The connection to a machine where nothing runs was given up, as nobody needed it. It is
+    /// connected to again when a job needs it. Ignored where something runs.
+    Disconnected {
+        /// The machine.
+        machine: MachineId,
+    },
     /// A job is to be built.
     Submitted {
         /// Its id, not in use.
@@ -111,6 +132,11 @@ pub enum Event {
     Forget {
         /// The job.
         job: JobId,
+    },
+    /// No job that is known needs or makes a path; its id may be used again.
+    ForgetPath {
+        /// The path.
+        path: PathId,
     },
     /// Time went by; see [`Wake`](crate::Command::Wake).
     Tick,

@@ -30,6 +30,12 @@ impl Scheduler {
         })
     }
 
+    /// Returns what a job is doing, or nothing if it is not known.
+    #[must_use]
+    pub fn job_status(&self, job: JobId) -> Option<JobStatus> {
+        Some(self.status(job, self.jobs.get(job)?))
+    }
+
     /// Returns the state of the run.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -164,6 +170,7 @@ impl Scheduler {
         let slots = record.usable_lanes();
         match record.link {
             _ if record.description.slots == 0 => Some(Reason::ZeroSlots),
+            _ if record.duty == Duty::Removed => Some(Reason::Removed),
             Link::Refused => {
                 let cause = record.trouble.as_ref().map(|trouble| trouble.cause.to_string());
                 Some(Reason::Refused { cause: cause.unwrap_or_default() })
@@ -184,6 +191,7 @@ impl Scheduler {
         let asked = self.requirements.at(record.requirement);
         self.machines
             .iter()
+            .filter(|(_, other)| other.duty != Duty::Removed)
             .filter_map(|(machine, other)| {
                 let refusal = other.description.refusal(&asked.system, &asked.features);
                 Some((machine, refusal.or_else(|| self.hindrance(record, machine, other))?))

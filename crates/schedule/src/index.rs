@@ -13,9 +13,13 @@ use crate::settings::Policy;
 impl Scheduler {
     /// Brings the index of a machine's class up to date.
     pub(crate) fn reindex(&mut self, machine: MachineId) {
-        let record = self.machines.at(machine);
-        let Some(class) = record.class else { return };
-        let after = self.indexed(machine, record);
+        let after = self.indexed(machine, self.machines.at(machine));
+        self.index_as(machine, after);
+    }
+
+    /// Has a machine stand for this in the index of its class.
+    pub(crate) fn index_as(&mut self, machine: MachineId, after: Indexed) {
+        let Some(class) = self.machines.at(machine).class else { return };
         let before = std::mem::replace(&mut self.machines.at_mut(machine).indexed, after);
         if before == after {
             return;

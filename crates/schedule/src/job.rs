@@ -23,7 +23,8 @@ pub(crate) struct JobRecord {
     pub(crate) expected: Option<Duration>,
     /// What it was taken to last when ranks were computed.
     pub(crate) weight: Duration,
-    /// Its weight and that of the longest path of dependents behind it.
+    /// Its weight and that of the longest path of dependents behind it, and the more the earlier
+    /// they were submitted.
     pub(crate) rank: Duration,
     /// The order of submission.
     pub(crate) order: u64,

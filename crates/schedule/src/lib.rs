@@ -55,6 +55,7 @@ mod job;
 mod machine;
 mod outcome;
 mod path;
+mod population;
 mod reason;
 mod recall;
 mod scheduler;

@@ -20,7 +20,7 @@ use crate::table::{ClassId, RequirementId};
 pub(crate) struct MachineRecord {
     pub(crate) description: Machine,
     pub(crate) speed: f64,
-    /// None if it has no slots.
+    /// None if it has no slots, or was removed.
     pub(crate) class: Option<ClassId>,
     pub(crate) link: Link,
     pub(crate) duty: Duty,
@@ -64,6 +64,8 @@ pub(crate) enum Link {
 pub(crate) enum Duty {
     Working,
     Draining,
+    /// It is not to be used any more.
+    Removed,
 }
 
 /// Whether a machine was ever connected.
@@ -252,8 +254,9 @@ impl MachineRecord {
 
     /// Returns how many lanes have a job.
     pub(crate) fn busy_lanes(&self) -> u32 {
-        let free = u32::try_from(self.free.len()).unwrap_or(u32::MAX);
-        self.description.slots.saturating_sub(free)
+        // where it had more slots before, there are more lanes than slots
+        let busy = self.lanes.len().saturating_sub(self.free.len());
+        u32::try_from(busy).unwrap_or(u32::MAX)
     }
 
     /// Returns a lane without any job that may be used.

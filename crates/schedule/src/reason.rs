@@ -61,6 +61,8 @@ pub enum Reason {
     OnProbation,
     /// It was told to take no further jobs.
     Draining,
+    /// It is in the configuration no more.
+    Removed,
     /// The job was tried there already and could not be run.
     FailedThere {
         /// What happened.
@@ -106,6 +108,7 @@ impl fmt::Display for Reason {
                 f.write_str("it failed before and gets one job at a time until one succeeds")
             }
             Reason::Draining => f.write_str("it is draining and takes no further jobs"),
+            Reason::Removed => f.write_str("it was removed from the configuration"),
             Reason::FailedThere { cause } => write!(f, "the job was tried there already: {cause}"),
             Reason::Later { here, than, there } => write!(
                 f,

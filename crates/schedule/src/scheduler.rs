@@ -131,6 +131,11 @@ impl Scheduler {
             Event::MachineFailed { machine, cause, fault } => {
                 self.machine_failed(machine, cause, fault);
             }
+            Event::MachineChanged { machine, description } => {
+                self.change_machine(machine, description);
+            }
+            Event::MachineRemoved { machine } => self.remove_machine(machine),
+            Event::Disconnected { machine } => self.disconnected(machine),
             Event::Drain { machine } => self.set_duty(machine, Duty::Draining),
             Event::Resume { machine } => self.set_duty(machine, Duty::Working),
             Event::Finished { job, took, outputs } => self.finished(job, took, &outputs),
@@ -143,6 +148,7 @@ impl Scheduler {
             Event::Cancel { job } => self.cancel(job),
             Event::CancelAll => self.cancel_all(),
             Event::Forget { job } => self.forget(job),
+            Event::ForgetPath { path } => self.forget_path(path),
             Event::Tick => {}
         }
         // What one event made possible must be known before the next one is judged.

@@ -5,7 +5,7 @@
 
 use crate::description::MachineKind;
 use crate::id::{ByteCount, JobId, MachineId, PathId, Place};
-use crate::job::{State, VerdictDue};
+use crate::job::{Afterwards, State, VerdictDue};
 use crate::machine::Link;
 use crate::path::{Presence, Seen};
 use crate::scheduler::Scheduler;
@@ -164,10 +164,13 @@ impl Scheduler {
                 self.unbuild(job);
             }
             // It is being built again already; now the caller waits for it, too.
-            State::Waiting | State::Ready | State::Started { .. } => {
+            State::Waiting
+            | State::Ready
+            | State::Started { .. }
+            | State::Stopping { then: Afterwards::Again, .. } => {
                 record.verdict = VerdictDue::Owed;
             }
-            State::Stopping { .. } | State::Ended(_) => {}
+            State::Stopping { then: Afterwards::End(_), .. } | State::Ended(_) => {}
         }
     }
 
@@ -196,8 +199,21 @@ impl Scheduler {
             }
         }
         for path in &record.outputs {
-            if let Some(path) = self.paths.get_mut(*path) {
+            if let Some(path) = self.paths.get_mut(*path).filter(|path| path.maker == Some(job)) {
                 path.maker = None;
+            }
+        }
+    }
+
+    /// Forgets a path that no job needs or makes.
+    pub(crate) fn forget_path(&mut self, path: PathId) {
+        if self.paths.get(path).is_none_or(|record| record.maker.is_some()) {
+            return;
+        }
+        let Some(record) = self.paths.remove(path) else { return };
+        for (machine, _) in record.places {
+            if let Some(machine) = self.machines.get_mut(machine) {
+                machine.made.remove(&path);
             }
         }
     }

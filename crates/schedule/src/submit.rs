@@ -13,9 +13,12 @@ use crate::description::Job;
 use crate::explanation::Outcome;
 use crate::id::{JobId, PathId};
 use crate::job::{JobRecord, Queueing, State, VerdictDue};
-use crate::machine::{Class, ClassKey, Requirement};
+use crate::machine::{Class, ClassKey, Duty, Requirement};
 use crate::scheduler::{Scheduler, count};
 use crate::table::{ClassId, RequirementId};
+
+/// Longer than any run.
+const AGES: Duration = Duration::from_secs(1 << 40);
 
 impl Scheduler {
     /// Takes new jobs; ids in use are ignored.
@@ -53,6 +56,9 @@ impl Scheduler {
             self.paths.entry(*path).maker = Some(job);
         }
         let weight = self.usual_duration(description.expected);
+        // Every second that a job has waited counts like a second of what depends on it, so that
+        // none waits for ever behind longer graphs that keep coming.
+        let seniority = AGES.saturating_sub(self.now.0);
         let record = JobRecord {
             name: description.name.into_boxed_str(),
             requirement,
@@ -63,7 +69,7 @@ impl Scheduler {
             outputs: description.outputs.into_boxed_slice(),
             expected: description.expected,
             weight,
-            rank: weight,
+            rank: weight.saturating_add(seniority),
             order: self.submitted,
             missing: 0,
             state: State::Waiting,
@@ -286,6 +292,7 @@ impl Scheduler {
         let reasons: crate::command::Reasons = self
             .machines
             .iter()
+            .filter(|(_, record)| record.duty != Duty::Removed)
             .filter_map(|(machine, record)| {
                 Some((machine, record.description.refusal(&asked.system, &asked.features)?))
             })

@@ -694,3 +694,122 @@ fn the_snapshot_counts() {
     let down = matches!(snapshot.machines[1].state, MachineState::Not(Reason::Down { .. }));
     assert!(down, "{snapshot:?}");
 }
+
+#[test]
+fn a_machine_that_is_removed_finishes_what_runs_there_and_gets_no_more() {
+    let (mut bench, commands) = Bench::running(vec![machine(1)], vec![job(&[]), job(&[])]);
+    assert_eq!(commands[0], start(0, 0, 0, None));
+    let commands = bench.on(Event::MachineRemoved { machine: MachineId(0) });
+    assert!(
+        commands.iter().all(|command| !matches!(command, Command::Start { .. })),
+        "{commands:?}"
+    );
+    let commands = bench.later(10, finished(0));
+    assert!(commands.contains(&done(0, Verdict::Built)), "{commands:?}");
+    let commands = bench.scheduler.on_all(Moment(bench.now), submit(2, vec![job(&[])]));
+    let nobody = Verdict::Impossible { reasons: Vec::new().into() };
+    assert_eq!(commands, [done(2, nobody)], "nothing waits for it");
+}
+
+#[test]
+fn what_waits_only_for_a_machine_that_is_removed_ends() {
+    let mut bench = Bench::new(Settings::default(), vec![machine(1)]);
+    assert_eq!(bench.scheduler.on_all(Moment::START, submit(0, vec![job(&[])])), [connect(0)]);
+    let commands = bench.on(Event::MachineRemoved { machine: MachineId(0) });
+    let ended = |command: &Command| {
+        matches!(command, Command::Done { job: JobId(0), verdict: Verdict::NoMachineLeft { .. } })
+    };
+    assert!(commands.iter().any(ended), "{commands:?}");
+}
+
+#[test]
+fn a_machine_gets_more_and_fewer_slots_while_it_works() {
+    let jobs = vec![job(&[]); 6];
+    let settings = Settings { prefetch_depth: 1, ..Settings::default() };
+    let (mut bench, _) = Bench::running_with(settings, vec![machine(2)], jobs);
+    let running = |bench: &Bench| bench.scheduler.snapshot().machines[0].running;
+    assert_eq!(running(&bench), 2);
+    let described = |slots| Event::MachineChanged {
+        machine: MachineId(0),
+        description: Machine { name: "m0".to_owned(), ..machine(slots) },
+    };
+    bench.on(described(4));
+    assert_eq!(running(&bench), 4);
+    bench.on(described(1));
+    assert_eq!(running(&bench), 4, "what runs goes on");
+    for (job, left) in [(0, 3), (1, 2), (2, 1), (3, 1)] {
+        bench.later(1, finished(job));
+        assert_eq!(running(&bench), left, "after job {job}");
+    }
+}
+
+#[test]
+fn a_machine_of_another_kind_of_work_takes_that() {
+    let arm = Job { system: "aarch64-linux".to_owned(), ..job(&[]) };
+    let mut bench = Bench::new(Settings::default(), vec![machine(1)]);
+    let description =
+        Machine { systems: set(&["aarch64-linux"]), name: "m0".to_owned(), ..machine(1) };
+    bench.on(Event::MachineChanged { machine: MachineId(0), description });
+    let commands = bench.scheduler.on_all(Moment::START, submit(0, vec![arm]));
+    assert_eq!(commands, [connect(0)]);
+    assert_eq!(bench.on(connected(0)), [start(0, 0, 0, None)]);
+}
+
+#[test]
+fn a_machine_that_refused_gets_another_chance_when_it_is_described_anew() {
+    let mut bench = Bench::new(Settings::default(), vec![machine(1)]);
+    bench.scheduler.on_all(Moment::START, submit(0, vec![job(&[])]));
+    let fault = MachineFault::Refused;
+    bench.on(Event::MachineFailed { machine: MachineId(0), cause: "no".to_owned(), fault });
+    let again = Machine { name: "m0".to_owned(), ..machine(1) };
+    bench.on(Event::MachineChanged { machine: MachineId(0), description: again });
+    let commands = bench.scheduler.on_all(Moment::START, submit(1, vec![job(&[])]));
+    assert_eq!(commands, [connect(0)]);
+}
+
+#[test]
+fn a_machine_that_nobody_needed_is_connected_to_again() {
+    let (mut bench, _) = Bench::running(vec![machine(1)], vec![job(&[])]);
+    assert_eq!(bench.on(Event::Disconnected { machine: MachineId(0) }), [], "it is busy");
+    bench.later(10, finished(0));
+    assert_eq!(bench.on(Event::Disconnected { machine: MachineId(0) }), []);
+    let commands = bench.scheduler.on_all(Moment(bench.now), submit(1, vec![job(&[])]));
+    assert_eq!(commands, [connect(0)]);
+    assert_eq!(bench.on(connected(0)), [start(1, 0, 0, None)]);
+}
+
+#[test]
+fn who_has_waited_long_is_not_passed_by_longer_graphs_for_ever() {
+    let settings = Settings { prefetch_depth: 1, ..Settings::default() };
+    let first = vec![lasting(&[], 10_000)];
+    let (mut bench, _) = Bench::running_with(settings, vec![machine(1)], first);
+    bench.scheduler.on_all(Moment(bench.now), submit(1, vec![lasting(&[], 1)]));
+    // later comes one whose critical path is longer, but not by as much as the other has waited
+    bench.now += Duration::from_secs(5_000);
+    bench.scheduler.on_all(Moment(bench.now), submit(2, vec![lasting(&[], 1_000)]));
+    bench.scheduler.on_all(Moment(bench.now), submit(3, vec![lasting(&[], 9_000)]));
+    let mut order = Vec::new();
+    let mut commands = bench.later(5_000, finished(0));
+    for _ in 0..3 {
+        let begun = commands.iter().filter_map(|command| match command {
+            Command::Start { job, .. } => Some(job.0),
+            _ => None,
+        });
+        let begun: Vec<u32> = begun.collect();
+        order.extend(begun.iter().copied());
+        commands = order.last().map(|job| bench.later(1, finished(*job))).unwrap_or_default();
+    }
+    let place = |job: u32| order.iter().position(|other| *other == job);
+    assert!(place(3) < place(1) && place(1) < place(2), "{order:?}");
+}
+
+#[test]
+fn forgotten_jobs_and_paths_can_be_numbered_anew() {
+    let (mut bench, _) = Bench::running(vec![machine(1)], vec![making(7, &[])]);
+    bench.later(10, made(0, 7));
+    bench.on(Event::ForgetPath { path: PathId(7) });
+    bench.on(Event::Forget { job: JobId(0) });
+    bench.on(Event::ForgetPath { path: PathId(7) });
+    let again = bench.scheduler.on_all(Moment(bench.now), submit(0, vec![making(7, &[])]));
+    assert_eq!(again, [start(0, 0, 0, None)]);
+}
