@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use drover_core::{PathInfo, StorePath};
 use drover_schedule::{
-    ByteCount, Command, Event, JobFailure, JobId, JobStatus, Lane, MachineId, MachineKind, Moment,
-    OnFailure, Outcome, PathId, Place, Scheduler, Settings, Verdict,
+    ByteCount, Command, Event, JobId, JobStatus, Lane, MachineId, MachineKind, Moment, OnFailure,
+    Outcome, PathId, Place, Scheduler, Settings, Verdict,
 };
-use drover_store::Trust;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -16,10 +15,10 @@ use crate::event::{FleetEvent, JobFailureReport};
 use crate::fleet::Fleet;
 use crate::graph::Graph;
 use crate::intake::expected_channels;
-use crate::lane::{Guessing, LaneContext, LaneJob, run_lane};
 use crate::machine::MachineSpec;
-use crate::machine_state::{LaneHandle, MachineState};
+use crate::machine_state::MachineState;
 use crate::merge::{Found, Sources as _, fetch_small};
+use crate::path_ids::PathIds;
 use crate::places::Kept;
 use crate::prepare::{JobPlan, Work};
 use crate::shared::{Happened, Shared};
@@ -31,6 +30,24 @@ pub(crate) struct JobState {
     pub(crate) lane: Option<Lane>,
     pub(crate) state: JobPhase,
     pub(crate) verdict: Awaited,
+    pub(crate) interest: Interest,
+}
+
+/// Whether somebody waits for a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interest {
+    Some,
+    /// Nobody does any more.
+    Lost,
+}
+
+/// How long what a driver knows of paths is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lasting {
+    /// To the end of the one run that it is for.
+    OneRun,
+    /// Many come and go: it's kept as long as some job needs it.
+    Shared,
 }
 
 /// Whether the run goes on until a job has its verdict.
@@ -63,7 +80,10 @@ pub(crate) struct Driver {
     pub(crate) options: crate::fleet::FleetOptions,
     /// What failed by itself, until the scheduler has its verdict.
     pub(crate) reports: HashMap<JobId, JobFailureReport>,
-    pub(crate) paths: HashMap<StorePath, PathId>,
+    pub(crate) paths: PathIds,
+    pub(crate) lasting: Lasting,
+    /// Verdicts, in order, for those who share this driver; nobody asks in a single run.
+    pub(crate) news: Vec<(JobId, Verdict)>,
     /// Paths that machines are asked about when they connect.
     pub(crate) interesting: Arc<BTreeSet<StorePath>>,
     happened: mpsc::UnboundedReceiver<Happened>,
@@ -72,7 +92,8 @@ pub(crate) struct Driver {
     began: Instant,
     pub(crate) undecided: usize,
     /// Channels that a machine will surely need beside its first.
-    expected_channels: usize,
+    pub(crate) expected_channels: usize,
+    pub(crate) openings: u64,
 }
 
 impl Driver {
@@ -100,30 +121,56 @@ impl Driver {
         };
         let settings = Settings { policy: fleet.options.policy, on_failure, ..Settings::default() };
         let mut driver = Driver {
-            shared,
-            graph,
-            scheduler: Scheduler::new(settings),
             expected_channels: expected_channels(&work, machines.len()),
-            machines: machines.into_iter().map(MachineState::new).collect(),
+            interesting: Arc::new(work.infos.iter().map(|info| info.path.clone()).collect()),
+            ..Driver::idle(shared, happened, fleet.options.clone(), settings)
+        };
+        driver.graph = graph;
+        driver.machines = machines.into_iter().map(MachineState::new).collect();
+        driver.take_work(work);
+        driver
+    }
+
+    /// Returns a driver that knows no machine and no job.
+    pub(crate) fn idle(
+        shared: Arc<Shared>,
+        happened: mpsc::UnboundedReceiver<Happened>,
+        options: crate::fleet::FleetOptions,
+        settings: Settings,
+    ) -> Driver {
+        Driver {
+            shared,
+            graph: Arc::default(),
+            scheduler: Scheduler::new(settings),
+            machines: Vec::new(),
             jobs: Vec::new(),
             job_of: HashMap::new(),
-            options: fleet.options.clone(),
+            options,
             reports: HashMap::new(),
-            paths: HashMap::new(),
-            interesting: Arc::new(work.infos.iter().map(|info| info.path.clone()).collect()),
+            paths: PathIds::default(),
+            lasting: Lasting::OneRun,
+            news: Vec::new(),
+            interesting: Arc::default(),
             happened,
             pending: Vec::new(),
             wake: None,
             began: Instant::now(),
             undecided: 0,
-        };
-        driver.take_work(work);
-        driver
+            expected_channels: 0,
+            openings: 0,
+        }
     }
 
     pub(crate) fn path_id(&mut self, path: &StorePath) -> PathId {
-        let next = u32::try_from(self.paths.len()).map_or(PathId(u32::MAX), PathId);
-        *self.paths.entry(path.clone()).or_insert(next)
+        self.paths.of(path)
+    }
+
+    /// Returns the number of a path, unless no job needs or makes it and that isn't worth one.
+    pub(crate) fn path_id_if_used(&mut self, path: &StorePath) -> Option<PathId> {
+        match self.lasting {
+            Lasting::OneRun => Some(self.paths.of(path)),
+            Lasting::Shared => self.paths.get(path),
+        }
     }
 
     /// Tells the scheduler where a path is. What is here is also on the machine that builds here.
@@ -170,26 +217,31 @@ impl Driver {
             if self.undecided == 0 {
                 return;
             }
-            let wake = self.wake;
-            let asleep = async {
-                match wake {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let happened = tokio::select! {
-                happened = self.happened.recv() => happened,
-                () = asleep => {
-                    self.wake = None;
-                    self.pending.push(Event::Tick);
-                    None
-                }
-            };
-            let mut next = happened;
-            while let Some(happened) = next {
-                self.take(happened);
-                next = self.happened.try_recv().ok();
+            self.step().await;
+        }
+    }
+
+    /// Waits until something happens, and takes it. Nothing is lost where this is dropped.
+    pub(crate) async fn step(&mut self) {
+        let wake = self.wake;
+        let asleep = async {
+            match wake {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
             }
+        };
+        let happened = tokio::select! {
+            happened = self.happened.recv() => happened,
+            () = asleep => {
+                self.wake = None;
+                self.pending.push(Event::Tick);
+                None
+            }
+        };
+        let mut next = happened;
+        while let Some(happened) = next {
+            self.take(happened);
+            next = self.happened.try_recv().ok();
         }
     }
 
@@ -222,7 +274,10 @@ impl Driver {
     }
 
     fn connect(&mut self, machine: MachineId) {
-        let interesting = Arc::clone(&self.interesting);
+        let interesting = match self.lasting {
+            Lasting::OneRun => Arc::clone(&self.interesting),
+            Lasting::Shared => Arc::new(self.shared.places.all_here(self.paths.known())),
+        };
         let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
         let site = state.approached.take().unwrap_or_else(|| (state.spec.open)());
         site.expect(self.expected_channels.min(state.spec.description.slots as usize));
@@ -278,113 +333,5 @@ impl Driver {
                 shared.tell(Happened::Kept { path });
             }
         });
-    }
-
-    fn start(&mut self, job: JobId, lane: Lane) {
-        let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
-        let before = state.lane.replace(lane);
-        let was = std::mem::replace(&mut state.state, JobPhase::Started);
-        let plan = Arc::clone(&state.plan);
-        let node = plan.node;
-        let (machine, shared) = (lane.machine, Arc::clone(&self.shared));
-        if let (JobPhase::Stopped, Some(before)) = (was, before) {
-            let cause = "another machine will be done sooner".to_owned();
-            let machine = shared.name_of(before.machine);
-            shared.observer.event(FleetEvent::Retried { node, machine, cause });
-        }
-        let name = shared.name_of(machine);
-        shared.observer.event(FleetEvent::Assigned { node, machine: name.clone() });
-        let Some(on) = self.machines.get_mut(machine.0 as usize) else { return };
-        let Some(site) = on.site.clone() else {
-            let cause = "the machine is not connected".to_owned();
-            let failure = JobFailure::Infrastructure { cause };
-            return self.pending.push(Event::Failed { job, failure });
-        };
-        let guessing = match self.options.keep_going {
-            true => Guessing::No,
-            false => Guessing::Allowed,
-        };
-        let handle = on.lanes.entry(lane.index).or_insert_with(|| {
-            let (queue, jobs) = mpsc::unbounded_channel();
-            let context = LaneContext {
-                berth: shared.places.berth(shared.place_of(machine)),
-                shared,
-                site,
-                machine,
-                name: name.into(),
-                trust: on.trust,
-                generation: on.generation,
-                guessing,
-            };
-            let task = on.tasks.spawn(run_lane(Arc::new(context), jobs));
-            LaneHandle { queue, task, jobs: BTreeSet::new() }
-        });
-        handle.jobs.insert(job);
-        // a lane ends only with its machine, whose failing is told apart
-        drop(handle.queue.send(LaneJob { job, plan }));
-    }
-
-    /// Notes that a job is not wanted any more. A lane can only be ended whole, so a job stops when
-    /// all that are on its lane shall. Where the rest goes on, a job is only stopped because one
-    /// ahead of it failed, and then it ends by itself at once, for want of an input; except where
-    /// the machine would make that input itself.
-    fn stop(&mut self, job: JobId) {
-        let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
-        // one that came back meanwhile has told so
-        let (JobPhase::Started, Some(lane)) = (&state.state, state.lane) else { return };
-        state.state = JobPhase::Stopping;
-        let Some(machine) = self.machines.get_mut(lane.machine.0 as usize) else { return };
-        if self.options.keep_going && machine.trust != Trust::NotTrusted {
-            return;
-        }
-        let Some(handle) = machine.lanes.get(&lane.index) else { return };
-        let is_stopping = |job: &JobId| {
-            let state = self.jobs.get(job.0 as usize);
-            state.is_some_and(|state| matches!(state.state, JobPhase::Stopping))
-        };
-        if !handle.jobs.iter().all(is_stopping) {
-            return;
-        }
-        for job in machine.end_lane(lane.index) {
-            if let Some(state) = self.jobs.get_mut(job.0 as usize) {
-                state.state = JobPhase::Stopped;
-            }
-            self.pending.push(Event::Stopped { job });
-        }
-    }
-
-    /// Gives the lanes' channels back, for the transfers that follow.
-    pub(crate) async fn close_lanes(&mut self) {
-        for machine in &mut self.machines {
-            machine.lanes.clear();
-            machine.tasks.abort_all();
-        }
-        self.until_ended().await;
-    }
-
-    /// Ends everything on all machines, and waits until it has ended here.
-    pub(crate) async fn stop_everything(&mut self) {
-        self.shared.tees.clear();
-        for machine in &mut self.machines {
-            machine.end();
-        }
-        for (machine, _) in (0..).map(MachineId).zip(&self.machines) {
-            self.shared.forget_site(machine);
-        }
-        for machine in &mut self.machines {
-            while machine.connecting.join_next().await.is_some() {}
-        }
-        self.until_ended().await;
-    }
-
-    /// Waits until the tasks of lanes that were ended are gone.
-    async fn until_ended(&mut self) {
-        for machine in &mut self.machines {
-            while machine.tasks.join_next().await.is_some() {}
-        }
-        let tracker = &self.shared.tracker;
-        tracker.close();
-        tracker.wait().await;
-        tracker.reopen();
     }
 }

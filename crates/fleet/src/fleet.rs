@@ -15,7 +15,7 @@ use crate::driver::Driver;
 use crate::event::{FleetEvent, JobFailureReport, MachineTotals, Observer};
 use crate::graph::{Graph, GraphError};
 use crate::machine::MachineSpec;
-use crate::prepare::{Work, prepare};
+use crate::prepare::{Offered, Work, prepare};
 use crate::retrieve::retrieve;
 
 /// What comes back to the caller's store.
@@ -151,7 +151,7 @@ impl Fleet {
         graph: Arc<Graph>,
         targets: Vec<Target>,
     ) -> Result<DryRun, BuildError> {
-        let work = prepare(self, graph, &targets, &Approach::default()).await?;
+        let work = prepare(self, graph, &targets, &Approach::default(), Offered::Count).await?;
         Ok(work.describe())
     }
 
@@ -171,7 +171,7 @@ impl Fleet {
         let started = tokio::time::Instant::now();
         let approach = Approach::new(&self.machines);
         let work = tokio::select! {
-            work = prepare(self, Arc::clone(&graph), &targets, &approach) => work?,
+            work = prepare(self, Arc::clone(&graph), &targets, &approach, Offered::Fetch) => work?,
             () = cancel.cancelled() => return Err(BuildError::Cancelled),
         };
         self.observer.event(FleetEvent::Planned {

@@ -7,7 +7,7 @@ use drover_schedule::{Event, JobId, MachineId, Place};
 use drover_store::closure_order;
 
 use crate::approach::Approach;
-use crate::driver::{Awaited, Driver, JobPhase, JobState};
+use crate::driver::{Awaited, Driver, Interest, JobPhase, JobState};
 use crate::prepare::{JobPlan, Work};
 
 impl Driver {
@@ -38,7 +38,8 @@ impl Driver {
         }
     }
 
-    fn submit(&mut self, job: JobId, plan: JobPlan) {
+    /// Has a job built, whose number is free or the next.
+    pub(crate) fn submit(&mut self, job: JobId, plan: JobPlan) {
         let derivation = &plan.derivation;
         let options = derivation.options();
         let known = |plan: &JobPlan| -> Vec<StorePath> {
@@ -65,8 +66,17 @@ impl Driver {
             expected: None,
         };
         self.pending.push(Event::Submitted { job, description });
-        let (lane, state, verdict) = (None, JobPhase::Waiting, Awaited::Yes);
-        self.jobs.push(JobState { plan: Arc::new(plan), lane, state, verdict });
+        let state = JobState {
+            plan: Arc::new(plan),
+            lane: None,
+            state: JobPhase::Waiting,
+            verdict: Awaited::Yes,
+            interest: Interest::Some,
+        };
+        match self.jobs.get_mut(job.0 as usize) {
+            Some(slot) => *slot = state,
+            None => self.jobs.push(state),
+        }
     }
 }
 

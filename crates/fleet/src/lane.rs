@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::check::{Promised, check_built};
+use crate::event::Observer;
 use crate::inputs::{Busy, Import, all_landed, bring, broken, goes_aside};
 use crate::job_log::JobLog;
 use crate::machine::Site;
@@ -58,6 +59,10 @@ pub(crate) struct LaneContext {
     pub(crate) berth: Berth,
     pub(crate) trust: Trust,
     pub(crate) generation: u32,
+    /// Which opening of a lane this is.
+    pub(crate) opening: u64,
+    /// Where it's told what its builds say.
+    pub(crate) observer: Arc<dyn Observer>,
     pub(crate) guessing: Guessing,
 }
 
@@ -80,7 +85,7 @@ impl LaneContext {
     }
 
     fn tell(&self, job: JobId, end: JobEnd) {
-        self.shared.job_ended(self.machine, self.generation, job, end);
+        self.shared.job_ended(self.machine, self.opening, job, end);
     }
 }
 
@@ -130,7 +135,12 @@ pub(crate) async fn run_lane(
                 let followed = submitted.follow(Arc::clone(&context));
                 running.spawn(context.shared.tracker.track_future(followed));
             }
-            Err(end) => context.tell(id, end),
+            Err(end) => {
+                context.tell(id, end);
+                if running.is_empty() {
+                    open = None;
+                }
+            }
         }
     }
     // until the driver ends the task, what was sent goes on
@@ -197,19 +207,7 @@ async fn submit(
     }
     let Resolved { path, basic, inputs } = resolve(shared, plan)?;
     let from_store = context.trust == Trust::NotTrusted;
-    let also_here = match shared.is_target(&plan.path) {
-        true => AlsoHere::Yes,
-        false => AlsoHere::No,
-    };
-    let mut import = match from_store {
-        true => {
-            let found = shared.derivation_closure(&plan.path).await;
-            let source = Some(Origin::Here);
-            let files = found.map_err(|error| JobEnd::Broken { error, source })?;
-            bring(context, on, &files, busy, AlsoHere::No).await?
-        }
-        false => bring(context, on, &inputs, busy, also_here).await?,
-    };
+    let mut import = bring_inputs(context, on, plan, &inputs, busy).await?;
     if let Some(pending) = import.take_if(|import| goes_aside(&import.paths, busy)) {
         pending.finish(context).await?;
     }
@@ -218,7 +216,7 @@ async fn submit(
     let outputs: Vec<StorePath> = known_outputs.values().cloned().collect();
     let (produced, state) = watch::channel(Flight::Flying);
     shared.places.will_be_built(outputs.iter(), context.berth, &state);
-    let (observer, machine) = (Arc::clone(&shared.observer), Arc::clone(&context.name));
+    let (observer, machine) = (Arc::clone(&context.observer), Arc::clone(&context.name));
     let log = Arc::new(JobLog::new(plan.node, machine, observer, shared.log_lines));
     let request = BuildRequest {
         // the resolved one is in no store
@@ -235,6 +233,29 @@ async fn submit(
     let LaneJob { job, plan } = job;
     let (sent, on) = (Instant::now(), on.clone());
     Ok(Submitted { job, plan, promised, inputs, outcome, import, log, sent, produced, outputs, on })
+}
+
+/// Has what the build needs brought: its inputs, or what a machine wants to see that doesn't trust
+/// us.
+async fn bring_inputs(
+    context: &Arc<LaneContext>,
+    on: &Open,
+    plan: &JobPlan,
+    inputs: &[StorePath],
+    busy: Busy,
+) -> Result<Option<Import>, JobEnd> {
+    let shared = &context.shared;
+    if context.trust == Trust::NotTrusted {
+        let found = shared.derivation_closure(&plan.path).await;
+        let source = Some(Origin::Here);
+        let files = found.map_err(|error| JobEnd::Broken { error, source })?;
+        return bring(context, on, &files, busy, AlsoHere::No).await;
+    }
+    let also_here = match shared.is_target(&plan.path) {
+        true => AlsoHere::Yes,
+        false => AlsoHere::No,
+    };
+    bring(context, on, inputs, busy, also_here).await
 }
 
 impl Submitted {

@@ -1,6 +1,6 @@
 //! What a run knows of a machine.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::lane::LaneJob;
 use crate::machine::{MachineSpec, Site};
+use crate::voice::Silencer;
 
 /// A machine in a run.
 pub(crate) struct MachineState {
@@ -35,8 +36,12 @@ pub(crate) struct MachineState {
 pub(crate) struct LaneHandle {
     pub(crate) queue: mpsc::UnboundedSender<LaneJob>,
     pub(crate) task: AbortHandle,
-    /// What was given to it and has not come back.
-    pub(crate) jobs: BTreeSet<JobId>,
+    /// What was given to it and has not come back, in that order.
+    pub(crate) jobs: Vec<JobId>,
+    /// Which opening of a lane this is: what is told of another one is passed over.
+    pub(crate) opening: u64,
+    /// Keeps it heard.
+    pub(crate) _silencer: Silencer,
 }
 
 impl MachineState {
@@ -65,8 +70,8 @@ impl MachineState {
     }
 
     /// Ends a lane with all that runs on it, and returns what had not come back from it.
-    pub(crate) fn end_lane(&mut self, index: u32) -> BTreeSet<JobId> {
-        let Some(lane) = self.lanes.remove(&index) else { return BTreeSet::new() };
+    pub(crate) fn end_lane(&mut self, index: u32) -> Vec<JobId> {
+        let Some(lane) = self.lanes.remove(&index) else { return Vec::new() };
         lane.task.abort();
         lane.jobs
     }

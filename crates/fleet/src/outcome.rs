@@ -1,5 +1,6 @@
 //! What the driver makes of what happened.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use drover_core::StorePath;
 use drover_schedule::{ByteCount, Event, JobFailure, JobId, MachineFault, MachineId, Place};
 use drover_store::{BuildFailure, Built, StoreError, Trust};
 
-use crate::driver::{Driver, JobPhase};
+use crate::driver::{Driver, JobPhase, Lasting};
 use crate::event::{FailureKind, FleetEvent, JobFailureReport};
 use crate::lane::JobEnd;
 use crate::merge::{Origin, SMALL};
@@ -30,10 +31,7 @@ impl Driver {
                     }
                 }
                 let place = self.shared.place_of(machine);
-                for path in &valid {
-                    self.shared.places.add_place(path, place);
-                    self.path_at(path, place, None);
-                }
+                self.found_at(&valid, place);
                 self.tell_scheduler(Event::Connected { machine, round_trip });
                 let machine = self.shared.name_of(machine);
                 self.shared.observer.event(FleetEvent::Connected { machine, took });
@@ -43,20 +41,24 @@ impl Driver {
                     self.machine_failed(machine, full_text(&error), fault_of_connecting(&error));
                 }
             }
-            Happened::Kept { path } => {
-                let path = self.path_id(&path);
-                self.tell_scheduler(Event::PathAt { path, place: Place::Here, size: None });
-            }
+            Happened::Kept { path } => match self.path_id_if_used(&path) {
+                Some(path) => {
+                    self.tell_scheduler(Event::PathAt { path, place: Place::Here, size: None });
+                }
+                None => self.shared.places.unused(&path),
+            },
             Happened::Arrived { machine, generation, paths } => {
                 if self.is_current(machine, generation) {
                     let place = self.shared.place_of(machine);
                     for (path, size) in paths {
-                        self.path_at(&path, place, Some(size));
+                        if self.path_id_if_used(&path).is_some() {
+                            self.path_at(&path, place, Some(size));
+                        }
                     }
                 }
             }
-            Happened::JobEnded { machine, generation, job, end } => {
-                if self.is_current(machine, generation) {
+            Happened::JobEnded { machine, opening, job, end } => {
+                if self.leave_lane(machine, opening, job) == Left::Now {
                     self.job_ended(machine, job, end);
                 }
             }
@@ -67,16 +69,28 @@ impl Driver {
         self.machines.get(machine.0 as usize).is_some_and(|state| state.generation == generation)
     }
 
-    fn job_ended(&mut self, machine: MachineId, job: JobId, end: JobEnd) {
-        let Some(state) = self.jobs.get(job.0 as usize) else { return };
-        let (JobPhase::Started | JobPhase::Stopping, Some(lane)) = (&state.state, state.lane)
-        else {
-            return;
+    /// Takes a job off the lane where it ran, unless it was taken off before.
+    fn leave_lane(&mut self, machine: MachineId, opening: u64, job: JobId) -> Left {
+        let state = self.jobs.get(job.0 as usize);
+        let lane =
+            state.filter(|state| matches!(state.state, JobPhase::Started | JobPhase::Stopping));
+        let Some(lane) = lane.and_then(|state| state.lane) else { return Left::Before };
+        let handle = self.machines.get_mut(machine.0 as usize).filter(|_| lane.machine == machine);
+        let handle = handle.and_then(|state| state.lanes.get_mut(&lane.index));
+        let Some(handle) = handle.filter(|handle| handle.opening == opening) else {
+            return Left::Before;
         };
-        let handle = self.machines.get_mut(machine.0 as usize);
-        if let Some(handle) = handle.and_then(|state| state.lanes.get_mut(&lane.index)) {
-            handle.jobs.remove(&job);
+        match handle.jobs.iter().position(|other| *other == job) {
+            Some(at) => {
+                handle.jobs.remove(at);
+                Left::Now
+            }
+            None => Left::Before,
         }
+    }
+
+    fn job_ended(&mut self, machine: MachineId, job: JobId, end: JobEnd) {
+        let lane = self.jobs.get(job.0 as usize).and_then(|state| state.lane);
         match end {
             JobEnd::Built { built, took } => self.built(machine, job, built, took),
             JobEnd::Failed { failure, tail } => self.build_failed(machine, job, failure, tail),
@@ -91,6 +105,9 @@ impl Driver {
             JobEnd::Broken { error, source } => self.broken(machine, job, &error, source),
         }
         self.came_back(job);
+        if let Some(lane) = lane {
+            self.end_lane_if_unwanted(lane);
+        }
     }
 
     /// Notes that a job runs no more.
@@ -213,7 +230,7 @@ impl Driver {
     }
 
     /// Tells that a job comes back and is tried again, unless it shall stop anyway.
-    fn retried(&mut self, job: JobId, cause: &str) {
+    pub(crate) fn retried(&mut self, job: JobId, cause: &str) {
         let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
         let (JobPhase::Started, Some(lane)) = (&state.state, state.lane) else { return };
         state.state = JobPhase::Waiting;
@@ -254,6 +271,39 @@ impl Driver {
         }
     }
 
+    /// Notes what a machine was found to have.
+    pub(crate) fn found_at(&mut self, valid: &BTreeSet<StorePath>, place: Place) {
+        for path in valid {
+            self.shared.places.add_place(path, place);
+            if self.path_id_if_used(path).is_some() {
+                self.path_at(path, place, None);
+            }
+        }
+    }
+
+    /// Forgets all that was at a place; returns the paths.
+    pub(crate) fn gone_from(&mut self, place: Place) -> Vec<StorePath> {
+        let mut gone = self.shared.places.forget_place(place);
+        // what jobs need stays known, as it may be kept in memory or built again
+        let mut unused = Vec::new();
+        for path in &gone {
+            match self.path_id_if_used(path) {
+                Some(path) => self.tell_scheduler(Event::PathGone { path, place }),
+                None => unused.push(path.clone()),
+            }
+        }
+        for path in self.shared.places.drop_broken() {
+            if let Some(path) = self.path_id_if_used(&path) {
+                self.tell_scheduler(Event::PathGone { path, place: Place::Here });
+            }
+        }
+        if self.lasting == Lasting::Shared {
+            self.shared.places.drop_homeless(&unused);
+            gone.clear();
+        }
+        gone
+    }
+
     /// Takes a machine out; the scheduler decides when it's tried again.
     pub(crate) fn machine_failed(
         &mut self,
@@ -277,11 +327,7 @@ impl Driver {
             self.came_back(job);
         }
         if place != Place::Here {
-            let gone = self.shared.places.forget_place(place);
-            for path in &gone {
-                let path = self.path_id(path);
-                self.tell_scheduler(Event::PathGone { path, place });
-            }
+            let gone = self.gone_from(place);
             if fault == MachineFault::Lost {
                 // most of it will be there when the machine is back
                 Arc::make_mut(&mut self.interesting).extend(gone);
@@ -289,6 +335,13 @@ impl Driver {
         }
         self.tell_scheduler(Event::MachineFailed { machine, cause, fault });
     }
+}
+
+/// Whether a job left its lane now or before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Now,
+    Before,
 }
 
 fn refusal_of(message: String) -> BuildFailure {

@@ -9,6 +9,8 @@ use drover_schedule::Place;
 use drover_store::closure_order;
 use tokio::sync::watch;
 
+mod forget;
+
 /// How far a transfer of a path to a machine has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flight {

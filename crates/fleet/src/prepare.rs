@@ -55,12 +55,22 @@ impl Work {
 /// Outputs that are needed, by derivation.
 type Needed = BTreeMap<NodeId, BTreeSet<OutputName>>;
 
+/// What becomes of paths that substituters have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offered {
+    /// They are fetched.
+    Fetch,
+    /// They are only told.
+    Count,
+}
+
 /// Finds out what has to be done, and fetches what substituters have.
 pub(crate) async fn prepare(
     fleet: &Fleet,
     graph: Arc<Graph>,
     targets: &[Target],
     approach: &Approach,
+    what_is_offered: Offered,
 ) -> Result<Work, BuildError> {
     let wanted = wanted_outputs(&graph, targets)?;
     let local = fleet.local.as_ref();
@@ -72,7 +82,7 @@ pub(crate) async fn prepare(
     let mut search = Search { graph: &graph, valid, needed, approach };
     let used = search.run(local, &wanted, &offered).await?;
     let substituted = used.len();
-    if !used.is_empty() {
+    if !used.is_empty() && what_is_offered == Offered::Fetch {
         // what they don't have after all is built
         let fetched = local.hold_valid(&used, Substitute::Yes).await?;
         search.valid.extend(fetched);
@@ -82,7 +92,9 @@ pub(crate) async fn prepare(
     let mut work = search.plan();
     work.substituted = substituted;
     work.substitutable = used;
-    fetch_infos(local, &mut work, fleet.options.substitute).await?;
+    if what_is_offered == Offered::Fetch {
+        fetch_infos(local, &mut work, fleet.options.substitute).await?;
+    }
     Ok(work)
 }
 
@@ -264,7 +276,7 @@ impl Search<'_> {
 }
 
 /// Learns of the inputs that are here, and of their closure.
-async fn fetch_infos(
+pub(crate) async fn fetch_infos(
     local: &dyn Store,
     work: &mut Work,
     substitute: Substitute,

@@ -35,7 +35,7 @@ pub(crate) enum Happened {
     /// A machine could not be connected to.
     ConnectFailed { machine: MachineId, generation: u32, error: StoreError },
     /// A job ended, one way or another.
-    JobEnded { machine: MachineId, generation: u32, job: JobId, end: JobEnd },
+    JobEnded { machine: MachineId, opening: u64, job: JobId, end: JobEnd },
     /// Small NARs were fetched, and are kept.
     Kept { path: StorePath },
     /// Paths were added to a machine's store.
@@ -55,8 +55,8 @@ pub(crate) struct Shared {
     happened: mpsc::UnboundedSender<Happened>,
     /// What is connected, with the machine's generation.
     sites: Mutex<HashMap<MachineId, Connected>>,
-    names: Vec<String>,
-    traffic: HashMap<Place, Arc<Traffic>>,
+    names: Mutex<Vec<String>>,
+    traffic: Mutex<HashMap<Place, Arc<Traffic>>>,
     /// The machine whose store is the caller's own.
     local_machine: Option<MachineId>,
     transfers: AtomicU64,
@@ -77,11 +77,6 @@ impl Shared {
         local_machine: Option<MachineId>,
         happened: mpsc::UnboundedSender<Happened>,
     ) -> Shared {
-        let mut traffic: HashMap<Place, Arc<Traffic>> = HashMap::new();
-        traffic.insert(Place::Here, Arc::default());
-        for (machine, _) in (0..).map(MachineId).zip(&names) {
-            traffic.insert(Place::On(machine), Arc::default());
-        }
         Shared {
             store_dir: local.store_dir().clone(),
             local,
@@ -90,8 +85,8 @@ impl Shared {
             log_lines,
             happened,
             sites: Mutex::default(),
-            names,
-            traffic,
+            names: Mutex::new(names),
+            traffic: Mutex::default(),
             local_machine,
             transfers: AtomicU64::new(0),
             output_sizes: OutputSizes::default(),
@@ -111,7 +106,13 @@ impl Shared {
     }
 
     pub(crate) fn name_of(&self, machine: MachineId) -> String {
-        self.names.get(machine.0 as usize).cloned().unwrap_or_default()
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.get(machine.0 as usize).cloned().unwrap_or_default()
+    }
+
+    /// Gives the next machine its name.
+    pub(crate) fn add_name(&self, name: String) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).push(name);
     }
 
     pub(crate) fn tell(&self, happened: Happened) {
@@ -119,8 +120,8 @@ impl Shared {
         drop(self.happened.send(happened));
     }
 
-    pub(crate) fn job_ended(&self, machine: MachineId, generation: u32, job: JobId, end: JobEnd) {
-        self.tell(Happened::JobEnded { machine, generation, job, end });
+    pub(crate) fn job_ended(&self, machine: MachineId, opening: u64, job: JobId, end: JobEnd) {
+        self.tell(Happened::JobEnded { machine, opening, job, end });
     }
 
     pub(crate) fn paths_arrived(&self, machine: MachineId, generation: u32, paths: &[PathInfo]) {
@@ -137,7 +138,8 @@ impl Shared {
     }
 
     pub(crate) fn traffic(&self, place: Place) -> Arc<Traffic> {
-        self.traffic.get(&place).cloned().unwrap_or_default()
+        let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(traffic.entry(place).or_default())
     }
 
     pub(crate) fn set_site(&self, machine: MachineId, generation: u32, site: Arc<dyn Site>) {
@@ -157,6 +159,12 @@ impl Shared {
 
     pub(crate) fn forget_site(&self, machine: MachineId) {
         self.sites.lock().unwrap_or_else(PoisonError::into_inner).remove(&machine);
+    }
+
+    /// Returns the machines that are connected.
+    pub(crate) fn connected(&self) -> Vec<(MachineId, u32)> {
+        let sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
+        sites.iter().map(|(machine, (generation, _))| (*machine, *generation)).collect()
     }
 
     /// Announces a transfer, whose end is told when what is returned is dropped.

@@ -205,17 +205,7 @@ async fn copy_bulky(
         let (of_shared, to) = (Arc::clone(shared), to.clone());
         running.spawn(shared.tracker.track_future(async move {
             let _permit = permit;
-            let registered = match held {
-                true => of_shared.tees.register(&info.path, gates.clone()).await,
-                false => Registered::No,
-            };
-            if registered == Registered::No {
-                let stream = match stream {
-                    Some(stream) => stream,
-                    None => open_one(&of_shared, &to, (info.clone(), place)).await?,
-                };
-                to.store.import(Box::new(Gated { stream, gates, held: None })).await?;
-            }
+            copy_one(&of_shared, &to, (info.clone(), place), stream, gates).await?;
             of_shared.places.landed(std::slice::from_ref(&info), to.berth);
             if let Some(done) = done {
                 done.send_replace(true);
@@ -224,6 +214,25 @@ async fn copy_bulky(
         }));
     }
     join_all(&mut running).await
+}
+
+/// Copies one path from `stream`; where there is none the path was fed to the destination already,
+/// and is only copied if that went wrong.
+async fn copy_one(
+    shared: &Arc<Shared>,
+    to: &Destination,
+    path: Sourced,
+    stream: Option<Box<dyn PathStream>>,
+    gates: Vec<Landing>,
+) -> Result<(), StoreError> {
+    let stream = match stream {
+        Some(stream) => stream,
+        None => match shared.tees.register(&path.0.path, gates.clone()).await {
+            Registered::Yes => return Ok(()),
+            Registered::No => open_one(shared, to, path).await?,
+        },
+    };
+    to.store.import(Box::new(Gated { stream, gates, held: None })).await
 }
 
 async fn open(

@@ -14,6 +14,7 @@ use crate::machine_state::MachineState;
 impl Driver {
     /// Takes note of a verdict.
     pub(crate) fn decided(&mut self, job: JobId, verdict: Verdict) {
+        self.news.push((job, verdict.clone()));
         let Some(state) = self.jobs.get(job.0 as usize) else { return };
         let (node, derivation) = (state.plan.node, state.plan.path.clone());
         let report = |kind, message| JobFailureReport {

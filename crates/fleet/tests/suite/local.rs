@@ -14,11 +14,21 @@ pub(crate) struct Local {
     pub(crate) refuses: Mutex<Option<String>>,
     /// Bytes that were sent out of it.
     pub(crate) sent: Mutex<Vec<StorePath>>,
+    /// What its substituters have.
+    pub(crate) offered: Mutex<BTreeSet<StorePath>>,
+    /// What it was told to fetch from them.
+    pub(crate) fetched: Mutex<BTreeSet<StorePath>>,
 }
 
 impl Local {
     pub(crate) fn new(store: MemoryStore) -> Local {
-        Local { store, refuses: Mutex::default(), sent: Mutex::default() }
+        Local {
+            store,
+            refuses: Mutex::default(),
+            sent: Mutex::default(),
+            offered: Mutex::default(),
+            fetched: Mutex::default(),
+        }
     }
 }
 
@@ -41,6 +51,9 @@ impl Store for Local {
         paths: &BTreeSet<StorePath>,
         substitute: Substitute,
     ) -> Result<BTreeSet<StorePath>, StoreError> {
+        if substitute == Substitute::Yes {
+            self.fetched.lock().unwrap().extend(paths.iter().cloned());
+        }
         self.store.hold_valid(paths, substitute).await
     }
 
@@ -66,7 +79,8 @@ impl Store for Local {
     }
 
     async fn missing(&self, derivations: &BTreeSet<StorePath>) -> Result<Missing, StoreError> {
-        self.store.missing(derivations).await
+        let missing = self.store.missing(derivations).await?;
+        Ok(Missing { substitute: self.offered.lock().unwrap().clone(), ..missing })
     }
 
     async fn add_indirect_root(&self, link: &str) -> Result<(), StoreError> {

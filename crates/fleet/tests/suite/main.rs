@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 mod cancel;
+mod clients;
 mod failures;
+mod keeper;
 mod local;
 mod machine;
 mod machines;
@@ -13,6 +15,8 @@ mod random;
 mod recorder;
 mod run;
 mod scale;
+mod service;
+mod service_random;
 mod site;
 mod stream;
 mod travel;

@@ -329,3 +329,25 @@ async fn bulky_inputs_of_a_target_come_here_on_their_way(
     let range = crossings * bulky..crossings * bulky + 10_000;
     assert!(range.contains(&down), "{down} bytes down");
 }
+
+/// Being told what would be done does nothing, and fetches nothing.
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_fetches_nothing() {
+    let mut world = World::new().await;
+    let base = world.drv("base", &[]).await;
+    let top = world.draft("top").size(10).needs(&base, &["out"]).write().await;
+    world.local.offered.lock().unwrap().insert(base.out());
+    let graph = drover_fleet::Graph::read(&*world.local, std::slice::from_ref(&top.path))
+        .await
+        .expect("sound");
+    let fleet = drover_fleet::Fleet::new(
+        world.local.clone(),
+        Vec::new(),
+        FleetOptions { substitute: drover_store::Substitute::Yes, ..options() },
+        std::sync::Arc::new(drover_fleet::Silent),
+    );
+    let told = fleet.dry_run(std::sync::Arc::new(graph), vec![top.target()]).await;
+    let told = told.expect("an answer");
+    assert_eq!((told.build, told.substitute), (vec![top.path.clone()], vec![base.out()]));
+    assert_eq!(*world.local.fetched.lock().unwrap(), BTreeSet::new());
+}

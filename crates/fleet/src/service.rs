@@ -1,0 +1,307 @@
+//! A fleet for many clients at a time: one scheduler, one set of connections.
+//!
+//! Clients that want the same derivation share one build: all hear its log, those who come later
+//! from what is kept of it, and all get its result. A job lives as long as somebody waits for it,
+//! and machines' slots are respected over all clients. One task owns all of it (`engine`); what
+//! takes long, the store's own work, is done by the clients' futures.
+//!
+//! Jobs of all clients are ordered together by the critical path behind them, and each second that
+//! a job has waited counts like a second of that path: none waits for ever.
+
+mod bring;
+mod engine;
+mod given;
+mod here;
+mod joining;
+mod machines;
+mod missing;
+mod options;
+mod request;
+mod router;
+mod survey;
+mod table;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use drover_core::StorePath;
+use drover_derivation::BasicDerivation;
+use drover_schedule::{MachineId, OnFailure, Place, Settings};
+use drover_store::{
+    Keeper, MissingPaths, RealiseMode, RealiseObserver, RealiseSettings, Realised, Realiser, Store,
+    StoreError, Wanted,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::driver::{Driver, Lasting};
+use crate::event::Observer;
+use crate::fleet::{CopyBack, FleetOptions};
+use crate::machine::MachineSpec;
+use crate::places::Berth;
+use crate::service::bring::Arrivals;
+use crate::service::engine::{Command, Engine};
+use crate::service::here::Here;
+use crate::service::request::Request;
+use crate::service::router::{ClientId, Router};
+use crate::service::table::{Table, Uses};
+use crate::shared::{Happened, Shared};
+pub use options::{ServiceOptions, Shutdown};
+
+/// What those are told who ask a service that ends.
+pub(crate) const STOPPING: &str = "the daemon is stopping";
+
+/// How much a service keeps, for metrics and tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Clients that wait for builds or fetch what was built.
+    pub clients: usize,
+    /// Jobs without a verdict.
+    pub open: usize,
+    /// Built jobs that nobody waits for, kept as their outputs are on machines.
+    pub retained: usize,
+    /// All jobs.
+    pub jobs: usize,
+    /// Views of the store that are kept open for jobs.
+    pub bundles: usize,
+    /// Paths about which something is known: the longest of the lists.
+    pub paths: usize,
+    /// Logs that are kept or followed.
+    pub logs: usize,
+    /// Machines that are connected.
+    pub connected: usize,
+}
+
+/// Builds for many clients, on machines. Nothing is connected before somebody asks.
+///
+/// Dropping it ends the builds that nobody waits for; [`Service::shutdown`] waits for that.
+pub struct Service {
+    state: Mutex<State>,
+    tasks: TaskTracker,
+}
+
+enum State {
+    /// Nobody has asked yet, so the store isn't known.
+    Asleep {
+        machines: Vec<MachineSpec>,
+        options: ServiceOptions,
+    },
+    Running(Arc<Handle>),
+    Stopped,
+}
+
+/// What clients reach the engine by.
+pub(crate) struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) arrivals: Arrivals,
+    /// What arrives here is nowhere noted: whether it's valid is the store's to say.
+    pub(crate) nowhere: Berth,
+    /// Everything is being cancelled.
+    pub(crate) stopped: CancellationToken,
+    clients: AtomicU64,
+}
+
+impl Handle {
+    pub(crate) fn send(&self, command: Command) {
+        // an engine that has ended answers nothing, and who waits for an answer notices
+        drop(self.commands.send(command));
+    }
+
+    pub(crate) fn new_client(&self) -> ClientId {
+        ClientId(self.clients.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Service {
+    /// Returns a service; nothing runs before somebody asks.
+    pub fn new(machines: Vec<MachineSpec>, options: ServiceOptions) -> Service {
+        let state = Mutex::new(State::Asleep { machines, options });
+        Service { state, tasks: TaskTracker::new() }
+    }
+
+    /// Replaces the machines. What is built goes on: a machine of the same name stays connected,
+    /// one that is gone from the list gets nothing new and is left when nobody needs it any more.
+    pub fn reload(&self, machines: Vec<MachineSpec>, options: ServiceOptions) {
+        let mut state = self.state();
+        match &mut *state {
+            State::Asleep { .. } => *state = State::Asleep { machines, options },
+            State::Running(handle) => handle.send(Command::Reload { machines, options }),
+            State::Stopped => {}
+        }
+    }
+
+    /// Ends the service: nothing new is taken, and what is asked for is done or cancelled. Returns
+    /// when nothing of it runs any more, here or on a machine.
+    pub async fn shutdown(&self, how: Shutdown) {
+        let before = std::mem::replace(&mut *self.state(), State::Stopped);
+        if let State::Running(handle) = before {
+            let (done, ended) = oneshot::channel();
+            handle.send(Command::Shutdown { how, done });
+            if how == Shutdown::Cancel {
+                handle.stopped.cancel();
+            }
+            // it may have ended already
+            drop(ended.await);
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Counts what is kept.
+    pub async fn census(&self) -> Census {
+        let handle = match &*self.state() {
+            State::Running(handle) => Arc::clone(handle),
+            State::Asleep { .. } | State::Stopped => return Census::default(),
+        };
+        let (reply, census) = oneshot::channel();
+        handle.send(Command::Census { reply });
+        census.await.unwrap_or_default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the way to the engine, which is started for the first who asks.
+    fn handle(&self, store: &dyn Keeper) -> Result<Arc<Handle>, StoreError> {
+        let mut state = self.state();
+        match &mut *state {
+            State::Running(handle) if handle.shared.store_dir != *store.store_dir() => {
+                let what = "share a builder service with a store in another directory";
+                Err(StoreError::Unsupported { store: store.name().to_owned(), what })
+            }
+            State::Running(handle) => Ok(Arc::clone(handle)),
+            State::Stopped => Err(StoreError::Refused {
+                store: store.name().to_owned(),
+                message: STOPPING.to_owned(),
+            }),
+            State::Asleep { machines, options } => {
+                let machines = std::mem::take(machines);
+                let handle = self.start(store, machines, options);
+                *state = State::Running(Arc::clone(&handle));
+                Ok(handle)
+            }
+        }
+    }
+
+    fn start(
+        &self,
+        store: &dyn Keeper,
+        machines: Vec<MachineSpec>,
+        options: &ServiceOptions,
+    ) -> Arc<Handle> {
+        let (send, commands) = mpsc::unbounded_channel();
+        let (tell, happened) = mpsc::unbounded_channel();
+        let (here, router) = (Arc::new(Here::new(store)), Arc::new(Router::default()));
+        let shared = Arc::new(Shared::new(
+            Arc::clone(&here) as Arc<dyn Store>,
+            Arc::clone(&router) as Arc<dyn Observer>,
+            options.log_lines,
+            Vec::new(),
+            None,
+            tell,
+        ));
+        let driver = driver_of_many(Arc::clone(&shared), happened, options);
+        let mut engine = Engine {
+            driver,
+            here,
+            router,
+            table: Table::default(),
+            clients: HashMap::new(),
+            bundles: HashMap::new(),
+            next_bundle: 0,
+            paths_here: Uses::default(),
+            paths_of_jobs: Uses::default(),
+            realised: Uses::default(),
+            commands,
+            idle: options.idle,
+            alone_since: None,
+            retired: BTreeSet::new(),
+            losses: 0,
+            ending: Vec::new(),
+        };
+        for machine in machines {
+            engine.add_machine(machine);
+        }
+        self.tasks.spawn(engine.run());
+        // a berth at a place that is forgotten
+        let unknown = Place::On(MachineId(u32::MAX));
+        let nowhere = shared.places.berth(unknown);
+        shared.places.forget_place(unknown);
+        let (arrivals, stopped) = (Arrivals::default(), CancellationToken::new());
+        let clients = AtomicU64::new(0);
+        Arc::new(Handle { commands: send, shared, arrivals, nowhere, stopped, clients })
+    }
+
+    fn request(
+        &self,
+        store: Arc<dyn Keeper>,
+        settings: RealiseSettings,
+        observer: Arc<dyn RealiseObserver>,
+    ) -> Result<Request, StoreError> {
+        let what = match settings.mode {
+            RealiseMode::Normal => {
+                let handle = self.handle(store.as_ref())?;
+                return Ok(Request { handle, store, settings, observer });
+            }
+            RealiseMode::Repair => "repair paths by building them again on other machines",
+            RealiseMode::Check => "check builds by repeating them on other machines",
+        };
+        Err(StoreError::Unsupported { store: store.name().to_owned(), what })
+    }
+}
+
+/// Returns a driver for many clients, which knows no machine yet.
+fn driver_of_many(
+    shared: Arc<Shared>,
+    happened: mpsc::UnboundedReceiver<Happened>,
+    options: &ServiceOptions,
+) -> Driver {
+    let fleet_options = FleetOptions {
+        keep_going: true,
+        substitute: drover_store::Substitute::No,
+        copy_back: CopyBack::Wanted,
+        log_lines: options.log_lines,
+        policy: options.policy,
+    };
+    let on_failure = OnFailure::KeepGoing;
+    let settings = Settings { policy: options.policy, on_failure, ..Settings::default() };
+    let mut driver = Driver::idle(shared, happened, fleet_options, settings);
+    driver.lasting = Lasting::Shared;
+    driver
+}
+
+#[async_trait]
+impl Realiser for Service {
+    async fn realise(
+        &self,
+        store: Arc<dyn Keeper>,
+        wanted: Vec<Wanted>,
+        settings: RealiseSettings,
+        observer: Arc<dyn RealiseObserver>,
+    ) -> Result<Vec<Realised>, StoreError> {
+        self.request(store, settings, observer)?.realise(&wanted).await
+    }
+
+    async fn build_derivation(
+        &self,
+        store: Arc<dyn Keeper>,
+        (path, derivation): (StorePath, BasicDerivation),
+        settings: RealiseSettings,
+        observer: Arc<dyn RealiseObserver>,
+    ) -> Result<Realised, StoreError> {
+        self.request(store, settings, observer)?.build_given(path, derivation).await
+    }
+
+    async fn missing(
+        &self,
+        store: Arc<dyn Keeper>,
+        wanted: Vec<Wanted>,
+    ) -> Result<MissingPaths, StoreError> {
+        missing::missing(&store, &wanted).await
+    }
+}

@@ -1,0 +1,189 @@
+//! One client's question, from what the store says to the answer.
+//!
+//! Dropping it ends the client's interest: nothing of it goes on that nobody else waits for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use drover_core::{OutputName, PathInfo, StorePath};
+use drover_derivation::Derivation;
+use drover_schedule::JobId;
+use drover_store::{Keeper, RealiseObserver, RealiseSettings, RealiseStatus, Realised, StoreError};
+use tokio::sync::oneshot;
+
+use crate::fleet::Target;
+use crate::prepare::Work;
+use crate::service::bring::{Brought, bring};
+use crate::service::engine::{Command, Joining, Learned, Outcome, Reachable, Settled};
+use crate::service::router::ClientId;
+use crate::service::table::{Failure, Key};
+use crate::service::{Handle, STOPPING};
+
+/// How long a connected machine may take to say what it has before it isn't waited for.
+const ASKING: Duration = Duration::from_secs(1);
+
+/// How often what was built may vanish before it is given up.
+const ATTEMPTS: usize = 5;
+
+/// One client's question.
+pub(crate) struct Request {
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) store: Arc<dyn Keeper>,
+    pub(crate) settings: RealiseSettings,
+    pub(crate) observer: Arc<dyn RealiseObserver>,
+}
+
+/// A derivation that is asked for, and what it says.
+pub(crate) struct Asked {
+    /// Its place in the question.
+    pub(crate) at: usize,
+    pub(crate) target: Target,
+    pub(crate) derivation: Arc<Derivation>,
+}
+
+impl Asked {
+    /// Returns the names of the outputs that are wanted.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &OutputName> {
+        let all = self.derivation.outputs.keys();
+        all.filter(|name| self.target.outputs.is_empty() || self.target.outputs.contains(*name))
+    }
+}
+
+/// A client that waits for jobs, until this is dropped.
+struct Membership {
+    client: ClientId,
+    handle: Arc<Handle>,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.handle.send(Command::Leave { client: self.client });
+    }
+}
+
+pub(crate) fn failed(status: RealiseStatus, message: String) -> Realised {
+    Realised { status, message, outputs: BTreeMap::new(), period: None }
+}
+
+impl Request {
+    /// Has jobs built and brings what is wanted of them; answers in the order of `asked`.
+    pub(crate) async fn build(
+        &self,
+        work: Work,
+        keys: Vec<Key>,
+        asked: &[(Asked, JobId)],
+    ) -> Result<Vec<Realised>, StoreError> {
+        let learned = self.ask_machines(&work.infos, &keys).await;
+        let (reply, settled) = oneshot::channel();
+        let client = self.handle.new_client();
+        let joining = Joining {
+            client,
+            work,
+            keys,
+            targets: asked.iter().map(|(_, job)| *job).collect(),
+            learned,
+            store: Arc::clone(&self.store),
+            observer: Arc::clone(&self.observer),
+            after_failure: self.settings.after_failure,
+            reply,
+        };
+        self.handle.send(Command::Join(Box::new(joining)));
+        let _membership = Membership { client, handle: Arc::clone(&self.handle) };
+        let mut settled = until_settled(settled, asked.len()).await;
+        for _ in 0..ATTEMPTS {
+            let wanted = wanted(asked, &settled);
+            let brought = tokio::select! {
+                brought = bring(&self.handle, &self.store, &wanted) => brought?,
+                () = self.handle.stopped.cancelled() => Brought::Failed(STOPPING.to_owned()),
+            };
+            match brought {
+                Brought::All => return Ok(answers(asked, settled)),
+                Brought::Failed(message) => return Ok(unfetched(asked, settled, &message)),
+                Brought::Lost(lost) => {
+                    let (reply, again) = oneshot::channel();
+                    self.handle.send(Command::Again { client, lost, reply });
+                    settled = until_settled(again, asked.len()).await;
+                }
+            }
+        }
+        Ok(unfetched(asked, settled, "what was built has vanished time after time"))
+    }
+
+    /// Asks the connected machines what they have of paths, so that it isn't sent again. A slow
+    /// one isn't waited for.
+    async fn ask_machines(&self, infos: &[PathInfo], keys: &[Key]) -> Vec<Learned> {
+        let (reply, machines) = oneshot::channel();
+        self.handle.send(Command::Look { keys: keys.to_vec(), reply });
+        let machines = machines.await.unwrap_or_default();
+        let asking = machines.into_iter().map(|machine| self.ask_machine(machine, infos));
+        futures::future::join_all(asking).await.into_iter().flatten().collect()
+    }
+
+    async fn ask_machine(&self, on: Reachable, infos: &[PathInfo]) -> Option<Learned> {
+        let Reachable { machine, generation, site, substitute } = on;
+        let place = self.handle.shared.place_of(machine);
+        let unknown: BTreeSet<StorePath> = infos
+            .iter()
+            .map(|info| &info.path)
+            .filter(|path| !self.handle.shared.places.is_at(path, place))
+            .cloned()
+            .collect();
+        if unknown.is_empty() {
+            return None;
+        }
+        let asked = tokio::time::timeout(ASKING, site.hold_valid(&unknown, substitute)).await;
+        // one that can't answer finds that out when it's used
+        let valid = asked.ok()?.ok()?;
+        Some(Learned { machine, generation, valid })
+    }
+}
+
+/// Waits for what became of targets. A service that has ended says so of each.
+async fn until_settled(settled: oneshot::Receiver<Settled>, targets: usize) -> Settled {
+    settled.await.unwrap_or_else(|_| {
+        let status = RealiseStatus::TransientFailure;
+        vec![Outcome::Failed(Failure { status, message: STOPPING.to_owned() }); targets]
+    })
+}
+
+/// Returns the outputs that are wanted of an answer.
+fn of_target(
+    asked: &Asked,
+    outputs: &BTreeMap<OutputName, StorePath>,
+) -> BTreeMap<String, StorePath> {
+    let named = asked.names().filter_map(|name| Some((name.to_string(), outputs.get(name)?)));
+    named.map(|(name, path)| (name, path.clone())).collect()
+}
+
+fn wanted(asked: &[(Asked, JobId)], settled: &Settled) -> BTreeSet<StorePath> {
+    let both = asked.iter().zip(settled);
+    let built = both.filter_map(|((asked, _), outcome)| match outcome {
+        Outcome::Built { outputs, .. } => Some(of_target(asked, outputs)),
+        Outcome::Failed(_) => None,
+    });
+    built.flat_map(BTreeMap::into_values).collect()
+}
+
+fn answers(asked: &[(Asked, JobId)], settled: Settled) -> Vec<Realised> {
+    let both = asked.iter().zip(settled);
+    let answer = both.map(|((asked, _), outcome)| match outcome {
+        Outcome::Built { outputs, period } => Realised {
+            status: RealiseStatus::Built,
+            message: String::new(),
+            outputs: of_target(asked, &outputs),
+            period,
+        },
+        Outcome::Failed(Failure { status, message }) => failed(status, message),
+    });
+    answer.collect()
+}
+
+/// Returns the answers where what was built could not be had.
+fn unfetched(asked: &[(Asked, JobId)], settled: Settled, why: &str) -> Vec<Realised> {
+    let mut answers = answers(asked, settled);
+    for answer in answers.iter_mut().filter(|answer| answer.status == RealiseStatus::Built) {
+        *answer = failed(RealiseStatus::TransientFailure, why.to_owned());
+    }
+    answers
+}

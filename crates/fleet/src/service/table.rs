@@ -1,0 +1,262 @@
+//! The jobs of all clients: which are shared, who waits for which, and when they are forgotten.
+//!
+//! Invariants: whoever waits for a job waits for all that it depends on, too; and a job is in the
+//! table as long as one that depends on it is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
+use std::time::SystemTime;
+
+use drover_core::{OutputName, StorePath};
+use drover_schedule::JobId;
+use drover_store::RealiseStatus;
+
+use crate::graph::NodeId;
+use crate::service::here::View;
+use crate::service::router::ClientId;
+
+/// What makes two jobs the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) derivation: StorePath,
+    pub(crate) content: Content,
+}
+
+/// Where a derivation is written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Content {
+    /// In the store, where its path says what it is.
+    Stored,
+    /// A client brought it; this is the hash of its text.
+    Given(Vec<u8>),
+}
+
+/// A job's paths and what else protects its inputs, as the client found them who asked for it.
+pub(crate) struct Bundle {
+    pub(crate) paths: Vec<StorePath>,
+    pub(crate) realised: Vec<(StorePath, OutputName)>,
+    pub(crate) users: usize,
+    /// Until this is dropped the client's temporary roots are there.
+    pub(crate) _view: View,
+}
+
+/// A bundle's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct BundleId(pub(crate) u64);
+
+/// How a job ended, as its clients are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) status: RealiseStatus,
+    pub(crate) message: String,
+}
+
+/// How far a job has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Open,
+    Built,
+    Failed(Failure),
+}
+
+/// A job in the table.
+pub(crate) struct Entry {
+    pub(crate) key: Key,
+    pub(crate) node: NodeId,
+    pub(crate) waiters: BTreeSet<ClientId>,
+    pub(crate) dependencies: Vec<JobId>,
+    /// Jobs in the table that depend on it.
+    pub(crate) dependents: usize,
+    /// Paths that the scheduler knows because of it.
+    pub(crate) paths: BTreeSet<StorePath>,
+    pub(crate) bundle: Option<BundleId>,
+    pub(crate) progress: Progress,
+    pub(crate) period: Option<(SystemTime, SystemTime)>,
+    /// Its place among those that are only kept for whoever asks next.
+    pub(crate) retained: Option<u64>,
+}
+
+/// Counts users of things.
+pub(crate) struct Uses<K>(HashMap<K, usize>);
+
+impl<K> Default for Uses<K> {
+    fn default() -> Self {
+        Uses(HashMap::new())
+    }
+}
+
+/// Whether something has users left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Some,
+    None,
+}
+
+impl<K: Hash + Eq + Clone> Uses<K> {
+    pub(crate) fn add(&mut self, key: &K) {
+        match self.0.get_mut(key) {
+            Some(count) => *count += 1,
+            None => drop(self.0.insert(key.clone(), 1)),
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: &K) -> Use {
+        let Some(count) = self.0.get_mut(key) else { return Use::None };
+        *count -= 1;
+        if *count > 0 {
+            return Use::Some;
+        }
+        self.0.remove(key);
+        Use::None
+    }
+
+    pub(crate) fn contains(&self, key: &K) -> bool {
+        self.0.contains_key(key)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// The jobs of all clients.
+#[derive(Default)]
+pub(crate) struct Table {
+    entries: Vec<Option<Entry>>,
+    free: Vec<JobId>,
+    by_key: HashMap<Key, JobId>,
+    /// Built jobs that nobody waits for, oldest first: their outputs may still be on machines.
+    retained: BTreeMap<u64, JobId>,
+    stamps: u64,
+    nodes: u32,
+}
+
+impl Table {
+    pub(crate) fn get(&self, job: JobId) -> Option<&Entry> {
+        self.entries.get(job.0 as usize)?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, job: JobId) -> Option<&mut Entry> {
+        self.entries.get_mut(job.0 as usize)?.as_mut()
+    }
+
+    /// Returns the job that a new client may share, which found that it depends on these.
+    pub(crate) fn shareable(&self, key: &Key, dependencies: &[JobId]) -> Option<JobId> {
+        let job = *self.by_key.get(key)?;
+        let entry = self.get(job)?;
+        let is_alike = dependencies.iter().all(|other| entry.dependencies.contains(other));
+        let is_usable = !matches!(entry.progress, Progress::Failed(_));
+        (is_alike && is_usable).then_some(job)
+    }
+
+    /// Whether somebody asked for such a job already.
+    pub(crate) fn has(&self, key: &Key) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    /// Adds a job, which others with the same key will share from now on.
+    pub(crate) fn add(&mut self, key: Key, dependencies: Vec<JobId>) -> (JobId, NodeId) {
+        let job = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(None);
+            JobId(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX))
+        });
+        self.nodes = self.nodes.wrapping_add(1);
+        let node = NodeId(self.nodes);
+        for dependency in &dependencies {
+            if let Some(entry) = self.get_mut(*dependency) {
+                entry.dependents += 1;
+            }
+        }
+        self.by_key.insert(key.clone(), job);
+        let entry = Entry {
+            key,
+            node,
+            waiters: BTreeSet::new(),
+            dependencies,
+            dependents: 0,
+            paths: BTreeSet::new(),
+            bundle: None,
+            progress: Progress::Open,
+            period: None,
+            retained: None,
+        };
+        if let Some(slot) = self.entries.get_mut(job.0 as usize) {
+            *slot = Some(entry);
+        }
+        (job, node)
+    }
+
+    /// Has nobody share a job any more.
+    pub(crate) fn unshare(&mut self, job: JobId) {
+        let Some(key) = self.get(job).map(|entry| entry.key.clone()) else { return };
+        if self.by_key.get(&key) == Some(&job) {
+            self.by_key.remove(&key);
+        }
+    }
+
+    /// Returns jobs with all that they depend on.
+    pub(crate) fn closure(&self, jobs: impl Iterator<Item = JobId>) -> BTreeSet<JobId> {
+        let mut left: Vec<JobId> = jobs.collect();
+        let mut closure = BTreeSet::new();
+        while let Some(job) = left.pop() {
+            if closure.insert(job) {
+                let entry = self.get(job);
+                left.extend(entry.iter().flat_map(|entry| entry.dependencies.iter().copied()));
+            }
+        }
+        closure
+    }
+
+    /// Keeps a built job that nobody waits for.
+    pub(crate) fn retain(&mut self, job: JobId) {
+        self.stamps += 1;
+        let stamp = self.stamps;
+        if let Some(entry) = self.get_mut(job)
+            && entry.retained.is_none()
+        {
+            entry.retained = Some(stamp);
+            self.retained.insert(stamp, job);
+        }
+    }
+
+    /// Notes that somebody waits for a job again.
+    pub(crate) fn wanted_again(&mut self, job: JobId) {
+        let stamp = self.get_mut(job).and_then(|entry| entry.retained.take());
+        if let Some(stamp) = stamp {
+            self.retained.remove(&stamp);
+        }
+    }
+
+    /// Returns the retained jobs on which nothing depends, oldest first.
+    pub(crate) fn retained_tops(&self) -> Vec<JobId> {
+        let is_top = |job: &JobId| self.get(*job).is_some_and(|entry| entry.dependents == 0);
+        self.retained.values().copied().filter(is_top).collect()
+    }
+
+    pub(crate) fn retained(&self) -> usize {
+        self.retained.len()
+    }
+
+    /// Removes a job that is over and on which nothing in the table depends. Returns it, and what
+    /// it depended on.
+    pub(crate) fn remove(&mut self, job: JobId) -> Option<Entry> {
+        if self.get(job)?.dependents > 0 {
+            return None;
+        }
+        self.unshare(job);
+        self.wanted_again(job);
+        let entry = self.entries.get_mut(job.0 as usize)?.take()?;
+        for dependency in &entry.dependencies {
+            if let Some(entry) = self.get_mut(*dependency) {
+                entry.dependents = entry.dependents.saturating_sub(1);
+            }
+        }
+        self.free.push(job);
+        Some(entry)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (JobId, &Entry)> {
+        let numbered = (0..).map(JobId).zip(&self.entries);
+        numbered.filter_map(|(job, entry)| Some((job, entry.as_ref()?)))
+    }
+}
