@@ -87,19 +87,7 @@ impl RemoteLane {
     ) -> Pending<BuildOutcome> {
         let session = self.lease.session();
         let BuildRequest { derivation, outputs, known_outputs, plan, bring } = request;
-        let wire_request = match plan {
-            BuildPlan::Derivation(basic) => {
-                Request::BuildDerivation(derivation, basic, BuildMode::Normal)
-            }
-            BuildPlan::FromStore if dialect.since(34) => Request::BuildPathsWithResults(
-                vec![DerivedPath::Outputs(derivation, outputs)],
-                BuildMode::Normal,
-            ),
-            BuildPlan::FromStore => Request::BuildPaths(
-                vec![DerivedPath::Outputs(derivation, outputs)],
-                BuildMode::Normal,
-            ),
-        };
+        let wire_request = build_message(dialect, derivation, outputs, plan);
         let built = session.ask_with(dialect, wire_request, Patience::Unlimited, log);
         let infos: Vec<_> = known_outputs
             .values()
@@ -131,6 +119,24 @@ impl RemoteLane {
             let nars = checked_nars(&finish.store, &known, nars).await?;
             finish.outcome(result, known, nars).await
         })
+    }
+}
+
+/// Returns the request for a build.
+fn build_message(
+    dialect: &Dialect,
+    derivation: StorePath,
+    outputs: BTreeSet<String>,
+    plan: BuildPlan,
+) -> Request {
+    let mode = BuildMode::Normal;
+    let wanted = |derivation| vec![DerivedPath::Outputs(derivation, outputs)];
+    match plan {
+        BuildPlan::Derivation(basic) => Request::BuildDerivation(derivation, basic, mode),
+        BuildPlan::FromStore if dialect.since(34) => {
+            Request::BuildPathsWithResults(wanted(derivation), mode)
+        }
+        BuildPlan::FromStore => Request::BuildPaths(wanted(derivation), mode),
     }
 }
 
