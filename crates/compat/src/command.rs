@@ -1,0 +1,198 @@
+//! Which command is meant, by the name of the program.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use crate::console::Console;
+use crate::error::CompatError;
+use crate::exit::ExitStatus;
+use crate::host::Host;
+use crate::options::{Options, Taken};
+use crate::{build, collect_garbage, copy_closure, daemon, hash, nix, nix_store};
+
+/// A name that others call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// `nix-store`.
+    NixStore,
+    /// `nix-daemon`.
+    NixDaemon,
+    /// `nix-copy-closure`.
+    NixCopyClosure,
+    /// `nix-collect-garbage`.
+    NixCollectGarbage,
+    /// `nix-hash`.
+    NixHash,
+    /// `nix-build`.
+    NixBuild,
+    /// `nix-instantiate`, which is evaluation and the real one's.
+    NixInstantiate,
+    /// `nix`, of which all that is evaluation is the real one's.
+    Nix,
+}
+
+impl Program {
+    /// All names, as `drover compat install` needs them.
+    pub const ALL: [Program; 8] = [
+        Program::NixStore,
+        Program::NixDaemon,
+        Program::NixCopyClosure,
+        Program::NixCollectGarbage,
+        Program::NixHash,
+        Program::NixBuild,
+        Program::NixInstantiate,
+        Program::Nix,
+    ];
+
+    /// Returns the name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Program::NixStore => "nix-store",
+            Program::NixDaemon => "nix-daemon",
+            Program::NixCopyClosure => "nix-copy-closure",
+            Program::NixCollectGarbage => "nix-collect-garbage",
+            Program::NixHash => "nix-hash",
+            Program::NixBuild => "nix-build",
+            Program::NixInstantiate => "nix-instantiate",
+            Program::Nix => "nix",
+        }
+    }
+
+    /// Returns the command that `argv[0]` names, by its last component.
+    pub fn of_argv0(argv0: &Path) -> Option<Program> {
+        let name = argv0.file_name()?.to_str()?;
+        Program::ALL.into_iter().find(|program| program.name() == name)
+    }
+}
+
+/// What can be asked of every command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Information {
+    /// Its version.
+    Version,
+    /// Its manual page.
+    Help,
+}
+
+/// A command line, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parsed<R> {
+    /// Something is asked of the command itself.
+    Information {
+        /// The options of all commands.
+        options: Options,
+        /// What is asked.
+        asked: Information,
+    },
+    /// Something is to be done.
+    Request {
+        /// The options of all commands.
+        options: Options,
+        /// What is to be done.
+        request: R,
+    },
+}
+
+impl<R> Parsed<R> {
+    pub(crate) fn new(options: Options, asked: Option<Information>, request: R) -> Parsed<R> {
+        match asked {
+            Some(asked) => Parsed::Information { options, asked },
+            None => Parsed::Request { options, request },
+        }
+    }
+}
+
+/// Takes `--version` and `--help`; the first one counts.
+pub(crate) fn information(flag: &str, asked: &mut Option<Information>) -> Taken {
+    let found = match flag {
+        "--version" => Information::Version,
+        "--help" => Information::Help,
+        _ => return Taken::No,
+    };
+    asked.get_or_insert(found);
+    Taken::Yes
+}
+
+/// Runs a command with the arguments after its name, prints what went wrong, and returns the
+/// status to exit with.
+///
+/// Dropping the future ends what is under way.
+pub async fn run(program: Program, arguments: Vec<OsString>, host: &dyn Host) -> ExitStatus {
+    match try_run(program, arguments, host).await {
+        Ok(status) => status,
+        Err(error) => {
+            let mut console = Console::new(host, crate::Verbosity::ERROR);
+            let report = error.report(program.name());
+            // where standard error is gone as well there is nobody left to tell
+            match console.say(crate::Verbosity::ERROR, report.trim_end_matches('\n')).await {
+                Ok(()) | Err(_) => error.status(),
+            }
+        }
+    }
+}
+
+async fn try_run(
+    program: Program,
+    arguments: Vec<OsString>,
+    host: &dyn Host,
+) -> Result<ExitStatus, CompatError> {
+    macro_rules! parsed {
+        ($module:ident) => {
+            match $module::parse(arguments)? {
+                Parsed::Information { options, asked } => {
+                    inform(program, asked, &options, host).await
+                }
+                Parsed::Request { options, request } => $module::run(request, &options, host).await,
+            }
+        };
+    }
+    match program {
+        Program::NixStore => parsed!(nix_store),
+        Program::NixCopyClosure => parsed!(copy_closure),
+        Program::NixCollectGarbage => parsed!(collect_garbage),
+        Program::NixHash => parsed!(hash),
+        Program::NixBuild => parsed!(build),
+        Program::NixDaemon => match daemon::parse(arguments)? {
+            Parsed::Information { options, asked } => inform(program, asked, &options, host).await,
+            Parsed::Request { options, request } => host.run_daemon(request, &options).await,
+        },
+        Program::NixInstantiate => host.exec_real(program.name(), &arguments).await,
+        Program::Nix => nix::run_command_line(arguments, host).await,
+    }
+}
+
+/// Tells the version as Nix does; manual pages are the real one's.
+async fn inform(
+    program: Program,
+    asked: Information,
+    options: &Options,
+    host: &dyn Host,
+) -> Result<ExitStatus, CompatError> {
+    match asked {
+        Information::Help => host.exec_real(program.name(), &["--help".into()]).await,
+        Information::Version => {
+            let mut console = Console::new(host, options.verbosity);
+            console.line(version(program, host)).await?;
+            console.flush().await?;
+            Ok(ExitStatus::SUCCESS)
+        }
+    }
+}
+
+/// Returns what `--version` prints.
+pub(crate) fn version(program: Program, host: &dyn Host) -> String {
+    format!("{} (Nix) {}", program.name(), host.nix_version())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn found_by_the_last_component() {
+        assert_eq!(Program::of_argv0(Path::new("/x/nix-store")), Some(Program::NixStore));
+        assert_eq!(Program::of_argv0(Path::new("nix")), Some(Program::Nix));
+        assert_eq!(Program::of_argv0(Path::new("drover")), None);
+        assert_eq!(Program::of_argv0(Path::new("/nix-store/..")), None);
+    }
+}

@@ -1,0 +1,61 @@
+//! Standard output and error of one command.
+
+use tokio::io::{AsyncWriteExt as _, BufWriter};
+
+use crate::error::CompatError;
+use crate::host::{Host, Output};
+use crate::options::Verbosity;
+
+/// Bytes gathered before they are written.
+const BUFFER: usize = 64 * 1024;
+
+/// Standard output and error of one command. Output is gathered and written by
+/// [`Console::flush`]; messages go out at once, behind it.
+pub(crate) struct Console {
+    out: BufWriter<Output>,
+    err: Output,
+    verbosity: Verbosity,
+}
+
+impl Console {
+    pub(crate) fn new(host: &dyn Host, verbosity: Verbosity) -> Console {
+        let out = BufWriter::with_capacity(BUFFER, host.stdout());
+        Console { out, err: host.stderr(), verbosity }
+    }
+
+    /// Writes bytes to standard output.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> Result<(), CompatError> {
+        self.out.write_all(bytes).await.map_err(writing)
+    }
+
+    /// Writes a line to standard output.
+    pub(crate) async fn line(&mut self, text: impl AsRef<[u8]>) -> Result<(), CompatError> {
+        self.write(text.as_ref()).await?;
+        self.write(b"\n").await
+    }
+
+    /// Writes out what was gathered.
+    pub(crate) async fn flush(&mut self) -> Result<(), CompatError> {
+        self.out.flush().await.map_err(writing)
+    }
+
+    /// Tells the user something, unless that is more than asked for.
+    pub(crate) async fn say(&mut self, level: Verbosity, text: &str) -> Result<(), CompatError> {
+        if self.verbosity < level {
+            return Ok(());
+        }
+        self.flush().await?;
+        let line = format!("{text}\n");
+        self.err.write_all(line.as_bytes()).await.map_err(writing)?;
+        self.err.flush().await.map_err(writing)
+    }
+
+    /// Warns the user.
+    pub(crate) async fn warn(&mut self, text: &str) -> Result<(), CompatError> {
+        self.say(Verbosity::WARN, &format!("warning: {text}")).await
+    }
+}
+
+fn writing(source: std::io::Error) -> CompatError {
+    CompatError::Stream { action: "writing to file", source }
+}

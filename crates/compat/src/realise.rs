@@ -1,0 +1,247 @@
+//! Making paths valid, and what the user sees of it.
+//!
+//! Texts and order follow `printMissing` (`src/libmain/shared.cc`) and `Store::buildPaths`
+//! (`src/libstore/build/entry-points.cc`) of Nix.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use drover_core::{StoreDir, StorePath};
+use drover_store::{
+    AfterFailure, BuildSettings, Keeper, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver,
+    RealiseSettings, Realised, Realiser, Substitute, Wanted,
+};
+use tokio::sync::mpsc;
+
+use crate::closure::sorted_paths;
+use crate::console::Console;
+use crate::error::CompatError;
+use crate::exit::ExitStatus;
+use crate::host::{Host, HostSettings, Switch};
+use crate::options::{BuildOutput, Options, Verbosity};
+use crate::size::render_size;
+
+/// Events that may wait to be shown.
+const QUEUE: usize = 1 << 16;
+
+/// What paths are made valid with.
+pub(crate) struct Work<'a> {
+    options: &'a Options,
+    store: Arc<dyn Keeper>,
+    settings: HostSettings,
+    realiser: Arc<dyn Realiser>,
+}
+
+impl<'a> Work<'a> {
+    pub(crate) async fn new(
+        host: &dyn Host,
+        options: &'a Options,
+        store: Arc<dyn Keeper>,
+    ) -> Result<Work<'a>, CompatError> {
+        let settings = host.settings(options)?;
+        let realiser = host.realiser(options).await?;
+        Ok(Work { options, store, settings, realiser })
+    }
+
+    /// Returns what would have to be done.
+    pub(crate) async fn missing(&self, wanted: Vec<Wanted>) -> Result<MissingPaths, CompatError> {
+        Ok(self.realiser.missing(self.store.clone(), wanted).await?)
+    }
+
+    /// Tells what would have to be done, unless the settings say not to.
+    pub(crate) async fn print_missing(
+        &self,
+        missing: &MissingPaths,
+        console: &mut Console,
+    ) -> Result<(), CompatError> {
+        if self.settings.switch("print-missing", Switch::On) == Switch::Off {
+            return Ok(());
+        }
+        for line in missing_lines(&*self.store, missing).await? {
+            console.say(Verbosity::INFO, &line).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes paths valid, and shows what happens.
+    ///
+    /// # Errors
+    ///
+    /// [`CompatError::Build`] if any isn't valid in the end; all failures have been told then.
+    pub(crate) async fn realise(
+        &self,
+        wanted: Vec<Wanted>,
+        mode: RealiseMode,
+        console: &mut Console,
+    ) -> Result<(), CompatError> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let (sender, mut events) = mpsc::channel(QUEUE);
+        let observer = Arc::new(Observer { sender, lost: AtomicU64::new(0) });
+        let store = self.store.clone();
+        let mut work =
+            self.realiser.realise(store, wanted.clone(), self.settings(mode), observer.clone());
+        let results = loop {
+            tokio::select! {
+                biased;
+                Some(event) = events.recv() => self.show(event, console).await?,
+                results = &mut work => break results?,
+            }
+        };
+        drop(work);
+        while let Ok(event) = events.try_recv() {
+            self.show(event, console).await?;
+        }
+        match observer.lost.load(Ordering::Relaxed) {
+            0 => {}
+            lost => {
+                console.warn(&format!("{lost} lines of builds came too fast to be shown")).await?
+            }
+        }
+        self.judge(&wanted, results, console).await
+    }
+
+    fn settings(&self, mode: RealiseMode) -> RealiseSettings {
+        let settings = &self.settings.settings;
+        let overrides = self.options.overrides.iter();
+        RealiseSettings {
+            mode,
+            after_failure: match settings.keep_going {
+                true => AfterFailure::KeepGoing,
+                false => AfterFailure::Stop,
+            },
+            substitute: match settings.substitute {
+                true => Substitute::Yes,
+                false => Substitute::No,
+            },
+            build: BuildSettings {
+                timeout: settings.timeout,
+                max_silent_time: settings.max_silent_time,
+                cores: Some(settings.cores),
+                keep_failed: settings.keep_failed,
+                overrides: overrides.map(|o| (o.name.clone(), o.value.clone())).collect(),
+            },
+        }
+    }
+
+    async fn show(&self, event: RealiseEvent, console: &mut Console) -> Result<(), CompatError> {
+        let shown = |path: &StorePath| self.store.store_dir().display(path);
+        match event {
+            RealiseEvent::Started { derivation, machine } => {
+                let place = match machine.as_str() {
+                    "" => String::new(),
+                    machine => format!(" on '{machine}'"),
+                };
+                let line = format!("building '{}'{place}...", shown(&derivation));
+                console.say(Verbosity::INFO, &line).await
+            }
+            RealiseEvent::Line { line, .. } if self.options.build_output == BuildOutput::Shown => {
+                console.say(Verbosity::ERROR, &line).await
+            }
+            RealiseEvent::Note(text) => console.say(Verbosity::INFO, &text).await,
+            RealiseEvent::Waiting { derivation, reason } => {
+                let line = format!("'{}' waits: {reason}", shown(&derivation));
+                console.say(Verbosity::TALKATIVE, &line).await
+            }
+            RealiseEvent::Line { .. } | RealiseEvent::Phase { .. } | RealiseEvent::Ended { .. } => {
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells the failures as Nix does: one is the error itself; of several, each is told, and the
+    /// error says which builds failed.
+    async fn judge(
+        &self,
+        wanted: &[Wanted],
+        results: Vec<Realised>,
+        console: &mut Console,
+    ) -> Result<(), CompatError> {
+        let failed: Vec<(&Wanted, &Realised)> =
+            wanted.iter().zip(&results).filter(|(_, result)| !result.status.is_success()).collect();
+        let status = ExitStatus::of_failures(failed.iter().map(|(_, result)| *result));
+        match failed.as_slice() {
+            [] => Ok(()),
+            [(wanted, result)] => {
+                let message = match result.message.as_str() {
+                    "" => format!("build of {} failed", quoted(self.store.store_dir(), wanted)),
+                    message => message.to_owned(),
+                };
+                Err(CompatError::Build { message, status })
+            }
+            several => {
+                let mut told = BTreeSet::new();
+                for (_, result) in several {
+                    if !result.message.is_empty() && told.insert(&result.message) {
+                        let line = format!("error: {}", result.message);
+                        console.say(Verbosity::ERROR, &line).await?;
+                    }
+                }
+                let paths: BTreeSet<String> = several
+                    .iter()
+                    .map(|(wanted, _)| quoted(self.store.store_dir(), wanted))
+                    .collect();
+                let paths: Vec<String> = paths.into_iter().collect();
+                let message = format!("build of {} failed", paths.join(", "));
+                Err(CompatError::Build { message, status })
+            }
+        }
+    }
+}
+
+fn quoted(store_dir: &StoreDir, wanted: &Wanted) -> String {
+    let (Wanted::Path(path) | Wanted::AllOutputs(path) | Wanted::Outputs(path, _)) = wanted;
+    format!("'{}'", store_dir.display(path))
+}
+
+/// Returns what Nix prints of what is missing.
+async fn missing_lines(
+    store: &dyn Keeper,
+    missing: &MissingPaths,
+) -> Result<Vec<String>, CompatError> {
+    let shown = |path: &StorePath| format!("  {}", store.store_dir().display(path));
+    let mut lines = Vec::new();
+    if !missing.build.is_empty() {
+        lines.push(match missing.build.len() {
+            1 => "this derivation will be built:".to_owned(),
+            count => format!("these {count} derivations will be built:"),
+        });
+        let sorted = sorted_paths(store, missing.build.clone()).await?;
+        lines.extend(sorted.iter().map(shown));
+    }
+    if !missing.substitute.is_empty() {
+        let sizes = format!(
+            "{} download, {} unpacked",
+            render_size(missing.download_size),
+            render_size(missing.nar_size)
+        );
+        lines.push(match missing.substitute.len() {
+            1 => format!("this path will be fetched ({sizes}):"),
+            count => format!("these {count} paths will be fetched ({sizes}):"),
+        });
+        let mut sorted: Vec<&StorePath> = missing.substitute.iter().collect();
+        sorted.sort_by_key(|path| (path.name(), path.base_name()));
+        lines.extend(sorted.into_iter().map(shown));
+    }
+    if !missing.unknown.is_empty() {
+        lines.push("don't know how to build these paths:".to_owned());
+        lines.extend(missing.unknown.iter().map(shown));
+    }
+    Ok(lines)
+}
+
+/// Passes events on without waiting; those for which there is no room are counted.
+struct Observer {
+    sender: mpsc::Sender<RealiseEvent>,
+    lost: AtomicU64,
+}
+
+impl RealiseObserver for Observer {
+    fn event(&self, event: RealiseEvent) {
+        if self.sender.try_send(event).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
