@@ -3,6 +3,7 @@
 //! Values that are settings of Nix stay text here; `drover-config` checks them together with those
 //! of `nix.conf`, so that both are refused in the same words.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -28,6 +29,40 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: StoreCommand,
     },
+    /// Serve a store to Nix's own clients and drover's, as nix-daemon does
+    #[command(disable_help_flag = true)]
+    Daemon {
+        /// --stdio, --force-trusted, --force-untrusted, --store URI, --option NAME VALUE
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Copy paths with all that they refer to, as nix copy does
+    #[command(disable_help_flag = true)]
+    Copy {
+        /// --from URI, --to URI, PATH...
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Say what is known of paths, as nix path-info does
+    #[command(disable_help_flag = true)]
+    PathInfo {
+        /// PATH..., --json, -r, -s, -S, -h, --sigs, --store URI
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Delete what nothing needs, as nix store gc does
+    #[command(disable_help_flag = true)]
+    Gc {
+        /// --dry-run, --max N
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Have drover answer to the names of Nix's programs
+    Compat {
+        /// What to do.
+        #[command(subcommand)]
+        command: CompatCommand,
+    },
     /// Look at derivations
     Derivation {
         /// What to look at.
@@ -42,6 +77,20 @@ pub(crate) enum StoreCommand {
     /// Say whether a store can be reached, and who is there
     #[command(visible_alias = "info")]
     Ping(PingArguments),
+    /// gc, verify, sign, delete, optimise: as nix store does
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
+}
+
+/// How drover answers to other names.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CompatCommand {
+    /// Make links to drover by the names of Nix's programs: nix-store, nix-daemon, …
+    Install {
+        /// Where; a folder of its own, early on the PATH of those who shall use it
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
 }
 
 /// What to do with derivations.
@@ -263,14 +312,22 @@ pub(crate) enum ShowFormatArgument {
 
 impl Command {
     /// Returns how much is to be said.
-    pub(crate) fn verbosity(&self) -> &VerbosityArguments {
-        match self {
+    pub(crate) fn verbosity(&self) -> VerbosityArguments {
+        let arguments = match self {
             Command::Build(arguments) => &arguments.speech.verbosity,
             Command::Store { command: StoreCommand::Ping(arguments) } => &arguments.verbosity,
             Command::Derivation { command: DerivationCommand::Show(arguments) } => {
                 &arguments.verbosity
             }
-        }
+            // those that follow Nix's commands say as much as those do
+            Command::Store { command: StoreCommand::Other(_) }
+            | Command::Daemon { .. }
+            | Command::Copy { .. }
+            | Command::PathInfo { .. }
+            | Command::Gc { .. }
+            | Command::Compat { .. } => return VerbosityArguments::default(),
+        };
+        arguments.clone()
     }
 }
 

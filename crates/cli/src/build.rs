@@ -21,6 +21,7 @@ use crate::connector::Connector;
 use crate::evaluate::{Evaluator, common_arguments};
 use crate::exit::{ExitStatus, Interrupted};
 use crate::local_store::LocalStore;
+use crate::own_store;
 use crate::progress::{GraphNames, Progress, Screen};
 use crate::signals::cancel_on_signals;
 use crate::terminal::Terminal;
@@ -44,8 +45,10 @@ pub(crate) async fn build(
     let cancel = CancellationToken::new();
     let _signals = cancel_on_signals(cancel.clone()).context("cannot wait for signals")?;
 
-    let store: Arc<dyn Store> =
-        Arc::new(connector.open_local(&local, &configuration.local_settings()));
+    let store: Arc<dyn Store> = match own_store::for_building(&configuration)? {
+        Some(store) => Arc::new(store),
+        None => Arc::new(connector.open_local(&local, &configuration.local_settings())),
+    };
     let importing = import_flags(&arguments.building, &local, &*store);
     let importing = unless_cancelled(&cancel, importing).await??;
     // the roots of what is evaluated live as long as this

@@ -8,6 +8,7 @@ mod address;
 mod arguments;
 mod build;
 mod builders;
+mod compat_install;
 mod configuration;
 mod connector;
 mod derivation_show;
@@ -18,8 +19,9 @@ mod host;
 mod installable;
 mod json;
 mod local_store;
-
+mod names;
 mod out_link;
+mod own_store;
 mod progress;
 mod signals;
 mod ssh_options;
@@ -29,36 +31,67 @@ mod terminal;
 mod units;
 mod wanted;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
+use drover_compat::Program;
 
-use crate::arguments::{Arguments, Command, DerivationCommand, StoreCommand};
+use crate::arguments::{
+    Arguments, Command, CompatCommand, DerivationCommand, StoreCommand, VerbosityArguments,
+};
 use crate::exit::ExitStatus;
 use crate::terminal::Terminal;
 
+/// What still runs at the end is waiting for a peer that nobody needs any more.
+const AFTERMATH: Duration = Duration::from_millis(500);
+
 fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    let called = words.next().unwrap_or_default();
+    if let Some(program) = Program::of_argv0(Path::new(&called)) {
+        return by_name(program, words.collect());
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(refusal) => return terminal::usage(&refusal).into(),
     };
-    let terminal = Terminal::new(arguments.command.verbosity());
+    let terminal = Terminal::new(&arguments.command.verbosity());
     let terminal = match &arguments.command {
         Command::Build(build) => terminal.with_speech(&build.speech),
         _ => terminal,
     };
     terminal.start_tracing();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return terminal.failure(&error.into()).into(),
     };
     let outcome = runtime.block_on(run(arguments.command, &terminal));
-    // what still runs is waiting for a peer that nobody needs any more
-    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    runtime.shutdown_timeout(AFTERMATH);
     match outcome {
         Ok(status) => status.into(),
         Err(error) => terminal.failure(&error).into(),
     }
+}
+
+/// Does what Nix's program of that name does.
+fn by_name(program: Program, arguments: Vec<OsString>) -> ExitCode {
+    let terminal = Terminal::new(&VerbosityArguments::default());
+    terminal.start_tracing();
+    match runtime() {
+        Ok(runtime) => {
+            let status = runtime.block_on(names::run(program, arguments, &terminal));
+            runtime.shutdown_timeout(AFTERMATH);
+            status.into()
+        }
+        Err(error) => terminal.failure(&error.into()).into(),
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 async fn run(command: Command, terminal: &Terminal) -> anyhow::Result<ExitStatus> {
@@ -67,8 +100,37 @@ async fn run(command: Command, terminal: &Terminal) -> anyhow::Result<ExitStatus
         Command::Store { command: StoreCommand::Ping(arguments) } => {
             store_ping::ping(arguments, terminal).await
         }
+        Command::Store { command: StoreCommand::Other(arguments) } => {
+            Ok(own_words(Program::Nix, &["store"], arguments, terminal).await)
+        }
+        Command::Daemon { arguments } => {
+            Ok(own_words(Program::NixDaemon, &[], arguments, terminal).await)
+        }
+        Command::Copy { arguments } => {
+            Ok(own_words(Program::Nix, &["copy"], arguments, terminal).await)
+        }
+        Command::PathInfo { arguments } => {
+            Ok(own_words(Program::Nix, &["path-info"], arguments, terminal).await)
+        }
+        Command::Gc { arguments } => {
+            Ok(own_words(Program::Nix, &["store", "gc"], arguments, terminal).await)
+        }
+        Command::Compat { command: CompatCommand::Install { folder } } => {
+            compat_install::install(&folder, terminal)
+        }
         Command::Derivation { command: DerivationCommand::Show(arguments) } => {
             derivation_show::show(*arguments, terminal).await
         }
     }
+}
+
+/// Does what a command of Nix does, under drover's own name.
+async fn own_words(
+    program: Program,
+    first: &[&str],
+    rest: Vec<OsString>,
+    terminal: &Terminal,
+) -> ExitStatus {
+    let arguments = first.iter().map(OsString::from).chain(rest).collect();
+    names::run(program, arguments, terminal).await
 }

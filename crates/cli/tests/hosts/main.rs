@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test shows what went wrong by failing")]
 
 mod failures;
+mod own;
 mod trust;
 mod versions;
 

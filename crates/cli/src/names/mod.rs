@@ -1,0 +1,261 @@
+//! The commands that others call by the names of Nix's programs, and some of drover's own that do
+//! the same: what `drover-compat` needs of this machine.
+
+mod daemon;
+mod programs;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use drover_compat::{
+    Captured, CompatError, DaemonRequest, Destination, ExitStatus, Host, HostSettings, Input,
+    Options, Output, Program, ServeAccess,
+};
+use drover_config::{StoreReference, User};
+use drover_fleet::{Service, ServiceOptions};
+use drover_schedule::MachineKind;
+use drover_store::{Keeper, Realiser, Store};
+use drover_store_local::Place;
+use drover_store_remote::RemoteStore;
+
+use crate::address::address;
+use crate::builders::machines;
+use crate::configuration::Configuration;
+use crate::connector::Connector;
+use crate::local_store::LocalStore;
+use crate::own_store;
+use crate::terminal::Terminal;
+
+/// The release of Nix whose behaviour is followed, as programs tell it that ask for the version.
+pub(crate) const NIX_VERSION: &str = "2.34.8";
+
+/// Runs a command as Nix's program of that name would.
+pub(crate) async fn run(
+    program: Program,
+    arguments: Vec<OsString>,
+    terminal: &Terminal,
+) -> crate::exit::ExitStatus {
+    let machine = ThisMachine { terminal: terminal.clone() };
+    crate::exit::ExitStatus(drover_compat::run(program, arguments, &machine).await.0)
+}
+
+/// This machine, its settings and its stores.
+struct ThisMachine {
+    terminal: Terminal,
+}
+
+/// Turns an error into one that is printed as it is.
+fn failed(error: &anyhow::Error) -> CompatError {
+    CompatError::Failed { message: format!("{error:#}") }
+}
+
+/// Returns the error of a store that is asked for what only its keeper can do.
+fn not_kept(store: &dyn Store) -> CompatError {
+    let message = format!(
+        "store '{}' is kept by another program, and drover can't do this through that yet; use the \
+         real Nix's command, or do it as the user who may write the store's files",
+        store.name()
+    );
+    CompatError::Failed { message }
+}
+
+/// A store as its keeper sees it, and what is known of where it is.
+enum Opened {
+    /// Its files are at hand.
+    Own(Arc<drover_store_local::LocalStore>),
+    /// Somebody else keeps it.
+    Remote(Arc<RemoteStore>),
+}
+
+impl ThisMachine {
+    fn configuration(&self, options: &Options) -> Result<Configuration, CompatError> {
+        let configuration = Configuration::load(&options.overrides, &self.terminal);
+        configuration.map_err(|error| failed(&error))
+    }
+
+    fn open(
+        &self,
+        reference: Option<&StoreReference>,
+        configuration: &Configuration,
+    ) -> anyhow::Result<Opened> {
+        let reference = reference.unwrap_or(&configuration.settings.store);
+        let place = match own_store::place(reference) {
+            Ok(place) => place,
+            Err(_) => return self.open_remote(reference, configuration),
+        };
+        match place {
+            Place::Local(layout) => {
+                let Configuration { settings, conf, .. } = configuration;
+                Ok(Opened::Own(Arc::new(own_store::open(layout, settings, conf)?)))
+            }
+            Place::Own(layout) => {
+                if !layout.state.exists() {
+                    self.terminal.warn(&format!(
+                        "'/nix' does not exist, so drover will use '{}' as a chroot store",
+                        layout.name
+                    ));
+                }
+                let Configuration { settings, conf, .. } = configuration;
+                Ok(Opened::Own(Arc::new(own_store::open(layout, settings, conf)?)))
+            }
+            Place::Daemon(socket) => {
+                let connector = Connector::new(configuration)?;
+                let address = drover_store_remote::Address::Socket(socket);
+                let settings = configuration.local_settings();
+                let store_dir = &configuration.store_dir;
+                let store = connector.open("daemon", store_dir, &address, &settings);
+                Ok(Opened::Remote(Arc::new(store)))
+            }
+        }
+    }
+
+    fn open_remote(
+        &self,
+        reference: &StoreReference,
+        configuration: &Configuration,
+    ) -> anyhow::Result<Opened> {
+        let connector = Connector::new(configuration)?;
+        let address = address(reference, &configuration.host.daemon_socket())?;
+        let store_dir = match reference.param("store").filter(|_| !reference.scheme().is_ssh()) {
+            Some(dir) => dir.parse()?,
+            None => configuration.store_dir.clone(),
+        };
+        let settings = configuration.local_settings();
+        let store = connector.open(&reference.to_string(), &store_dir, &address, &settings);
+        Ok(Opened::Remote(Arc::new(store)))
+    }
+
+    /// Returns what builds for a store, on other machines; this one has no builder of its own yet.
+    fn service(&self, configuration: &Configuration) -> anyhow::Result<Service> {
+        Ok(Service::new(self.machines(configuration)?, ServiceOptions::default()))
+    }
+
+    fn machines(
+        &self,
+        configuration: &Configuration,
+    ) -> anyhow::Result<Vec<drover_fleet::MachineSpec>> {
+        let connector = Connector::new(configuration)?;
+        let local = LocalStore::choose(configuration)?;
+        let mut found = machines(configuration, &connector, &local, &self.terminal)?;
+        found.retain(|machine| machine.description.kind == MachineKind::Remote);
+        Ok(found)
+    }
+}
+
+#[async_trait]
+impl Host for ThisMachine {
+    fn nix_version(&self) -> String {
+        NIX_VERSION.to_owned()
+    }
+
+    fn variable(&self, name: &str) -> Option<OsString> {
+        std::env::var_os(name)
+    }
+
+    fn working_dir(&self) -> PathBuf {
+        std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"))
+    }
+
+    fn user(&self) -> User {
+        match rustix::process::geteuid().is_root() {
+            true => User::Root,
+            false => User::Other,
+        }
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        crate::host::Host::of_this_process().state_dir
+    }
+
+    fn destination(&self) -> Destination {
+        match std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+            true => Destination::Terminal,
+            false => Destination::Elsewhere,
+        }
+    }
+
+    fn stdin(&self) -> Input {
+        Box::new(tokio::io::stdin())
+    }
+
+    fn stdout(&self) -> Output {
+        Box::new(tokio::io::stdout())
+    }
+
+    fn stderr(&self) -> Output {
+        Box::new(tokio::io::stderr())
+    }
+
+    fn settings(&self, options: &Options) -> Result<HostSettings, CompatError> {
+        let Configuration { settings, conf, .. } = self.configuration(options)?;
+        Ok(HostSettings { settings, text: conf })
+    }
+
+    async fn keeper(
+        &self,
+        address: Option<&StoreReference>,
+        options: &Options,
+    ) -> Result<Arc<dyn Keeper>, CompatError> {
+        let configuration = self.configuration(options)?;
+        match self.open(address, &configuration).map_err(|error| failed(&error))? {
+            Opened::Own(store) => Ok(store),
+            Opened::Remote(store) => Err(not_kept(&*store)),
+        }
+    }
+
+    async fn store(
+        &self,
+        address: Option<&StoreReference>,
+        options: &Options,
+    ) -> Result<Arc<dyn Store>, CompatError> {
+        let configuration = self.configuration(options)?;
+        match self.open(address, &configuration).map_err(|error| failed(&error))? {
+            Opened::Own(store) => Ok(store),
+            Opened::Remote(store) => Ok(store),
+        }
+    }
+
+    async fn realiser(&self, options: &Options) -> Result<Arc<dyn Realiser>, CompatError> {
+        let configuration = self.configuration(options)?;
+        match self.open(None, &configuration).map_err(|error| failed(&error))? {
+            Opened::Own(_) => {
+                Ok(Arc::new(self.service(&configuration).map_err(|error| failed(&error))?))
+            }
+            Opened::Remote(store) => Err(not_kept(&*store)),
+        }
+    }
+
+    async fn run_daemon(
+        &self,
+        request: DaemonRequest,
+        options: &Options,
+    ) -> Result<ExitStatus, CompatError> {
+        daemon::run(self, request, options).await
+    }
+
+    async fn run_serve(
+        &self,
+        access: ServeAccess,
+        options: &Options,
+    ) -> Result<ExitStatus, CompatError> {
+        daemon::serve(self, access, options).await
+    }
+
+    async fn exec_real(
+        &self,
+        program: &str,
+        arguments: &[OsString],
+    ) -> Result<ExitStatus, CompatError> {
+        programs::exec(program, arguments)
+    }
+
+    async fn capture_real(
+        &self,
+        program: &str,
+        arguments: &[OsString],
+    ) -> Result<Captured, CompatError> {
+        programs::capture(program, arguments).await
+    }
+}
