@@ -50,7 +50,8 @@ pub(crate) fn for_building(configuration: &Configuration) -> anyhow::Result<Opti
         return Ok(None);
     }
     match place(&settings.store) {
-        Ok(Place::Local(layout)) if is_writable(&layout.state) => {
+        // NixOS mounts the store's directory read-only for all but its daemon
+        Ok(Place::Local(layout)) if is_writable(&layout.state) && is_writable(&layout.real) => {
             open(layout, settings, conf).map(Some)
         }
         _ => Ok(None),

@@ -1,4 +1,7 @@
-//! Restore, dump and hash of one large file, and of many small ones. On the disk that `TMPDIR` is on.
+//! Restore, dump and hash of one large file, and of many small ones, in `TMPDIR`.
+//!
+//! That should be in memory (`TMPDIR=/dev/shm`): ext4 searches long for inodes where many files were
+//! just removed, as they are here from one run to the next, and that would be all that is measured.
 
 use std::fs::File;
 use std::os::fd::AsFd;

@@ -13,6 +13,7 @@ use drover_daemon::{
 };
 use drover_fleet::{Service, ServiceOptions, Shutdown};
 use drover_store::{AfterFailure, Keeper, RealiseEvent, RealiseObserver, Realiser};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -93,7 +94,10 @@ pub(super) async fn run(
     let configuration = machine.configuration(options)?;
     match request.listen {
         Listen::Stdio => on_stdio(machine, request, &configuration).await,
-        Listen::Socket => on_socket(machine, request, &configuration, options).await,
+        Listen::Socket => {
+            raise_file_limit(&machine.terminal);
+            on_socket(machine, request, &configuration, options).await
+        }
     }
     .map_err(|error| failed(&error))
 }
@@ -198,6 +202,16 @@ async fn until_stopped(
             }
             Signal::Stop(how) => return how,
         }
+    }
+}
+
+/// Lets the daemon have as many files open as it may: each client and each path that is being added
+/// takes some, and the usual limit is made for programs that serve nobody.
+fn raise_file_limit(terminal: &Terminal) {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        terminal.warn(&format!("the limit of open files stays as it is: {error}"));
     }
 }
 
