@@ -2,18 +2,18 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{NarSize, PathInfo, StorePath};
-use drover_store::{PathStream, SilentLog, StoreError};
+use drover_store::{PathStream, StoreError};
 use drover_wire::{
-    Dialect, Encoder, FRAME_END, Request, ServeDialect, ServeRequest, SignatureCheck,
+    Dialect, Encoder, FRAME_END, Repair, Request, ServeDialect, ServeRequest, SignatureCheck,
     encode_keyed_path_info, frame_header,
 };
 use tokio::sync::{mpsc, oneshot};
 
+use crate::log::Listener;
 use crate::pull::Pulled;
 use crate::reply::{Awaiting, Hope, Patience, Pull, StandardError, answer};
 use crate::session::{Language, Session, TRANSFER_LIMIT};
@@ -23,6 +23,32 @@ use crate::writer::{Body, Outgoing, Payload};
 /// before Nix 2.18 (1.35) a server loses its place in the data when a path is there already.
 const TAKES_MANY: u8 = 36;
 
+/// How paths are added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Addition {
+    pub(crate) check: SignatureCheck,
+    pub(crate) repair: Repair,
+}
+
+impl Addition {
+    /// What is sent is taken at our word, and what is there already stays.
+    pub(crate) const PLAIN: Addition = Addition { check: SignatureCheck::Skip, repair: Repair::No };
+
+    fn many(self) -> Request {
+        match self.repair {
+            Repair::No => Request::AddMultipleToStore(self.check),
+            Repair::Yes => Request::RepairMultipleToStore(self.check),
+        }
+    }
+
+    pub(crate) fn one(self, info: PathInfo) -> Request {
+        match self.repair {
+            Repair::No => Request::AddToStoreNar(info, self.check),
+            Repair::Yes => Request::RepairToStoreNar(info, self.check),
+        }
+    }
+}
+
 /// Queues the import of paths: one request where the server takes many, else one for each path,
 /// all of them sent without waiting for answers.
 ///
@@ -30,12 +56,14 @@ const TAKES_MANY: u8 = 36;
 pub(crate) fn import(
     session: &Session,
     paths: Box<dyn PathStream>,
+    addition: Addition,
 ) -> impl Future<Output = Result<(), StoreError>> + Send + use<> {
     let count = paths.count();
     let (source_failed, mut source_error) = oneshot::channel();
     let store = session.channel.peer().name.clone();
     let source = Source { paths, failed: Some(source_failed), store, current: None };
-    let Plan { request, payload, answers, numbers, pulls } = plan(&session.language, source, count);
+    let Plan { request, payload, answers, numbers, pulls } =
+        plan(&session.language, source, count, addition);
     let (answer, arrives) = answer(move |from| match numbers {
         Numbers::None => Ok(()),
         Numbers::One => from.number().map(drop),
@@ -50,7 +78,7 @@ pub(crate) fn import(
             answers,
             answer,
             nar: None,
-            log: Arc::new(SilentLog),
+            log: Listener::nobody(),
             stderr: StandardError::LastWords,
             pulls,
             hope: Hope::Sure,
@@ -73,7 +101,7 @@ struct Plan {
     pulls: Option<mpsc::UnboundedSender<Pull>>,
 }
 
-fn plan(language: &Language, source: Source, count: usize) -> Plan {
+fn plan(language: &Language, source: Source, count: usize, addition: Addition) -> Plan {
     let one_by_one = |source, form| {
         Box::new(OneByOne { source, form, ready: VecDeque::new(), state: Each::Next })
     };
@@ -81,17 +109,18 @@ fn plan(language: &Language, source: Source, count: usize) -> Plan {
     match language {
         Language::Worker(dialect) if dialect.since(TAKES_MANY) => {
             let body = Together { source, dialect: dialect.clone(), state: State::Count(count) };
-            let request = Request::AddMultipleToStore(SignatureCheck::Skip).encode(dialect);
+            let request = addition.many().encode(dialect);
             let payload = Payload::Framed(Box::new(body));
             Plan { request, payload, answers: 1, numbers, pulls: None }
         }
         Language::Worker(dialect) if dialect.since(23) => {
-            let payload = Payload::Bare(one_by_one(source, Form::Worker(dialect.clone())));
+            let payload =
+                Payload::Bare(one_by_one(source, Form::Worker(dialect.clone(), addition)));
             Plan { request, payload, answers: count, numbers, pulls: None }
         }
         Language::Worker(dialect) => {
             let (demands, pulls) = mpsc::unbounded_channel();
-            let pulled = Pulled { source, dialect: dialect.clone(), pulls };
+            let pulled = Pulled { source, dialect: dialect.clone(), addition, pulls };
             let payload = Payload::Pulled(Box::new(pulled));
             Plan { request, payload, answers: count, numbers, pulls: Some(demands) }
         }
@@ -205,7 +234,7 @@ struct OneByOne {
 
 enum Form {
     /// The NAR in frames.
-    Worker(Dialect),
+    Worker(Dialect, Addition),
     /// The bare NAR.
     Serve(ServeDialect),
 }
@@ -228,9 +257,9 @@ impl Body for OneByOne {
                     let Some(info) = self.source.next_path().await? else { return Ok(None) };
                     self.state = Each::Nar;
                     self.ready.push_back(match &self.form {
-                        Form::Worker(dialect) => Request::AddToStoreNar(info, SignatureCheck::Skip)
-                            .encode(dialect)
-                            .into(),
+                        Form::Worker(dialect, addition) => {
+                            addition.one(info).encode(dialect).into()
+                        }
                         Form::Serve(dialect) => {
                             ServeRequest::AddToStoreNar(info).encode(dialect).into()
                         }
@@ -238,7 +267,7 @@ impl Body for OneByOne {
                 }
                 Each::Nar => {
                     let chunk = self.source.chunk().await?;
-                    let framed = matches!(self.form, Form::Worker(_));
+                    let framed = matches!(self.form, Form::Worker(..));
                     if let (Some(chunk), true) = (&chunk, framed) {
                         self.ready.push_back(Bytes::copy_from_slice(&frame_header(chunk.len())));
                     }

@@ -16,6 +16,8 @@ use drover_wire::{
 };
 
 use crate::failure::{failure, refusal};
+use crate::import::Addition;
+use crate::log::Listener;
 use crate::pool::{Lease, Pool, Purpose};
 use crate::reply::Patience;
 use crate::session::{Language, serve_options};
@@ -34,7 +36,7 @@ impl RemoteLane {
 
 impl Lane for RemoteLane {
     fn import(&self, paths: Box<dyn PathStream>) -> Pending<()> {
-        Box::pin(crate::import::import(self.lease.session(), paths))
+        Box::pin(crate::import::import(self.lease.session(), paths, Addition::PLAIN))
     }
 
     fn build(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome> {
@@ -87,8 +89,9 @@ impl RemoteLane {
     ) -> Pending<BuildOutcome> {
         let session = self.lease.session();
         let BuildRequest { derivation, outputs, known_outputs, plan, bring } = request;
-        let wire_request = build_message(dialect, derivation, outputs, plan);
-        let built = session.ask_with(dialect, wire_request, Patience::Unlimited, log);
+        let wire_request = wire_request(dialect, derivation, outputs, plan);
+        let built =
+            session.ask_with(dialect, wire_request, Patience::Unlimited, Listener::Build(log));
         let infos: Vec<_> = known_outputs
             .values()
             .map(|path| session.ask(dialect, Request::QueryPathInfo(path.clone())))
@@ -122,21 +125,21 @@ impl RemoteLane {
     }
 }
 
-/// Returns the request for a build.
-fn build_message(
+/// Returns the request for a build, as the server's version has it.
+fn wire_request(
     dialect: &Dialect,
     derivation: StorePath,
     outputs: BTreeSet<String>,
     plan: BuildPlan,
 ) -> Request {
     let mode = BuildMode::Normal;
-    let wanted = |derivation| vec![DerivedPath::Outputs(derivation, outputs)];
-    match plan {
-        BuildPlan::Derivation(basic) => Request::BuildDerivation(derivation, basic, mode),
-        BuildPlan::FromStore if dialect.since(34) => {
-            Request::BuildPathsWithResults(wanted(derivation), mode)
-        }
-        BuildPlan::FromStore => Request::BuildPaths(wanted(derivation), mode),
+    let from_store = match plan {
+        BuildPlan::Derivation(basic) => return Request::BuildDerivation(derivation, basic, mode),
+        BuildPlan::FromStore => vec![DerivedPath::Outputs(derivation, outputs)],
+    };
+    match dialect.since(34) {
+        true => Request::BuildPathsWithResults(from_store, mode),
+        false => Request::BuildPaths(from_store, mode),
     }
 }
 

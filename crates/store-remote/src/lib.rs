@@ -5,23 +5,32 @@
 //! pipelined: the next is sent before the answer to the last has come. Invariants: a channel whose
 //! peer said something wrong is never used again; every wait for a peer has a limit.
 
+mod activities;
 mod channel;
 mod ciphers;
+mod content;
 mod dial;
+mod ends;
 mod error;
 mod failure;
+mod findings;
 mod handshake;
 mod import;
+mod keeper;
 mod lane;
 mod ledger;
 mod log;
+mod log_file;
 mod mux;
 mod nar_stream;
 mod opener;
+mod output_map;
 mod pool;
 mod pull;
 mod reader;
+mod realiser;
 mod reply;
+mod root_link;
 mod session;
 mod ssh;
 mod stderr;
@@ -31,5 +40,6 @@ mod writer;
 
 pub use dial::{Address, AddressError, ConnectOptions, Program};
 pub use log::plain_text;
+pub use realiser::RemoteRealiser;
 pub use ssh::{Compression, SshTarget};
 pub use store::RemoteStore;

@@ -2,14 +2,44 @@
 
 use std::sync::Arc;
 
-use drover_store::{BuildLog, LogEvent};
+use drover_store::{BuildLog, LogEvent, SilentLog};
 use drover_wire::{Field, LogMessage, activity, result};
 
 /// Verbosity level up to which a machine's messages are passed on: warnings and notices.
-const SHOWN_LEVEL: u64 = 3;
+pub(crate) const SHOWN_LEVEL: u64 = 3;
+
+/// Takes all that a server says. Called from the task that reads the connection: it must never wait.
+pub(crate) trait Messages: Send + Sync {
+    /// Takes one message.
+    fn message(&self, message: LogMessage);
+}
+
+/// Who listens to what a server says.
+#[derive(Clone)]
+pub(crate) enum Listener {
+    /// Who follows one build, or one long piece of work.
+    Build(Arc<dyn BuildLog>),
+    /// Who tells several builds apart.
+    Messages(Arc<dyn Messages>),
+}
+
+impl Listener {
+    /// Returns nobody.
+    pub(crate) fn nobody() -> Listener {
+        Listener::Build(Arc::new(SilentLog))
+    }
+
+    /// Passes a message on.
+    pub(crate) fn hear(&self, message: LogMessage) {
+        match self {
+            Listener::Build(log) => pass_on(message, log),
+            Listener::Messages(messages) => messages.message(message),
+        }
+    }
+}
 
 /// Passes what a server says on to whoever follows the build.
-pub(crate) fn pass_on(message: LogMessage, log: &Arc<dyn BuildLog>) {
+fn pass_on(message: LogMessage, log: &Arc<dyn BuildLog>) {
     match message {
         LogMessage::Next(text) => {
             log.event(LogEvent::Message(plain_text(text.trim_end())));

@@ -82,7 +82,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Pool {
     pub(crate) fn new(opener: Opener) -> Pool {
-        let opener = Arc::new(opener);
+        Pool::of(Arc::new(opener))
+    }
+
+    /// Returns a pool of channels of its own to the same server.
+    pub(crate) fn apart(&self) -> Pool {
+        Pool::of(Arc::clone(&self.opener))
+    }
+
+    fn of(opener: Arc<Opener>) -> Pool {
         Pool {
             steady: Arc::new(Steady::new(Arc::clone(&opener))),
             opener,
@@ -211,6 +219,18 @@ impl Pool {
             Some((_lease, answered)) => answered.await.map(Some),
             None => Ok(None),
         }
+    }
+
+    /// Keeps paths from the garbage collector until the pool is dropped, whatever else is given up
+    /// meanwhile.
+    pub(crate) async fn hold_for_good(
+        self: &Arc<Self>,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<(), StoreError> {
+        let steady = self.steady().await?;
+        let roots = self.steady.add(paths, &steady);
+        let questions = Questions { roots, asked: paths.clone(), substitute: None };
+        questions.ask(&steady).await.map(drop)
     }
 
     /// Keeps paths from the garbage collector, and returns which are valid.

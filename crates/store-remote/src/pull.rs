@@ -6,11 +6,11 @@
 
 use bytes::Bytes;
 use drover_store::StoreError;
-use drover_wire::{Dialect, Encoder, Request, SignatureCheck};
+use drover_wire::{Dialect, Encoder};
 use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 
-use crate::import::Source;
+use crate::import::{Addition, Source};
 use crate::reply::Pull;
 use crate::writer::Out;
 
@@ -18,6 +18,7 @@ use crate::writer::Out;
 pub(crate) struct Pulled {
     pub(crate) source: Source,
     pub(crate) dialect: Dialect,
+    pub(crate) addition: Addition,
     pub(crate) pulls: mpsc::UnboundedReceiver<Pull>,
 }
 
@@ -35,7 +36,7 @@ impl Pulled {
             let Some(info) = out.get(self.source.next_path()).await? else {
                 return out.flush().await;
             };
-            let request = Request::AddToStoreNar(info, SignatureCheck::Skip);
+            let request = self.addition.one(info);
             out.write(&request.encode(&self.dialect)).await?;
             out.flush().await?;
             self.send_nar(out).await?;

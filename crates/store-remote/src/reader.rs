@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::error::Peer;
 use crate::ledger::{Ledger, Progress};
-use crate::log::pass_on;
+use crate::log::Listener;
 use crate::reply::{Awaiting, Hope, NarSink, Patience, Preamble, Pull, StandardError};
 
 /// Bytes that are read at once at the most.
@@ -137,8 +137,8 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
         mut awaiting: Awaiting,
         ledger: &Ledger,
     ) -> Result<(), StoreError> {
-        if awaiting.stderr == StandardError::BuildLog {
-            self.peer.stderr.follow(Arc::clone(&awaiting.log));
+        if let (StandardError::BuildLog, Listener::Build(log)) = (awaiting.stderr, &awaiting.log) {
+            self.peer.stderr.follow(Arc::clone(log));
         }
         let mut refused = None;
         for _ in 0..awaiting.answers {
@@ -222,7 +222,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
                     let reason = "it transfers data where there is none".to_owned();
                     return Err(StoreError::Protocol { store: self.peer.name.clone(), reason });
                 }
-                (message, _) => pass_on(message, &awaiting.log),
+                (message, _) => awaiting.log.hear(message),
             }
         }
     }

@@ -1,13 +1,14 @@
 //! What is awaited from a peer: how an answer is read, and who gets it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use drover_core::StorePath;
-use drover_store::{BuildLog, StoreError};
+use drover_store::StoreError;
 use drover_wire::{DecodeError, Decoder};
 use tokio::sync::{mpsc, oneshot};
+
+use crate::log::Listener;
 
 /// Whether the server's messages come before the answer, as in the worker protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ pub(crate) struct Awaiting {
     /// Gets the NAR that follows the answer, if one does.
     pub(crate) nar: Option<NarSink>,
     /// Gets the messages.
-    pub(crate) log: Arc<dyn BuildLog>,
+    pub(crate) log: Listener,
     /// What the server's standard error is meanwhile.
     pub(crate) stderr: StandardError,
     /// Gets the server's demands for data, where it fetches what it is sent (before 1.23).

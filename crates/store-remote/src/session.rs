@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drover_core::{NarSize, PathInfo, StorePath};
-use drover_store::{BuildLog, SilentLog, StoreError};
+use drover_store::{BuildLog, StoreError};
 use drover_wire::{
     BuildResult, Decoder, Dialect, Lock, Request, Response, ServeBuildOptions, ServeDialect,
     ServeRequest, Substitute, decode_serve_build_result, decode_serve_path_infos,
@@ -16,6 +16,7 @@ use drover_wire::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::channel::Channel;
+use crate::log::Listener;
 use crate::reply::{
     Awaiting, Delivery, Hope, NarChunk, NarSink, Patience, Preamble, StandardError, answer,
 };
@@ -105,7 +106,7 @@ impl Session {
         &self,
         request: Vec<u8>,
         patience: Patience,
-        log: Arc<dyn BuildLog>,
+        log: Listener,
         stderr: StandardError,
         decode: F,
     ) -> impl Future<Output = Result<T, StoreError>> + Send + use<T, F>
@@ -147,15 +148,8 @@ impl Session {
         dialect: &Dialect,
         request: Request,
     ) -> impl Future<Output = Result<Response, StoreError>> + Send + use<> {
-        let patience = match request {
-            Request::EnsurePath(_)
-            | Request::BuildPathsWithResults(..)
-            | Request::BuildPaths(..) => Patience::Unlimited,
-            // the server may have to ask its substituters first, one after another
-            Request::QueryMissing(_) => Patience::Limited(MISSING_LIMIT, "asking what is missing"),
-            _ => Patience::Limited(ANSWER_LIMIT, "asking about paths"),
-        };
-        self.ask_with(dialect, request, patience, Arc::new(SilentLog))
+        let patience = patience(&request);
+        self.ask_with(dialect, request, patience, Listener::nobody())
     }
 
     /// Sends a request of the worker protocol whose messages somebody follows.
@@ -164,7 +158,7 @@ impl Session {
         dialect: &Dialect,
         request: Request,
         patience: Patience,
-        log: Arc<dyn BuildLog>,
+        log: Listener,
     ) -> impl Future<Output = Result<Response, StoreError>> + Send + use<> {
         let bytes = request.encode(dialect);
         let dialect = dialect.clone();
@@ -191,7 +185,7 @@ impl Session {
             Substitute::No => Patience::Limited(ANSWER_LIMIT, "asking which paths are valid"),
             Substitute::Yes => Patience::Unlimited,
         };
-        let log: Arc<dyn BuildLog> = Arc::new(SilentLog);
+        let log = Listener::nobody();
         let store_dir = self.store_dir().clone();
         let request = match &self.language {
             Language::Worker(dialect) => {
@@ -243,7 +237,7 @@ impl Session {
         let request = ServeRequest::QueryPathInfos(paths.clone()).encode(dialect);
         let dialect = dialect.clone();
         let patience = Patience::Limited(ANSWER_LIMIT, "asking about paths");
-        let log = Arc::new(SilentLog);
+        let log = Listener::nobody();
         self.call(request, patience, log, StandardError::LastWords, move |from| {
             decode_serve_path_infos(from, &dialect, &paths)
         })
@@ -258,6 +252,7 @@ impl Session {
     ) -> impl Future<Output = Result<BuildResult, StoreError>> + Send + use<> {
         let bytes = request.encode(dialect);
         let dialect = dialect.clone();
+        let log = Listener::Build(log);
         self.call(bytes, Patience::Unlimited, log, StandardError::BuildLog, move |from| {
             decode_serve_build_result(from, &dialect)
         })
@@ -305,7 +300,7 @@ impl Session {
                 answers: 1,
                 answer,
                 nar: Some(NarSink { path, max_size: max_size.0, to }),
-                log: Arc::new(SilentLog),
+                log: Listener::nobody(),
                 stderr: StandardError::LastWords,
                 pulls: None,
                 patience: Patience::Limited(TRANSFER_LIMIT, "fetching a path"),
@@ -319,6 +314,27 @@ impl Session {
             Language::Worker(dialect) => &dialect.store_dir,
             Language::Serve(dialect) => &dialect.store_dir,
         }
+    }
+}
+
+/// Returns how long the answer to a request may take.
+pub(crate) fn patience(request: &Request) -> Patience {
+    match request {
+        Request::EnsurePath(_)
+        | Request::CollectGarbage(_)
+        | Request::OptimiseStore
+        | Request::VerifyStore(..)
+        | Request::BuildDerivation(..)
+        | Request::BuildPathsWithResults(..)
+        | Request::BuildPaths(..) => Patience::Unlimited,
+        // the server may have to ask its substituters first, one after another
+        Request::QueryMissing(_) => Patience::Limited(MISSING_LIMIT, "asking what is missing"),
+        Request::QuerySubstitutablePaths(_) => {
+            Patience::Limited(MISSING_LIMIT, "asking what substituters have")
+        }
+        // every process of the machine is looked at
+        Request::FindRoots => Patience::Limited(MISSING_LIMIT, "asking for roots"),
+        _ => Patience::Limited(ANSWER_LIMIT, "asking about paths"),
     }
 }
 

@@ -9,16 +9,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{PathInfo, StoreDir, StorePath};
 use drover_store::{
-    BuildSettings, Builder, Description, Lane, Missing, PathStream, Store, StoreError, Substitute,
-    Trust, Verified,
+    BuildLog, BuildSettings, Builder, Description, Lane, Missing, PathStream, SilentLog, Store,
+    StoreError, Substitute, Trust, Verified,
 };
 use drover_wire::{DerivedPath, Request, Response};
 
 use crate::dial::{Address, ConnectOptions, Dialler, Program};
+use crate::import::Addition;
 use crate::lane::RemoteLane;
 use crate::nar_stream::NarStream;
 use crate::opener::{Opener, Protocol};
 use crate::pool::{Lease, Pool, Purpose};
+use crate::realiser::RemoteRealiser;
 use crate::session::Language;
 
 /// Bytes up to which a NAR is fetched on the steady channel, where others wait behind it.
@@ -26,9 +28,23 @@ const SMALL: u64 = 1024 * 1024;
 
 /// A store at the other end of a connection; it also builds.
 pub struct RemoteStore {
-    pool: Arc<Pool>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) place: Place,
     /// Where the store's files are on this machine, if they are.
     real_dir: Option<PathBuf>,
+    /// Where the logs of its builds are on this machine, if they are.
+    pub(crate) log_dir: Option<PathBuf>,
+    /// Gets what the server says during work that takes long.
+    pub(crate) notes: Arc<dyn BuildLog>,
+}
+
+/// Where a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It is the daemon of this machine.
+    ThisMachine,
+    /// Its files needn't be ours.
+    Elsewhere,
 }
 
 impl RemoteStore {
@@ -46,15 +62,54 @@ impl RemoteStore {
             }
             _ => Protocol::Worker,
         };
+        let place = match &address {
+            Address::Socket(_) => Place::ThisMachine,
+            Address::Local(_) | Address::Ssh(..) => Place::Elsewhere,
+        };
         let dialler = Dialler::new(name, address, options);
         let limit = options.connect_timeout;
         let opener = Opener::new(name.to_owned(), store_dir, dialler, protocol, limit, settings);
-        RemoteStore { pool: Arc::new(Pool::new(opener)), real_dir: None }
+        RemoteStore {
+            pool: Arc::new(Pool::new(opener)),
+            place,
+            real_dir: None,
+            log_dir: None,
+            notes: Arc::new(SilentLog),
+        }
     }
 
     /// Says where the store's files are on this machine, so that derivations can be read there.
     pub fn with_real_dir(self, real_dir: PathBuf) -> RemoteStore {
         RemoteStore { real_dir: Some(real_dir), ..self }
+    }
+
+    /// Says where the logs of builds are on this machine (`/nix/var/log/nix`), so that
+    /// [`Keeper::build_log`](drover_store::Keeper::build_log) can read them there: the protocol
+    /// doesn't tell them.
+    pub fn with_log_dir(self, log_dir: PathBuf) -> RemoteStore {
+        RemoteStore { log_dir: Some(log_dir), ..self }
+    }
+
+    /// Says who gets what the server says while it fetches a path, collects garbage, or checks or
+    /// optimises itself. Nobody does otherwise.
+    pub fn with_notes(self, notes: Arc<dyn BuildLog>) -> RemoteStore {
+        RemoteStore { notes, ..self }
+    }
+
+    /// Returns what makes paths valid in this store by building there, on connections of its own.
+    pub fn realiser(&self) -> RemoteRealiser {
+        RemoteRealiser::new(Arc::clone(&self.pool))
+    }
+
+    /// Returns the same store with channels of its own.
+    pub(crate) fn apart(&self) -> RemoteStore {
+        RemoteStore {
+            pool: Arc::new(self.pool.apart()),
+            place: self.place,
+            real_dir: self.real_dir.clone(),
+            log_dir: self.log_dir.clone(),
+            notes: Arc::clone(&self.notes),
+        }
     }
 
     /// Takes a channel for questions.
@@ -63,7 +118,11 @@ impl RemoteStore {
     }
 
     /// Asks something that only the worker protocol has.
-    async fn ask(&self, what: &'static str, request: Request) -> Result<Response, StoreError> {
+    pub(crate) async fn ask(
+        &self,
+        what: &'static str,
+        request: Request,
+    ) -> Result<Response, StoreError> {
         let lease = self.lease().await?;
         match &lease.session().language {
             Language::Worker(dialect) => lease.session().ask(dialect, request).await,
@@ -144,7 +203,7 @@ impl Store for RemoteStore {
 
     async fn import(&self, paths: Box<dyn PathStream>) -> Result<(), StoreError> {
         let lease = self.pool.lease(Purpose::Write).await?;
-        crate::import::import(lease.session(), paths).await
+        crate::import::import(lease.session(), paths, Addition::PLAIN).await
     }
 
     async fn read_files(&self, paths: &[StorePath]) -> Result<Vec<Bytes>, StoreError> {

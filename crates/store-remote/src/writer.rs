@@ -24,6 +24,9 @@ pub(crate) enum Payload {
     None,
     /// Data in frames; it may end early, and the server then says that it did.
     Framed(Box<dyn Body>),
+    /// Data in frames whose beginning alone would be taken for all of it: if it ends early the
+    /// connection is of no use any more.
+    Whole(Box<dyn Body>),
     /// Bare data; if it ends early the connection is of no use any more.
     Bare(Box<dyn Body>),
     /// Data that the server fetches piece by piece; nothing else is sent meanwhile.
@@ -106,6 +109,7 @@ pub(crate) async fn write_all(
         match next.payload {
             Payload::None => {}
             Payload::Framed(body) => write_framed(&mut out, body).await?,
+            Payload::Whole(body) => write_whole(&mut out, body).await?,
             Payload::Bare(body) => write_bare(&mut out, body).await?,
             Payload::Pulled(pulled) => pulled.send(&mut out).await?,
         }
@@ -125,6 +129,19 @@ async fn write_framed<W: AsyncWrite + Unpin + Send>(
         out.write(&frame_header(chunk.len())).await?;
         out.write(&chunk).await?;
     }
+}
+
+async fn write_whole<W: AsyncWrite + Unpin + Send>(
+    out: &mut Out<'_, W>,
+    mut body: Box<dyn Body>,
+) -> Result<(), StoreError> {
+    while let Some(chunk) = out.get(body.next()).await? {
+        if !chunk.is_empty() {
+            out.write(&frame_header(chunk.len())).await?;
+            out.write(&chunk).await?;
+        }
+    }
+    out.write(&FRAME_END).await
 }
 
 async fn write_bare<W: AsyncWrite + Unpin + Send>(

@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::{NIX_VERSION, Opened, ThisMachine, failed, not_kept};
+use super::{NIX_VERSION, Opened, ThisMachine, failed};
 use crate::builders::substitute;
 use crate::configuration::Configuration;
 use crate::terminal::Terminal;
@@ -39,13 +39,12 @@ struct Serving {
 impl Serving {
     fn new(machine: &ThisMachine, configuration: &Configuration) -> anyhow::Result<Serving> {
         let (policy, policies) = watch::channel(Arc::new(policy(configuration)));
-        let store = match machine.open(None, configuration)? {
+        let keeper: Arc<dyn Keeper> = match machine.open(None, configuration)? {
             Opened::Own(store) => store,
-            Opened::Remote(store) => anyhow::bail!(not_kept(&*store)),
+            Opened::Remote(store) => store,
         };
         let service = Arc::new(machine.service(configuration)?);
         let realiser = Arc::clone(&service) as Arc<dyn Realiser>;
-        let keeper = store as Arc<dyn Keeper>;
         let version = NIX_VERSION.to_owned();
         let server = Server::new(keeper, realiser, policies, Limits::default(), version);
         Ok(Serving { server, policy, service })

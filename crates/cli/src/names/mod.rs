@@ -51,16 +51,6 @@ fn failed(error: &anyhow::Error) -> CompatError {
     CompatError::Failed { message: format!("{error:#}") }
 }
 
-/// Returns the error of a store that is asked for what only its keeper can do.
-fn not_kept(store: &dyn Store) -> CompatError {
-    let message = format!(
-        "store '{}' is kept by another program, and drover can't do this through that yet; use the \
-         real Nix's command, or do it as the user who may write the store's files",
-        store.name()
-    );
-    CompatError::Failed { message }
-}
-
 /// A store as its keeper sees it, and what is known of where it is.
 enum Opened {
     /// Its files are at hand.
@@ -201,7 +191,7 @@ impl Host for ThisMachine {
         let configuration = self.configuration(options)?;
         match self.open(address, &configuration).map_err(|error| failed(&error))? {
             Opened::Own(store) => Ok(store),
-            Opened::Remote(store) => Err(not_kept(&*store)),
+            Opened::Remote(store) => Ok(store),
         }
     }
 
@@ -223,7 +213,7 @@ impl Host for ThisMachine {
             Opened::Own(_) => {
                 Ok(Arc::new(self.service(&configuration).map_err(|error| failed(&error))?))
             }
-            Opened::Remote(store) => Err(not_kept(&*store)),
+            Opened::Remote(store) => Ok(Arc::new(store.realiser())),
         }
     }
 

@@ -144,3 +144,28 @@ fn closures_travel(#[case] scheme: &str, #[case] program: &str) {
         ))
         .unwrap();
 }
+
+/// A plain user reaches the store through a daemon, stock's or drover's, by the same names.
+#[rstest]
+#[case::stock(false)]
+#[case::ours(true)]
+fn a_plain_user_asks_through_the_daemon(#[case] ours: bool) {
+    let lab = Lab::new("plain", Suite::Forky, Suite::Forky);
+    let client = &lab.client;
+    client
+        .sh("mkdir -p /w; drover compat install /w/names; id ann 2>/dev/null || useradd -m ann")
+        .unwrap();
+    if ours {
+        become_the_daemon(client, "");
+    }
+    let drv = client.instantiate(&[("shape", "chain"), ("d", "3")]).unwrap();
+    let as_ann = |command: &str| client.sh(&format!("su ann -c '{command}'")).unwrap();
+    for arguments in ["-qR", "-q --referrers-closure", "-q --deriver", "-q --hash"] {
+        let asked = as_ann(&format!("/w/names/nix-store {arguments} {drv}"));
+        let stock = client.sh(&format!("NIX_REMOTE=local nix-store {arguments} {drv}")).unwrap();
+        assert_eq!(asked, stock, "nix-store {arguments}");
+    }
+    let added = as_ann("echo words of ann > /tmp/ann; /w/names/nix-store --add /tmp/ann");
+    client.sh(&format!("NIX_REMOTE=local nix-store --check-validity {}", added.trim())).unwrap();
+    assert_sound(client);
+}

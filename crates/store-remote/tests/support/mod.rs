@@ -1,15 +1,21 @@
 //! Real servers with throw-away stores, and servers that follow a script.
 #![allow(dead_code, reason = "each test uses some of them")]
 
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use drover_core::{PathInfo, StoreDir};
-use drover_store::BuildSettings;
+use drover_core::{
+    ContentAddress, Hash, HashAlgorithm, IngestionMethod, OutputName, PathInfo, StoreDir,
+    StoreName, StorePath,
+};
+use drover_derivation::{BasicDerivation, Derivation, Output};
 use drover_store::contract::flat_file;
+use drover_store::{BuildSettings, ByteStream, Content, Keeper, Store as _, StoreError, WhenValid};
 use drover_store_remote::{Address, ConnectOptions, Program, RemoteStore};
 use drover_wire::{
     Decoder, Dialect, Encoder, LogMessage, Request, Response, ServerInfo, Trust, Version,
@@ -70,6 +76,125 @@ pub(crate) fn nix(folder: &Path, program: &str) -> Vec<String> {
     let conf = format!("NIX_CONF_DIR={}", folder.display());
     let home = format!("HOME={}", folder.display());
     words(&["env", "-u", "NIX_REMOTE", &conf, &home, program])
+}
+
+/// A real daemon's store in a folder of its own, where it can build without a sandbox.
+pub(crate) struct Site {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) store_dir: StoreDir,
+}
+
+impl Site {
+    pub(crate) fn new() -> Site {
+        let folder = folder();
+        let store_dir = folder.path().join("store").display().to_string();
+        Site { store_dir: store_dir.parse().expect("a store directory"), folder }
+    }
+
+    pub(crate) fn uri(&self) -> String {
+        let folder = self.folder.path().display();
+        format!("local?store={folder}/store&state={folder}/state&log={folder}/log")
+    }
+
+    /// Returns the store behind a `nix-daemon --stdio`.
+    pub(crate) fn store(&self) -> RemoteStore {
+        let command = nix(self.folder.path(), "nix-daemon");
+        self.at(Address::Local(Program::Worker { command, store: Some(self.uri()) }))
+    }
+
+    /// Returns the store behind a `nix-store --serve`.
+    pub(crate) fn served(&self) -> RemoteStore {
+        let command = nix(self.folder.path(), "nix-store");
+        self.at(Address::Local(Program::Serve { command, store: Some(self.uri()) }))
+    }
+
+    /// Returns the store behind a daemon's socket, and the daemon.
+    pub(crate) async fn socket(&self) -> (RemoteStore, tokio::process::Child) {
+        let socket = self.folder.path().join("socket");
+        let command = nix(self.folder.path(), "nix-daemon");
+        let (program, arguments) = command.split_first().expect("a command");
+        let mut daemon = tokio::process::Command::new(program);
+        daemon.args(arguments).args(["--store", &self.uri()]);
+        daemon.env("NIX_DAEMON_SOCKET_PATH", &socket).kill_on_drop(true);
+        daemon.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let daemon = daemon.spawn().expect("a daemon");
+        let store = self.at(Address::Socket(socket));
+        let listening = async {
+            while store.connect().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon(listening).await;
+        (store, daemon)
+    }
+
+    fn at(&self, address: Address) -> RemoteStore {
+        let options = ConnectOptions {
+            connect_timeout: Duration::from_secs(20),
+            ssh_arguments: Vec::new(),
+            runtime_dir: Arc::new(folder()),
+        };
+        let store_dir = self.store_dir.clone();
+        RemoteStore::new("test", store_dir, address, &options, BuildSettings::default())
+    }
+
+    /// Returns a derivation whose output must be the file `hello`, and whose builder is this script.
+    pub(crate) fn derivation(&self, name: &str, script: &str) -> Derivation {
+        let name: StoreName = name.parse().expect("a name");
+        let out: OutputName = "out".parse().expect("a name");
+        let hash = Hash::of(HashAlgorithm::Sha256, b"hello");
+        let address = ContentAddress { method: IngestionMethod::Flat, hash };
+        let output = Output::fixed(&self.store_dir, &name, &out, address).expect("an output");
+        let path = self.store_dir.display(output.path().expect("a path"));
+        BasicDerivation {
+            environment: [("out", path.as_str()), ("name", name.as_str())].into_iter().collect(),
+            name,
+            outputs: [(out, output)].into(),
+            input_sources: BTreeSet::new(),
+            system: format!("{}-linux", std::env::consts::ARCH),
+            builder: "/bin/sh".into(),
+            args: vec!["-c".into(), script.into()],
+        }
+        .into()
+    }
+
+    /// Adds a derivation to the store.
+    pub(crate) async fn add(&self, store: &dyn Keeper, derivation: &Derivation) -> StorePath {
+        let content = Content {
+            name: format!("{}.drv", derivation.basic.name).parse().expect("a name"),
+            method: IngestionMethod::Text,
+            algorithm: HashAlgorithm::Sha256,
+            references: BTreeSet::new(),
+        };
+        let text = Pieces::boxed([derivation.to_aterm(&self.store_dir)]);
+        let info = store.add_content(content, text, WhenValid::Keep).await.expect("an addition");
+        let expected = derivation.derivation_path(&self.store_dir).expect("a path");
+        assert_eq!(info.path, expected);
+        expected
+    }
+}
+
+/// Bytes in pieces; they end with an error if there is one.
+pub(crate) struct Pieces(pub(crate) VecDeque<Vec<u8>>, pub(crate) Option<StoreError>);
+
+impl Pieces {
+    pub(crate) fn boxed(pieces: impl IntoIterator<Item = Vec<u8>>) -> Box<dyn ByteStream> {
+        Box::new(Pieces(pieces.into_iter().collect(), None))
+    }
+}
+
+#[async_trait::async_trait]
+impl ByteStream for Pieces {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
+        match (self.0.pop_front(), self.1.take()) {
+            (Some(piece), error) => {
+                self.1 = error;
+                Ok(Some(piece.into()))
+            }
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(None),
+        }
+    }
 }
 
 /// A server in this process that follows a script on each connection.
@@ -243,6 +368,20 @@ impl Client {
     pub(crate) async fn wait_for_end(&mut self) {
         let mut buffer = [0; 4096];
         while self.stream.read(&mut buffer).await.is_ok_and(|read| read != 0) {}
+    }
+}
+
+/// Asks a real server to look for roots, which looks at all processes of the machine: it gives up
+/// where one of them, not of this test, is in a folder whose path is too long to be told.
+pub(crate) async fn undisturbed<T, F>(ask: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    loop {
+        match ask().await {
+            Err(StoreError::Refused { message, .. }) if message.contains("File name too long") => {}
+            answer => break answer,
+        }
     }
 }
 
