@@ -1,0 +1,89 @@
+//! The launcher itself: a small process with one thread, which forks supervisors.
+//!
+//! See the crate's documentation for why there is one.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::error::{Failure, Reason, Step};
+use crate::leftovers;
+use crate::message::{self, Report, Request};
+use crate::supervisor;
+use crate::support;
+use crate::sys::{self, Ended, Fork};
+
+/// Is the launcher, until its caller is gone.
+///
+/// For `main`, before it does anything else: this process must have one thread and nothing open but
+/// what the caller has given it.
+///
+/// # Errors
+/// If this process wasn't started as a launcher, or its caller can't be heard.
+pub fn run_launcher() -> io::Result<()> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        return Err(io::Error::other("the launcher must be started before any thread"));
+    }
+    if rustix::net::sockopt::socket_type(rustix::stdio::stdin()).is_err() {
+        return Err(io::Error::other("the launcher is started by drover itself, not by hand"));
+    }
+    sys::shut_signals_out();
+    sys::set_ended_children(Ended::Vanish);
+    let socket = take_socket()?;
+    // Out of reach of what is typed at the caller's terminal, and of the folder it was started in.
+    rustix::process::setsid()?;
+    rustix::process::chdir("/")?;
+    loop {
+        let mut message = match message::receive(&socket) {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(()),
+            // Some of its files are lost. Whoever sent it sees its socket close, and may try again.
+            Err(Errno::MFILE) => continue,
+            Err(errno) => return Err(errno.into()),
+        };
+        let request = message.read()?;
+        if message.files.is_empty() {
+            return Err(Errno::BADMSG.into());
+        }
+        let control = message.files.remove(0);
+        match sys::fork() {
+            Ok(Fork::Parent(_)) => {}
+            Ok(Fork::Child) => {
+                drop(socket);
+                serve(request, &control, message.files);
+                sys::exit_now(0)
+            }
+            Err(errno) => {
+                let reason = Reason::Os(errno.raw_os_error());
+                let failure = Failure { step: Step::MakeProcess, subject: String::new(), reason };
+                message::send(&control, &Report::Failed(failure), &[]).unwrap_or_default();
+            }
+        }
+    }
+}
+
+/// Takes the caller's socket from where this process was started with it, and leaves nothing there.
+fn take_socket() -> Result<OwnedFd, Errno> {
+    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, 0.into())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(socket)
+}
+
+/// In a process of its own: does what was asked for.
+fn serve(request: Request, control: &OwnedFd, files: Vec<OwnedFd>) {
+    sys::set_ended_children(Ended::Wait);
+    let report = match request {
+        Request::Spawn => supervisor::supervise(control, files),
+        Request::KillUsers { first, count } => match leftovers::kill_users(first, count) {
+            Ok(()) => Report::Done,
+            Err(failure) => Report::Failed(failure),
+        },
+        Request::Detect => Report::Supports(support::detect()),
+    };
+    // Nobody may be there to hear it any more.
+    message::send(control, &report, &[]).unwrap_or_default();
+}
