@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use data_encoding::{BASE64, HEXLOWER, HEXLOWER_PERMISSIVE};
+use data_encoding::{BASE64, BASE64_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
 use sha2::Digest as _;
 
 use crate::base32::{decode_base32, encode_base32};
@@ -222,6 +222,9 @@ fn decode_digits(digits: &str, algorithm: HashAlgorithm, sri: Sri) -> Result<Box
         decoded.map_err(|_| bad("nix base32"))?
     } else if digits.len() == size.div_ceil(3) * 4 {
         BASE64.decode(digits.as_bytes()).map_err(|_| bad("base64"))?
+    } else if sri == Sri::Yes && digits.len() == (size * 4).div_ceil(3) {
+        // as of old, without the padding
+        BASE64_NOPAD.decode(digits.as_bytes()).map_err(|_| bad("base64"))?
     } else {
         return Err(length());
     };

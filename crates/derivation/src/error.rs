@@ -241,7 +241,9 @@ pub enum DerivationProblem {
         first: OutputName,
     },
     /// The path of an output is not the one that follows from the derivation.
-    #[error("output '{output}' should be {expected} but says {found}")]
+    #[error(
+        "derivation has incorrect output '{found}', should be '{expected}' (output '{output}')"
+    )]
     OutputPath {
         /// The output.
         output: OutputName,
@@ -259,7 +261,9 @@ pub enum DerivationProblem {
         found: String,
     },
     /// The variable that is named like an output does not hold its path.
-    #[error("environment variable '{output}' should be {expected} but says '{found}'")]
+    #[error(
+        "derivation has incorrect environment variable '{output}', should be '{expected}' (it is '{found}')"
+    )]
     OutputVariable {
         /// The output.
         output: OutputName,

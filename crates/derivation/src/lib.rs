@@ -32,6 +32,7 @@ pub use derivation::{BasicDerivation, Derivation, DerivationKind, derivation_nam
 pub use environment::Environment;
 pub use error::{DerivationError, DerivationProblem};
 pub use modulo::{HashModulo, HashModuloCache};
+pub use nix_json::compact_json;
 pub use options::{BuildOptions, StructuredAttributes};
 pub use output::{Output, OutputColumns, output_path, output_path_name};
 pub use output_names::OutputNames;

@@ -53,6 +53,12 @@ impl Serialize for Sorted<'_> {
     }
 }
 
+/// Returns a value as Nix prints it on one line, with sorted keys: what a build with structured
+/// attributes finds in `.attrs.json`.
+pub fn compact_json(value: Value) -> String {
+    print(&NixValue(value), Layout::Compact, Escapes::Json)
+}
+
 /// Returns `value` as JSON.
 pub(crate) fn print(value: &impl Serialize, layout: Layout, escapes: Escapes) -> String {
     let mut out = Vec::new();
