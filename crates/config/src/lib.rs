@@ -9,7 +9,9 @@
 //! use std::collections::BTreeMap;
 //! use std::path::PathBuf;
 //!
-//! use drover_config::{Environment, LocalSystem, NixConf, Settings, User, parse_machines};
+//! use drover_config::{
+//!     Builders, Environment, LocalSystem, NixConf, Settings, User, parse_machines,
+//! };
 //!
 //! let files = BTreeMap::from([
 //!     (PathBuf::from("/etc/nix/nix.conf"), "build-cores = 4\n".to_owned()),
@@ -21,8 +23,13 @@
 //! assert_eq!(settings.cores, 4);
 //! assert_eq!(conf.origin("cores").to_string(), "/etc/nix/nix.conf:1");
 //!
-//! let origin = conf.origin("builders");
-//! let machines = parse_machines(&settings.builders, origin, &settings.system, &files)?;
+//! let builders = Builders {
+//!     text: &settings.builders,
+//!     origin: conf.origin("builders"),
+//!     default_system: &settings.system,
+//!     dir: "/".as_ref(),
+//! };
+//! let machines = parse_machines(&builders, &files)?;
 //! assert_eq!(machines.machines[0].store_uri.to_string(), "ssh://nix@builder");
 //! assert_eq!(machines.machines[0].max_jobs, 8);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -32,6 +39,7 @@ mod authority;
 mod environment;
 mod error;
 mod files;
+mod host_key;
 mod include;
 mod keys;
 mod lint;
@@ -50,9 +58,10 @@ pub use authority::{Authority, Host, Password};
 pub use environment::Environment;
 pub use error::ConfigError;
 pub use files::Files;
+pub use host_key::HostKey;
 pub use lint::lint;
-pub use machine::{Column, HostKey, Machine, SpeedFactor};
-pub use machines::{Machines, MachinesError, parse_machines, read_machines};
+pub use machine::{Column, Machine, SpeedFactor};
+pub use machines::{Builders, Machines, MachinesError, parse_machines};
 pub use nix_conf::{Base, NixConf, Override, RawSetting};
 pub use origin::{Note, Origin, Severity};
 pub use settings::{LocalSystem, Settings, User};

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::host_key::HostKey;
 use crate::machines::MachinesError;
 use crate::origin::Origin;
 use crate::store_reference::{Scheme, StoreReference};
@@ -119,7 +120,9 @@ impl Machine {
             supported_features: set(next()),
             mandatory_features: set(next()),
             public_host_key: match next() {
-                Some(text) => Some(HostKey::parse(text).ok_or_else(|| bad(Column::HostKey, text))?),
+                Some(text) => {
+                    Some(HostKey::from_base64(text).ok_or_else(|| bad(Column::HostKey, text))?)
+                }
                 None => None,
             },
             origin: origin.clone(),
@@ -162,56 +165,6 @@ impl SpeedFactor {
 impl Default for SpeedFactor {
     fn default() -> SpeedFactor {
         SpeedFactor(1.0)
-    }
-}
-
-/// The public key of a host: base64 of a whole line such as `ssh-ed25519 AAAA…`,
-/// which is what `base64 -w0 /etc/ssh/ssh_host_ed25519_key.pub` prints.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct HostKey {
-    base64: String,
-    decoded: Vec<u8>,
-}
-
-impl HostKey {
-    /// Returns the key as it was written.
-    pub fn as_base64(&self) -> &str {
-        &self.base64
-    }
-
-    /// Returns the line for a `known_hosts` file, to be put after the host;
-    /// nothing if the text decodes to something else.
-    pub fn line(&self) -> Option<&str> {
-        let line = std::str::from_utf8(&self.decoded).ok()?.trim();
-        let mut fields = line.split(' ');
-        let (kind, key) = (fields.next()?, fields.next()?);
-        let is_key =
-            !kind.is_empty() && key.starts_with("AAAA") && !line.contains(char::is_control);
-        is_key.then_some(line)
-    }
-
-    /// Decodes what Nix would: padding is optional and ends the text.
-    fn parse(text: &str) -> Option<HostKey> {
-        let mut decoded = Vec::with_capacity(text.len());
-        let (mut bits, mut have) = (0_u16, 0_u32);
-        for byte in text.bytes().take_while(|byte| *byte != b'=') {
-            let digit = match byte {
-                b'A'..=b'Z' => byte - b'A',
-                b'a'..=b'z' => byte - b'a' + 26,
-                b'0'..=b'9' => byte - b'0' + 52,
-                b'+' => 62,
-                b'/' => 63,
-                _ => return None,
-            };
-            bits = (bits << 6) | u16::from(digit);
-            have += 6;
-            if 8 <= have {
-                have -= 8;
-                let [_, byte] = (bits >> have).to_be_bytes();
-                decoded.push(byte);
-            }
-        }
-        Some(HostKey { base64: text.to_owned(), decoded })
     }
 }
 

@@ -88,63 +88,62 @@ pub enum MachinesError {
     },
 }
 
+/// The value of the `builders` setting, and how it is to be understood.
+#[derive(Clone, Copy, Debug)]
+pub struct Builders<'a> {
+    /// The value.
+    pub text: &'a str,
+    /// Where it was written.
+    pub origin: &'a Origin,
+    /// What machines without systems build for.
+    pub default_system: &'a str,
+    /// Where relative `@` paths in the value start from. Those in files start
+    /// from the root, because that is where the build hook of Nix runs.
+    pub dir: &'a Path,
+}
+
 /// What the value of `builders` has come to.
 #[derive(Debug, Default)]
 pub struct Machines {
     /// The machines, in order.
     pub machines: Vec<Machine>,
-    /// Lines and files that are wrong. Nix would not go on; a long-running
-    /// service may, with the other machines.
+    /// Lines of files that are wrong, and files in files that cannot be read.
     pub rejected: Vec<MachinesError>,
     /// Files that do not exist, as Nix does not mind.
     pub notes: Vec<Note>,
 }
 
-/// Parses the value of the `builders` setting, strictly as Nix does.
+/// Parses the value of the `builders` setting.
 ///
-/// `origin` says where the value was written. Machines without systems build
-/// for `default_system`. Relative `@` paths start from the root, because that
-/// is where the build hook of Nix runs.
+/// Nix uses no machine at all if one line is wrong. A machines file has many
+/// lines, written by many hands, so here those that are wrong are set aside in
+/// [`Machines::rejected`]; what the value itself says must be right.
 ///
 /// # Errors
 ///
-/// Returns an error for the first line that is wrong. Files that do not exist
-/// are no error, but a note.
+/// Returns an error for the first entry of the value that is wrong. Files that
+/// do not exist are no error, but a note.
 pub fn parse_machines(
-    text: &str,
-    origin: &Origin,
-    default_system: &str,
+    builders: &Builders<'_>,
     files: &(impl Files + ?Sized),
 ) -> Result<Machines, MachinesError> {
-    let mut machines = read_machines(text, origin, default_system, files);
-    match machines.rejected.is_empty() {
-        true => Ok(machines),
-        false => Err(machines.rejected.swap_remove(0)),
-    }
-}
-
-/// Parses the value of the `builders` setting like [`parse_machines`], but goes
-/// on behind lines and files that are wrong.
-pub fn read_machines(
-    text: &str,
-    origin: &Origin,
-    default_system: &str,
-    files: &(impl Files + ?Sized),
-) -> Machines {
     let mut reader = Reader {
         files,
-        default_system,
+        default_system: builders.default_system,
+        dir: builders.dir,
         result: Machines::default(),
         open: Vec::new(),
         includes: 0,
     };
-    reader.text(text, |_| origin.clone());
-    reader.result
+    reader.text(builders.text, |_| builders.origin.clone())?;
+    Ok(reader.result)
 }
 
 struct Reader<'a, F: ?Sized> {
     files: &'a F,
     default_system: &'a str,
+    /// Where relative paths in the value start from.
+    dir: &'a Path,
     result: Machines,
     /// The files being read, each included by the one before it.
     open: Vec<PathBuf>,
@@ -152,30 +151,37 @@ struct Reader<'a, F: ?Sized> {
 }
 
 impl<F: Files + ?Sized> Reader<'_, F> {
-    fn text(&mut self, text: &str, origin: impl Fn(usize) -> Origin) {
+    fn text(&mut self, text: &str, origin: impl Fn(usize) -> Origin) -> Result<(), MachinesError> {
         for (index, line) in text.split('\n').enumerate() {
             for entry in without_comment(line).split(';').map(trim) {
                 if !entry.is_empty() {
-                    self.entry(entry, &origin(index + 1));
+                    self.entry(entry, &origin(index + 1))?;
                 }
             }
         }
+        Ok(())
     }
 
-    fn entry(&mut self, entry: &str, origin: &Origin) {
+    /// Takes an entry, or sets it aside if it is wrong and in a file.
+    fn entry(&mut self, entry: &str, origin: &Origin) -> Result<(), MachinesError> {
         let outcome = match entry.strip_prefix('@') {
             Some(path) => self.include(trim(path), origin),
             None => Machine::parse(entry, origin, self.default_system)
                 .map(|machine| self.result.machines.push(machine)),
         };
-        if let Err(error) = outcome {
-            self.result.rejected.push(error);
+        match outcome {
+            Err(error) if !self.open.is_empty() => {
+                self.result.rejected.push(error);
+                Ok(())
+            }
+            outcome => outcome,
         }
     }
 
     fn include(&mut self, written: &str, origin: &Origin) -> Result<(), MachinesError> {
         let origin = origin.clone();
-        let path = absolute(Path::new(written), Path::new("/"));
+        let dir = if self.open.is_empty() { self.dir } else { Path::new("/") };
+        let path = absolute(Path::new(written), dir);
         if self.open.contains(&path) {
             return Err(MachinesError::IncludeLoop { origin, path });
         }
@@ -193,13 +199,17 @@ impl<F: Files + ?Sized> Reader<'_, F> {
         };
         let Some(text) = text else {
             let text = format!("machines file '{}' does not exist", path.display());
-            self.result.notes.push(Note { origin, severity: Severity::Hint, text });
+            let severity = match origin {
+                Origin::Default => Severity::Hint,
+                _ => Severity::Warning,
+            };
+            self.result.notes.push(Note { origin, severity, text });
             return Ok(());
         };
         let shared: Arc<Path> = path.as_path().into();
         self.open.push(path);
-        self.text(&text, |line| Origin::File { path: shared.clone(), line });
+        let read = self.text(&text, |line| Origin::File { path: shared.clone(), line });
         self.open.pop();
-        Ok(())
+        read
     }
 }

@@ -136,6 +136,22 @@ impl NixConf {
         self.settings.get(keys::find(name).map_or(name, |key| key.name))
     }
 
+    /// Returns the whole number that has been set for a setting, its unit worked in.
+    ///
+    /// # Errors
+    ///
+    /// Something else has been set.
+    pub fn number(&self, name: &'static str) -> Result<Option<u64>, ConfigError> {
+        let Some(setting) = self.raw(name) else { return Ok(None) };
+        let text = setting.text();
+        value::number64(&text).map(Some).map_err(|accepted| ConfigError::BadValue {
+            origin: setting.origin().clone(),
+            setting: name,
+            value: text,
+            accepted,
+        })
+    }
+
     /// Returns everything that has been set, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &RawSetting)> {
         self.settings.iter().map(|(name, setting)| (name.as_str(), setting))

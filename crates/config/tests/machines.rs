@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use drover_config::{
-    Machine, Machines, MachinesError, Origin, lint, parse_machines, read_machines,
+    Builders, Files, Machine, Machines, MachinesError, Origin, Severity, lint, parse_machines,
 };
 use rstest::rstest;
 
@@ -23,7 +23,16 @@ fn origin() -> Origin {
 fn parse_with(files: &[(&str, &str)], text: &str) -> Result<Machines, MachinesError> {
     let files: BTreeMap<PathBuf, String> =
         files.iter().map(|(path, text)| (PathBuf::from(path), (*text).to_owned())).collect();
-    parse_machines(text, &origin(), "x86_64-linux", &files)
+    parse_in(Path::new("/home/ann"), &origin(), text, &files)
+}
+
+fn parse_in(
+    dir: &Path,
+    origin: &Origin,
+    text: &str,
+    files: &impl Files,
+) -> Result<Machines, MachinesError> {
+    parse_machines(&Builders { text, origin, default_system: "x86_64-linux", dir }, files)
 }
 
 fn parse(text: &str) -> Vec<Machine> {
@@ -157,51 +166,67 @@ fn speed_factors(#[case] text: &str, #[case] expected: f32) {
      expected auto, daemon, local, an absolute path, or a URL such as ssh-ng://host"
 )]
 fn errors_begin_with_the_place(#[case] line: &str, #[case] message: &str) {
-    let error = parse_with(&[("/m", &format!("a\n{line} # x\nb"))], "@/m").unwrap_err();
-    assert_eq!(chain(&error), format!("/m:2: {message}"));
+    let error = parse_with(&[], &format!("a;{line};b")).unwrap_err();
+    assert_eq!(chain(&error), format!("--builders: {message}"));
+    // in a file it is that machine only
+    let machines = parse_with(&[("/m", &format!("a\n{line} # x\nb"))], "@/m").unwrap();
+    assert_eq!(stores(&machines.machines), ["ssh://a", "ssh://b"]);
+    let rejected: Vec<String> = machines.rejected.iter().map(chain).collect();
+    assert_eq!(rejected, [format!("/m:2: {message}")]);
 }
 
 #[test]
 fn files_are_included_where_they_stand() {
-    let files = [("/etc/m", "b\n\n@ /etc/n \n@/gone ; e"), ("/etc/n", "# x\nc;d"), ("/rel", "f")];
-    let machines = parse_with(&files, "a ; @/etc/m ; @rel").unwrap();
+    let files = [
+        ("/etc/m", "b\n\n@ /etc/n \n@/gone ; e"),
+        ("/etc/n", "# x\nc;d"),
+        ("/home/ann/rel", "f;@rel"),
+        ("/rel", "g"),
+    ];
+    let machines = parse_with(&files, "a ; @/etc/m ; @./rel").unwrap();
     assert_eq!(
         stores(&machines.machines),
-        ["ssh://a", "ssh://b", "ssh://c", "ssh://d", "ssh://e", "ssh://f"]
+        ["ssh://a", "ssh://b", "ssh://c", "ssh://d", "ssh://e", "ssh://f", "ssh://g"]
     );
     let origins: Vec<String> =
         machines.machines.iter().map(|machine| machine.origin.to_string()).collect();
-    assert_eq!(origins, ["--builders", "/etc/m:1", "/etc/n:2", "/etc/n:2", "/etc/m:4", "/rel:1"]);
+    assert_eq!(
+        origins,
+        ["--builders", "/etc/m:1", "/etc/n:2", "/etc/n:2", "/etc/m:4", "/home/ann/rel:1", "/rel:1"]
+    );
     let notes: Vec<String> = machines.notes.iter().map(ToString::to_string).collect();
     assert_eq!(notes, ["/etc/m:4: machines file '/gone' does not exist"]);
 }
 
+#[rstest]
+#[case::written(origin(), Severity::Warning)]
+#[case::by_default(Origin::Default, Severity::Hint)]
+fn a_file_that_is_not_there_is_told(#[case] origin: Origin, #[case] severity: Severity) {
+    let machines =
+        parse_in(Path::new("/x"), &origin, "@m", &BTreeMap::<PathBuf, String>::new()).unwrap();
+    let [note] = &machines.notes[..] else { panic!() };
+    assert_eq!((note.severity, &note.text[..]), (severity, "machines file '/x/m' does not exist"));
+}
+
 #[test]
 fn loops_and_floods_of_files_end() {
-    let error = parse_with(&[("/a", "@/b"), ("/b", "x\n@/./a")], "@/a").unwrap_err();
-    assert_eq!(error.to_string(), "/b:2: machines file '/a' includes itself");
+    let machines = parse_with(&[("/a", "@/b"), ("/b", "x\n@/./a")], "@/a").unwrap();
+    assert_eq!(machines.rejected[0].to_string(), "/b:2: machines file '/a' includes itself");
 
     let doubling: Vec<(String, String)> =
         (0..20).map(|n| (format!("/{n}"), format!("@/{0};@/{0}", n + 1))).collect();
     let files: Vec<(&str, &str)> =
         doubling.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
-    let error = parse_with(&files, "@/0").unwrap_err();
+    let rejected = parse_with(&files, "@/0").unwrap().rejected;
+    let error = &rejected[0];
     assert!(matches!(error, MachinesError::TooManyIncludes { limit: 1024, .. }), "{error}");
 }
 
 #[test]
 fn an_unreadable_file_is_an_error() {
     let denied = |_: &Path| Err(io::Error::from(io::ErrorKind::PermissionDenied));
-    let error = parse_machines("@/m", &origin(), "x86_64-linux", &denied).unwrap_err();
+    let error = parse_in(Path::new("/"), &origin(), "@/m", &denied).unwrap_err();
     assert_eq!(chain(&error), "--builders: cannot read machines file '/m': permission denied");
-}
-
-#[test]
-fn a_service_may_go_on_with_the_other_machines() {
-    let machines =
-        read_machines("a - - x\nb", &origin(), "x86_64-linux", &BTreeMap::<PathBuf, String>::new());
-    assert_eq!(stores(&machines.machines), ["ssh://b"]);
-    assert_eq!(machines.rejected.len(), 1);
 }
 
 #[rstest]

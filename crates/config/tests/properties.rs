@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use drover_config::{
-    Environment, LocalSystem, NixConf, Origin, Override, Settings, StoreReference, User, lint,
-    read_machines,
+    Builders, Environment, LocalSystem, NixConf, Origin, Override, Settings, StoreReference, User,
+    lint, parse_machines,
 };
 use proptest::prelude::*;
 
@@ -69,11 +69,19 @@ proptest! {
     #[test]
     fn machines_never_panic(inline in text(), file in text()) {
         let files = BTreeMap::from([(PathBuf::from("/m"), file)]);
-        let machines = read_machines(&inline, &Origin::Default, "x86_64-linux", &files);
-        lint(&machines.machines);
-        for machine in machines.machines {
-            let store = machine.store_uri_with_params().to_string();
-            prop_assert!(store.parse::<StoreReference>().is_ok(), "{}", store);
+        for text in [inline.as_str(), "@/m"] {
+            let builders = Builders {
+                text,
+                origin: &Origin::Default,
+                default_system: "x86_64-linux",
+                dir: "/".as_ref(),
+            };
+            let Ok(machines) = parse_machines(&builders, &files) else { continue };
+            lint(&machines.machines);
+            for machine in machines.machines {
+                let store = machine.store_uri_with_params().to_string();
+                prop_assert!(store.parse::<StoreReference>().is_ok(), "{}", store);
+            }
         }
     }
 

@@ -100,6 +100,21 @@ pub fn client_hello(version: Version) -> Vec<u8> {
     out.into_bytes()
 }
 
+/// Returns the first half of a client's first words, for one who waits for the server's version
+/// before it tells its own.
+pub fn client_magic() -> Vec<u8> {
+    let mut out = Encoder::new();
+    out.number(WORKER_MAGIC_CLIENT);
+    out.into_bytes()
+}
+
+/// Returns the second half of a client's first words.
+pub fn client_version(version: Version) -> Vec<u8> {
+    let mut out = Encoder::new();
+    out.number(version.wire());
+    out.into_bytes()
+}
+
 /// Reads a server's magic and version, and returns the version that both speak.
 ///
 /// # Errors

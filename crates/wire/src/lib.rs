@@ -26,9 +26,9 @@ pub use codec::{Decoder, Encoder, MAX_BYTES, MAX_COUNT, MAX_TEXT};
 pub use derived_path::{BuildMode, DerivedPath};
 pub use dialect::{
     Dialect, FEATURE_REALISATION_WITH_PATH, ServerInfo, Trust, Version, WORKER_LATEST,
-    WORKER_OLDEST, client_hello, exchanges_features, read_client_end, read_client_magic,
-    read_client_version, read_features, read_server_hello, read_server_info, server_hello,
-    write_client_end, write_features, write_server_info,
+    WORKER_OLDEST, client_hello, client_magic, client_version, exchanges_features, read_client_end,
+    read_client_magic, read_client_version, read_features, read_server_hello, read_server_info,
+    server_hello, write_client_end, write_features, write_server_info,
 };
 pub use error::DecodeError;
 pub use frame::{FRAME_END, MAX_FRAME, frame_header, read_frame_header};

@@ -86,6 +86,10 @@ pub enum LogMessage {
 pub mod activity {
     /// What has no kind of its own.
     pub const UNKNOWN: u64 = 0;
+    /// A path is copied: path, from, to.
+    pub const COPY_PATH: u64 = 100;
+    /// A file is fetched: URL.
+    pub const FILE_TRANSFER: u64 = 101;
     /// Paths are copied.
     pub const COPY_PATHS: u64 = 103;
     /// A derivation is built: derivation, machine, round, rounds.
