@@ -22,7 +22,7 @@ impl NodeId {
         self.0 as usize
     }
 
-    fn new(index: usize) -> Result<NodeId, DbError> {
+    pub(crate) fn new(index: usize) -> Result<NodeId, DbError> {
         u32::try_from(index).map(NodeId).map_err(|_| DbError::TooLarge)
     }
 }
@@ -65,7 +65,7 @@ impl Edges {
     }
 
     /// Sorts edges by their source, by counting.
-    fn collect(
+    pub(crate) fn collect(
         nodes: usize,
         pairs: impl Iterator<Item = (NodeId, NodeId)> + Clone,
     ) -> Result<Edges, DbError> {
@@ -114,6 +114,16 @@ pub struct Derivations {
 }
 
 impl Graph {
+    /// Returns the graph of these paths, whose sizes are not known.
+    pub(crate) fn of(paths: Vec<StorePath>, references: Edges) -> Result<Graph, DbError> {
+        let mut graph = Graph { references, ..Graph::default() };
+        for path in paths {
+            graph.numbers.insert(path.clone(), NodeId::new(graph.paths.len())?);
+            graph.paths.push(path);
+        }
+        Ok(graph)
+    }
+
     /// Returns the number of paths.
     pub fn len(&self) -> usize {
         self.paths.len()
@@ -205,7 +215,7 @@ impl Database {
     }
 
     /// Returns the graph, and the row of each path; rows are in ascending order.
-    fn read_graph(&self, connection: &Connection) -> Result<(Graph, Vec<RowId>), Stop> {
+    pub(crate) fn read_graph(&self, connection: &Connection) -> Result<(Graph, Vec<RowId>), Stop> {
         let mut graph = Graph::default();
         let mut ids: Vec<RowId> = Vec::new();
         let mut statement =

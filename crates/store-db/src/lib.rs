@@ -16,6 +16,7 @@ mod open;
 mod question;
 mod realisation;
 mod registration;
+mod requisites;
 mod reserve;
 mod row;
 mod schema;

@@ -114,7 +114,7 @@ impl Database {
             return Err(DbError::Absent { file });
         }
         let (connection, identity) = connect(&file, options)?;
-        let database = Database {
+        let mut database = Database {
             connection,
             store_dir: options.store_dir.clone(),
             dir: options.dir.clone(),
@@ -125,7 +125,8 @@ impl Database {
         };
         database.retry(|connection| set_up(connection, options))?;
         if known.is_none() {
-            database.retry(|connection| connection.execute_batch(TABLES))?;
+            // On the disk before the file that says so: it is not looked for twice.
+            database.write_durably(|connection| Ok(connection.execute_batch(TABLES)?))?;
             write_schema(&options.dir)?;
         }
         Ok(database)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use drover_core::{OutputName, PathInfo, Signature, StorePath};
+use drover_core::{OutputName, PathInfo, Signature, StoreDir, StorePath};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::question::row_id;
@@ -55,6 +55,8 @@ impl Database {
                     }
                 };
                 ids.insert(&info.path, id);
+                #[cfg(test)]
+                tests::in_the_middle();
                 let mut add = connection.prepare_cached(
                     "insert or replace into DerivationOutputs (drv, id, path) values (?, ?, ?)",
                 )?;
@@ -62,26 +64,7 @@ impl Database {
                     add.execute(params![id, name.as_str(), store_dir.display(path)])?;
                 }
             }
-            let mut refer = connection.prepare_cached(
-                "insert or replace into Refs (referrer, reference) values (?, ?)",
-            )?;
-            for Registration { info, .. } in registrations {
-                let Some(&referrer) = ids.get(&info.path) else { continue };
-                for path in &info.references {
-                    let known = match ids.get(path) {
-                        Some(&id) => Some(id),
-                        None => row_id(connection, &store_dir.display(path))?,
-                    };
-                    let unknown = || DbError::UnknownReference {
-                        path: store_dir.display(&info.path),
-                        reference: store_dir.display(path),
-                    };
-                    let reference = known.ok_or_else(unknown)?;
-                    ids.insert(path, reference);
-                    refer.execute([referrer, reference])?;
-                }
-            }
-            Ok(())
+            refer(connection, registrations, ids, &store_dir)
         })
     }
 
@@ -132,35 +115,90 @@ impl Database {
     ///
     /// [`DbError::InUse`] where a path that stays refers to one of them, and failures of SQLite.
     pub fn invalidate(&mut self, paths: &[StorePath]) -> Result<(), DbError> {
+        self.invalidate_unless(paths, |_| false).map(drop)
+    }
+
+    /// Makes paths invalid as [`Database::invalidate`] does, unless one of them is to be kept after
+    /// all: then nothing is done, and that one is returned. `is_kept` is asked while nobody can make
+    /// any path valid; what is valid by then is in its place.
+    ///
+    /// # Errors
+    ///
+    /// As [`Database::invalidate`].
+    pub fn invalidate_unless(
+        &mut self,
+        paths: &[StorePath],
+        is_kept: impl Fn(&StorePath) -> bool,
+    ) -> Result<Option<StorePath>, DbError> {
         let store_dir = self.store_dir.clone();
         self.write_durably(|connection| {
-            let with_realisations = has_realisations(connection)?;
-            let mut rows: Vec<(RowId, &StorePath)> = Vec::with_capacity(paths.len());
-            for path in paths {
-                if let Some(id) = row_id(connection, &store_dir.display(path))? {
-                    rows.push((id, path));
-                }
+            if let Some(kept) = paths.iter().find(|path| is_kept(path)) {
+                return Ok(Some(kept.clone()));
             }
-            let mut forget = connection.prepare_cached("delete from Refs where referrer = ?")?;
-            for (id, _) in &rows {
-                forget.execute([id])?;
-            }
-            let mut delete = connection.prepare_cached("delete from ValidPaths where id = ?")?;
-            for (id, path) in &rows {
-                let referrers = referrers_of(connection, *id, |text| parse_path(&store_dir, text))?;
-                if !referrers.is_empty() {
-                    let path = store_dir.display(path);
-                    let referrers = referrers.iter().map(|path| store_dir.display(path)).collect();
-                    return Err(DbError::InUse { path, referrers }.into());
-                }
-                if with_realisations {
-                    forget_realisation_references(connection, *id)?;
-                }
-                delete.execute([id])?;
-            }
-            Ok(())
+            invalidate_rows(connection, &store_dir, paths)?;
+            Ok(None)
         })
     }
+}
+
+/// Notes what paths refer to. `ids` holds their rows.
+fn refer<'a>(
+    connection: &Connection,
+    registrations: &'a [Registration],
+    mut ids: HashMap<&'a StorePath, RowId>,
+    store_dir: &StoreDir,
+) -> Result<(), Stop> {
+    let mut refer = connection
+        .prepare_cached("insert or replace into Refs (referrer, reference) values (?, ?)")?;
+    for Registration { info, .. } in registrations {
+        let Some(&referrer) = ids.get(&info.path) else { continue };
+        for path in &info.references {
+            let known = match ids.get(path) {
+                Some(&id) => Some(id),
+                None => row_id(connection, &store_dir.display(path))?,
+            };
+            let unknown = || DbError::UnknownReference {
+                path: store_dir.display(&info.path),
+                reference: store_dir.display(path),
+            };
+            let reference = known.ok_or_else(unknown)?;
+            ids.insert(path, reference);
+            refer.execute([referrer, reference])?;
+        }
+    }
+    Ok(())
+}
+
+fn invalidate_rows(
+    connection: &Connection,
+    store_dir: &StoreDir,
+    paths: &[StorePath],
+) -> Result<(), Stop> {
+    let with_realisations = has_realisations(connection)?;
+    let mut rows: Vec<(RowId, &StorePath)> = Vec::with_capacity(paths.len());
+    for path in paths {
+        if let Some(id) = row_id(connection, &store_dir.display(path))? {
+            rows.push((id, path));
+        }
+    }
+    let mut forget = connection.prepare_cached("delete from Refs where referrer = ?")?;
+    for (id, _) in &rows {
+        forget.execute([id])?;
+    }
+    let mut delete = connection.prepare_cached("delete from ValidPaths where id = ?")?;
+    for (id, path) in &rows {
+        let referrers = referrers_of(connection, *id, |text| parse_path(store_dir, text))?;
+        if !referrers.is_empty() {
+            let path = store_dir.display(path);
+            let referrers = referrers.iter().map(|path| store_dir.display(path)).collect();
+            return Err(DbError::InUse { path, referrers }.into());
+        }
+        if with_realisations {
+            forget_realisation_references(connection, *id)?;
+        }
+        delete.execute([id])?;
+    }
+    Ok(())
 }
 
 fn update_row(connection: &Connection, full: &str, info: &PathInfo) -> rusqlite::Result<usize> {
@@ -293,4 +331,84 @@ fn refuse_cycles(
 enum Visit {
     Open,
     Done,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+
+    use drover_core::{NarHash, NarSize};
+
+    use super::*;
+    use crate::{Mode, OpenOptions};
+
+    const FOLDER: &str = "STORE_DB_KILLED_IN";
+
+    /// Ends the process without any cleaning up where the test below wants it.
+    pub(super) fn in_the_middle() {
+        if std::env::var_os(FOLDER).is_some() {
+            std::process::abort();
+        }
+    }
+
+    fn open(folder: &Path) -> Database {
+        let store_dir = "/nix/store".parse().expect("a store directory");
+        Database::open(&OpenOptions::new(folder, &store_dir, Mode::Create)).expect("a database")
+    }
+
+    fn two() -> [Registration; 2] {
+        ["a", "b"].map(|name| {
+            let path = StorePath::from_base_name(&format!("{}-{name}", name.repeat(32)));
+            Registration::from(PathInfo {
+                path: path.expect("a path"),
+                deriver: None,
+                nar_hash: NarHash([7; 32]),
+                nar_size: NarSize(120),
+                references: BTreeSet::new(),
+                registration_time: 1,
+                ultimate: false,
+                signatures: BTreeSet::new(),
+                content_address: None,
+            })
+        })
+    }
+
+    /// Registers two paths: alone, or as the process that the next test has killed.
+    #[test]
+    fn registers_two() {
+        let own = tempfile::tempdir().expect("a folder");
+        let folder = std::env::var_os(FOLDER).map_or_else(|| own.path().to_owned(), PathBuf::from);
+        open(&folder).register(&two()).expect("registered");
+    }
+
+    /// T03: a registration is whole or it never was, and the next one finds no lock.
+    #[test]
+    fn killed_in_the_middle_of_a_transaction() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let killed = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "registration::tests::registers_two"])
+            .env(FOLDER, folder.path())
+            .output()
+            .expect("a process");
+        assert!(!killed.status.success(), "it was not reached");
+        let mut database = open(folder.path());
+        assert_eq!(database.all_paths().expect("all"), BTreeSet::new());
+        database.register(&two()).expect("registered");
+        assert_eq!(database.all_paths().expect("all").len(), 2);
+    }
+
+    #[test]
+    fn what_is_to_be_kept_after_all_keeps_the_rest() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut database = open(folder.path());
+        database.register(&two()).expect("registered");
+        let [a, b] = two().map(|one| one.info.path);
+        let both = [a.clone(), b.clone()];
+        let kept = database.invalidate_unless(&both, |path| *path == b).expect("asked");
+        assert_eq!(kept, Some(b.clone()));
+        assert_eq!(database.all_paths().expect("all"), BTreeSet::from([a, b]));
+        assert_eq!(database.invalidate_unless(&both, |_| false).expect("asked"), None);
+        assert_eq!(database.all_paths().expect("all"), BTreeSet::new());
+    }
 }

@@ -64,10 +64,12 @@ impl Database {
         mut work: impl FnMut(&Connection) -> Result<T, Stop>,
     ) -> Result<T, DbError> {
         self.retry_stop(|connection| {
-            let transaction =
-                Transaction::new_unchecked(connection, TransactionBehavior::Deferred)?;
-            let value = work(&transaction)?;
-            transaction.commit()?;
+            // By statements that are kept ready: to parse them takes as long as a small question.
+            connection.prepare_cached("begin")?.execute([])?;
+            let value = work(connection);
+            let ended = connection.prepare_cached("rollback")?.execute([]);
+            let value = value?;
+            ended?;
             Ok(value)
         })
     }

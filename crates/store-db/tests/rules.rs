@@ -274,3 +274,37 @@ fn space_is_reserved() {
         assert_eq!(size(), None);
     }
 }
+
+#[rstest]
+#[case::asked_for_one_by_one(5)]
+#[case::read_as_a_whole(2500)]
+fn requisites_come_each_after_what_it_refers_to(#[case] count: usize) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut database = create(folder.path());
+    // A chain against the order of names, and beside it what nobody asks for.
+    let name = |number: usize| format!("p{number:05}");
+    let mut registrations: Vec<Registration> = Vec::new();
+    for number in 0..count {
+        let next = (number + 1 < count).then(|| path(&name(number + 1)));
+        let own = path(&name(number));
+        let references: Vec<_> = next.iter().chain([&own]).collect();
+        registrations.push(info(&name(number), &references).into());
+    }
+    registrations.push(info("top-b", &[&path(&name(0)), &path("top-a")]).into());
+    registrations.push(info("top-a", &[]).into());
+    registrations.push(info("elsewhere", &[&path("top-b")]).into());
+    database.register(&registrations).expect("registered");
+    let mut expected: Vec<_> = (0..count).rev().map(|number| path(&name(number))).collect();
+    expected.extend([path("top-a"), path("top-b")]);
+    let starts = BTreeSet::from([path("top-b"), path(&name(1))]);
+    let listed = database.requisites(&starts).expect("listed").expect("all are valid");
+    assert_eq!(listed.len(), expected.len());
+    for (at, path) in expected.iter().enumerate() {
+        let found = listed.iter().position(|listed| listed == path).expect("it is listed");
+        let before = listed.get(..found).expect("a part");
+        let next = expected.get(at.wrapping_sub(1)).filter(|_| at < count);
+        assert!(next.is_none_or(|next| before.contains(next)), "{path} is too early");
+    }
+    let some = BTreeSet::from([path("top-a"), path("absent")]);
+    assert_eq!(database.requisites(&some).expect("an answer"), None);
+}

@@ -18,7 +18,11 @@ const WORTH_A_THREAD: u64 = 1 << 20;
 /// Smaller pieces are put together before they are handed over.
 const PIECE: usize = 256 << 10;
 
-/// Pieces of at most twice [`PIECE`] that may wait for the disk: 4 MiB at most.
+/// Pieces from this size on are handed over as they are; copying them costs a tenth of hashing them.
+/// Smaller ones would keep more memory from being freed than they have bytes.
+const SHARED: usize = 16 << 10;
+
+/// Handovers of at most twice [`PIECE`] that may wait for the disk: 4 MiB at most.
 const WAITING: usize = 8;
 
 /// Unpacks one NAR as an [`Unpacker`] does, and measures it.
@@ -118,10 +122,12 @@ impl HashingUnpacker {
 struct Worker {
     /// Goes ahead of the one that unpacks, to find the end of the archive.
     scout: Parser,
-    /// What is too little to be sent.
-    gathered: BytesMut,
+    /// What is too little to be sent; the end of it comes in small pieces.
+    gathered: Vec<Bytes>,
+    gathered_size: usize,
+    end: BytesMut,
     /// Absent once nothing more will come.
-    queue: Option<SyncSender<Bytes>>,
+    queue: Option<SyncSender<Vec<Bytes>>>,
     thread: Option<JoinHandle<Result<(), FilesError>>>,
 }
 
@@ -134,7 +140,8 @@ impl Worker {
             .spawn(move || unpack_all(unpacker, &pieces))
             .map_err(FilesError::Thread)?;
         let (queue, thread) = (Some(queue), Some(thread));
-        Ok(Worker { scout, gathered: BytesMut::new(), queue, thread })
+        let (gathered, end) = (Vec::new(), BytesMut::new());
+        Ok(Worker { scout, gathered, gathered_size: 0, end, queue, thread })
     }
 
     fn push(&mut self, bytes: &Bytes) -> Result<Progress, FilesError> {
@@ -143,22 +150,39 @@ impl Worker {
             Progress::More => bytes.clone(),
             Progress::Done { consumed } => bytes.slice(..consumed),
         };
-        if used.len() < PIECE || !self.gathered.is_empty() {
-            self.gathered.extend_from_slice(&used);
-            if self.gathered.len() < PIECE {
-                return Ok(progress);
-            }
-            used = self.gathered.split().freeze();
-        }
         while !used.is_empty() {
-            self.send(used.split_to(used.len().min(2 * PIECE)))?;
+            self.gather(used.split_to(used.len().min(PIECE)));
+            if PIECE <= self.gathered_size {
+                self.send()?;
+            }
         }
         Ok(progress)
     }
 
-    fn send(&mut self, piece: Bytes) -> Result<(), FilesError> {
+    fn gather(&mut self, piece: Bytes) {
+        self.gathered_size += piece.len();
+        if piece.len() < SHARED {
+            self.end.extend_from_slice(&piece);
+            return;
+        }
+        self.seal();
+        self.gathered.push(piece);
+    }
+
+    /// Ends what comes in small pieces.
+    fn seal(&mut self) {
+        if !self.end.is_empty() {
+            self.gathered.push(self.end.split().freeze());
+        }
+    }
+
+    /// Hands over what was gathered.
+    fn send(&mut self) -> Result<(), FilesError> {
+        self.seal();
+        self.gathered_size = 0;
+        let pieces = std::mem::take(&mut self.gathered);
         match &self.queue {
-            Some(queue) if queue.send(piece).is_ok() => Ok(()),
+            Some(queue) if queue.send(pieces).is_ok() => Ok(()),
             // It takes no more since it has failed.
             _ => self.join(),
         }
@@ -166,9 +190,8 @@ impl Worker {
 
     fn finish(mut self) -> Result<(), FilesError> {
         self.scout.finish()?;
-        let last = self.gathered.split().freeze();
-        if !last.is_empty() {
-            self.send(last)?;
+        if self.gathered_size != 0 {
+            self.send()?;
         }
         self.join()
     }
@@ -194,10 +217,12 @@ impl Drop for Worker {
     }
 }
 
-fn unpack_all(mut unpacker: Unpacker, pieces: &Receiver<Bytes>) -> Result<(), FilesError> {
+fn unpack_all(mut unpacker: Unpacker, handed: &Receiver<Vec<Bytes>>) -> Result<(), FilesError> {
     let mut complete = false;
-    while let Ok(piece) = pieces.recv() {
-        unpacker.push(&piece)?;
+    while let Ok(pieces) = handed.recv() {
+        for piece in pieces {
+            unpacker.push(&piece)?;
+        }
         complete = unpacker.parser().finish().is_ok();
     }
     // Nobody waits for one that was given up.

@@ -74,9 +74,23 @@ impl Links {
     /// What the system refused. What was linked until then stays so; no contents have changed.
     pub fn optimise(&mut self, name: &FileName, check: LinkCheck) -> Result<Optimised, FilesError> {
         let store = handle::keep(self.store.as_fd(), name)?;
+        self.optimise_in(store.as_fd(), name, check)
+    }
+
+    /// The same for a tree in another directory of the store's file system, which may be written to.
+    ///
+    /// # Errors
+    ///
+    /// As [`Links::optimise`].
+    pub fn optimise_in(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &FileName,
+        check: LinkCheck,
+    ) -> Result<Optimised, FilesError> {
         let mut walk =
             Walk { links: self, check, trail: Vec::new(), optimised: Optimised::default() };
-        walk.visit(store.as_fd(), name)?;
+        walk.visit(dir, name)?;
         Ok(walk.optimised)
     }
 }

@@ -4,10 +4,12 @@
 //! gets its final mode and time through the descriptor that it was made with: nothing is looked up
 //! twice, so nothing can be put in its place.
 
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use drover_nar::{Executable, Visitor};
+use rustix::fs::Advice;
 
 use crate::attributes;
 use crate::crew::Crew;
@@ -24,6 +26,9 @@ const LARGE: usize = 64 << 10;
 
 /// Files up to this size may be made by a crew.
 const SMALL: u64 = 64 << 10;
+
+/// Bytes of a large file that are sent to the disk together.
+const SENT: u64 = 4 << 20;
 
 /// Small files after which a crew is worth its threads.
 const MANY: u32 = 128;
@@ -56,12 +61,20 @@ enum File {
     Open {
         executable: Executable,
         file: OwnedFd,
+        progress: Progress,
     },
     /// One that the crew makes.
     Handed {
         executable: Executable,
         size: usize,
     },
+}
+
+/// How much of a file is written, and how much of that is on its way to the disk.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    written: u64,
+    sent: u64,
 }
 
 /// Who makes small files.
@@ -180,7 +193,7 @@ impl TreeWriter {
             (File::Announced { executable, size }, _) => {
                 let (executable, size) = (*executable, *size);
                 let file = self.create(executable)?;
-                self.file = File::Open { executable, file };
+                self.file = File::Open { executable, file, progress: Progress::default() };
                 if chunk.len() as u64 == size {
                     return self.write(chunk);
                 }
@@ -192,8 +205,10 @@ impl TreeWriter {
         }
         self.gathered.extend_from_slice(chunk);
         if GATHERED <= self.gathered.len() {
-            self.write(&self.gathered)?;
-            self.gathered.clear();
+            let mut gathered = std::mem::take(&mut self.gathered);
+            self.write(&gathered)?;
+            gathered.clear();
+            self.gathered = gathered;
         }
         Ok(())
     }
@@ -203,7 +218,7 @@ impl TreeWriter {
             File::None => return Ok(()),
             File::Handed { executable, size } => return self.hand_over(executable, size),
             File::Announced { executable, .. } => (executable, self.create(executable)?),
-            File::Open { executable, file } => (executable, file),
+            File::Open { executable, file, .. } => (executable, file),
         };
         if !self.gathered.is_empty() {
             let written = handle::write_all(file.as_fd(), &self.gathered);
@@ -219,9 +234,14 @@ impl TreeWriter {
         Ok(())
     }
 
-    fn write(&self, bytes: &[u8]) -> Result<(), FilesError> {
-        let File::Open { file, .. } = &self.file else { return Ok(()) };
-        self.at(handle::write_all(file.as_fd(), bytes).map_err(|errno| ("write", errno)))
+    fn write(&mut self, bytes: &[u8]) -> Result<(), FilesError> {
+        let form = self.style.form;
+        let File::Open { file, progress, .. } = &mut self.file else { return Ok(()) };
+        let written = handle::write_all(file.as_fd(), bytes);
+        if written.is_ok() && form == Form::Store {
+            progress.advance(file.as_fd(), bytes.len() as u64);
+        }
+        self.at(written.map_err(|errno| ("write", errno)))
     }
 
     fn hand_over(&mut self, executable: Executable, size: usize) -> Result<(), FilesError> {
@@ -253,6 +273,22 @@ impl TreeWriter {
         }
         let timed = handle::set_link_time(self.parent(), name.as_c_str());
         self.at(timed.map_err(|errno| ("finish", errno)))
+    }
+}
+
+impl Progress {
+    /// Has what was written go to the disk while the rest is still to come: a store syncs its paths
+    /// before they count, and waits for less then. To say that pages aren't needed begins to write
+    /// them (`generic_fadvise` of Linux); those that are being written stay in memory.
+    fn advance(&mut self, file: BorrowedFd<'_>, bytes: u64) {
+        self.written += bytes;
+        let Some(len) = NonZeroU64::new(self.written - self.sent).filter(|len| SENT <= len.get())
+        else {
+            return;
+        };
+        // It is advice: where it isn't taken the sync takes longer.
+        rustix::fs::fadvise(file, self.sent, Some(len), Advice::DontNeed).ok();
+        self.sent = self.written;
     }
 }
 

@@ -26,7 +26,7 @@ mod wait;
 pub use big_lock::{BigLock, ExclusiveBigLock};
 pub use error::LockError;
 pub use gc_lock::{GcLock, SharedGcLock};
-pub use path_locks::{PathLocks, StaleLock};
+pub use path_locks::{PathLocks, StaleLock, Tried};
 pub use real_store::RealStore;
 pub use roots_server::RootsServer;
 pub use roots_state::{Claim, Deletion};

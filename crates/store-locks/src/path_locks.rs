@@ -25,6 +25,25 @@ pub struct PathLocks {
     held: Vec<Held>,
 }
 
+/// What came of a try to take locks.
+#[derive(Debug)]
+pub enum Tried {
+    /// All are held.
+    Held(PathLocks),
+    /// Somebody else has this one; none is held.
+    Busy(StorePath),
+}
+
+impl Tried {
+    /// Returns the locks if they are held.
+    pub fn held(self) -> Option<PathLocks> {
+        match self {
+            Tried::Held(locks) => Some(locks),
+            Tried::Busy(_) => None,
+        }
+    }
+}
+
 impl PathLocks {
     /// Takes the locks of `paths` if all are free, none otherwise.
     ///
@@ -34,14 +53,19 @@ impl PathLocks {
     pub fn try_acquire(
         store: &Arc<RealStore>,
         paths: &BTreeSet<StorePath>,
-    ) -> Result<Option<PathLocks>, LockError> {
+    ) -> Result<Tried, LockError> {
         let mut held = Vec::with_capacity(paths.len());
         for path in paths {
-            let Some(turn) = Turn::take(store.id(), path) else { return Ok(None) };
-            let Some(lock) = Held::try_take(store, path, turn)? else { return Ok(None) };
-            held.push(lock);
+            let lock = match Turn::take(store.id(), path) {
+                Some(turn) => Held::take_or_return(store, path, turn)?.ok(),
+                None => None,
+            };
+            match lock {
+                Some(lock) => held.push(lock),
+                None => return Ok(Tried::Busy(path.clone())),
+            }
         }
-        Ok(Some(PathLocks { held }))
+        Ok(Tried::Held(PathLocks { held }))
     }
 
     /// Waits until it has the locks of all `paths`.
@@ -93,14 +117,6 @@ struct Held {
 }
 
 impl Held {
-    fn try_take(
-        store: &Arc<RealStore>,
-        path: &StorePath,
-        turn: Turn,
-    ) -> Result<Option<Held>, LockError> {
-        Ok(Held::take_or_return(store, path, turn)?.ok())
-    }
-
     /// Takes the lock, or returns the turn if another process has it.
     fn take_or_return(
         store: &Arc<RealStore>,
@@ -353,10 +369,10 @@ mod tests {
     fn all_or_none_and_nothing_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
-        let ab = PathLocks::try_acquire(&store, &paths("ab")).unwrap().unwrap();
+        let ab = PathLocks::try_acquire(&store, &paths("ab")).unwrap().held().unwrap();
         assert_eq!(ab.len(), 2);
-        assert!(PathLocks::try_acquire(&store, &paths("bc")).unwrap().is_none());
-        let c = PathLocks::try_acquire(&store, &paths("c")).unwrap();
+        assert!(PathLocks::try_acquire(&store, &paths("bc")).unwrap().held().is_none());
+        let c = PathLocks::try_acquire(&store, &paths("c")).unwrap().held();
         assert!(c.is_some(), "what was not had is free");
         drop((ab, c));
         assert_eq!(files(dir.path()), Vec::<String>::new());
@@ -366,7 +382,7 @@ mod tests {
     #[test]
     fn two_sessions_of_one_process_exclude_each_other() {
         let dir = tempfile::tempdir().unwrap();
-        let held = PathLocks::try_acquire(&store(dir.path()), &paths("a")).unwrap().unwrap();
+        let held = PathLocks::try_acquire(&store(dir.path()), &paths("a")).unwrap().held().unwrap();
         let other = store(&dir.path().join("."));
         let error = PathLocks::acquire(&other, &paths("a"), up_to(Duration::from_millis(50)));
         assert!(matches!(error, Err(LockError::TimedOut { .. })));
@@ -379,7 +395,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
         let mut child = holder(&lock_file(dir.path(), 'a'));
-        assert!(PathLocks::try_acquire(&store, &paths("a")).unwrap().is_none());
+        assert!(PathLocks::try_acquire(&store, &paths("a")).unwrap().held().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
         PathLocks::acquire(&store, &paths("a"), up_to(Duration::from_secs(5))).unwrap();
@@ -415,7 +431,7 @@ mod tests {
     fn a_lock_file_that_a_crash_left_is_in_nobodys_way(#[case] contents: &str) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(lock_file(dir.path(), 'a'), contents).unwrap();
-        let held = PathLocks::try_acquire(&store(dir.path()), &paths("a")).unwrap();
+        let held = PathLocks::try_acquire(&store(dir.path()), &paths("a")).unwrap().held();
         assert!(held.is_some());
     }
 
@@ -423,7 +439,7 @@ mod tests {
     fn a_collector_deletes_a_free_lock_file_and_leaves_one_in_use() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
-        let held = PathLocks::try_acquire(&store, &paths("a")).unwrap().unwrap();
+        let held = PathLocks::try_acquire(&store, &paths("a")).unwrap().held().unwrap();
         std::fs::write(lock_file(dir.path(), 'b'), "").unwrap();
         let name = |digit| format!("{}.lock", path(digit));
         assert_eq!(

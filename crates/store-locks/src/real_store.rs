@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, Stat};
 
 use crate::LockError;
 
@@ -23,6 +23,12 @@ pub(crate) struct StoreId {
     inode: u64,
 }
 
+impl StoreId {
+    fn of(stat: &Stat) -> StoreId {
+        StoreId { device: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
 impl RealStore {
     /// Opens the directory.
     ///
@@ -34,13 +40,19 @@ impl RealStore {
         let failed = |errno| LockError::io("open store directory", path, errno);
         let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
         let stat = rustix::fs::fstat(&dir).map_err(failed)?;
-        let id = StoreId { device: stat.st_dev, inode: stat.st_ino };
+        let id = StoreId::of(&stat);
         Ok(RealStore { dir, path: path.to_owned(), id })
     }
 
     /// Returns the path it was opened by, for messages and for who needs one.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the directory is still where it was. It isn't where somebody removed the store, or
+    /// removed it and made a new one.
+    pub fn is_current(&self) -> bool {
+        rustix::fs::stat(&self.path).is_ok_and(|stat| StoreId::of(&stat) == self.id)
     }
 
     pub(crate) fn id(&self) -> StoreId {

@@ -64,6 +64,32 @@ impl TempRoots {
         paths: impl IntoIterator<Item = &'a StorePath>,
         wait: Wait<'_>,
     ) -> Result<(), LockError> {
+        self.protect(paths, wait)
+    }
+
+    /// Protects paths also from a garbage collector that runs already and outlives the session: once
+    /// a link that keeps them is in its place, and before the session may end.
+    ///
+    /// A collector that has read the links before, and reads the sessions' roots afterwards, sees
+    /// neither.
+    ///
+    /// # Errors
+    ///
+    /// As [`TempRoots::add`].
+    pub fn hand_over(&self, paths: &[StorePath], wait: Wait<'_>) -> Result<(), LockError> {
+        self.protect(paths, wait)?;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *kept {
+            Some(kept) => kept.client.announce(&self.store_dir, paths, wait),
+            None => Ok(()),
+        }
+    }
+
+    fn protect<'a>(
+        &self,
+        paths: impl IntoIterator<Item = &'a StorePath>,
+        wait: Wait<'_>,
+    ) -> Result<(), LockError> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let known = kept.as_ref().map(|kept| &kept.known);
         let mut new: Vec<StorePath> = paths

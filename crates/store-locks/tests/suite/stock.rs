@@ -119,7 +119,8 @@ fn stock_waits_for_our_path_locks() {
     let path = store.add("a", "a");
     store.nix(&["--delete", &store.dir.display(&path)]);
     let real = Arc::new(RealStore::open(store.real()).unwrap());
-    let held = PathLocks::try_acquire(&real, &BTreeSet::from([path.clone()])).unwrap().unwrap();
+    let held =
+        PathLocks::try_acquire(&real, &BTreeSet::from([path.clone()])).unwrap().held().unwrap();
     let mut adder = store
         .command(&["--add", store.file("a").to_str().unwrap()])
         .stdout(Stdio::null())
@@ -145,13 +146,13 @@ fn stock_waits_for_who_changes_the_schema() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    let said = std::io::BufReader::new(asker.stderr.take().unwrap());
+    let mut lines = std::io::BufRead::lines(said).map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("waiting for the big Nix store lock")));
     assert!(asker.try_wait().unwrap().is_none());
     drop(alone);
-    let output = asker.wait_with_output().unwrap();
-    assert!(output.status.success());
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("waiting for the big Nix store lock"), "{said}");
+    let rest: Vec<String> = lines.collect();
+    assert!(asker.wait().unwrap().success(), "{rest:?}");
 }
 
 #[test]
