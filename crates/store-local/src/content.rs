@@ -4,14 +4,16 @@
 
 use drover_core::{
     ContentAddress, Hash, Hasher, IngestionMethod, NarHash, NarSize, PathInfo, References,
+    StorePath,
 };
 use drover_store::{ByteStream, Content, StoreError, WhenValid};
 use drover_store_locks::TempDir;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::LocalStore;
 use crate::error::LocalError;
-use crate::import::{Ready, check_derivation, commit, known_outputs};
+use crate::import::{Batch, Ready, check_derivation, commit, known_outputs};
 use crate::opened::patience;
 use crate::tree::{self, FileWriter, Unpack};
 use crate::view::View;
@@ -28,7 +30,9 @@ enum Writer {
 /// The blocking half.
 struct Adding {
     view: View,
-    folder: TempDir,
+    folder: Arc<TempDir>,
+    /// What the contents are called there, until they are handed over.
+    entry: Option<String>,
     content: Content,
     writer: Option<Writer>,
     hasher: Hasher,
@@ -47,10 +51,6 @@ pub(crate) async fn add(
     mut bytes: Box<dyn ByteStream>,
     when_valid: WhenValid,
 ) -> Result<PathInfo, StoreError> {
-    if content.method == IngestionMethod::Git {
-        let store = store.layout().name.clone();
-        return Err(StoreError::Unsupported { store, what: "add contents by their git hash" });
-    }
     let mut adding = store.job(move |view| Adding::new(view.clone(), content, when_valid)).await?;
     loop {
         let mut piece = Vec::new();
@@ -65,32 +65,48 @@ pub(crate) async fn add(
             break;
         }
         adding = store
-            .job(move |_| {
-                for chunk in piece {
-                    adding.write(&chunk)?;
+            .job(move |_| match piece.iter().try_for_each(|chunk| adding.write(chunk)) {
+                Ok(()) => Ok(adding),
+                Err(error) => {
+                    adding.clear();
+                    Err(error)
                 }
-                Ok(adding)
             })
             .await?;
     }
-    store.job(move |_| adding.finish()).await
+    match store.job(move |_| adding.finish()).await? {
+        Finished::Known(info) => Ok(info),
+        Finished::New(batch, path) => {
+            commit(store, batch).await?;
+            store.blocking(move |view| view.path_info(&path)).await
+        }
+    }
+}
+
+/// Contents that are whole.
+enum Finished {
+    /// They were valid already.
+    Known(PathInfo),
+    /// They are to be made valid.
+    New(Batch, StorePath),
 }
 
 impl Adding {
     fn new(view: View, content: Content, when_valid: WhenValid) -> Result<Adding, LocalError> {
         view.refuse_read_only("add contents")?;
         let wait = patience(view.options().lock_patience);
-        let folder = TempDir::new(&view.opened.real_store, &view.roots, wait)?;
+        let folder = Arc::new(TempDir::new(&view.opened.real_store, &view.roots, wait)?);
         let writer = match content.method {
             IngestionMethod::Flat | IngestionMethod::Text => {
-                Writer::Flat(Box::new(FileWriter::begin(&folder, ENTRY)?))
+                Writer::Flat(Box::new(FileWriter::begin(&*folder, ENTRY)?))
             }
             IngestionMethod::Nar | IngestionMethod::Git => {
-                Writer::Nar(Box::new(Unpack::begin(&folder, ENTRY, ANY_SIZE)?))
+                Writer::Nar(Box::new(Unpack::begin(&*folder, ENTRY, ANY_SIZE)?))
             }
         };
         let hasher = Hasher::new(content.algorithm);
-        Ok(Adding { view, folder, content, writer: Some(writer), hasher, when_valid })
+        let (entry, writer) = (Some(ENTRY.to_owned()), Some(writer));
+        Ok(Adding { view, folder, entry, content, writer, hasher, when_valid })
     }
 
     fn write(&mut self, bytes: &bytes::Bytes) -> Result<(), LocalError> {
@@ -102,33 +118,54 @@ impl Adding {
         }
     }
 
-    fn finish(mut self) -> Result<PathInfo, LocalError> {
+    fn finish(mut self) -> Result<Finished, LocalError> {
+        let finished = self.checked();
+        if !matches!(finished, Ok(Finished::New(..))) {
+            self.clear();
+        }
+        finished
+    }
+
+    fn checked(&mut self) -> Result<Finished, LocalError> {
         let (nar_hash, nar_size) = match self.writer.take() {
             Some(Writer::Nar(unpack)) => unpack.finish()?,
             Some(Writer::Flat(file)) => {
                 file.finish()?;
-                tree::nar_hash(&self.folder, ENTRY)?
+                tree::nar_hash(&*self.folder, ENTRY)?
             }
             None => return Err(LocalError::Ended),
         };
-        let hash = self.hasher.clone().finish();
+        let hash = match self.content.method {
+            IngestionMethod::Git => tree::git_hash(&*self.folder, ENTRY, self.content.algorithm)?,
+            _ => self.hasher.clone().finish(),
+        };
         let info = self.info(hash, nar_hash, nar_size)?;
         self.view.hold([&info.path])?;
         if self.when_valid == WhenValid::Keep
             && let Some(known) = self.known(&info)?
         {
-            return Ok(known);
+            return Ok(Finished::Known(known));
         }
         let mut outputs = Default::default();
         if info.path.is_derivation() {
-            let text = tree::read_file(&self.folder, ENTRY)?;
+            let text = tree::read_file(&*self.folder, ENTRY)?;
             let derivation = self.view.parse_derivation(&info.path, &text)?;
             check_derivation(&self.view, &info.path, &derivation, |_| None)?;
             outputs = known_outputs(&derivation);
         }
-        let ready = Ready { info: info.clone(), outputs, entry: ENTRY.to_owned() };
-        commit(&self.view, &self.folder, vec![ready], self.when_valid)?;
-        self.view.path_info(&info.path)
+        let path = info.path.clone();
+        let entry = self.entry.take().unwrap_or_default();
+        let ready = vec![Ready { info, outputs, entry }];
+        let (view, folder) = (self.view.clone(), self.folder.clone());
+        Ok(Finished::New(Batch { view, folder, ready, when_valid: self.when_valid }, path))
+    }
+
+    /// Removes what was unpacked.
+    fn clear(&mut self) {
+        self.writer = None;
+        if let Some(entry) = self.entry.take() {
+            tree::remove(&*self.folder, &entry).ok();
+        }
     }
 
     fn known(&self, info: &PathInfo) -> Result<Option<PathInfo>, LocalError> {
@@ -160,10 +197,11 @@ impl Adding {
     }
 }
 
-/// Whatever happened, nothing stays in the folder.
+/// Whoever has gone away wants nothing to stay in the folder.
 impl Drop for Adding {
     fn drop(&mut self) {
-        self.writer = None;
-        tree::remove(&self.folder, ENTRY).ok();
+        if let Some(entry) = self.entry.take() {
+            tree::abandon(self.folder.clone(), vec![entry], self.writer.take());
+        }
     }
 }

@@ -36,12 +36,6 @@ pub(crate) enum LocalError {
         /// How many bytes.
         bytes: u64,
     },
-    /// A content address of a kind that isn't checked yet.
-    #[error("cannot add path '{path}': content addresses by git hash are not supported")]
-    Git {
-        /// The whole path.
-        path: String,
-    },
     /// The files of a valid path have another size than is registered.
     #[error(
         "path '{path}' was modified! expected size {}, got {}; repair it with \
@@ -169,6 +163,23 @@ pub(crate) enum LocalError {
     /// A link that can't become a root.
     #[error("{0}")]
     Root(String),
+    /// A damaged path that no store has as it was.
+    #[error(
+        "cannot repair path '{path}': no store that is asked has it with the hash that is registered"
+    )]
+    NoSource {
+        /// The whole path.
+        path: String,
+    },
+    /// Paths came and went while the store was checked.
+    #[error(
+        "the store was changed by others each of the {looks} times that it was looked at; check it \
+         again when less is added"
+    )]
+    Restless {
+        /// How often it was looked at.
+        looks: u32,
+    },
     /// The thread that did the work is gone.
     #[error("the work was given up because the program stops or has a bug: {0}")]
     Thread(String),

@@ -6,6 +6,7 @@
 //!
 //! 1. The lock is had and the socket is served before the first root is read, so that each root is
 //!    either read or told.
+//!    Temporary roots are read before links, as sessions end when links have taken over.
 //! 2. A path is claimed (nobody is told that it is safe from here on), made invalid durably, renamed
 //!    away, given back, and only then unlinked.
 //! 3. Who refers to a path goes before it, so that what a late root needs is still there.
@@ -24,15 +25,19 @@ mod tests;
 mod trash;
 mod world;
 
+use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use drover_core::StorePath;
 use drover_store::{CollectAction, Collected, Collection, Liveness, Roots};
 use drover_store_db::{Database, OpenOptions, hold_reserve, release_reserve};
 use drover_store_files::Links;
-use drover_store_locks::{GcLock, RealStore, RootsServer, Wait, find_temporary_roots};
+use drover_store_locks::{GcLock, LockError, RealStore, RootsServer, find_temporary_roots};
 
 use crate::Layout;
+use crate::failpoint::{Point, reach};
 use entries::Entries;
 use sweep::Sweep;
 use world::World;
@@ -50,8 +55,38 @@ pub(crate) struct Site<'a> {
     pub(crate) keep: Keep,
     /// Bytes that are kept back, for the next collection on a full disk.
     pub(crate) reserved: u64,
-    /// How long another collector is waited for.
-    pub(crate) wait: Wait<'a>,
+    /// Whether anybody still wants it.
+    pub(crate) wanted: &'a Wanted,
+}
+
+/// Whether somebody still wants the garbage collected. When all [`Wanting`]s of it are dropped, the
+/// collection ends at the next point at which all that was begun is finished.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted(Arc<AtomicBool>);
+
+/// Somebody who wants the garbage collected.
+#[derive(Debug)]
+pub(crate) struct Wanting(Arc<AtomicBool>);
+
+impl Wanted {
+    /// Wanted as long as the one who has the other value keeps it.
+    pub(crate) fn by_somebody() -> (Wanting, Wanted) {
+        let gone = Arc::new(AtomicBool::new(false));
+        (Wanting(gone.clone()), Wanted(gone))
+    }
+
+    fn check(&self) -> Result<(), GcError> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Err(GcError::Unwanted),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Wanting {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Returns why paths are kept: links, running processes and sessions. Links in `gcroots/auto` that
@@ -78,24 +113,41 @@ fn permanent_roots(layout: &Layout) -> Result<Vec<(String, StorePath)>, GcError>
     Ok(found)
 }
 
+/// Takes the lock of the only collector, if nobody has it; on a full disk with what is kept back for
+/// that.
+pub(crate) fn try_lock(layout: &Layout) -> Result<Option<GcLock>, GcError> {
+    match GcLock::try_acquire(&layout.state) {
+        Err(LockError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
+            release_reserve(&layout.db())?;
+            Ok(GcLock::try_acquire(&layout.state)?)
+        }
+        tried => Ok(tried?),
+    }
+}
+
 /// Lists what is alive or dead, or deletes what is dead.
 ///
-/// Blocks; a collection of a large store takes minutes.
+/// Blocks; a collection of a large store takes minutes. The lock is given back when it ends.
 ///
 /// # Errors
 ///
+/// [`GcError::Unwanted`] where nobody waits for it any more; what was deleted by then is gone.
 /// [`GcError::Alive`] where a path was to be deleted that something needs; nothing has been deleted
 /// then, but for what became dead and alive again meanwhile. Anything that can't be read ends the
 /// collection, as it may be a root.
-pub(crate) fn collect(site: &Site<'_>, collection: &Collection) -> Result<Collected, GcError> {
+pub(crate) fn collect(
+    site: &Site<'_>,
+    collection: &Collection,
+    lock: GcLock,
+) -> Result<Collected, GcError> {
     let layout = site.layout;
     let deletes =
         matches!(collection.action, CollectAction::DeleteDead | CollectAction::DeleteGiven);
     if deletes {
         release_reserve(&layout.db())?;
     }
-    let lock = GcLock::acquire(&layout.state, site.wait)?;
     let server = RootsServer::start(&lock, &layout.state, &layout.store_dir)?;
+    tracing::info!("finding garbage collector roots...");
     let collected = with_server(site, collection, &server);
     drop(server);
     drop(lock);
@@ -111,13 +163,17 @@ fn with_server(
     server: &RootsServer,
 ) -> Result<Collected, GcError> {
     let layout = site.layout;
-    tracing::info!("finding garbage collector roots...");
     let respect = collection.liveness == Liveness::Respect;
-    let permanent = if respect { permanent_roots(layout)? } else { Vec::new() };
+    // In this order: who makes a link and ends in between has been seen at one of both. Those who
+    // begin only now tell the server.
     let temporary = find_temporary_roots(&layout.state, &layout.store_dir)?;
+    reach(Point::CollectorHalfway);
+    let mut permanent = if respect { permanent_roots(layout)? } else { Vec::new() };
     // First what is there, then what is valid: what is registered in between counts as valid.
+    site.wanted.check()?;
     let store = RealStore::open(&layout.real)?;
     let entries = Entries::read(&store)?;
+    site.wanted.check()?;
     let database = Database::open(site.database)?;
     let given = collection.action == CollectAction::DeleteGiven;
     // Nix lets neither setting count here, as then a derivation would go with its outputs.
@@ -125,6 +181,8 @@ fn with_server(
     let mut world = World::new(&database, keep)?;
     if given {
         world.keep_all_but(&collection.paths);
+        // what isn't valid has no roots, other than those who are making it
+        permanent.retain(|(_, path)| world.is_valid(path));
     }
     world.keep(permanent.iter().map(|(_, path)| path));
     world.protect(temporary.iter().map(|(_, path)| path));
@@ -133,7 +191,7 @@ fn with_server(
         CollectAction::ListLive => return Ok(listed(entries.living(&world))),
         CollectAction::ListDead => return Ok(listed(entries.dead(&world))),
         CollectAction::DeleteDead | CollectAction::DeleteGiven => {
-            Sweep::new(&store, database, server, collection.max_freed)
+            Sweep::new(&store, database, server, site.wanted, collection.max_freed)
         }
     };
     if given {
@@ -146,13 +204,14 @@ fn with_server(
         tracing::info!("deleting garbage...");
         sweep.all(entries.unregistered(&world), &mut world)?;
     }
-    sweep_links(&store)?;
+    sweep_links(site, &store)?;
     sweep.finish()
 }
 
 /// Deletes what no path shares with the pool of hard links any more. As in Nix, who links to such a
 /// file at this very moment finds that it is gone.
-fn sweep_links(store: &RealStore) -> Result<(), GcError> {
+fn sweep_links(site: &Site<'_>, store: &RealStore) -> Result<(), GcError> {
+    site.wanted.check()?;
     tracing::info!("deleting unused links...");
     let swept = Links::open(store.as_fd())?.sweep()?;
     tracing::info!("currently hard linking saves {} bytes", swept.saving);

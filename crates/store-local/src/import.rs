@@ -11,6 +11,6 @@ mod check;
 mod flow;
 mod unpacking;
 
-pub(crate) use batch::{Ready, commit};
+pub(crate) use batch::{Batch, Ready, commit};
 pub(crate) use check::{Checks, check_derivation, known_outputs};
 pub(crate) use flow::import;

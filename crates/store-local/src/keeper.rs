@@ -6,18 +6,40 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use drover_core::{DrvOutput, PathInfo, Realisation, Signature, StorePath};
 use drover_store::{
-    ByteStream, Collected, Collection, Content, Keeper, PathStream, Repair, Roots, SignatureCheck,
-    StoreError, Verification, VerifyDepth, WhenValid,
+    Adoption, ByteStream, Collected, Collection, Content, Keeper, PathStream, Repair, Roots,
+    SignatureCheck, StoreError, Verification, VerifyDepth, WhenValid,
 };
+use drover_store_locks::{GcLock, SharedGcLock};
 
 use crate::error::LocalError;
+use crate::gc::Wanted;
 use crate::import::{Checks, import};
 use crate::options::RequiredSignatures;
-use crate::{LocalStore, build_log, content, gc, links, optimise, outputs, verify};
+use crate::patience::Patience;
+use crate::view::View;
+use crate::{
+    Access, LocalStore, adopt, build_log, content, gc, links, optimise, outputs, repair, verify,
+};
 
 impl LocalStore {
-    fn cannot<T>(&self, what: &'static str) -> Result<T, StoreError> {
-        Err(StoreError::Unsupported { store: self.layout().name.clone(), what })
+    /// Waits until no collector runs, and nobody keeps it off who wants none.
+    async fn lock_collector<T: Send + 'static>(
+        &self,
+        attempt: fn(&View) -> Result<Option<T>, LocalError>,
+    ) -> Result<T, StoreError> {
+        let mut patience = None;
+        loop {
+            let (lock, limit) = self
+                .blocking(move |view| Ok((attempt(view)?, view.options().lock_patience)))
+                .await?;
+            match lock {
+                Some(lock) => return Ok(lock),
+                None => {
+                    let patience = patience.get_or_insert_with(|| Patience::new(limit));
+                    patience.pause(GcLock::WAITING).await.map_err(|error| self.told(error))?;
+                }
+            }
+        }
     }
 }
 
@@ -25,6 +47,14 @@ impl LocalStore {
 impl Keeper for LocalStore {
     async fn session(self: Arc<Self>) -> Result<Arc<dyn Keeper>, StoreError> {
         Ok(Arc::new(self.new_session()))
+    }
+
+    async fn requisites(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<Option<Vec<StorePath>>, StoreError> {
+        let paths = paths.clone();
+        self.blocking(move |view| view.opened.read(|database| database.requisites(&paths))).await
     }
 
     async fn add_temporary_root(&self, path: &StorePath) -> Result<(), StoreError> {
@@ -143,16 +173,25 @@ impl Keeper for LocalStore {
     }
 
     async fn roots(&self) -> Result<Roots, StoreError> {
-        self.blocking(|view| view.with_site(gc::find_roots)).await
+        self.blocking(|view| view.with_site(&Wanted::default(), gc::find_roots)).await
     }
 
-    /// Ends when it is done, even if nobody waits for it any more.
+    /// Dropping it ends it, as soon as what is being deleted is gone.
     async fn collect(&self, collection: Collection) -> Result<Collected, StoreError> {
-        self.blocking(move |view| {
-            view.refuse_read_only("collect garbage")?;
-            view.with_site(|site| gc::collect(site, &collection))
-        })
-        .await
+        let lock = self
+            .lock_collector(|view| {
+                view.refuse_read_only("collect garbage")?;
+                Ok(gc::try_lock(view.layout())?)
+            })
+            .await?;
+        let (wanting, wanted) = Wanted::by_somebody();
+        let collected = self
+            .blocking(move |view| {
+                view.with_site(&wanted, |site| gc::collect(site, &collection, lock))
+            })
+            .await;
+        drop(wanting);
+        collected
     }
 
     async fn optimise(&self) -> Result<u64, StoreError> {
@@ -160,10 +199,26 @@ impl Keeper for LocalStore {
     }
 
     async fn verify(&self, depth: VerifyDepth, repair: Repair) -> Result<Verification, StoreError> {
-        if repair == Repair::Yes {
-            return self.cannot("repair paths, having no substituters");
+        let no_collector = self
+            .lock_collector(|view| match view.layout().access {
+                Access::ReadWrite => {
+                    let lock = SharedGcLock::try_acquire(&view.layout().state)?;
+                    Ok(lock.map(Some))
+                }
+                // Nobody collects what can't be changed.
+                Access::ReadOnly => Ok(Some(None)),
+            })
+            .await?;
+        let checked = self.job(move |view| {
+            let found = verify::verify(view, depth);
+            drop(no_collector);
+            found
+        });
+        let found = checked.await?;
+        match repair {
+            Repair::No => Ok(found.unrepaired()),
+            Repair::Yes => Ok(repair::repair(self, found).await),
         }
-        self.job(move |view| verify::verify(view, depth)).await
     }
 
     async fn add_build_log(
@@ -179,5 +234,13 @@ impl Keeper for LocalStore {
         derivation: &StorePath,
     ) -> Result<Option<Box<dyn ByteStream>>, StoreError> {
         build_log::read(self, derivation).await
+    }
+
+    async fn register_validity(
+        &self,
+        infos: Vec<PathInfo>,
+        adoption: Adoption,
+    ) -> Result<(), StoreError> {
+        self.job(move |view| adopt::adopt(view, infos, adoption)).await
     }
 }

@@ -14,6 +14,7 @@
 //!
 //! All that blocks runs on tokio's blocking threads, on a `View` of the store.
 
+mod adopt;
 mod build_log;
 mod content;
 mod error;
@@ -21,7 +22,6 @@ mod export;
 mod failpoint;
 mod folders;
 mod gc;
-mod hash_modulo;
 mod import;
 mod keeper;
 #[cfg(test)]
@@ -33,6 +33,8 @@ mod opened;
 mod optimise;
 mod options;
 mod outputs;
+mod patience;
+mod repair;
 mod tree;
 mod verify;
 mod view;

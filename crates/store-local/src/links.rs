@@ -22,7 +22,19 @@ pub(crate) fn add_indirect(view: &View, link: &str) -> Result<(), LocalError> {
     }
     let hash = Hash::of(HashAlgorithm::Sha1, link.as_bytes());
     let auto = view.layout().roots().join("auto");
-    make_link(&auto.join(hash.digits(HashNotation::Base32)), Path::new(link))
+    make_link(&auto.join(hash.digits(HashNotation::Base32)), Path::new(link))?;
+    let target = fs::read_link(link).ok();
+    match target.and_then(|target| kept_by(view, &target)) {
+        Some(path) => view.hand_over(&path),
+        None => Ok(()),
+    }
+}
+
+/// Returns the path that a link with this target keeps.
+fn kept_by(view: &View, target: &Path) -> Option<StorePath> {
+    let below = target.strip_prefix(view.layout().store_dir.as_str()).ok()?;
+    let name = below.components().next()?.as_os_str().to_str()?;
+    StorePath::from_base_name(name).ok()
 }
 
 /// Makes a link to a path and registers it; returns where it is.

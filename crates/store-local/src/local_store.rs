@@ -15,6 +15,10 @@ use crate::import::{Checks, import};
 use crate::view::{SessionRoots, Shared, View};
 use crate::{Layout, LocalOptions, export, links, outputs};
 
+/// Paths up to which the database is asked on the thread that wants to know: it answers within some
+/// ten microseconds, and to hand the question to another thread takes several times as long.
+const FEW: usize = 4;
+
 /// A store on this machine.
 ///
 /// Cheap to make: nothing is opened before the first question. One value is one session, whose
@@ -23,6 +27,8 @@ use crate::{Layout, LocalOptions, export, links, outputs};
 pub struct LocalStore {
     shared: Arc<Shared>,
     roots: Arc<SessionRoots>,
+    /// Where damaged paths are fetched from.
+    sources: Arc<[Arc<dyn Store>]>,
 }
 
 impl LocalStore {
@@ -31,7 +37,19 @@ impl LocalStore {
         LocalStore {
             shared: Arc::new(Shared::new(layout, options)),
             roots: Arc::new(SessionRoots::new()),
+            sources: Arc::new([]),
         }
+    }
+
+    /// Has damaged paths fetched from these stores, the first that has them as they were, where a
+    /// check is to repair what it finds.
+    #[must_use]
+    pub fn repairing_from(self, sources: Vec<Arc<dyn Store>>) -> LocalStore {
+        LocalStore { sources: sources.into(), ..self }
+    }
+
+    pub(crate) fn sources(&self) -> &[Arc<dyn Store>] {
+        &self.sources
     }
 
     /// Returns where the store is.
@@ -41,12 +59,16 @@ impl LocalStore {
 
     /// Returns a session on the same store.
     pub(crate) fn new_session(&self) -> LocalStore {
-        LocalStore { shared: self.shared.clone(), roots: Arc::new(SessionRoots::new()) }
+        LocalStore { roots: Arc::new(SessionRoots::new()), ..self.same_session() }
     }
 
     /// Returns the same session once more.
     pub(crate) fn same_session(&self) -> LocalStore {
-        LocalStore { shared: self.shared.clone(), roots: self.roots.clone() }
+        LocalStore {
+            shared: self.shared.clone(),
+            roots: self.roots.clone(),
+            sources: self.sources.clone(),
+        }
     }
 
     /// Runs blocking work on the store as it is now.
@@ -57,10 +79,22 @@ impl LocalStore {
         let (shared, roots) = (self.shared.clone(), self.roots.clone());
         let done = tokio::task::spawn_blocking(move || work(&View::new(&shared, &roots)?)).await;
         let done = done.unwrap_or_else(|error| Err(LocalError::Thread(error.to_string())));
-        done.map_err(|error| error.into_store_error(&self.shared.layout.name))
+        done.map_err(|error| self.told(error))
     }
 
-    /// Runs blocking work that takes a while; only so many at the same time.
+    /// Returns what blocking work sees, for tests that run it on their own thread.
+    #[cfg(test)]
+    pub(crate) fn view(&self) -> View {
+        View::new(&self.shared, &self.roots).expect("a store")
+    }
+
+    /// Returns an error as everyone who uses a store is told of it.
+    pub(crate) fn told(&self, error: LocalError) -> StoreError {
+        error.into_store_error(&self.shared.layout.name)
+    }
+
+    /// Runs blocking work that takes a while; only so many at the same time. It doesn't wait for
+    /// others: see [`Patience`](crate::patience::Patience) for that.
     pub(crate) async fn job<T: Send + 'static>(
         &self,
         work: impl FnOnce(&View) -> Result<T, LocalError> + Send + 'static,
@@ -102,8 +136,19 @@ impl Store for LocalStore {
     }
 
     async fn path_infos(&self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, StoreError> {
+        if paths.len() <= FEW
+            && let Some(opened) = self.shared.already_open()
+            && let Some(answer) = opened.read_at_once(|database| database.path_infos(paths))
+        {
+            return answer.map_err(|error| error.into_store_error(&self.shared.layout.name));
+        }
         let paths = paths.to_vec();
-        self.blocking(move |view| view.path_infos(&paths)).await
+        self.blocking(move |view| {
+            let infos = view.path_infos(&paths)?;
+            view.opened.make_hasty()?;
+            Ok(infos)
+        })
+        .await
     }
 
     async fn export(&self, infos: Vec<PathInfo>) -> Result<Box<dyn PathStream>, StoreError> {

@@ -21,6 +21,8 @@ pub(crate) struct Opened {
     file: DatabaseFile,
     writer: Option<Mutex<Database>>,
     readers: Mutex<Vec<Database>>,
+    /// Connections that never wait for another process.
+    hasty: Mutex<Vec<Database>>,
     reading: OpenOptions,
     _big_lock: Option<BigLock>,
 }
@@ -71,6 +73,7 @@ impl Opened {
             file,
             writer,
             readers: Mutex::new(readers),
+            hasty: Mutex::new(Vec::new()),
             reading: OpenOptions { mode: reading_mode, ..database },
             _big_lock: big_lock,
         })
@@ -81,9 +84,10 @@ impl Opened {
         &self.reading
     }
 
-    /// Whether the store is still the one that was opened.
+    /// Whether the store is still the one that was opened: its database, and its directory, which
+    /// somebody may have removed alone once it was empty.
     pub(crate) fn is_current(&self) -> bool {
-        self.file.is_current()
+        self.file.is_current() && self.real_store.is_current()
     }
 
     /// Asks the database, on a connection that nobody else uses meanwhile.
@@ -102,6 +106,36 @@ impl Opened {
             readers.push(database);
         }
         Ok(answer?)
+    }
+
+    /// Asks the database, unless that would have to wait: then the answer is `None`.
+    pub(crate) fn read_at_once<T>(
+        &self,
+        ask: impl FnOnce(&Database) -> Result<T, DbError>,
+    ) -> Option<Result<T, LocalError>> {
+        let database = self.hasty.try_lock().ok()?.pop()?;
+        let answer = ask(&database);
+        self.keep_hasty(database);
+        match answer {
+            Err(DbError::Busy { .. }) => None,
+            answer => Some(answer.map_err(LocalError::from)),
+        }
+    }
+
+    /// Has a connection at hand for [`Opened::read_at_once`].
+    pub(crate) fn make_hasty(&self) -> Result<(), LocalError> {
+        if lock(&self.hasty).is_empty() {
+            let options = OpenOptions { busy_timeout: Duration::ZERO, ..self.reading.clone() };
+            self.keep_hasty(Database::open(&options)?);
+        }
+        Ok(())
+    }
+
+    fn keep_hasty(&self, database: Database) {
+        let mut hasty = lock(&self.hasty);
+        if hasty.len() < READERS {
+            hasty.push(database);
+        }
     }
 
     /// Changes the database. One at a time, as SQLite has it.

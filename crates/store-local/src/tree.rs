@@ -6,7 +6,7 @@ mod unpack;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use drover_core::{NarHash, NarSize, StorePath};
+use drover_core::{Hash, HashAlgorithm, NarHash, NarSize, StorePath};
 use drover_store_files::{FileName, Packer, measure};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -14,7 +14,10 @@ use rustix::io::Errno;
 use crate::error::LocalError;
 use crate::view::View;
 
-pub(crate) use place::{exchange, links, optimise, place, remove, remove_path, sync};
+pub(crate) use place::{
+    abandon, exchange, links, optimise, optimise_new, place, remove, remove_link, remove_path,
+    sync, sync_new,
+};
 pub(crate) use unpack::{FileWriter, Unpack};
 
 /// Bytes that are read at once.
@@ -57,6 +60,15 @@ pub(crate) fn path_nar_hash(
     path: &StorePath,
 ) -> Result<(NarHash, NarSize), LocalError> {
     nar_hash(&view.opened.real_store, path.base_name())
+}
+
+/// Returns the hash that git gives what is unpacked.
+pub(crate) fn git_hash(
+    folder: &impl AsFd,
+    entry: &str,
+    algorithm: HashAlgorithm,
+) -> Result<Hash, LocalError> {
+    Ok(drover_store_files::git_hash(folder.as_fd(), &entry.parse()?, algorithm)?)
 }
 
 /// Reads a flat file that is unpacked.

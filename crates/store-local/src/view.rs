@@ -14,7 +14,7 @@ use drover_store_locks::TempRoots;
 use tokio::sync::Semaphore;
 
 use crate::error::LocalError;
-use crate::gc::{self, AutoCollect, AutoLimits, GcError, Keep, Site};
+use crate::gc::{self, AutoCollect, AutoLimits, GcError, Keep, Site, Wanted};
 use crate::opened::{Opened, lock, patience};
 use crate::{Access, Layout, LocalOptions};
 
@@ -63,6 +63,14 @@ impl Shared {
         let new = Arc::new(Opened::open(&self.layout, &self.options)?);
         *opened = Some(new.clone());
         Ok(new)
+    }
+}
+
+impl Shared {
+    /// Returns the store if it is open and still the one that was opened.
+    pub(crate) fn already_open(&self) -> Option<Arc<Opened>> {
+        let opened = self.opened.try_lock().ok()?;
+        opened.as_ref().filter(|opened| opened.is_current()).cloned()
     }
 }
 
@@ -135,6 +143,12 @@ impl View {
         }
     }
 
+    /// Protects what a link keeps that was just made, also from a collector that runs since before.
+    pub(crate) fn hand_over(&self, path: &StorePath) -> Result<(), LocalError> {
+        let wait = patience(self.options().lock_patience);
+        Ok(self.roots.hand_over(std::slice::from_ref(path), wait)?)
+    }
+
     pub(crate) fn valid<'a>(
         &self,
         paths: impl IntoIterator<Item = &'a StorePath> + Clone,
@@ -159,6 +173,7 @@ impl View {
     /// Hands the store to the garbage collector.
     pub(crate) fn with_site<T>(
         &self,
+        wanted: &Wanted,
         work: impl FnOnce(&Site<'_>) -> Result<T, GcError>,
     ) -> Result<T, LocalError> {
         let options = self.options();
@@ -167,7 +182,7 @@ impl View {
             database: self.opened.reading(),
             keep: Keep { outputs: options.keep_outputs, derivations: options.keep_derivations },
             reserved: options.reserved,
-            wait: patience(options.lock_patience),
+            wanted,
         };
         Ok(work(&site)?)
     }
@@ -188,6 +203,8 @@ impl View {
     fn collect_now(&self) -> Result<(), LocalError> {
         let free = || gc::free_space(&self.layout().real);
         let Some(due) = self.shared.auto.due(Instant::now(), free)? else { return Ok(()) };
+        // Where another one runs, that is what is needed.
+        let Some(lock) = gc::try_lock(self.layout())? else { return Ok(()) };
         let collection = Collection {
             action: CollectAction::DeleteDead,
             liveness: Liveness::Respect,
@@ -195,7 +212,7 @@ impl View {
             max_freed: Some(due.bytes),
         };
         tracing::info!("running auto-GC to free {} bytes", due.bytes);
-        self.with_site(|site| gc::collect(site, &collection))?;
+        self.with_site(&Wanted::default(), |site| gc::collect(site, &collection, lock))?;
         due.done(Instant::now(), free()?);
         Ok(())
     }

@@ -34,6 +34,9 @@ pub(crate) enum GcError {
         /// What the system said.
         source: io::Error,
     },
+    /// Whoever wanted it has gone away. What was deleted by then is gone.
+    #[error("the garbage collection was stopped as nobody waits for it any more")]
+    Unwanted,
     /// A path that was to be deleted is needed. The first sentence is Nix's.
     #[error(
         "Cannot delete path '{path}' since it is still alive. To find out why, use: nix-store \
@@ -50,6 +53,12 @@ pub(crate) enum GcError {
 impl GcError {
     pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> GcError {
         GcError::Io { doing, path: path.to_owned(), source }
+    }
+
+    /// Whether there is no room for something new, be it a file's name.
+    pub(super) fn is_for_lack_of_room(&self) -> bool {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        matches!(self, GcError::Io { source, .. } if full.contains(&source.kind()))
     }
 
     pub(super) fn errno(doing: &'static str, path: &Path, errno: Errno) -> GcError {

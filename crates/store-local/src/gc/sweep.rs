@@ -1,6 +1,6 @@
 //! Deleting what is dead while others go on adding.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use drover_core::StorePath;
 use drover_store::Collected;
@@ -9,10 +9,12 @@ use drover_store_locks::{Claim, DirLock, LockError, RealStore, RootsServer, Stal
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::Wanted;
 use super::entries::Entry;
 use super::error::GcError;
-use super::trash::{Taken, Trash};
+use super::trash::{Taken, Trash, delete_in_place};
 use super::world::{Dead, World};
+use crate::failpoint::{Point, reach};
 
 /// Paths that are deleted at once: one transaction that is waited for until it is on the disk, and
 /// some milliseconds during which who wants one of them waits.
@@ -25,6 +27,7 @@ pub(super) struct Sweep<'a> {
     store: &'a RealStore,
     database: Database,
     server: &'a RootsServer,
+    wanted: &'a Wanted,
     max_freed: Option<u64>,
     trash: Option<Trash<'a>>,
     collected: Collected,
@@ -37,10 +40,11 @@ impl<'a> Sweep<'a> {
         store: &'a RealStore,
         database: Database,
         server: &'a RootsServer,
+        wanted: &'a Wanted,
         max_freed: Option<u64>,
     ) -> Sweep<'a> {
         let (trash, collected, failed) = (None, Collected::default(), None);
-        Sweep { store, database, server, max_freed, trash, collected, failed }
+        Sweep { store, database, server, wanted, max_freed, trash, collected, failed }
     }
 
     /// Returns what was deleted.
@@ -101,6 +105,7 @@ impl<'a> Sweep<'a> {
     }
 
     fn valid_batch(&mut self, world: &mut World, mut batch: Vec<NodeId>) -> Result<(), GcError> {
+        self.wanted.check()?;
         loop {
             batch.retain(|node| world.is_dead(*node));
             let paths: Vec<StorePath> =
@@ -129,10 +134,14 @@ impl<'a> Sweep<'a> {
                 Err(error) => return Err(error.into()),
             }
             world.delete(&batch);
+            reach(Point::CollectorInvalidated);
             let names = paths.iter().filter_map(|path| CString::new(path.base_name()).ok());
             self.move_away(names)?;
             drop(claim);
-            return self.empty_trash();
+            reach(Point::CollectorMoved);
+            self.empty_trash()?;
+            reach(Point::CollectorDeleted);
+            return Ok(());
         }
     }
 
@@ -153,6 +162,7 @@ impl<'a> Sweep<'a> {
         world: &mut World,
         mut batch: Vec<Entry>,
     ) -> Result<(), GcError> {
+        self.wanted.check()?;
         let claim = loop {
             batch.retain(|entry| !entry.is_protected(world));
             let paths: Vec<StorePath> =
@@ -218,13 +228,9 @@ impl<'a> Sweep<'a> {
     /// Moves things into the trash, which nobody else sees.
     fn move_away(&mut self, names: impl Iterator<Item = CString>) -> Result<(), GcError> {
         for name in names {
-            let trash = match &mut self.trash {
-                Some(trash) => trash,
-                none => none.insert(Trash::new(self.store)?),
-            };
             let shown = name.to_string_lossy().into_owned();
             tracing::info!("deleting '{}'", self.store.path().join(&shown).display());
-            match trash.take(&name) {
+            match self.take_away(&name)? {
                 Ok(Taken::Moved | Taken::Absent) => {}
                 Ok(Taken::Removed { bytes }) => self.collected.bytes_freed += bytes,
                 Err(error) => {
@@ -235,6 +241,21 @@ impl<'a> Sweep<'a> {
             self.collected.names.push(shown);
         }
         Ok(())
+    }
+
+    /// Moves something into the trash; where there is no room for one, deletes it where it is.
+    fn take_away(&mut self, name: &CStr) -> Result<Result<Taken, GcError>, GcError> {
+        let trash = match &mut self.trash {
+            Some(trash) => trash,
+            none => match Trash::new(self.store) {
+                Ok(trash) => none.insert(trash),
+                Err(error) if error.is_for_lack_of_room() => {
+                    return Ok(delete_in_place(self.store, name));
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(trash.take(name))
     }
 
     fn empty_trash(&mut self) -> Result<(), GcError> {

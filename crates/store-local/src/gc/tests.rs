@@ -17,7 +17,8 @@ use drover_store_locks::{
 
 use super::sweep::Sweep;
 use super::world::{Dead, World};
-use super::{GcError, Keep, Site, collect, find_roots};
+use super::{GcError, Keep, Site, Wanted, collect, find_roots};
+use crate::failpoint::{Point, at};
 use crate::{Access, Layout};
 
 fn silent(_: Delay<'_>) -> Verdict {
@@ -110,9 +111,10 @@ impl TestStore {
             database: &self.database,
             keep: self.keep,
             reserved: 1 << 20,
-            wait: patience(),
+            wanted: &Wanted::default(),
         };
-        collect(&site, collection)
+        let lock = GcLock::acquire(&self.layout.state, patience())?;
+        collect(&site, collection, lock)
     }
 
     fn list(&self, action: CollectAction) -> BTreeSet<String> {
@@ -322,7 +324,7 @@ fn roots_as_stock_prints_them() {
         database: &store.database,
         keep: Keep::default(),
         reserved: 0,
-        wait: patience(),
+        wanted: &Wanted::default(),
     };
     let ours: BTreeSet<String> = find_roots(&site)
         .unwrap()
@@ -480,7 +482,8 @@ fn a_root_that_comes_in_the_middle_is_honoured() {
     let Dead { mut order, together } = world.dead_in_order();
     assert_eq!((order.len(), together.len()), (10, 0));
     let rest = order.split_off(3);
-    let mut sweep = Sweep::new(&real, database, &server, None);
+    let wanted = Wanted::default();
+    let mut sweep = Sweep::new(&real, database, &server, &wanted, None);
     let none = Vec::new;
     sweep.valid(&mut world, Dead { order, together: none() }).unwrap();
 
@@ -553,7 +556,12 @@ fn nothing_valid_is_lost_beside_stock() {
         }
         let began = Instant::now();
         let mut deleted = 0;
-        while began.elapsed() < Duration::from_secs(5) {
+        let is_enough = |deleted| match began.elapsed().as_secs() {
+            0..5 => false,
+            5..60 => 10 < deleted,
+            _ => true,
+        };
+        while !is_enough(deleted) {
             deleted += store.run(&collection(CollectAction::DeleteDead)).unwrap().names.len();
         }
         ended.store(true, Ordering::SeqCst);
@@ -650,4 +658,67 @@ fn killed_in_the_middle() {
         assert_eq!(there, live.len() + 1, "nothing else but the links' folder is left");
     }
     assert!(0 < halves, "none was killed in the middle");
+}
+
+/// Whoever wanted a collection goes away in the middle of it.
+#[test]
+fn what_nobody_wants_any_more_ends() {
+    let store = TestStore::new();
+    let paths: Vec<StorePath> = (0..1000).map(|number| path(number, "x")).collect();
+    store.register(&paths.iter().map(|path| (path.clone(), vec![])).collect::<Vec<_>>());
+    let (wanting, wanted) = Wanted::by_somebody();
+    at(Point::CollectorDeleted, || drop(wanting));
+    let site = Site {
+        layout: &store.layout,
+        database: &store.database,
+        keep: store.keep,
+        reserved: 0,
+        wanted: &wanted,
+    };
+    let lock = GcLock::acquire(&store.layout.state, patience()).unwrap();
+    let ended = collect(&site, &collection(CollectAction::DeleteDead), lock);
+    assert!(matches!(ended, Err(GcError::Unwanted)), "{ended:?}");
+    let valid = store.valid();
+    assert!(100 < valid.len() && valid.len() < 900, "{}", valid.len());
+    assert!(valid.iter().all(|path| store.has(path)));
+    let there = fs::read_dir(&store.layout.real).unwrap().count();
+    assert_eq!(there, valid.len() + 1, "nothing else but the links' folder is left");
+    let rest = store.run(&collection(CollectAction::DeleteDead)).unwrap();
+    assert_eq!(rest.names.len(), valid.len());
+}
+
+/// A session makes a link to what it uses, and ends, while the collector has read one of the two.
+#[test]
+fn a_link_takes_over_from_a_session() {
+    let store = TestStore::new();
+    let used = path(1, "x");
+    store.register(&[(used.clone(), vec![])]);
+    let session = TempRoots::new(&store.layout.state, &store.layout.store_dir);
+    session.add([&used], patience()).unwrap();
+    let link = store.layout.roots().join("link");
+    let target = store.display(&used);
+    at(Point::CollectorHalfway, move || {
+        symlink(target, link).unwrap();
+        drop(session);
+    });
+    assert_eq!(store.run(&collection(CollectAction::DeleteDead)).unwrap().names, [""; 0]);
+    assert_eq!(store.valid(), BTreeSet::from([used]));
+}
+
+/// The same, where the collector is stock's: it reads links first, and is told again therefore.
+#[test]
+fn a_running_collector_is_told_of_what_a_link_keeps() {
+    let store = TestStore::new();
+    let used = path(1, "x");
+    store.register(&[(used.clone(), vec![])]);
+    let layout = &store.layout;
+    let session = TempRoots::new(&layout.state, &layout.store_dir);
+    session.add([&used], patience()).unwrap();
+    let lock = GcLock::acquire(&layout.state, patience()).unwrap();
+    let server = RootsServer::start(&lock, &layout.state, &layout.store_dir).unwrap();
+    session.add([&used], patience()).unwrap();
+    assert!(!server.is_root(&used), "it is in the session's file");
+    session.hand_over(std::slice::from_ref(&used), patience()).unwrap();
+    drop(session);
+    assert!(server.is_root(&used));
 }

@@ -74,8 +74,7 @@ impl<'a> Trash<'a> {
             }
             Err(Errno::NOENT) => Ok(Taken::Absent),
             Err(Errno::XDEV | Errno::NOSPC | Errno::DQUOT | Errno::MLINK) => {
-                let name = FileName::new(name.to_bytes())?;
-                Ok(Taken::Removed { bytes: remove_tree(self.store.as_fd(), &name)?.nominal })
+                delete_in_place(self.store, name)
             }
             Err(errno) => {
                 let path = self.store.path().join(&*name.to_string_lossy());
@@ -99,6 +98,12 @@ impl<'a> Trash<'a> {
         }
         Ok(bytes)
     }
+}
+
+/// Deletes something where it is, if there is no way to move it.
+pub(super) fn delete_in_place(store: &RealStore, name: &CStr) -> Result<Taken, GcError> {
+    let name = FileName::new(name.to_bytes())?;
+    Ok(Taken::Removed { bytes: remove_tree(store.as_fd(), &name)?.nominal })
 }
 
 impl Drop for Trash<'_> {

@@ -1,16 +1,19 @@
 //! From unpacked and checked to valid: a whole batch under its locks, in one transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use drover_core::{OutputName, PathInfo, StorePath};
-use drover_store::WhenValid;
+use drover_store::{StoreError, WhenValid};
 use drover_store_db::{DbError, Registration};
-use drover_store_locks::{PathLocks, TempDir};
+use drover_store_files::LinkCheck;
+use drover_store_locks::{PathLocks, TempDir, Tried};
 
+use crate::LocalStore;
 use crate::error::LocalError;
 use crate::failpoint::{Point, reach};
-use crate::opened::patience;
 use crate::options::{ContentSync, Optimise};
+use crate::patience::Patience;
 use crate::tree;
 use crate::view::View;
 
@@ -23,69 +26,158 @@ pub(crate) struct Ready {
     pub(crate) entry: String,
 }
 
-/// Makes paths valid; their temporary roots are held already.
+/// Paths that become valid together; their temporary roots are held already. If it is dropped
+/// before, they are gone.
+pub(crate) struct Batch {
+    pub(crate) view: View,
+    pub(crate) folder: Arc<TempDir>,
+    pub(crate) ready: Vec<Ready>,
+    pub(crate) when_valid: WhenValid,
+}
+
+/// What came of a try to make paths valid.
+enum Outcome {
+    Done,
+    /// Somebody builds or adds this one.
+    Busy(StorePath),
+}
+
+/// Makes paths valid. As long as somebody else has one of them locked this waits, without a thread.
 ///
 /// Where one of them can't be registered, those before it are, and it and those after it are gone.
-pub(crate) fn commit(
-    view: &View,
-    folder: &TempDir,
-    ready: Vec<Ready>,
-    when_valid: WhenValid,
-) -> Result<(), LocalError> {
-    view.collect_if_due();
-    reach(Point::BeforeLock);
-    let result = place_and_register(view, folder, &ready, when_valid);
-    for Ready { entry, .. } in &ready {
-        // What was skipped, replaced or not reached; most have been renamed away.
-        tree::remove(folder, entry).ok();
+pub(crate) async fn commit(store: &LocalStore, mut batch: Batch) -> Result<(), StoreError> {
+    batch.view.collect_if_due();
+    let view = batch.view.clone();
+    let mut patience = Patience::new(view.options().lock_patience);
+    loop {
+        let (rest, outcome) = store
+            .job(move |_| {
+                let outcome = batch.attempt();
+                if !matches!(outcome, Ok(Outcome::Busy(_))) {
+                    batch.clear();
+                }
+                Ok((batch, outcome))
+            })
+            .await?;
+        let outcome = outcome.map_err(|error| store.told(error))?;
+        let Outcome::Busy(path) = outcome else { return Ok(()) };
+        let real = view.layout().real_path(&path);
+        let what = format!("waiting for lock on '{}'", real.display());
+        patience.pause(&what).await.map_err(|error| store.told(error))?;
+        // Whoever had it may have made it valid.
+        batch = store.blocking(move |_| rest.without_valid()).await?;
     }
-    result
 }
 
-fn place_and_register(
-    view: &View,
-    folder: &TempDir,
-    ready: &[Ready],
-    when_valid: WhenValid,
-) -> Result<(), LocalError> {
-    let paths: BTreeSet<StorePath> = ready.iter().map(|ready| ready.info.path.clone()).collect();
-    let wait = patience(view.options().lock_patience);
-    let locks = PathLocks::acquire(&view.opened.real_store, &paths, wait)?;
-    reach(Point::AfterLock);
-    let valid = view.valid(&paths)?;
-    let mut placed: Vec<&Ready> = Vec::with_capacity(ready.len());
-    for ready in ready {
-        let path = &ready.info.path;
-        match (valid.contains(path), when_valid) {
-            (true, WhenValid::Keep) => continue,
-            (true, WhenValid::Replace) => tree::exchange(folder, &ready.entry, view, path)?,
-            (false, _) => tree::place(folder, &ready.entry, view, path)?,
+impl Batch {
+    /// Forgets what has become valid, and need not be added any more.
+    fn without_valid(mut self) -> Result<Batch, LocalError> {
+        if self.when_valid == WhenValid::Keep {
+            let valid = self.view.valid(self.ready.iter().map(|ready| &ready.info.path))?;
+            let is_valid = |ready: &mut Ready| valid.contains(&ready.info.path);
+            for Ready { entry, .. } in self.ready.extract_if(.., is_valid) {
+                tree::remove(&*self.folder, &entry).ok();
+            }
         }
-        placed.push(ready);
+        Ok(self)
     }
-    if view.options().optimise == Optimise::OnImport {
-        let mut links = tree::links(view)?;
-        for ready in &placed {
-            tree::optimise(view, &mut links, &ready.info.path)?;
+
+    /// Removes what was skipped, replaced or not reached; most have been renamed away.
+    fn clear(&mut self) {
+        for Ready { entry, .. } in self.ready.drain(..) {
+            tree::remove(&*self.folder, &entry).ok();
         }
     }
-    reach(Point::AfterRename);
-    if !placed.is_empty() && view.options().contents == ContentSync::Full {
-        tree::sync(view, placed.iter().map(|ready| &ready.info.path))?;
+
+    fn attempt(&self) -> Result<Outcome, LocalError> {
+        if self.ready.is_empty() {
+            return Ok(Outcome::Done);
+        }
+        reach(Point::BeforeLock);
+        let paths: BTreeSet<StorePath> =
+            self.ready.iter().map(|ready| ready.info.path.clone()).collect();
+        let locks = match PathLocks::try_acquire(&self.view.opened.real_store, &paths)? {
+            Tried::Held(locks) => locks,
+            Tried::Busy(path) => return Ok(Outcome::Busy(path)),
+        };
+        reach(Point::AfterLock);
+        let valid = self.view.valid(&paths)?;
+        let keeps = |ready: &&Ready| {
+            self.when_valid == WhenValid::Replace || !valid.contains(&ready.info.path)
+        };
+        let added: Vec<&Ready> = self.ready.iter().filter(keeps).collect();
+        let result = match self.place(&added, &valid) {
+            Ok(()) => {
+                reach(Point::BeforeTransaction);
+                register(&self.view, &added)
+            }
+            Err(error) => Err((error, added.as_slice())),
+        };
+        let result = result.map_err(|(error, left)| {
+            // What isn't valid and is in its place all the same, while it is locked.
+            for Ready { info, .. } in left.iter().filter(|ready| !valid.contains(&ready.info.path))
+            {
+                tree::remove_path(&self.view, &info.path).ok();
+            }
+            error
+        });
+        reach(Point::AfterCommit);
+        drop(locks);
+        result.map(|()| Outcome::Done)
     }
-    reach(Point::BeforeTransaction);
-    let result = register(view, &placed, &valid);
-    reach(Point::AfterCommit);
-    drop(locks);
-    result
+
+    /// Puts paths in their place, and what they hold on the disk.
+    fn place(&self, added: &[&Ready], valid: &BTreeSet<StorePath>) -> Result<(), LocalError> {
+        let Batch { view, folder, .. } = self;
+        if view.options().optimise == Optimise::OnImport {
+            let mut links = tree::links(view)?;
+            let check = match self.when_valid {
+                WhenValid::Keep => LinkCheck::Size,
+                // The damaged file that is replaced may be the one that is linked.
+                WhenValid::Replace => LinkCheck::Contents,
+            };
+            for Ready { info, entry, .. } in added {
+                tree::optimise_new(view, &mut links, folder, entry, &info.path, check)?;
+            }
+        }
+        let syncs = view.options().contents == ContentSync::Full;
+        let replaces = |ready: &&&Ready| valid.contains(&ready.info.path);
+        let replacing: Vec<&str> =
+            added.iter().filter(replaces).map(|ready| ready.entry.as_str()).collect();
+        if syncs && !replacing.is_empty() {
+            // Their rows are there already: from the moment that they are in their place they count.
+            tree::sync_new(folder, replacing)?;
+        }
+        for Ready { info, entry, .. } in added {
+            match valid.contains(&info.path) {
+                true => tree::exchange(folder, entry, view, &info.path)?,
+                false => tree::place(folder, entry, view, &info.path)?,
+            }
+        }
+        reach(Point::AfterRename);
+        if syncs && !added.is_empty() {
+            tree::sync(view, added.iter().map(|ready| &ready.info.path))?;
+        }
+        Ok(())
+    }
 }
 
-fn register(view: &View, placed: &[&Ready], valid: &BTreeSet<StorePath>) -> Result<(), LocalError> {
-    let registrations: Vec<Registration> = placed
-        .iter()
-        .map(|ready| Registration { info: ready.info.clone(), outputs: ready.outputs.clone() })
-        .collect();
-    let Err(error) = view.opened.write(|database| database.register(&registrations)) else {
+/// Whoever stopped the import wants none of those that are not committed.
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let entries: Vec<String> = self.ready.drain(..).map(|ready| ready.entry).collect();
+        if !entries.is_empty() {
+            tree::abandon(self.folder.clone(), entries, ());
+        }
+    }
+}
+
+/// Registers paths; where it can't, returns those that were not.
+fn register<'a>(view: &View, added: &'a [&'a Ready]) -> Result<(), (LocalError, &'a [&'a Ready])> {
+    let registration =
+        |ready: &&Ready| Registration { info: ready.info.clone(), outputs: ready.outputs.clone() };
+    let all: Vec<Registration> = added.iter().map(registration).collect();
+    let Err(error) = view.opened.write(|database| database.register(&all)) else {
         return Ok(());
     };
     // One of them is at fault; the others needn't suffer for it.
@@ -93,20 +185,9 @@ fn register(view: &View, placed: &[&Ready], valid: &BTreeSet<StorePath>) -> Resu
         error,
         LocalError::Database(DbError::UnknownReference { .. } | DbError::Cycle { .. })
     );
-    let mut left = registrations.as_slice();
-    if one_is_at_fault {
-        while let Some((first, rest)) = left.split_first() {
-            let one = std::slice::from_ref(first);
-            if view.opened.write(|database| database.register(one)).is_err() {
-                break;
-            }
-            left = rest;
-        }
-    }
-    for Registration { info, .. } in left {
-        if !valid.contains(&info.path) {
-            tree::remove_path(view, &info.path).ok();
-        }
-    }
-    Err(error)
+    let good = |one: &&Registration| {
+        view.opened.write(|database| database.register(std::slice::from_ref(*one))).is_ok()
+    };
+    let before = if one_is_at_fault { all.iter().take_while(good).count() } else { 0 };
+    Err((error, added.get(before..).unwrap_or_default()))
 }

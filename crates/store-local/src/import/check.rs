@@ -7,11 +7,11 @@ use drover_core::{
     References, StorePath,
 };
 use drover_derivation::{Derivation, DerivationKind, HashModuloCache};
+use drover_recipe::HashModulo;
 use drover_store::SignatureCheck;
 use drover_store_locks::TempDir;
 
 use crate::error::LocalError;
-use crate::hash_modulo::HashModulo;
 use crate::options::RequiredSignatures;
 use crate::tree;
 use crate::view::View;
@@ -78,16 +78,17 @@ pub(super) fn check_content_address(
             vec![info.nar_hash.to_hash()]
         }
         IngestionMethod::Nar => {
-            let mut hash = HashModulo::new(algorithm, info.path.hash_part());
+            let mut hash = HashModulo::new(algorithm, (&info.path).into());
             tree::pack(folder, entry, |block| hash.update(block))?;
             hash.finish().into()
         }
         IngestionMethod::Flat | IngestionMethod::Text => {
-            let mut hash = HashModulo::new(algorithm, info.path.hash_part());
+            let mut hash = HashModulo::new(algorithm, (&info.path).into());
             tree::read_blocks(folder, entry, |block| hash.update(block))?;
             hash.finish().into()
         }
-        IngestionMethod::Git => return Err(LocalError::Git { path: view.display(&info.path) }),
+        // Its address was taken for one, so the algorithm is one of git's.
+        IngestionMethod::Git => vec![tree::git_hash(folder, entry, algorithm)?],
     };
     if found.contains(&address.hash) {
         return Ok(());

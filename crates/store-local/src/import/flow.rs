@@ -10,10 +10,10 @@ use drover_core::PathInfo;
 use drover_store::{PathStream, StoreError, WhenValid};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::unpacking::Unpacking;
+use super::batch::commit;
+use super::unpacking::{Stop, Unpacking};
 use super::{Checks, check};
 use crate::LocalStore;
-use crate::error::LocalError;
 
 /// Bytes of a stream that may wait to be worked on.
 const BUDGET: u32 = 8 * 1024 * 1024;
@@ -104,21 +104,32 @@ async fn consume(
     loop {
         let mut parcels = Vec::new();
         let ended = receiver.recv_many(&mut parcels, QUEUE).await == 0;
-        let work = move |_: &crate::view::View| {
-            if ended {
-                unpacking.give_up()?;
-                return Err(LocalError::Ended);
+        let mut left = parcels.into_iter();
+        let stop = loop {
+            let (taken, rest, stop) = store
+                .job(move |_| {
+                    let stop = match ended {
+                        true => unpacking.give_up(),
+                        false => unpacking.take(&mut left),
+                    };
+                    Ok((unpacking, left, stop))
+                })
+                .await?;
+            (unpacking, left) = (taken, rest);
+            if let Ok(Stop::Starved) = stop {
+                break stop;
             }
-            for parcel in parcels {
-                if unpacking.take(parcel.part)?.is_done() {
-                    return Ok(None);
-                }
+            if let Some(batch) = unpacking.batch() {
+                commit(store, batch).await?;
             }
-            Ok(Some(unpacking))
+            if !matches!(stop, Ok(Stop::Full)) {
+                break stop;
+            }
         };
-        match store.job(work).await? {
-            Some(rest) => unpacking = rest,
-            None => return Ok(()),
+        match stop {
+            Ok(Stop::Starved | Stop::Full) => {}
+            Ok(Stop::Ended) => return Ok(()),
+            Err(error) => return Err(store.told(error)),
         }
     }
 }

@@ -1,16 +1,19 @@
-//! The blocking half of an import: unpacks and checks one path after another, commits in batches.
+//! The blocking half of an import: unpacks and checks one path after another, and puts them together
+//! in batches that are to be committed.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use drover_core::{PathInfo, StorePath};
 use drover_derivation::Derivation;
 use drover_store::WhenValid;
 use drover_store_locks::TempDir;
 
-use super::batch::{Ready, commit};
+use super::batch::{Batch, Ready};
 use super::check::{self, Checks};
-use super::flow::Part;
+use super::flow::{Parcel, Part};
 use crate::error::LocalError;
+use crate::failpoint::{Point, reach};
 use crate::opened::patience;
 use crate::tree::{self, Unpack};
 use crate::view::View;
@@ -22,17 +25,15 @@ const BATCH_PATHS: usize = 256;
 /// Bytes after which a batch is committed.
 const BATCH_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Whether the stream is at its end.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
-    More,
-    Done,
-}
-
-impl Progress {
-    pub(super) fn is_done(self) -> bool {
-        self == Progress::Done
-    }
+/// Why no more parts of the stream are taken for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// There are none.
+    Starved,
+    /// What is whole should be committed first.
+    Full,
+    /// This was the last one.
+    Ended,
 }
 
 enum Current {
@@ -50,7 +51,7 @@ pub(super) struct Unpacking {
     checks: Checks,
     when_valid: WhenValid,
     /// Where paths are unpacked, made for the first one.
-    folder: Option<TempDir>,
+    folder: Option<Arc<TempDir>>,
     entries: u64,
     current: Current,
     ready: Vec<Ready>,
@@ -79,42 +80,60 @@ impl Unpacking {
         })
     }
 
-    /// Takes the next part of the stream. After an error, what was whole before it is committed
-    /// and the rest is gone.
-    pub(super) fn take(&mut self, part: Part) -> Result<Progress, LocalError> {
-        let taken = self.take_part(part);
+    /// Takes parts of the stream. After an error, what was whole before it is to be committed, and
+    /// the rest is gone.
+    pub(super) fn take(
+        &mut self,
+        parts: &mut impl Iterator<Item = Parcel>,
+    ) -> Result<Stop, LocalError> {
+        let taken = self.take_parts(parts);
         if taken.is_err() {
-            self.give_up()?;
+            self.discard_current();
         }
         taken
     }
 
-    fn take_part(&mut self, part: Part) -> Result<Progress, LocalError> {
-        match part {
-            Part::Path(info) => self.begin(info)?,
-            Part::Bytes(bytes) => {
-                if let Current::Unpacked { unpack, .. } = &mut self.current {
-                    unpack.push(&bytes)?;
-                }
-            }
-            Part::EndOfPath => self.end_path()?,
-            Part::End => {
-                self.commit()?;
-                return Ok(Progress::Done);
-            }
-        }
-        Ok(Progress::More)
+    /// The stream ended before it was whole; what was is to be committed all the same.
+    pub(super) fn give_up(&mut self) -> Result<Stop, LocalError> {
+        self.discard_current();
+        Err(LocalError::Ended)
     }
 
-    /// Commits what is whole, and removes what isn't.
-    pub(super) fn give_up(&mut self) -> Result<(), LocalError> {
-        self.discard_current();
-        self.commit()
+    fn take_parts(&mut self, parts: &mut impl Iterator<Item = Parcel>) -> Result<Stop, LocalError> {
+        for Parcel { part, .. } in parts {
+            match part {
+                Part::Path(info) => self.begin(info)?,
+                Part::Bytes(bytes) => {
+                    if let Current::Unpacked { unpack, .. } = &mut self.current {
+                        unpack.push(&bytes)?;
+                    }
+                }
+                Part::EndOfPath => {
+                    self.end_path()?;
+                    if BATCH_PATHS <= self.ready.len() || BATCH_BYTES <= self.ready_bytes {
+                        return Ok(Stop::Full);
+                    }
+                }
+                Part::End => return Ok(Stop::Ended),
+            }
+        }
+        Ok(Stop::Starved)
+    }
+
+    /// Takes what is whole, to be committed.
+    pub(super) fn batch(&mut self) -> Option<Batch> {
+        self.ready_bytes = 0;
+        self.derivations.clear();
+        let ready = std::mem::take(&mut self.ready);
+        let folder = self.folder.clone().filter(|_| !ready.is_empty())?;
+        let (view, when_valid) = (self.view.clone(), self.when_valid);
+        Some(Batch { view, folder, ready, when_valid })
     }
 
     fn begin(&mut self, info: Box<PathInfo>) -> Result<(), LocalError> {
         check::check_info(&self.view, &info, &self.checks)?;
         self.view.hold([&info.path])?;
+        reach(Point::AfterRoot);
         let known = self.ready.iter().any(|ready| ready.info.path == info.path)
             || (self.when_valid == WhenValid::Keep && !self.view.valid([&info.path])?.is_empty());
         if known {
@@ -127,12 +146,12 @@ impl Unpacking {
                 let wait = patience(self.view.options().lock_patience);
                 let real_store = &self.view.opened.real_store;
                 let folder = TempDir::new(real_store, &self.view.roots, wait)?;
-                self.folder.insert(folder)
+                self.folder.insert(Arc::new(folder))
             }
         };
         let entry = self.entries.to_string();
         self.entries += 1;
-        let unpack = Box::new(Unpack::begin(folder, &entry, info.nar_size)?);
+        let unpack = Box::new(Unpack::begin(&**folder, &entry, info.nar_size)?);
         self.current = Current::Unpacked { info, unpack, entry };
         Ok(())
     }
@@ -143,8 +162,9 @@ impl Unpacking {
         else {
             return Ok(());
         };
-        let Some(folder) = &self.folder else { return Ok(()) };
+        let Some(folder) = self.folder.as_deref() else { return Ok(()) };
         let checked = unpack.finish().and_then(|(hash, size)| {
+            reach(Point::AfterUnpack);
             check::check_nar(&self.view, &info, hash, size)?;
             check::check_content_address(&self.view, &info, folder, &entry)?;
             if !info.path.is_derivation() {
@@ -163,26 +183,14 @@ impl Unpacking {
                 return Err(error);
             }
         };
+        reach(Point::AfterCheck);
         let outputs = derivation.as_ref().map(check::known_outputs).unwrap_or_default();
         if let Some(derivation) = derivation {
             self.derivations.insert(info.path.clone(), derivation);
         }
         self.ready_bytes = self.ready_bytes.saturating_add(info.nar_size.0);
         self.ready.push(Ready { info: *info, outputs, entry });
-        if BATCH_PATHS <= self.ready.len() || BATCH_BYTES <= self.ready_bytes {
-            self.commit()?;
-        }
         Ok(())
-    }
-
-    fn commit(&mut self) -> Result<(), LocalError> {
-        self.ready_bytes = 0;
-        self.derivations.clear();
-        let ready = std::mem::take(&mut self.ready);
-        match &self.folder {
-            Some(folder) if !ready.is_empty() => commit(&self.view, folder, ready, self.when_valid),
-            _ => Ok(()),
-        }
     }
 
     fn discard_current(&mut self) {
@@ -191,7 +199,7 @@ impl Unpacking {
         {
             drop(unpack);
             if let Some(folder) = &self.folder {
-                tree::remove(folder, &entry).ok();
+                tree::remove(&**folder, &entry).ok();
             }
         }
     }
@@ -201,11 +209,14 @@ impl Unpacking {
 /// of those that are not committed.
 impl Drop for Unpacking {
     fn drop(&mut self) {
-        self.discard_current();
-        if let Some(folder) = &self.folder {
-            for ready in &self.ready {
-                tree::remove(folder, &ready.entry).ok();
-            }
+        let Some(folder) = self.folder.take() else { return };
+        let mut entries: Vec<String> = self.ready.drain(..).map(|ready| ready.entry).collect();
+        let current = std::mem::replace(&mut self.current, Current::None);
+        if let Current::Unpacked { entry, .. } = &current {
+            entries.push(entry.clone());
+        }
+        if !entries.is_empty() {
+            tree::abandon(folder, entries, current);
         }
     }
 }

@@ -1,14 +1,15 @@
 //! Putting trees in their place, and taking them away.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use drover_core::StorePath;
 use drover_store_files::{
-    FileName, FilesError, LinkCheck, Links, Synced, Tree, remove_tree, rename_into, sync_directory,
-    sync_file_system, sync_trees,
+    FileName, FilesError, LinkCheck, Links, Optimised, Synced, Tree, remove_tree, rename_into,
+    sync_directory, sync_file_system, sync_trees,
 };
 use drover_store_locks::TempDir;
-use rustix::fs::RenameFlags;
+use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::fail;
@@ -53,6 +54,18 @@ pub(crate) fn exchange(
 /// Files and directories up to which each is synced by itself.
 const FEW: usize = 32;
 
+/// Writes trees that are not in their place yet to the disk.
+pub(crate) fn sync_new(folder: &TempDir, entries: Vec<&str>) -> Result<(), LocalError> {
+    let names: Result<Vec<FileName>, _> = entries.into_iter().map(str::parse).collect();
+    let names = names?;
+    let trees = names.iter().map(|name| Tree { dir: folder.as_fd(), name });
+    match sync_trees(trees, FEW)? {
+        Synced::Whole => {}
+        Synced::TooMany => sync_file_system(folder.as_fd())?,
+    }
+    Ok(())
+}
+
 /// Writes paths to the disk, with their names.
 pub(crate) fn sync<'a>(
     view: &View,
@@ -80,6 +93,21 @@ pub(crate) fn remove(folder: &impl AsFd, entry: &str) -> Result<(), LocalError> 
     Ok(())
 }
 
+/// Removes trees that nobody waits for any more, on a thread that may block; `work` on them ends
+/// before.
+pub(crate) fn abandon<T: Send + 'static>(folder: Arc<TempDir>, entries: Vec<String>, work: T) {
+    let remove = move || {
+        drop(work);
+        for entry in &entries {
+            self::remove(&*folder, entry).ok();
+        }
+    };
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+        Err(_) => remove(),
+    }
+}
+
 /// Puts hard links in the place of a path's files that others have, too; returns the bytes saved.
 pub(crate) fn optimise(
     view: &View,
@@ -87,13 +115,39 @@ pub(crate) fn optimise(
     path: &StorePath,
 ) -> Result<u64, LocalError> {
     let optimised = links.optimise(&FileName::try_from(path)?, LinkCheck::Size)?;
+    Ok(tell(view, path, &optimised))
+}
+
+/// The same for a path that is not in its place yet.
+pub(crate) fn optimise_new(
+    view: &View,
+    links: &mut Links,
+    folder: &TempDir,
+    entry: &str,
+    path: &StorePath,
+    check: LinkCheck,
+) -> Result<u64, LocalError> {
+    let optimised = links.optimise_in(folder.as_fd(), &entry.parse()?, check)?;
+    Ok(tell(view, path, &optimised))
+}
+
+fn tell(view: &View, path: &StorePath, optimised: &Optimised) -> u64 {
     for finding in &optimised.findings {
         tracing::warn!("{}: {finding}", view.display(path));
     }
-    Ok(optimised.bytes)
+    optimised.bytes
 }
 
 /// Opens the pool of hard links.
 pub(crate) fn links(view: &View) -> Result<Links, LocalError> {
     Ok(Links::open(view.opened.real_store.as_fd())?)
+}
+
+/// Removes a name from the pool of hard links, so that nobody links to what it stands for any more.
+pub(crate) fn remove_link(view: &View, name: &str) -> Result<(), LocalError> {
+    let link = format!(".links/{name}");
+    match rustix::fs::unlinkat(&view.opened.real_store, &link, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(fail("remove", &link, errno)),
+    }
 }

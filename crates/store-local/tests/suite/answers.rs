@@ -5,14 +5,14 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use drover_core::{
-    ContentAddress, Hash, HashAlgorithm, IngestionMethod, OutputName, PathInfo, SecretKey,
-    StorePath, TrustedKeys,
+    ContentAddress, Hash, HashAlgorithm, IngestionMethod, NarHash, NarSize, OutputName, PathInfo,
+    SecretKey, StorePath, TrustedKeys,
 };
 use drover_derivation::{BasicDerivation, Derivation, HashModuloCache, Output, output_path};
 use drover_nar::{Executable, Writer, single_file_nar};
 use drover_store::contract::{Given, check_store, flat_file};
 use drover_store::{
-    Content, Keeper, Repair, SignatureCheck, Store, Substitute, VerifyDepth, WhenValid,
+    Adoption, Content, Keeper, Repair, SignatureCheck, Store, Substitute, VerifyDepth, WhenValid,
 };
 use drover_store_local::{LocalOptions, LocalStore, LogForm, Optimise};
 
@@ -100,12 +100,77 @@ async fn contents_get_the_paths_that_stock_gives_them() {
     stock.verify().await;
 }
 
+/// The paths are those that `nix store add --mode git` of Nix 2.34 prints for the same files.
 #[tokio::test]
-async fn git_hashes_are_refused_by_name() {
+async fn contents_by_their_git_hash() {
     let home = Home::new();
-    let content = content("x", IngestionMethod::Git, HashAlgorithm::Sha1);
-    let added = home.store().add_content(content, Pieces::boxed("x", 1), WhenValid::Keep).await;
-    assert!(added.expect_err("refused").to_string().contains("git hash"));
+    let mut layout = home.layout();
+    layout.store_dir = "/nix/store".parse().expect("a store directory");
+    let store = LocalStore::new(layout, LocalOptions::default());
+    let mut tree = Writer::new(Vec::new()).expect("written");
+    let mut write = || {
+        tree.directory()?;
+        tree.entry(b"a")?;
+        tree.directory()?;
+        tree.entry(b"f")?;
+        tree.regular(Executable::No, 4)?;
+        tree.contents(b"in a")?;
+        tree.directory_end()?;
+        tree.entry(b"a.txt")?;
+        tree.regular(Executable::No, 1)?;
+        tree.contents(b"x")?;
+        tree.entry(b"empty")?;
+        tree.directory()?;
+        tree.directory_end()?;
+        tree.entry(b"link")?;
+        tree.symlink(b"a/f")?;
+        tree.entry(b"run")?;
+        tree.regular(Executable::Yes, 10)?;
+        tree.contents(b"#!/bin/sh\n")?;
+        tree.entry(b"sub")?;
+        tree.directory()?;
+        tree.entry(b"deep")?;
+        tree.regular(Executable::No, 4)?;
+        tree.contents(b"deep")?;
+        tree.entry(b"none")?;
+        tree.regular(Executable::No, 0)?;
+        tree.directory_end()?;
+        tree.directory_end()
+    };
+    write().expect("written");
+    let tree = tree.finish().expect("whole");
+    let file = single_file_nar(b"flat contents", Executable::No);
+    let add = async |name: &str, nar: &[u8], algorithm| {
+        let content = content(name, IngestionMethod::Git, algorithm);
+        let bytes = Pieces::boxed(nar.to_vec(), 100);
+        store.add_content(content, bytes, WhenValid::Keep).await
+    };
+    for (name, nar, algorithm, expected) in [
+        ("file", &file, HashAlgorithm::Sha1, "l9rzw39ywng1755kvv30c6fpkmq7n5ah-file"),
+        ("file", &file, HashAlgorithm::Sha256, "s7l09dagghsgsk3xvi590ys05wpablx4-file"),
+        ("tree", &tree, HashAlgorithm::Sha1, "glmzvsc2v2qzx28z78il7i1a1wi30akj-tree"),
+        ("tree", &tree, HashAlgorithm::Sha256, "pwgp4l3fxnpjjd4g4k8q6k2mdw9fvy23-tree"),
+    ] {
+        assert_eq!(add(name, nar, algorithm).await.expect("added").path.base_name(), expected);
+    }
+    let known = add("tree", &tree, HashAlgorithm::Sha1).await.expect("added");
+    let address = known.content_address.clone().expect("an address").to_string();
+    assert_eq!(address, "fixed:git:sha1:zvsn3dpg6j60fas3yag8vkv32v1xj8d0");
+    assert!(add("tree", &tree, HashAlgorithm::Md5).await.is_err());
+
+    // From another store, by that address.
+    let other = Home::new();
+    let mut layout = other.layout();
+    layout.store_dir = "/nix/store".parse().expect("a store directory");
+    let other = LocalStore::new(layout, LocalOptions::default());
+    let as_it_is = Given::boxed([(known.clone(), tree.into())]);
+    let check = SignatureCheck::AsConfigured;
+    other.add_paths(as_it_is, check, WhenValid::Keep).await.expect("addressed by its contents");
+    let (other_info, nar) = flat_file("tree", b"something else", &[]);
+    let claims = PathInfo { nar_hash: other_info.nar_hash, nar_size: other_info.nar_size, ..known };
+    let refused = other.add_paths(Given::boxed([(claims, nar)]), check, WhenValid::Replace).await;
+    let refused = refused.expect_err("refused").to_string();
+    assert!(refused.contains("ca hash mismatch importing path"), "{refused}");
 }
 
 /// A derivation named `name` with one output.
@@ -282,6 +347,77 @@ async fn replaces_damaged_files() {
     home.verify().await;
 }
 
+/// From the first store that has the contents that are registered.
+#[tokio::test]
+async fn repairs_what_another_store_has() {
+    let (home, other, wrong) = (Home::new(), Home::new(), Home::new());
+    let (a, a_nar) = flat_file("a", b"good", &[]);
+    let (b, b_nar) = flat_file("b", b"b", &[&a]);
+    let (c, c_nar) = flat_file("c", b"c", &[]);
+    let all = [(a.clone(), a_nar), (b.clone(), b_nar), (c.clone(), c_nar)];
+    home.store().import(Given::boxed(all.clone())).await.expect("imported");
+    other.store().import(Given::boxed(all[..2].to_vec())).await.expect("imported");
+    // The same path with other contents, as a build that isn't reproducible leaves it.
+    let (mut others, others_nar) = flat_file("a", b"evil", &[]);
+    others.path = a.path.clone();
+    wrong.store().import(Given::boxed([(others, others_nar)])).await.expect("imported");
+    let sources: Vec<Arc<dyn Store>> = vec![wrong.store(), other.store()];
+    let (layout, options) = (home.layout(), LocalOptions::default());
+    let store = Arc::new(LocalStore::new(layout, options).repairing_from(sources));
+    let store = store.session().await.expect("a session");
+    let found = store.verify(VerifyDepth::Contents, Repair::Yes).await.expect("verified");
+    assert_eq!(found, Default::default(), "a sound store");
+
+    let file = |path: &StorePath| home.path("store").join(path.base_name());
+    std::fs::remove_file(file(&a.path)).expect("removed");
+    for path in [&b.path, &c.path] {
+        std::fs::remove_file(file(path)).expect("removed");
+        std::fs::write(file(path), "evil").expect("written");
+    }
+    let link = home.path("store/.links").join("0".repeat(52));
+    std::fs::write(&link, "other contents").expect("written");
+    let found = store.verify(VerifyDepth::Contents, Repair::Yes).await.expect("verified");
+    assert!(!link.exists() && found.problems.iter().any(|text| text.starts_with("link '")));
+    assert!(found.errors_left, "nobody has c: {found:?}");
+    let has = |text: String| found.problems.iter().any(|problem| problem.contains(&text));
+    assert!(
+        has(format!("{}' disappeared, but it still has valid referrers!", a.path)),
+        "{found:?}"
+    );
+    assert!(has(format!("{}' was modified!", b.path)), "{found:?}");
+    let whole = store.store_dir().display(&c.path);
+    assert!(has(format!("cannot repair path '{whole}'")), "{found:?}");
+    assert_eq!(found.problems.len(), 5, "{found:?}");
+    for (path, contents) in [(&a.path, "good"), (&b.path, "b"), (&c.path, "evil")] {
+        assert_eq!(std::fs::read_to_string(file(path)).expect("a file"), contents);
+    }
+    let infos = store.path_infos(&[a.path.clone(), b.path.clone()]).await.expect("infos");
+    let references = |at: usize| infos[at].clone().expect("valid").references;
+    assert_eq!([references(0), references(1)], [BTreeSet::new(), BTreeSet::from([a.path])]);
+    std::fs::remove_file(file(&c.path)).expect("removed");
+    std::fs::write(file(&c.path), "c").expect("written");
+    drop(store);
+    home.verify().await;
+}
+
+/// The damaged file is also the one that others are linked to.
+#[tokio::test]
+async fn replaces_damaged_files_that_are_linked() {
+    let home = Home::new();
+    let options = LocalOptions { optimise: Optimise::OnImport, ..LocalOptions::default() };
+    let store = home.store_with(options);
+    let (a, nar) = flat_file("a", b"good", &[]);
+    let paths = || Given::boxed([(a.clone(), nar.clone())]);
+    store.import(paths()).await.expect("imported");
+    let file = home.path("store").join(a.path.base_name());
+    assert_eq!(std::fs::metadata(&file).expect("a file").nlink(), 2);
+    std::fs::write(&file, "evil").expect("root may");
+    let add = store.add_paths(paths(), SignatureCheck::Skip, WhenValid::Replace);
+    add.await.expect("replaced");
+    assert_eq!(std::fs::read(&file).expect("a file"), b"good");
+    home.verify().await;
+}
+
 #[tokio::test]
 async fn what_vanished_is_forgotten_unless_it_is_needed() {
     let home = Home::new();
@@ -339,6 +475,54 @@ async fn goes_on_with_a_store_that_was_made_anew() {
     assert_eq!(store.all_valid().await.expect("all"), BTreeSet::new());
     store.import(paths()).await.expect("imported");
     assert_eq!(store.all_valid().await.expect("all").len(), 1);
+    home.verify().await;
+}
+
+/// The directory of an empty store may be removed alone; what is added next brings it back.
+#[tokio::test]
+async fn goes_on_with_a_directory_that_was_removed() {
+    let home = Home::new();
+    let store: Arc<LocalStore> = home.store();
+    assert_eq!(store.all_valid().await.expect("all"), BTreeSet::new());
+    std::fs::remove_dir_all(home.path("store")).expect("removed");
+    let (a, nar) = flat_file("a", b"a", &[]);
+    store.import(Given::boxed([(a, nar)])).await.expect("imported");
+    home.verify().await;
+}
+
+/// Of what lies in the store, hash and size are taken from the files.
+#[tokio::test]
+async fn registers_what_lies_there() {
+    let home = Home::new();
+    let store: Arc<LocalStore> = home.store();
+    assert_eq!(store.all_valid().await.expect("all"), BTreeSet::new());
+    let (a, _) = flat_file("a", b"lying there", &[]);
+    std::fs::write(home.path("store").join(a.path.base_name()), b"lying there").expect("written");
+    let said = PathInfo { nar_hash: NarHash([0; 32]), nar_size: NarSize(0), ..a.clone() };
+    store.register_validity(vec![said], Adoption::Measured).await.expect("registered");
+    let known = store.path_infos(std::slice::from_ref(&a.path)).await.expect("infos");
+    let known = known.into_iter().flatten().next().expect("valid");
+    assert_eq!((known.nar_hash, known.nar_size), (a.nar_hash, a.nar_size));
+    home.verify().await;
+}
+
+/// The database says that a path is valid whose files went with the folder; what is added goes into
+/// the new one.
+#[tokio::test]
+async fn goes_on_with_a_folder_that_was_made_anew() {
+    let home = Home::new();
+    let store = home.store();
+    let (a, a_nar) = flat_file("a", b"a", &[]);
+    let (b, b_nar) = flat_file("b", b"b", &[]);
+    store.import(Given::boxed([(a.clone(), a_nar.clone())])).await.expect("imported");
+    std::fs::remove_dir_all(home.path("store")).expect("removed");
+    std::fs::create_dir(home.path("store")).expect("made");
+    store.import(Given::boxed([(b.clone(), b_nar)])).await.expect("imported");
+    assert_eq!(home.entries(), [b.path.base_name()]);
+    let found = store.verify(VerifyDepth::Existence, Repair::No).await.expect("verified");
+    assert!(found.problems[0].contains("disappeared, removing from database"), "{found:?}");
+    store.import(Given::boxed([(a, a_nar)])).await.expect("imported");
+    assert_eq!(store.all_valid().await.expect("all").len(), 2);
     home.verify().await;
 }
 

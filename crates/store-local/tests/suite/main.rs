@@ -1,7 +1,10 @@
 //! The local store, alone and beside stock Nix.
 
 mod answers;
+mod full;
+mod memory;
 mod places;
+mod power;
 mod refusals;
 mod speed;
 mod stock;

@@ -1,7 +1,8 @@
-//! What is refused, and what a slow client or a full disk does.
+//! What is refused, and what slow clients and many of them do.
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,9 +11,11 @@ use drover_core::{PathInfo, SecretKey, Signature, TrustedKeys};
 use drover_store::contract::{Given, flat_file};
 use drover_store::{Keeper, PathStream, SignatureCheck, Store, StoreError, WhenValid};
 use drover_store_local::{LocalOptions, RequiredSignatures};
+use drover_store_locks::{PathLocks, RealStore, SharedGcLock};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
-use crate::support::Home;
+use crate::support::{Home, everything};
 
 #[tokio::test]
 async fn unsigned_paths_are_refused_where_that_is_asked() {
@@ -138,6 +141,86 @@ async fn a_slow_client_keeps_nobody_off() {
     home.verify().await;
 }
 
+/// More imports of a path that somebody builds than may work at the same time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_lock_keeps_nobody_off() {
+    let home = Home::new();
+    let store = home.store();
+    store.connect().await.expect("open");
+    let (a, a_nar) = flat_file("a", b"a", &[]);
+    let real = Arc::new(RealStore::open(&home.path("store")).expect("a store"));
+    let building = PathLocks::try_acquire(&real, &BTreeSet::from([a.path.clone()]));
+    let building = building.expect("tried").held().expect("free");
+    let mut waiting = JoinSet::new();
+    for _ in 0..64 {
+        let (store, a) = (store.clone(), Given::boxed([(a.clone(), a_nar.clone())]));
+        waiting.spawn(async move { store.import(a).await });
+    }
+    // They all get as far as they can.
+    while home.entries().iter().filter(|name| name.contains("-tmp-")).count() < 64 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (b, b_nar) = flat_file("b", b"b", &[]);
+    for keeper in [store.clone(), home.store()] {
+        let paths = Given::boxed([(b.clone(), b_nar.clone())]);
+        let added = tokio::time::timeout(Duration::from_secs(20), keeper.import(paths)).await;
+        added.expect("those who wait keep others off").expect("added");
+    }
+    assert_eq!(waiting.len(), 64);
+    assert!(waiting.try_join_next().is_none(), "one did not wait");
+    drop(building);
+    while let Some(done) = waiting.join_next().await {
+        done.expect("its end").expect("added");
+    }
+    let both = BTreeSet::from([a.path, b.path]);
+    assert_eq!(store.all_valid().await.expect("all"), both);
+    assert_eq!(home.entries().len(), 2, "something is left: {:?}", home.entries());
+}
+
+/// T07: one of them writes, the others find that it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_add_one_path_at_the_same_time() {
+    let home = Home::new();
+    let store = home.store();
+    let (a, nar) = flat_file("a", &[7; 300_000], &[]);
+    let mut adding = JoinSet::new();
+    for number in 0..32 {
+        // Sessions of one process, and others that know nothing of each other.
+        let store = if number % 2 == 0 { store.clone() } else { home.store() };
+        let paths = Given::boxed([(a.clone(), nar.clone())]);
+        adding.spawn(async move { store.import(paths).await });
+    }
+    let mut inodes = BTreeSet::new();
+    let all = async {
+        while let Some(done) = adding.join_next().await {
+            done.expect("its end").expect("added");
+            let file = home.path("store").join(a.path.base_name());
+            inodes.insert(std::fs::metadata(file).expect("a file").ino());
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("they wait for each other");
+    assert_eq!(inodes.len(), 1, "more than one has written it");
+    assert_eq!(home.entries(), [a.path.base_name()], "something is left");
+    home.verify().await;
+}
+
+/// A collection that waits for its turn ends with whoever wanted it.
+#[tokio::test]
+async fn a_collection_that_nobody_waits_for_does_not_happen() {
+    let home = Home::new();
+    let (a, nar) = flat_file("a", b"a", &[]);
+    home.store().import(Given::boxed([(a.clone(), nar)])).await.expect("imported");
+    let store = home.store();
+    let other = SharedGcLock::try_acquire(&home.path("state")).expect("tried").expect("free");
+    let waits = tokio::time::timeout(Duration::from_millis(200), store.collect(everything()));
+    assert!(waits.await.is_err(), "it did not wait");
+    drop(other);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let valid = BTreeSet::from([a.path]);
+    assert_eq!(store.all_valid().await.expect("all"), valid);
+    assert_eq!(store.collect(everything()).await.expect("collected").names.len(), 1);
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_leaves_nothing() {
     let home = Home::new();
@@ -163,31 +246,4 @@ async fn a_client_that_leaves_leaves_nothing() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("something is left: {:?}", home.entries());
-}
-
-/// Needs root, as all tests that mount.
-#[tokio::test]
-async fn a_full_disk_is_named_and_leaves_no_valid_path() {
-    let home = Home::new();
-    let disk = home.path("store");
-    std::fs::create_dir_all(&disk).expect("a folder");
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
-        .arg(&disk)
-        .status()
-        .expect("mount");
-    assert!(mounted.success(), "cannot mount: this test needs root");
-    let store = home.store();
-    let (small, small_nar) = flat_file("small", b"small", &[]);
-    let (large, large_nar) = flat_file("large", &vec![1; 4 << 20], &[]);
-    let paths = Given::boxed([(small.clone(), small_nar), (large, large_nar)]);
-    let error = store.import(paths).await.expect_err("refused").to_string();
-    let valid = store.all_valid().await.expect("all");
-    let entries = home.entries();
-    drop(store);
-    let unmounted = Command::new("umount").arg(&disk).status().expect("umount");
-    assert!(unmounted.success());
-    assert!(error.contains("No space left on device"), "{error}");
-    assert_eq!(valid, BTreeSet::from([small.path.clone()]));
-    assert_eq!(entries, [small.path.base_name()], "something is left");
 }

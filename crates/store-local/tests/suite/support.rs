@@ -1,13 +1,13 @@
 //! Stores in folders of their own, streams, and stock Nix on them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use drover_store::{ByteStream, Keeper, StoreError};
+use drover_store::{ByteStream, CollectAction, Collection, Keeper, Liveness, StoreError};
 use drover_store_local::{Layout, LocalOptions, LocalStore, Place, Surroundings, Uid};
 
 /// A folder with a store.
@@ -94,6 +94,51 @@ impl Home {
         let mut names: Vec<String> = names.filter(|name| name != ".links").collect();
         names.sort();
         names
+    }
+}
+
+/// A file system in memory, as long as it lives. Takes root.
+pub(crate) struct Mounted {
+    at: PathBuf,
+}
+
+impl Mounted {
+    pub(crate) fn new(at: PathBuf, options: &str) -> Mounted {
+        std::fs::create_dir_all(&at).expect("a folder");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(&at)
+            .status()
+            .expect("mount");
+        assert!(mounted.success(), "cannot mount: this test needs root");
+        Mounted { at }
+    }
+
+    /// Leaves no byte free until the returned file is removed.
+    pub(crate) fn fill(&self) -> PathBuf {
+        let fill = self.at.join("fill");
+        let mut file = std::fs::File::create(&fill).expect("a file");
+        for block in [vec![0; 64 * 1024], vec![0; 1]] {
+            while std::io::Write::write(&mut file, &block).is_ok() {}
+        }
+        fill
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("--lazy").arg(&self.at).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+/// A collection of all that is dead.
+pub(crate) fn everything() -> Collection {
+    Collection {
+        action: CollectAction::DeleteDead,
+        liveness: Liveness::Respect,
+        paths: BTreeSet::new(),
+        max_freed: None,
     }
 }
 
