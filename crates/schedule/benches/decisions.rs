@@ -76,6 +76,7 @@ fn machines(speeds: &[f64]) -> Vec<Event> {
             mandatory_features: BTreeSet::new(),
             round_trip: Duration::from_millis(1),
             bandwidth: Bandwidth(100_000_000),
+            other_terms: Vec::new(),
         },
     };
     (0..MACHINES).zip(speeds).map(describe).collect()

@@ -63,6 +63,7 @@ impl Scheduler {
             && record.missing <= self.settings.chain_depth
             && !record.was_tried_on(lane.machine)
             && self.position(record.requirement, lane.machine).is_some()
+            && lane.index < self.reach(record.requirement, lane.machine)
             && record.dependencies.iter().all(|dependency| {
                 self.jobs.get(*dependency).is_some_and(|record| match record.state {
                     State::Built => !self.outputs_are_lost(*dependency),
@@ -74,11 +75,12 @@ impl Scheduler {
     /// Returns whether a ready job that the machine could run should clearly be first: its
     /// critical path is longer than this one's by more than this one's duration.
     fn is_more_urgent_ready(&self, job: &JobRecord, machine: MachineId) -> bool {
-        let Some(class) = self.machines.at(machine).class else { return false };
         let enough = job.rank.saturating_add(job.weight);
-        self.classes.at(class).requirements.iter().any(|requirement| {
-            let ready = &self.requirements.at(*requirement).ready;
-            ready.first().is_some_and(|key| enough < key.rank.0)
+        self.machines.at(machine).faces.iter().any(|face| {
+            self.classes.at(face.class).requirements.iter().any(|requirement| {
+                let ready = &self.requirements.at(*requirement).ready;
+                ready.first().is_some_and(|key| enough < key.rank.0)
+            })
         })
     }
 
@@ -98,9 +100,10 @@ impl Scheduler {
             if other == machine || !there.takes_jobs() {
                 return false;
             }
-            let lane_free = match there.free_lane() {
+            let reach = self.reach(record.requirement, other);
+            let lane_free = match there.free_lane(reach) {
                 Some(_) => self.now,
-                None => match there.first_lane(usize::MAX, self.now) {
+                None => match there.first_lane(usize::MAX, self.now, reach) {
                     Some((_, free_at)) => free_at,
                     None => return false,
                 },

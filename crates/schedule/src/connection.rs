@@ -13,7 +13,7 @@ use crate::event::MachineFault;
 use crate::explanation::Outcome;
 use crate::id::{JobId, MachineId, Moment, PathId};
 use crate::job::{Afterwards, State, Tried};
-use crate::machine::{Duty, Grace, Indexed, Link, MachineRecord, Past, Trouble, Trust};
+use crate::machine::{Duty, Grace, Link, MachineRecord, Past, Trouble, Trust};
 use crate::scheduler::Scheduler;
 use crate::table::RequirementId;
 
@@ -34,7 +34,8 @@ impl Scheduler {
         }
         let record = MachineRecord {
             speed: description.speed(),
-            class: None,
+            slots: 0,
+            faces: Vec::new(),
             link: Link::Asleep,
             duty: Duty::Working,
             past: Past::NeverUp,
@@ -49,7 +50,6 @@ impl Scheduler {
             moving_until: Moment::START,
             epoch: 0,
             made: BTreeSet::new(),
-            indexed: Indexed::default(),
             description,
         };
         self.machines.insert(machine, record);
@@ -249,24 +249,43 @@ impl Scheduler {
 
     /// Returns whether some open job could run on a machine.
     pub(crate) fn is_needed(&self, machine: MachineId) -> bool {
-        let Some(class) = self.machines.at(machine).class else { return false };
-        self.classes
-            .at(class)
-            .requirements
-            .iter()
-            .any(|requirement| self.requirements.at(*requirement).open != 0)
+        self.machines.at(machine).faces.iter().any(|face| {
+            let requirements = &self.classes.at(face.class).requirements;
+            requirements.iter().any(|requirement| self.requirements.at(*requirement).open != 0)
+        })
     }
 
     /// Returns how many machines a requirement's jobs may hope for.
     pub(crate) fn hopeful_machines(&self, requirement: RequirementId) -> u32 {
         let classes = &self.requirements.at(requirement).classes;
-        classes.iter().map(|class| self.classes.at(*class).hopeful).sum()
+        let all: u32 = classes.iter().map(|class| self.classes.at(*class).hopeful).sum();
+        // a machine that is in several of the classes is still only one
+        let again = self.hopes_of_many(requirement).map(|hopes| hopes.count().saturating_sub(1));
+        all.saturating_sub(u32::try_from(again.sum::<usize>()).unwrap_or(u32::MAX))
+    }
+
+    /// Returns, for each machine in several classes, its hopes in those that meet a requirement.
+    fn hopes_of_many(
+        &self,
+        requirement: RequirementId,
+    ) -> impl Iterator<Item = impl Iterator<Item = u32> + '_> + '_ {
+        let classes = &self.requirements.at(requirement).classes;
+        self.many_faced.iter().map(move |machine| {
+            let faces = self.machines.at(*machine).faces.iter();
+            let meeting = faces.filter(|face| classes.contains(&face.class));
+            meeting.map(|face| face.indexed.hope).filter(|hope| *hope != 0)
+        })
     }
 
     /// Returns how many lanes those machines have.
     pub(crate) fn hopeful_lanes(&self, requirement: RequirementId) -> u64 {
         let classes = &self.requirements.at(requirement).classes;
-        classes.iter().map(|class| self.classes.at(*class).lanes).sum()
+        let all: u64 = classes.iter().map(|class| self.classes.at(*class).lanes).sum();
+        let again = self.hopes_of_many(requirement).map(|hopes| {
+            let (sum, most) = hopes.fold((0, 0), |(sum, most), hope| (sum + hope, hope.max(most)));
+            u64::from(sum - most)
+        });
+        all.saturating_sub(again.sum())
     }
 
     /// Ends a job for which no machine is left.

@@ -41,19 +41,84 @@ pub struct Machine {
     pub round_trip: Duration,
     /// How fast inputs get there.
     pub bandwidth: Bandwidth,
+    /// Further terms on which it takes jobs, in the same slots.
+    pub other_terms: Vec<Terms>,
+}
+
+/// On what terms a machine takes jobs, as one of several lines for it in the machines file says.
+///
+/// All lines share its slots, and each uses them up to its own number: a job takes the first that is
+/// free, if that is one of so many.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Terms {
+    /// As [`Machine::systems`].
+    pub systems: BTreeSet<String>,
+    /// How many of the slots may be used.
+    pub slots: u32,
+    /// As [`Machine::speed_factor`].
+    pub speed_factor: f64,
+    /// As [`Machine::supported_features`].
+    pub supported_features: BTreeSet<String>,
+    /// As [`Machine::mandatory_features`].
+    pub mandatory_features: BTreeSet<String>,
 }
 
 impl Machine {
-    /// Returns the speed factor, with everything that is not above zero taken as 1 as Nix does.
+    /// Returns the speed of its first terms; see [`Terms::speed`].
     #[must_use]
     pub fn speed(&self) -> f64 {
-        match self.speed_factor {
-            speed if speed.is_finite() && speed > 0.0 => speed,
-            _ => 1.0,
-        }
+        speed_of(self.speed_factor)
     }
 
     /// Returns why it can never take a job that needs `system` and `features`, or nothing if it can.
+    #[must_use]
+    pub fn refusal(&self, system: &str, features: &BTreeSet<String>) -> Option<Reason> {
+        let mut refusals = self.all_terms().map(|terms| terms.refusal(system, features));
+        let first = refusals.next().flatten()?;
+        // of several the one says most that fails for what is asked beside the system
+        refusals.try_fold(first, |first, other| {
+            Some(match (first, other?) {
+                (Reason::LacksSystem { .. }, other) => other,
+                (first, _) => first,
+            })
+        })
+    }
+
+    /// Returns how many of its slots jobs may use that need `system` and `features`.
+    #[must_use]
+    pub fn slots_for(&self, system: &str, features: &BTreeSet<String>) -> u32 {
+        let terms = self.all_terms().filter(|terms| terms.refusal(system, features).is_none());
+        terms.map(|terms| terms.slots).max().unwrap_or(0)
+    }
+
+    /// Returns how many slots it has.
+    #[must_use]
+    pub fn all_slots(&self) -> u32 {
+        self.all_terms().map(|terms| terms.slots).max().unwrap_or(0)
+    }
+
+    /// Returns all terms on which it takes jobs.
+    pub(crate) fn all_terms(&self) -> impl Iterator<Item = Terms> {
+        let first = Terms {
+            systems: self.systems.clone(),
+            slots: self.slots,
+            speed_factor: self.speed_factor,
+            supported_features: self.supported_features.clone(),
+            mandatory_features: self.mandatory_features.clone(),
+        };
+        std::iter::once(first).chain(self.other_terms.iter().cloned())
+    }
+}
+
+impl Terms {
+    /// Returns the speed factor, with everything that is not above zero taken as 1 as Nix does.
+    #[must_use]
+    pub fn speed(&self) -> f64 {
+        speed_of(self.speed_factor)
+    }
+
+    /// Returns why nothing that needs `system` and `features` is taken on these terms, or nothing
+    /// if it is.
     ///
     /// The rules are those of `Machine::systemSupported`, `allSupported` and `mandatoryMet` in
     /// C++ Nix (`src/libstore/machines.cc`).
@@ -82,6 +147,13 @@ impl Machine {
             return Some(Reason::MandatoryFeatures { features: unasked });
         }
         (self.slots == 0).then_some(Reason::ZeroSlots)
+    }
+}
+
+fn speed_of(factor: f64) -> f64 {
+    match factor {
+        speed if speed.is_finite() && speed > 0.0 => speed,
+        _ => 1.0,
     }
 }
 

@@ -198,9 +198,11 @@ impl Scheduler {
             }
         }
         for machine in holders {
+            let (held, reach) =
+                (self.machines.at(*machine), self.reach(record.requirement, *machine));
             let is_full = self.position(record.requirement, *machine).is_some()
-                && self.machines.at(*machine).takes_jobs()
-                && self.machines.at(*machine).free_lane().is_none();
+                && held.takes_jobs()
+                && held.free_lane(reach).is_none();
             if is_full && *machine != best.machine {
                 look_at(*machine, round);
             }

@@ -108,11 +108,12 @@ impl Scheduler {
         if !record.takes_jobs() {
             return None;
         }
+        let reach = self.reach(job.requirement, machine);
         let (lane, free_at) = match wanted {
-            Wanted::FreeLane => (record.free_lane()?, self.now),
-            Wanted::PlaceInQueue if record.free_lane().is_some() => return None,
+            Wanted::FreeLane => (record.free_lane(reach)?, self.now),
+            Wanted::PlaceInQueue if record.free_lane(reach).is_some() => return None,
             Wanted::PlaceInQueue => {
-                record.first_lane(self.settings.prefetch_depth as usize, self.now)?
+                record.first_lane(self.settings.prefetch_depth as usize, self.now, reach)?
             }
         };
         let transfer = self.transfer(job, machine);
@@ -121,10 +122,24 @@ impl Scheduler {
         Some(Offer { finish, missing, load: load(record), position, machine, lane })
     }
 
-    /// Returns the place of a machine's class in a requirement, if it meets it.
+    /// Returns the place of a machine's class in a requirement, if it meets it; of several classes
+    /// that of the first.
     pub(crate) fn position(&self, requirement: RequirementId, machine: MachineId) -> Option<usize> {
-        let class = self.machines.get(machine)?.class?;
-        self.requirements.at(requirement).classes.iter().position(|other| *other == class)
+        let faces = &self.machines.get(machine)?.faces;
+        let classes = &self.requirements.at(requirement).classes;
+        classes.iter().position(|class| faces.iter().any(|face| face.class == *class))
+    }
+
+    /// Returns below which lane a machine takes jobs of a requirement.
+    pub(crate) fn reach(&self, requirement: RequirementId, machine: MachineId) -> u32 {
+        let classes = &self.requirements.at(requirement).classes;
+        match self.machines.at(machine).faces.as_slice() {
+            [only] => only.slots,
+            faces => {
+                let meeting = faces.iter().filter(|face| classes.contains(&face.class));
+                meeting.map(|face| face.slots).max().unwrap_or(0)
+            }
+        }
     }
 
     /// Returns machines a job came back from, as long as there are others.
@@ -133,7 +148,7 @@ impl Scheduler {
         let tried: Vec<MachineId> = tried
             .filter(|machine| {
                 self.position(job.requirement, *machine).is_some()
-                    && self.machines.at(*machine).indexed.hope != 0
+                    && self.machines.at(*machine).faces.iter().any(|face| face.indexed.hope != 0)
             })
             .collect();
         match tried.len() < self.hopeful_machines(job.requirement) as usize {

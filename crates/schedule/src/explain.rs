@@ -52,7 +52,7 @@ impl Scheduler {
                 .iter()
                 .map(|lane| u32::try_from(lane.queue.len().saturating_sub(1)).unwrap_or(u32::MAX))
                 .sum(),
-            slots: record.description.slots,
+            slots: record.slots,
         });
         Snapshot { jobs: self.counts, machines: machines.collect() }
     }
@@ -126,7 +126,8 @@ impl Scheduler {
         let asked = self.requirements.at(job.requirement);
         let busy = asked.classes.iter().filter_map(|class| {
             let (_, other) = self.classes.at(*class).full.first()?;
-            let (_, free_at) = self.machines.at(*other).first_lane(usize::MAX, self.now)?;
+            let reach = self.reach(job.requirement, *other);
+            let (_, free_at) = self.machines.at(*other).first_lane(usize::MAX, self.now, reach)?;
             Some((self.finish_at(job, *other, free_at), *other))
         });
         match busy.min() {
@@ -153,8 +154,23 @@ impl Scheduler {
             .map(|tried| Reason::FailedThere { cause: tried.cause.to_string() });
         match self.machines_to_avoid(job).contains(&machine) {
             true => failed_there,
-            false => self.unavailability(record).or(failed_there),
+            false => self
+                .unavailability(record)
+                .or_else(|| self.exhaustion(job, machine, record))
+                .or(failed_there),
         }
+    }
+
+    /// Returns what is taken if a machine has room, but not on the terms on which it takes a job.
+    fn exhaustion(
+        &self,
+        job: &JobRecord,
+        machine: MachineId,
+        record: &MachineRecord,
+    ) -> Option<Reason> {
+        let slots = self.reach(job.requirement, machine);
+        let is_full = slots != 0 && record.free_lane(slots).is_none();
+        is_full.then(|| Reason::Full { busy: record.busy_lanes_below(slots), slots })
     }
 
     /// Returns what keeps a machine from taking any job now.
@@ -169,7 +185,7 @@ impl Scheduler {
         };
         let slots = record.usable_lanes();
         match record.link {
-            _ if record.description.slots == 0 => Some(Reason::ZeroSlots),
+            _ if record.slots == 0 => Some(Reason::ZeroSlots),
             _ if record.duty == Duty::Removed => Some(Reason::Removed),
             Link::Refused => {
                 let cause = record.trouble.as_ref().map(|trouble| trouble.cause.to_string());

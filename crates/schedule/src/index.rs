@@ -1,4 +1,4 @@
-//! The index of machines by class.
+//! The index of machines by class. A machine with several terms is in several classes.
 //!
 //! Invariant: after each change of a machine's link, duty, trust or lanes, `reindex` is called
 //! before anything is looked up.
@@ -11,16 +11,21 @@ use crate::scheduler::Scheduler;
 use crate::settings::Policy;
 
 impl Scheduler {
-    /// Brings the index of a machine's class up to date.
+    /// Brings the index of a machine's classes up to date.
     pub(crate) fn reindex(&mut self, machine: MachineId) {
-        let after = self.indexed(machine, self.machines.at(machine));
-        self.index_as(machine, after);
+        for face in 0..self.machines.at(machine).faces.len() {
+            let record = self.machines.at(machine);
+            let slots = record.faces.get(face).map_or(0, |face| face.slots);
+            let after = self.indexed(machine, record, slots);
+            self.index_as(machine, face, after);
+        }
     }
 
-    /// Has a machine stand for this in the index of its class.
-    pub(crate) fn index_as(&mut self, machine: MachineId, after: Indexed) {
-        let Some(class) = self.machines.at(machine).class else { return };
-        let before = std::mem::replace(&mut self.machines.at_mut(machine).indexed, after);
+    /// Has a machine stand for this in the index of one of its classes.
+    pub(crate) fn index_as(&mut self, machine: MachineId, face: usize, after: Indexed) {
+        let Some(face) = self.machines.at_mut(machine).faces.get_mut(face) else { return };
+        let class = face.class;
+        let before = std::mem::replace(&mut face.indexed, after);
         if before == after {
             return;
         }
@@ -58,15 +63,15 @@ impl Scheduler {
         }
     }
 
-    /// Returns what a machine stands for in its class.
-    fn indexed(&self, machine: MachineId, record: &MachineRecord) -> Indexed {
+    /// Returns what a machine stands for in a class of which it has so many lanes.
+    fn indexed(&self, machine: MachineId, record: &MachineRecord, slots: u32) -> Indexed {
         Indexed {
             room: match (record.link, record.duty) {
-                (Link::Up, Duty::Working) => self.room(machine, record),
+                (Link::Up, Duty::Working) => self.room(machine, record, slots),
                 _ => Room::Closed,
             },
             hope: match record.is_hopeful(self.settings.reconnections) {
-                true => record.usable_lanes(),
+                true => record.usable_lanes().min(slots),
                 false => 0,
             },
             sleep: match record.link {
@@ -76,8 +81,8 @@ impl Scheduler {
         }
     }
 
-    fn room(&self, machine: MachineId, record: &MachineRecord) -> Room {
-        if record.free_lane().is_some() {
+    fn room(&self, machine: MachineId, record: &MachineRecord, slots: u32) -> Room {
+        if record.free_lane(slots).is_some() {
             return Room::Idle(IdleKey {
                 speed: Reverse(record.speed.to_bits()),
                 load: load(record),
@@ -85,12 +90,13 @@ impl Scheduler {
                 machine,
             });
         }
-        let occupied = record.lanes.iter().filter(|lane| !lane.queue.is_empty());
+        let reached = record.lanes.get(..slots as usize).unwrap_or(&record.lanes);
+        let occupied = reached.iter().filter(|lane| !lane.queue.is_empty());
         let free_at = occupied.map(|lane| lane.until).min().unwrap_or(self.now);
         let queue_at = match (record.trust, self.settings.policy) {
             (Trust::Full, Policy::EarliestFinish) => {
                 let depth = self.settings.prefetch_depth as usize;
-                let lanes = record.lanes.iter().filter(|lane| lane.queue.len() < depth);
+                let lanes = reached.iter().filter(|lane| lane.queue.len() < depth);
                 lanes.map(|lane| lane.until).min()
             }
             (Trust::Probation, _) | (_, Policy::Stock { .. }) => None,
@@ -108,5 +114,5 @@ impl Scheduler {
 
 /// Returns how much of a machine is taken, in thousandths.
 pub(crate) fn load(record: &MachineRecord) -> u32 {
-    record.busy_lanes().saturating_mul(1000).checked_div(record.description.slots).unwrap_or(0)
+    record.busy_lanes().saturating_mul(1000).checked_div(record.slots).unwrap_or(0)
 }

@@ -20,6 +20,7 @@
 //!     mandatory_features: BTreeSet::new(),
 //!     round_trip: Duration::from_millis(50),
 //!     bandwidth: Bandwidth(10_000_000),
+//!     other_terms: Vec::new(),
 //! };
 //! let job = Job { system: "x86_64-linux".to_owned(), ..Job::default() };
 //!
@@ -66,7 +67,7 @@ mod submit;
 mod table;
 
 pub use command::{Command, Reasons, Verdict};
-pub use description::{Job, Machine, MachineKind, Preference};
+pub use description::{Job, Machine, MachineKind, Preference, Terms};
 pub use event::{Event, JobFailure, MachineFault};
 pub use explanation::{
     Choice, Explanation, JobCounts, JobStatus, MachineExplanation, MachineSnapshot, MachineState,

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::description::Machine;
+use crate::description::{Machine, Terms};
 use crate::event::MachineFault;
 use crate::id::{JobId, MachineId, Moment, PathId};
 use crate::job::ReadyKey;
@@ -20,8 +20,11 @@ use crate::table::{ClassId, RequirementId};
 pub(crate) struct MachineRecord {
     pub(crate) description: Machine,
     pub(crate) speed: f64,
-    /// None if it has no slots, or was removed.
-    pub(crate) class: Option<ClassId>,
+    /// How many there are for all of its terms together.
+    pub(crate) slots: u32,
+    /// What it is in its classes, one for each of its terms; nothing if it has no slots, or was
+    /// removed.
+    pub(crate) faces: Vec<Face>,
     pub(crate) link: Link,
     pub(crate) duty: Duty,
     pub(crate) past: Past,
@@ -43,6 +46,15 @@ pub(crate) struct MachineRecord {
     pub(crate) epoch: u32,
     /// Paths that jobs made there.
     pub(crate) made: BTreeSet<PathId>,
+}
+
+/// What a machine is in a class.
+#[derive(Debug)]
+pub(crate) struct Face {
+    pub(crate) class: ClassId,
+    /// Jobs of this class use lanes below this.
+    pub(crate) slots: u32,
+    pub(crate) speed: f64,
     pub(crate) indexed: Indexed,
 }
 
@@ -179,13 +191,25 @@ pub(crate) struct ClassKey {
 }
 
 impl ClassKey {
-    pub(crate) fn of(machine: &Machine) -> ClassKey {
+    pub(crate) fn of(terms: &Terms) -> ClassKey {
         ClassKey {
-            pace: Reverse(machine.speed().to_bits() >> 50),
-            features: machine.supported_features.clone(),
-            mandatory: machine.mandatory_features.clone(),
-            systems: machine.systems.clone(),
+            pace: Reverse(terms.speed().to_bits() >> 50),
+            features: terms.supported_features.clone(),
+            mandatory: terms.mandatory_features.clone(),
+            systems: terms.systems.clone(),
         }
+    }
+
+    /// Returns whether machines of this class take jobs that need `system` and `features`.
+    pub(crate) fn meets(&self, system: &str, features: &BTreeSet<String>) -> bool {
+        let terms = Terms {
+            systems: self.systems.clone(),
+            slots: 1,
+            speed_factor: 1.0,
+            supported_features: self.features.clone(),
+            mandatory_features: self.mandatory.clone(),
+        };
+        terms.refusal(system, features).is_none()
     }
 }
 
@@ -247,8 +271,8 @@ impl MachineRecord {
     /// Returns how many lanes may be used.
     pub(crate) fn usable_lanes(&self) -> u32 {
         match self.trust {
-            Trust::Full => self.description.slots,
-            Trust::Probation => 1.min(self.description.slots),
+            Trust::Full => self.slots,
+            Trust::Probation => 1.min(self.slots),
         }
     }
 
@@ -259,17 +283,29 @@ impl MachineRecord {
         u32::try_from(busy).unwrap_or(u32::MAX)
     }
 
-    /// Returns a lane without any job that may be used.
-    pub(crate) fn free_lane(&self) -> Option<u32> {
+    /// Returns how many lanes below `reach` have a job.
+    pub(crate) fn busy_lanes_below(&self, reach: u32) -> u32 {
+        let below = reach.min(u32::try_from(self.lanes.len()).unwrap_or(u32::MAX));
+        let free = self.free.range(..below).count();
+        below.saturating_sub(u32::try_from(free).unwrap_or(u32::MAX))
+    }
+
+    /// Returns a lane below `reach` without any job that may be used.
+    pub(crate) fn free_lane(&self, reach: u32) -> Option<u32> {
         match self.busy_lanes() < self.usable_lanes() {
-            true => self.free.first().copied(),
+            true => self.free.first().copied().filter(|lane| *lane < reach),
             false => None,
         }
     }
 
-    /// Returns the lane that is free first of those with fewer than `depth` jobs.
-    pub(crate) fn first_lane(&self, depth: usize, now: Moment) -> Option<(u32, Moment)> {
-        let lanes = self.lanes.iter().zip(0_u32..);
+    /// Returns the lane below `reach` that is free first of those with fewer than `depth` jobs.
+    pub(crate) fn first_lane(
+        &self,
+        depth: usize,
+        now: Moment,
+        reach: u32,
+    ) -> Option<(u32, Moment)> {
+        let lanes = self.lanes.iter().zip(0..reach);
         lanes
             .filter(|(lane, _)| !lane.queue.is_empty() && lane.queue.len() < depth)
             .map(|(lane, index)| (index, lane.free_at(now)))

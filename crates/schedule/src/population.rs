@@ -3,9 +3,9 @@
 //! Invariant: a machine that was removed is in no class, so that nothing is placed there, waits
 //! for it, or has it connected to; its record stays, as jobs may still run there.
 
-use crate::description::Machine;
+use crate::description::{Machine, Terms};
 use crate::id::MachineId;
-use crate::machine::{ClassKey, Duty, Indexed, LaneState, Link, Past};
+use crate::machine::{ClassKey, Duty, Face, Indexed, LaneState, Link, Past};
 use crate::scheduler::Scheduler;
 
 impl Scheduler {
@@ -33,8 +33,9 @@ impl Scheduler {
     /// something waits for it.
     pub(crate) fn settle_in(&mut self, machine: MachineId) {
         let record = self.machines.at_mut(machine);
-        let slots = record.description.slots.min(super::connection::MAX_SLOTS);
-        record.description.slots = slots;
+        let slots = record.description.all_slots().min(super::connection::MAX_SLOTS);
+        record.slots = slots;
+        let terms: Vec<Terms> = record.description.all_terms().collect();
         let lanes = record.lanes.len().max(slots as usize);
         record.lanes.resize_with(lanes, LaneState::default);
         let empty = record.lanes.iter().zip(0_u32..).filter(|(lane, _)| lane.queue.is_empty());
@@ -43,13 +44,32 @@ impl Scheduler {
         if slots == 0 {
             return;
         }
-        let key = ClassKey::of(&self.machines.at(machine).description);
-        let class = self.class(key, machine);
-        self.machines.at_mut(machine).class = Some(class);
+        for terms in terms.iter().filter(|terms| terms.slots != 0) {
+            self.take_on(machine, terms);
+        }
+        if self.machines.at(machine).faces.len() > 1 {
+            self.many_faced.insert(machine);
+        }
         self.reindex(machine);
         if self.machines.at(machine).link == Link::Asleep && self.is_needed(machine) {
             self.connect(machine);
         }
+    }
+
+    /// Puts a machine into the class of some of its terms; of two that are alike the more generous
+    /// one counts.
+    fn take_on(&mut self, machine: MachineId, terms: &Terms) {
+        let key = ClassKey::of(terms);
+        let known = self.class_ids.get(&key).copied();
+        let slots = terms.slots.min(super::connection::MAX_SLOTS);
+        let faces = &mut self.machines.at_mut(machine).faces;
+        if let Some(face) = faces.iter_mut().find(|face| Some(face.class) == known) {
+            face.slots = face.slots.max(slots);
+            return;
+        }
+        let (class, speed) = (self.class(key, machine), terms.speed());
+        let face = Face { class, slots, speed, indexed: Indexed::default() };
+        self.machines.at_mut(machine).faces.push(face);
     }
 
     /// Takes a machine out of use.
@@ -64,16 +84,20 @@ impl Scheduler {
     }
 
     fn leave_class(&mut self, machine: MachineId) {
-        self.index_as(machine, Indexed::default());
-        let Some(class) = self.machines.at_mut(machine).class.take() else { return };
-        let left = self.classes.at_mut(class);
-        left.members.retain(|member| *member != machine);
-        if left.members.is_empty() {
-            // one that is like this machine finds out anew what it can take
-            for requirement in std::mem::take(&mut left.requirements) {
-                self.requirements.at_mut(requirement).classes.retain(|other| *other != class);
+        for face in 0..self.machines.at(machine).faces.len() {
+            self.index_as(machine, face, Indexed::default());
+        }
+        self.many_faced.remove(&machine);
+        for Face { class, .. } in std::mem::take(&mut self.machines.at_mut(machine).faces) {
+            let left = self.classes.at_mut(class);
+            left.members.retain(|member| *member != machine);
+            if left.members.is_empty() {
+                // one that is like this machine finds out anew what it can take
+                for requirement in std::mem::take(&mut left.requirements) {
+                    self.requirements.at_mut(requirement).classes.retain(|other| *other != class);
+                }
+                self.class_ids.retain(|_, id| *id != class);
             }
-            self.class_ids.retain(|_, id| *id != class);
         }
     }
 

@@ -37,6 +37,8 @@ pub struct Scheduler {
     pub(crate) durations: Durations,
     /// Local machines, which jobs may prefer.
     pub(crate) locals: Vec<MachineId>,
+    /// Machines that are in several classes.
+    pub(crate) many_faced: BTreeSet<MachineId>,
     /// Requirements with ready jobs.
     pub(crate) with_ready: BTreeSet<RequirementId>,
     /// Requirements whose ready jobs wait for something better, and until when.
@@ -76,6 +78,7 @@ impl Scheduler {
             paths: Table::default(),
             durations: Durations::default(),
             locals: Vec::new(),
+            many_faced: BTreeSet::new(),
             with_ready: BTreeSet::new(),
             patience: BTreeMap::new(),
             prefetched: BTreeSet::new(),

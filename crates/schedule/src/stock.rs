@@ -8,9 +8,8 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use crate::explanation::Why;
-use crate::id::{JobId, Lane, MachineId};
+use crate::id::{JobId, Lane};
 use crate::job::{Decision, ReadyKey};
-use crate::machine::MachineRecord;
 use crate::scheduler::Scheduler;
 use crate::settings::Rounding;
 
@@ -41,42 +40,52 @@ impl Scheduler {
     fn stock_choice(&self, job: JobId, rounding: Rounding) -> Option<Lane> {
         let record = self.jobs.at(job);
         let avoid = self.machines_to_avoid(record);
-        let mut best: Option<(MachineId, u32, &MachineRecord)> = None;
+        let classes = &self.requirements.at(record.requirement).classes;
+        let mut best: Option<(Lane, Line)> = None;
         for (machine, candidate) in self.machines.iter() {
-            let Some(lane) = candidate.free_lane() else { continue };
-            if !candidate.takes_jobs()
-                || avoid.contains(&machine)
-                || self.position(record.requirement, machine).is_none()
-            {
+            if !candidate.takes_jobs() || avoid.contains(&machine) {
                 continue;
             }
-            if best.is_none_or(|(_, _, best)| is_better(candidate, best, rounding)) {
-                best = Some((machine, lane, candidate));
+            for face in candidate.faces.iter().filter(|face| classes.contains(&face.class)) {
+                let Some(index) = candidate.free_lane(face.slots) else { continue };
+                let line = Line { load: candidate.busy_lanes_below(face.slots), speed: face.speed };
+                if best.is_none_or(|(_, best)| line.is_better(best, rounding)) {
+                    best = Some((Lane { machine, index }, line));
+                }
             }
         }
-        best.map(|(machine, index, _)| Lane { machine, index })
+        best.map(|(lane, _)| lane)
     }
 }
 
-fn is_better(candidate: &MachineRecord, best: &MachineRecord, rounding: Rounding) -> bool {
-    let (load, best_load) = (candidate.busy_lanes(), best.busy_lanes());
-    let quotients = match rounding {
-        Rounding::Float => {
-            let quotient = f64::from(load) / candidate.speed;
-            quotient.total_cmp(&(f64::from(best_load) / best.speed))
-        }
-        Rounding::Integer => {
-            let quotient = u64::from(load) / whole_speed(candidate);
-            quotient.cmp(&(u64::from(best_load) / whole_speed(best)))
-        }
-    };
-    let order = quotients
-        .then_with(|| best.speed.total_cmp(&candidate.speed))
-        .then_with(|| load.cmp(&best_load));
-    order == Ordering::Less
+/// What counts of a line of the machines file.
+#[derive(Clone, Copy)]
+struct Line {
+    load: u32,
+    speed: f64,
 }
 
-/// Returns the speed factor without its fraction, at least 1.
-fn whole_speed(machine: &MachineRecord) -> u64 {
-    Duration::try_from_secs_f64(machine.speed).map_or(u64::MAX, |speed| speed.as_secs().max(1))
+impl Line {
+    fn is_better(self, best: Line, rounding: Rounding) -> bool {
+        let quotients = match rounding {
+            Rounding::Float => {
+                let quotient = f64::from(self.load) / self.speed;
+                quotient.total_cmp(&(f64::from(best.load) / best.speed))
+            }
+            Rounding::Integer => {
+                let quotient = u64::from(self.load) / self.whole_speed();
+                quotient.cmp(&(u64::from(best.load) / best.whole_speed()))
+            }
+        };
+        let order = quotients
+            .then_with(|| best.speed.total_cmp(&self.speed))
+            .then_with(|| self.load.cmp(&best.load));
+        order == Ordering::Less
+    }
+
+    /// Returns the speed factor without its fraction, at least 1.
+    fn whole_speed(self) -> u64 {
+        let speed = Duration::try_from_secs_f64(self.speed);
+        speed.map_or(u64::MAX, |speed| speed.as_secs().max(1))
+    }
 }

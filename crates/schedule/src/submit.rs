@@ -225,7 +225,7 @@ impl Scheduler {
         }
         let mut classes: Vec<(Reverse<u64>, usize, ClassId)> = Vec::new();
         for (key, id) in &self.class_ids {
-            if self.class_meets(self.classes.at(*id), &job.system, &job.required_features) {
+            if key.meets(&job.system, &job.required_features) {
                 classes.push((key.pace, key.features.len(), *id));
             }
         }
@@ -245,17 +245,6 @@ impl Scheduler {
         id
     }
 
-    fn class_meets(
-        &self,
-        class: &Class,
-        system: &str,
-        features: &std::collections::BTreeSet<String>,
-    ) -> bool {
-        class.members.first().is_some_and(|machine| {
-            self.machines.at(*machine).description.refusal(system, features).is_none()
-        })
-    }
-
     /// Returns the class of machines like this one, matched against all requirements if it is new.
     pub(crate) fn class(&mut self, key: ClassKey, machine: crate::id::MachineId) -> ClassId {
         if let Some(id) = self.class_ids.get(&key) {
@@ -266,9 +255,7 @@ impl Scheduler {
         let met: Vec<RequirementId> = self
             .requirements
             .iter()
-            .filter(|(_, asked)| {
-                self.class_meets(self.classes.at(id), &asked.system, &asked.features)
-            })
+            .filter(|(_, asked)| key.meets(&asked.system, &asked.features))
             .map(|(requirement, _)| requirement)
             .collect();
         self.class_ids.insert(key, id);

@@ -19,6 +19,19 @@ fn features() -> impl Strategy<Value = BTreeSet<String>> {
     prop::collection::btree_set(feature, 0..2)
 }
 
+/// Another line for a machine.
+fn terms() -> impl Strategy<Value = Terms> {
+    let systems = prop::sample::subsequence(SYSTEMS.to_vec(), 1..=2);
+    let one = (0..4_u32, features(), prop::bool::weighted(0.2), systems);
+    one.prop_map(|(slots, supported, has_mandatory, systems)| Terms {
+        systems: systems.into_iter().map(str::to_owned).collect(),
+        slots,
+        speed_factor: 1.0,
+        mandatory_features: supported.iter().take(usize::from(has_mandatory)).cloned().collect(),
+        supported_features: supported,
+    })
+}
+
 fn machines() -> impl Strategy<Value = Vec<Machine>> {
     let one = (
         0..5_u32,
@@ -40,6 +53,11 @@ fn machines() -> impl Strategy<Value = Vec<Machine>> {
             round_trip: Duration::from_millis(trip),
             ..machine("", slots)
         }
+    });
+    let one = (one, prop::collection::vec(terms(), 0..3));
+    let one = one.prop_map(|(machine, terms)| Machine {
+        other_terms: if machine.kind == MachineKind::Local { Vec::new() } else { terms },
+        ..machine
     });
     prop::collection::vec(one, 0..6).prop_map(|mut machines| {
         for (number, machine) in machines.iter_mut().enumerate() {

@@ -29,6 +29,7 @@ fn machine(slots: u32) -> Machine {
         mandatory_features: BTreeSet::new(),
         round_trip: RTT,
         bandwidth: Bandwidth(1_000_000),
+        other_terms: Vec::new(),
     }
 }
 
@@ -195,6 +196,42 @@ fn mandatory_features(#[case] asked: &[&str], #[case] refusal: Option<&str>) {
     let machine = Machine { mandatory_features: set(&["benchmark"]), ..machine(1) };
     let said = machine.refusal("x86_64-linux", &set(asked)).map(|reason| reason.to_string());
     assert_eq!(said.as_deref(), refusal);
+}
+
+/// `ssh://h x86_64-linux - 2`, and `ssh://h aarch64-linux - 1` for the same host.
+fn with_two_lines() -> Machine {
+    let other = Terms {
+        systems: set(&["aarch64-linux"]),
+        slots: 1,
+        speed_factor: 1.0,
+        supported_features: BTreeSet::new(),
+        mandatory_features: BTreeSet::new(),
+    };
+    Machine { other_terms: vec![other], ..machine(2) }
+}
+
+#[test]
+fn lines_for_one_machine_share_its_slots() {
+    let arm = || Job { system: "aarch64-linux".to_owned(), ..job(&[]) };
+    let (_, commands) = Bench::running(vec![with_two_lines()], vec![arm(), arm(), job(&[])]);
+    assert_eq!(commands, [start(0, 0, 0, None), start(2, 0, 1, None)]);
+    // only the first slot is for both
+    let jobs = vec![job(&[]), job(&[]), arm()];
+    let (mut bench, commands) = Bench::running(vec![with_two_lines()], jobs);
+    assert_eq!(commands, [start(0, 0, 0, None), start(1, 0, 1, None)]);
+    assert_eq!(bench.on(finished(1)), [done(1, Verdict::Built)]);
+    assert!(bench.reason(2, 0).contains("full (1/1)"), "{}", bench.reason(2, 0));
+    assert_eq!(bench.on(finished(0)), [done(0, Verdict::Built), start(2, 0, 0, None)]);
+}
+
+#[test]
+fn a_machine_with_several_lines_that_is_lost_is_not_another_one() {
+    let line = Terms { systems: set(&["x86_64-linux"]), ..with_two_lines().other_terms.remove(0) };
+    let line = Terms { supported_features: set(&["kvm"]), ..line };
+    let machine = Machine { other_terms: vec![line], ..machine(1) };
+    let (mut bench, _) = Bench::running(vec![machine], vec![job(&[])]);
+    // it is tried there again, as there is no other
+    assert_eq!(bench.on(returned(0)), [start(0, 0, 0, None)]);
 }
 
 #[test]

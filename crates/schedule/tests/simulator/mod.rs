@@ -183,8 +183,8 @@ impl Simulator {
                 up: true,
                 refuses: false,
                 session: 0,
-                lanes: vec![VecDeque::new(); machine.slots as usize],
-                running: vec![None; machine.slots as usize],
+                lanes: vec![VecDeque::new(); machine.all_slots() as usize],
+                running: vec![None; machine.all_slots() as usize],
                 link_free: Duration::ZERO,
                 store: BTreeSet::new(),
             })
@@ -540,7 +540,8 @@ impl Simulator {
         assert!(self.connected[index], "{job} on {lane}: not connected");
         let refusal = machine.refusal(&description.system, &description.required_features);
         assert_eq!(refusal, None, "{job} on {lane}");
-        assert!(lane.index < machine.slots, "{lane} is there");
+        let slots = machine.slots_for(&description.system, &description.required_features);
+        assert!(lane.index < slots, "{lane} is there, and its job may use it");
         let started = self.lanes.values().any(|queue| queue.contains(&job));
         assert!(!started, "{job} is started already");
         let queue = self.lanes.entry(lane).or_default();
@@ -611,6 +612,7 @@ pub fn machine(name: &str, slots: u32) -> Machine {
         mandatory_features: BTreeSet::new(),
         round_trip: Duration::from_millis(1),
         bandwidth: Bandwidth(100_000_000),
+        other_terms: Vec::new(),
     }
 }
 
@@ -643,7 +645,7 @@ pub fn world(machines: Vec<Machine>, jobs: Vec<(Job, Truth)>) -> World {
 /// The bound that no schedule can beat: the critical path, the work, and the tails of it.
 pub fn bound(world: &World) -> f64 {
     let speed = world.machines.iter().map(Machine::speed).fold(0.0, f64::max);
-    let capacity: f64 = world.machines.iter().map(|m| f64::from(m.slots) * m.speed()).sum();
+    let capacity: f64 = world.machines.iter().map(|m| f64::from(m.all_slots()) * m.speed()).sum();
     let takes: Vec<f64> = world.jobs.iter().map(|job| job.1.takes.as_secs_f64()).collect();
     let mut rank: Vec<f64> = takes.iter().map(|takes| takes / speed).collect();
     for job in (0..world.jobs.len()).rev() {
