@@ -6,9 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use drover_store::StoreError;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::error::Peer;
@@ -106,15 +109,18 @@ pub struct ConnectOptions {
 }
 
 /// An open connection before the first word.
-pub(crate) struct Wire {
-    pub(crate) reader: Box<dyn AsyncRead + Send + Unpin>,
-    pub(crate) writer: Box<dyn AsyncWrite + Send + Unpin>,
+pub struct Wire {
+    /// What the server says.
+    pub reader: Box<dyn AsyncRead + Send + Unpin>,
+    /// What the server hears.
+    pub writer: Box<dyn AsyncWrite + Send + Unpin>,
     pub(crate) peer: Peer,
-    pub(crate) keep_alive: KeepAlive,
+    /// Ends the connection when it is dropped.
+    pub keep_alive: KeepAlive,
 }
 
 /// What has to live as long as a connection.
-pub(crate) struct KeepAlive {
+pub struct KeepAlive {
     _held: Held,
     _stderr: JoinSet<()>,
 }
@@ -122,8 +128,35 @@ pub(crate) struct KeepAlive {
 /// What is ended with a connection.
 enum Held {
     Nothing,
-    Child { _child: Child },
+    Child { _served: Served },
     Session { _control: MuxControl, _slot: SessionSlot },
+}
+
+/// A program on this machine that serves a connection. Dropped, it is asked to end, so that it can
+/// end what it does for others; one that doesn't is killed.
+struct Served(Option<Child>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        /// How long a program may take to end what it does.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let Some(mut child) = self.0.take() else { return };
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        // without a number it has been waited for
+        let Some(pid) = pid else { return };
+        if let Err(error) = kill_process_group(pid, Signal::TERM) {
+            tracing::debug!(%error, "a program could not be asked to end");
+        }
+        // at the end of this process there is nobody to wait for it
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                if timeout(PATIENCE, child.wait()).await.is_err() {
+                    // what has ended meanwhile can't be killed
+                    child.start_kill().ok();
+                }
+            });
+        }
+    }
 }
 
 /// Opens connections to one server.
@@ -237,7 +270,7 @@ fn spawn(name: &str, mut command: Command, line: String) -> Result<Wire, StoreEr
     let peer = Peer { name: name.to_owned(), command: line, stderr: stderr.clone() };
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // a group of its own: the terminal's Ctrl-C is drover's to handle, in order
-    command.kill_on_drop(true).process_group(0);
+    command.process_group(0);
     let mut child = command.spawn().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => peer.no_program("No such file or directory"),
         _ => peer.unreachable(format!("'{}' could not be run: {error}", peer.command)),
@@ -249,6 +282,7 @@ fn spawn(name: &str, mut command: Command, line: String) -> Result<Wire, StoreEr
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(stderr.drain(words));
-    let keep_alive = KeepAlive { _held: Held::Child { _child: child }, _stderr: tasks };
+    let keep_alive =
+        KeepAlive { _held: Held::Child { _served: Served(Some(child)) }, _stderr: tasks };
     Ok(Wire { reader: Box::new(stdout), writer: Box::new(stdin), peer, keep_alive })
 }

@@ -59,7 +59,9 @@ pub(crate) fn failed(status: RealiseStatus, message: String) -> Realised {
 pub(crate) fn by_words(message: String) -> Realised {
     let status = match refusal(message.clone()) {
         BuildFailure::Failed { .. } => RealiseStatus::PermanentFailure,
+        BuildFailure::Killed { .. } => RealiseStatus::TransientFailure,
         BuildFailure::TimedOut { .. } => RealiseStatus::TimedOut,
+        BuildFailure::LogLimit { .. } => RealiseStatus::LogLimitExceeded,
         BuildFailure::HashMismatch { .. } => RealiseStatus::OutputRejected,
         BuildFailure::NotDeterministic { .. } => RealiseStatus::NotDeterministic,
         BuildFailure::Refused { .. } => RealiseStatus::InputRejected,

@@ -3,6 +3,7 @@
 use drover_store::StoreError;
 use drover_wire::DecodeError;
 
+use crate::failure::is_refusal;
 use crate::stderr::StderrTail;
 
 /// Who is at the other end, for messages.
@@ -41,6 +42,20 @@ impl Peer {
     /// Returns the error of a connection that ended.
     pub(crate) fn lost(&self, reason: impl Into<String>) -> StoreError {
         StoreError::Lost { store: self.name.clone(), reason: self.with_last_words(reason) }
+    }
+
+    /// Returns the error of a connection that the peer ended. In the serve protocol that is how a
+    /// server says that it doesn't take something: with its last words.
+    pub(crate) fn ended(&self) -> StoreError {
+        let words = self.stderr.text().unwrap_or_default();
+        // what comes before may be the log of a build
+        let last = words.rfind("error:").and_then(|at| words.get(at..));
+        match last.filter(|last| is_refusal(last)) {
+            Some(last) => {
+                StoreError::Refused { store: self.name.clone(), message: last.to_owned() }
+            }
+            None => self.lost("it closed the connection"),
+        }
     }
 
     fn with_last_words(&self, reason: impl Into<String>) -> String {

@@ -1,30 +1,53 @@
 //! Whose failure it is when a build fails: the build's own, the machine's, or a refusal.
 //!
-//! The status says it where it can. Where it is of the kind "something went wrong", or where the
-//! server raised an error instead of answering, its words have to do; they are those of Nix 2.3 to
-//! 2.34, see the tests. Lines of the build's own log, which Nix puts behind its words, are not
-//! looked at: a build may print anything.
+//! The status says it where it can. It often can't: a fixed-output build that fails is "transient" to
+//! Nix, and so is one that ran out of disk. Then, and where the server raised an error instead of
+//! answering, its words have to do; they are those of Nix 2.3 to 2.34, see the tests. Lines of the
+//! build's own log, which Nix puts among its words, are not looked at: a build may print anything.
 
 use drover_store::BuildFailure;
 use drover_wire::{BuildResult, BuildStatus};
 
+/// What a server was asked to build from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The derivation alone: it builds nothing that this one depends on.
+    Derivation,
+    /// The `.drv` in its store, with all that this one depends on.
+    FromStore,
+}
+
 /// Turns a failed result into a failure that says whose it is.
-pub(crate) fn failure(result: &BuildResult) -> BuildFailure {
+pub(crate) fn failure(result: &BuildResult, asked: Asked) -> BuildFailure {
     let message = crate::log::plain_text(&result.error);
-    match result.status {
-        BuildStatus::TimedOut => BuildFailure::TimedOut { message },
-        BuildStatus::NotDeterministic => BuildFailure::NotDeterministic { message },
-        BuildStatus::LogLimitExceeded | BuildStatus::CachedFailure => {
-            BuildFailure::Failed { message }
-        }
-        BuildStatus::TransientFailure | BuildStatus::NoSubstituters => machine(message),
-        BuildStatus::PermanentFailure
-        | BuildStatus::OutputRejected
-        | BuildStatus::DependencyFailed => {
-            by_words(message, |message| BuildFailure::Failed { message })
-        }
+    match (result.status, asked) {
+        (BuildStatus::TimedOut, _) => BuildFailure::TimedOut { message },
+        (BuildStatus::NotDeterministic, _) => BuildFailure::NotDeterministic { message },
+        (BuildStatus::LogLimitExceeded, _) => BuildFailure::LogLimit { message },
+        (BuildStatus::CachedFailure, _) => failed(message),
+        // it was told to build nothing else, so what failed is that an input isn't there
+        (BuildStatus::DependencyFailed, Asked::Derivation) => machine(message),
+        (
+            BuildStatus::PermanentFailure
+            | BuildStatus::OutputRejected
+            | BuildStatus::DependencyFailed,
+            _,
+        ) => by_words(message, failed),
         _ => by_words(message, machine),
     }
+}
+
+/// Turns the answer of a server that tells an exit status and words into a failure. Those are Nix's
+/// own where it built itself; a server behind another says 1 whatever happened.
+pub(crate) fn exited(status: u64, message: &str) -> BuildFailure {
+    let otherwise = match status {
+        100 => failed,
+        101 => |message| BuildFailure::TimedOut { message },
+        102 => |message| BuildFailure::HashMismatch { message },
+        104 => |message| BuildFailure::NotDeterministic { message },
+        _ => machine,
+    };
+    by_words(crate::log::plain_text(message), otherwise)
 }
 
 /// Turns an error that the server raised instead of answering into a failure.
@@ -32,21 +55,30 @@ pub(crate) fn refusal(message: String) -> BuildFailure {
     by_words(message, machine)
 }
 
+/// Whether a server says that it doesn't take something from us.
+pub(crate) fn is_refusal(message: &str) -> bool {
+    has(&own_words(message), REFUSED)
+}
+
 /// The machine doesn't take it from us, whatever it is.
-const REFUSED: &[&str] = &[
-    "you are not privileged to",
-    "lacks a signature by a trusted key",
-    "lacks a valid signature",
-    "is a restricted setting",
-    "experimental nix feature",
+const REFUSED: &[&str] =
+    &["you are not privileged to", "lacks a signature by a trusted key", "lacks a valid signature"];
+
+/// The machine is out of space. Nix looks for that itself when a build fails, and notes it below the
+/// failure.
+const DISK_FULL: &[&str] = &[
+    "no space left on device",
+    "disk quota exceeded",
+    "lack of free disk space",
+    "database or disk is full",
 ];
 
 /// The machine can't, now or ever; another may.
 const MACHINE: &[&str] = &[
-    "no space left on device",
-    "disk quota exceeded",
+    "experimental nix feature",
     "does not exist, and substitution is disabled",
     "some dependencies of",
+    "some substitutes for the outputs",
     "cannot build missing derivation",
     "there is no substituter that can build it",
     "is required to build '",
@@ -67,9 +99,10 @@ const MACHINE: &[&str] = &[
     "database disk image is malformed",
     "opening lock file",
     "interrupted by the user",
-    "killed by signal 9",
-    "failed due to signal 9",
 ];
+
+/// Something killed the build from outside.
+const KILLED: &[&str] = &["killed by signal 9", "failed due to signal 9"];
 
 /// The build itself failed, and would again.
 const FAILED: &[&str] = &[
@@ -81,31 +114,48 @@ const FAILED: &[&str] = &[
     "dependency failed",
     "dependencies failed",
     "failed due to failed dependency",
+    "has an unsupported type",
+    "has suspicious ownership or permission",
+    "cycle detected in build of",
 ];
 
 fn by_words(message: String, otherwise: fn(String) -> BuildFailure) -> BuildFailure {
     let own = own_words(&message);
-    let has = |words: &[&str]| words.iter().any(|word| own.contains(word));
+    let has = |words: &[&str]| has(&own, words);
     if has(&["hash mismatch in fixed-output derivation"]) {
         BuildFailure::HashMismatch { message }
-    } else if has(&["timed out after"]) {
+    } else if timed_out(&own) {
         BuildFailure::TimedOut { message }
     } else if has(&["may not be deterministic"]) {
         BuildFailure::NotDeterministic { message }
     } else if has(REFUSED) {
         BuildFailure::Refused { message }
-    } else if has(MACHINE) {
+    } else if has(DISK_FULL) || has(MACHINE) {
         machine(message)
-    } else if has(FAILED) {
-        BuildFailure::Failed { message }
+    } else if has(KILLED) {
+        BuildFailure::Killed { message }
+    } else if has(FAILED) || (has(&["build of '"]) && has(&["' failed"])) {
+        failed(message)
     } else {
         otherwise(message)
     }
 }
 
+fn has(own: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| own.contains(word))
+}
+
+/// Whether it is the build that took too long, rather than a download.
+fn timed_out(own: &str) -> bool {
+    own.contains("timed out after") && !own.contains("milliseconds")
+}
+
+fn failed(message: String) -> BuildFailure {
+    BuildFailure::Failed { message }
+}
+
 fn machine(message: String) -> BuildFailure {
-    let own = own_words(&message);
-    let disk_full = own.contains("no space left on device") || own.contains("disk quota exceeded");
+    let disk_full = has(&own_words(&message), DISK_FULL);
     BuildFailure::Machine { message, disk_full }
 }
 
@@ -143,7 +193,64 @@ mod tests {
         "builder for '/nix/store/x.drv' failed due to signal 11 (Segmentation fault)",
         "failed"
     )]
-    #[case::killed(3, "builder for '/nix/store/x.drv' failed due to signal 9 (Killed)", "machine")]
+    #[case::killed(3, "builder for '/nix/store/x.drv' failed due to signal 9 (Killed)", "killed")]
+    #[case::fixed_killed_2_34(
+        6,
+        "Cannot build '/nix/store/x.drv'.\nReason: builder failed due to signal 9 (Killed).\nOutput paths:\n  /nix/store/y",
+        "killed"
+    )]
+    #[case::fixed_2_8(
+        6,
+        "builder for '/nix/store/x.drv' failed with exit code 1;\nlast 1 log lines:\n> hi\nFor full logs, run 'nix log /nix/store/x.drv'.",
+        "failed"
+    )]
+    #[case::fixed_2_26(
+        6,
+        "builder for '/nix/store/x.drv' failed with exit code 1;\nlast 4 log lines:\n> error:\n>        … writing file '/nix/store/y'\n> \n>        error: unable to download 'http://127.0.0.1:1/x': Could not connect to server (7)\nFor full logs, run:\n  nix log /nix/store/x.drv",
+        "failed"
+    )]
+    #[case::fixed_2_34(
+        6,
+        "Cannot build '/nix/store/x.drv'.\nReason: builder failed with exit code 1.\nOutput paths:\n  /nix/store/y\nLast 1 log lines:\n> hi\nFor full logs, run:\n  nix log /nix/store/x.drv",
+        "failed"
+    )]
+    #[case::disk_full_2_34(
+        6,
+        "Cannot build '/nix/store/x.drv'.\nReason: builder failed with exit code 1.\nOutput paths:\n  /nix/store/y\nLast 1 log lines:\n> dd: error writing '/nix/store/y': No space left on device\nFor full logs, run:\n  nix log /nix/store/x.drv\nnote: build failure may have been caused by lack of free disk space",
+        "disk full"
+    )]
+    #[case::disk_full_2_8(
+        6,
+        "builder for '/nix/store/x.drv' failed with exit code 1\nnote: build failure may have been caused by lack of free disk space",
+        "disk full"
+    )]
+    #[case::disk_full_before(9, "error: write of 47 bytes: No space left on device", "disk full")]
+    #[case::substituters(
+        6,
+        "some substitutes for the outputs of derivation '/nix/store/x.drv' failed (usually happens due to networking issues); try '--fallback' to build derivation from source ",
+        "machine"
+    )]
+    #[case::download(
+        9,
+        "error: unable to download 'https://cache': Timeout was reached (28) Operation timed out after 5001 milliseconds with 0 bytes received",
+        "machine"
+    )]
+    #[case::no_builder_program(
+        3,
+        "builder for '/nix/store/x.drv' failed with exit code 1;\nlast 1 log lines:\n> error: executing '/bin/sh': Permission denied\nFor full logs, run:\n  nix log /nix/store/x.drv",
+        "failed"
+    )]
+    #[case::no_output_2_34(
+        5,
+        "builder for '/nix/store/x.drv' failed to produce output path for output 'out' at \"/nix/store/y\"",
+        "failed"
+    )]
+    #[case::pipe_as_output(9, "error: file '/nix/store/x/f' has an unsupported type", "failed")]
+    #[case::setting_up(
+        9,
+        "error: while setting up the build environment: chroot: Permission denied",
+        "machine"
+    )]
     #[case::out_of_memory(9, "error: cannot allocate memory", "machine")]
     #[case::disk_full(6, "error: writing to file: No space left on device", "disk full")]
     #[case::disk_full_permanent(
@@ -187,20 +294,25 @@ mod tests {
         "Cannot build '/nix/store/x.drv'.\nReason: missing system features\nRequired features: {rocket}\nAvailable features: {kvm}",
         "machine"
     )]
+    #[case::feature_input_rejected(
+        4,
+        "Cannot build '/nix/store/x.drv'.\nReason: missing system features\nRequired features: {rocket}",
+        "machine"
+    )]
     #[case::system_2_34(
         9,
         "Cannot build '/nix/store/x.drv'.\nReason: platform mismatch\nRequired system: 'm68k-linux'\nCurrent system: 'x86_64-linux'",
         "machine"
     )]
-    #[case::dependency_2_8(
-        10,
-        "1 dependencies of derivation '/nix/store/x.drv' failed to build",
-        "failed"
+    #[case::missing_input_2_8(
+        9,
+        "error: some dependencies of '/nix/store/x.drv' are missing",
+        "machine"
     )]
-    #[case::dependency_2_34(
+    #[case::missing_input_2_34(
         10,
-        "Cannot build '/nix/store/x.drv'.\nReason: 1 dependency failed.",
-        "failed"
+        "Cannot build '/nix/store/x.drv'.\nReason: 1 dependency failed.\nOutput paths:\n  /nix/store/y",
+        "machine"
     )]
     #[case::input(
         4,
@@ -210,32 +322,26 @@ mod tests {
     #[case::log_limit(
         11,
         "'/nix/store/x.drv' killed after writing more than 10 bytes of log output",
-        "failed"
+        "log limit"
     )]
-    #[case::unknown(9, "executing '/bin/sh': Permission denied", "machine")]
+    #[case::unknown(9, "error: something that nobody has seen yet", "machine")]
     #[case::no_builder(
         9,
         "Unable to start any build; either increase '--max-jobs' or enable remote builds.",
         "machine"
     )]
     fn results(#[case] status: usize, #[case] words: &str, #[case] expected: &str) {
-        let status = [
-            BuildStatus::Built,
-            BuildStatus::Substituted,
-            BuildStatus::AlreadyValid,
-            BuildStatus::PermanentFailure,
-            BuildStatus::InputRejected,
-            BuildStatus::OutputRejected,
-            BuildStatus::TransientFailure,
-            BuildStatus::CachedFailure,
-            BuildStatus::TimedOut,
-            BuildStatus::MiscFailure,
-            BuildStatus::DependencyFailed,
-            BuildStatus::LogLimitExceeded,
-            BuildStatus::NotDeterministic,
-        ][status];
-        let failure = failure(&BuildResult::new(status, words));
+        let failure = failure(&BuildResult::new(STATUSES[status], words), Asked::Derivation);
         assert_eq!(name(&failure), expected, "{failure:?}");
+    }
+
+    /// Where the machine builds dependencies too, it is one of those that failed.
+    #[rstest]
+    #[case::nix_2_8("1 dependencies of derivation '/nix/store/x.drv' failed to build")]
+    #[case::nix_2_34("Cannot build '/nix/store/x.drv'.\nReason: 1 dependency failed.")]
+    fn dependencies(#[case] words: &str) {
+        let result = BuildResult::new(BuildStatus::DependencyFailed, words);
+        assert_eq!(name(&failure(&result, Asked::FromStore)), "failed");
     }
 
     #[rstest]
@@ -263,15 +369,56 @@ mod tests {
         "hash mismatch"
     )]
     #[case::interrupted("interrupted by the user", "machine")]
+    #[case::feature(
+        "experimental Nix feature 'ca-derivations' is disabled; add '--extra-experimental-features ca-derivations' to enable it",
+        "machine"
+    )]
+    #[case::several("build of '/nix/store/x.drv' failed", "failed")]
+    #[case::disk_full("writing to file: No space left on device", "disk full")]
     fn refusals(#[case] words: &str, #[case] expected: &str) {
         let failure = refusal(words.to_owned());
         assert_eq!(name(&failure), expected, "{failure:?}");
     }
 
+    /// By their numbers.
+    const STATUSES: [BuildStatus; 13] = [
+        BuildStatus::Built,
+        BuildStatus::Substituted,
+        BuildStatus::AlreadyValid,
+        BuildStatus::PermanentFailure,
+        BuildStatus::InputRejected,
+        BuildStatus::OutputRejected,
+        BuildStatus::TransientFailure,
+        BuildStatus::CachedFailure,
+        BuildStatus::TimedOut,
+        BuildStatus::MiscFailure,
+        BuildStatus::DependencyFailed,
+        BuildStatus::LogLimitExceeded,
+        BuildStatus::NotDeterministic,
+    ];
+
+    #[rstest]
+    #[case::failed(100, "something", "failed")]
+    #[case::timed_out(101, "something", "timed out")]
+    #[case::mismatch(102, "something", "hash mismatch")]
+    #[case::rounds(104, "something", "not deterministic")]
+    #[case::unknown(1, "something", "machine")]
+    #[case::behind_another(
+        1,
+        "error: builder for '/nix/store/x.drv' failed with exit code 3",
+        "failed"
+    )]
+    #[case::disk_full(100, "error: writing to file: No space left on device", "disk full")]
+    fn exits(#[case] status: u64, #[case] words: &str, #[case] expected: &str) {
+        assert_eq!(name(&exited(status, words)), expected);
+    }
+
     fn name(failure: &BuildFailure) -> &'static str {
         match failure {
             BuildFailure::Failed { .. } => "failed",
+            BuildFailure::Killed { .. } => "killed",
             BuildFailure::TimedOut { .. } => "timed out",
+            BuildFailure::LogLimit { .. } => "log limit",
             BuildFailure::HashMismatch { .. } => "hash mismatch",
             BuildFailure::NotDeterministic { .. } => "not deterministic",
             BuildFailure::Machine { disk_full: true, .. } => "disk full",

@@ -22,6 +22,9 @@ const FEATURES: &[&str] = &[FEATURE_REALISATION_WITH_PATH];
 /// Bytes of foreign words that are shown.
 const SHOWN: usize = 200;
 
+/// What a server of the worker protocol says first.
+const SERVER_MAGIC: &[u8] = b"oixd\0\0\0\0";
+
 /// What came of a greeting.
 pub(crate) enum Greeting {
     /// Both speak this.
@@ -174,7 +177,10 @@ where
 async fn foreign_words<R: AsyncRead + Unpin + Send>(reader: &mut Reader<R>) -> StoreError {
     let soon = Patience::Limited(Duration::from_millis(200), "greeting");
     while reader.rest().len() < SHOWN && reader.fill(soon).await.is_ok() {}
-    let shown: Vec<u8> = reader.rest().iter().copied().take(SHOWN).collect();
+    // the protocol itself, if it comes after all, is nothing for people
+    let protocol = reader.rest().windows(SERVER_MAGIC.len()).position(|at| at == SERVER_MAGIC);
+    let len = protocol.unwrap_or(SHOWN).min(SHOWN);
+    let shown: Vec<u8> = reader.rest().iter().copied().take(len).collect();
     let peer = reader.peer();
     let reason = format!(
         "'{}' did not speak the protocol; it printed: \"{}\". Whatever a login script \
@@ -183,7 +189,7 @@ async fn foreign_words<R: AsyncRead + Unpin + Send>(reader: &mut Reader<R>) -> S
         peer.command,
         shown.escape_ascii(),
     );
-    StoreError::Protocol { store: peer.name.clone(), reason }
+    StoreError::ForeignWords { store: peer.name.clone(), reason }
 }
 
 /// Returns the error of a peer that ended without a word.

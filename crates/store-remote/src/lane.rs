@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drover_core::{PathInfo, StorePath};
+use drover_derivation::BasicDerivation;
 use drover_store::{
-    BuildLog, BuildOutcome, BuildPlan, BuildRequest, Built, Lane, PathStream, Pending, StoreError,
-    Verified,
+    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildSettings, BuildWishes,
+    Built, Lane, PathStream, Pending, StoreError, Verified,
 };
 use drover_wire::{
-    BuildMode, BuildResult, BuildStatus, DerivedPath, Dialect, Request, Response, ServeDialect,
-    ServeRequest,
+    BuildMode, BuildResult, BuildStatus, DerivedPath, Dialect, Request, Response,
+    ServeBuildOptions, ServeDialect, ServeRequest,
 };
 
-use crate::failure::{failure, refusal};
+use crate::failure::{Asked, exited, failure, refusal};
 use crate::import::Addition;
 use crate::log::Listener;
 use crate::pool::{Lease, Pool, Purpose};
@@ -48,32 +49,89 @@ impl Lane for RemoteLane {
 }
 
 impl RemoteLane {
+    /// Returns the settings of a build: those of this store, and what is asked of it alone.
+    fn settings(&self, wishes: BuildWishes) -> BuildSettings {
+        let mut settings = self.pool.opener().settings.clone();
+        settings.cores = wishes.cores.or(settings.cores);
+        settings.keep_failed |= wishes.keep_failed;
+        settings
+    }
+
+    fn serve_derivation(
+        &self,
+        dialect: &ServeDialect,
+        (derivation, basic): (StorePath, Box<BasicDerivation>),
+        settings: ServeBuildOptions,
+        log: Arc<dyn BuildLog>,
+    ) -> Pending<Result<BuildResult, BuildFailure>> {
+        let request = ServeRequest::BuildDerivation(derivation, basic, settings);
+        let built = self.lease.session().serve_build(dialect, &request, log);
+        Box::pin(async move {
+            let result = built.await?;
+            Ok(match result.status.is_success() {
+                true => Ok(result),
+                false => Err(failure(&result, Asked::Derivation)),
+            })
+        })
+    }
+
+    /// Builds a `.drv`, whose outputs the server doesn't tell.
+    fn serve_from_store(
+        &self,
+        dialect: &ServeDialect,
+        (derivation, outputs): (&StorePath, &BTreeSet<String>),
+        settings: ServeBuildOptions,
+        log: Arc<dyn BuildLog>,
+    ) -> Pending<Result<BuildResult, BuildFailure>> {
+        let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+        let wanted = format!("{}!{}", dialect.store_dir.display(derivation), outputs.join(","));
+        let request = ServeRequest::BuildPaths(vec![wanted], settings).encode(dialect);
+        let built = self.lease.session().serve_build_paths(request, log);
+        Box::pin(async move {
+            Ok(match built.await? {
+                None => Ok(BuildResult::new(BuildStatus::Built, "")),
+                Some((status, message)) => Err(exited(status, &message)),
+            })
+        })
+    }
+
     fn serve_build(
         &self,
         dialect: &ServeDialect,
         request: BuildRequest,
         log: Arc<dyn BuildLog>,
     ) -> Pending<BuildOutcome> {
-        let BuildPlan::Derivation(derivation) = request.plan else {
-            let store = self.pool.name().to_owned();
-            let what = "build from a .drv over the serve protocol";
-            return Box::pin(async { Err(StoreError::Unsupported { store, what }) });
-        };
-        let settings = serve_options(&self.pool.opener().settings);
-        let serve = ServeRequest::BuildDerivation(request.derivation, derivation, settings);
+        let BuildRequest { derivation, outputs, known_outputs, plan, wishes, .. } = request;
+        let settings = serve_options(&self.settings(wishes));
         let session = self.lease.session();
         log.event(drover_store::LogEvent::Started);
-        let built = session.serve_build(dialect, &serve, log);
-        let known: BTreeSet<StorePath> = request.known_outputs.values().cloned().collect();
+        let built = match plan {
+            BuildPlan::Derivation(basic) => {
+                self.serve_derivation(dialect, (derivation, basic), settings, log)
+            }
+            BuildPlan::FromStore => {
+                if outputs.iter().any(|output| !known_outputs.contains_key(output)) {
+                    return Box::pin(async { Ok(BuildOutcome::Failed(cannot_tell_outputs())) });
+                }
+                self.serve_from_store(dialect, (&derivation, &outputs), settings, log)
+            }
+        };
+        let known: BTreeSet<StorePath> = known_outputs.values().cloned().collect();
         let infos = session.serve_path_infos(dialect, known);
         let stderr = session.channel.peer().stderr.clone();
-        let finish = Finish::new(&self.pool, request.known_outputs);
+        let finish = Finish::new(&self.pool, known_outputs);
         Box::pin(async move {
-            let result = built.await?;
-            if !result.status.is_success() {
-                stderr.settled().await;
-                return Ok(BuildOutcome::Failed(failure(&result)));
-            }
+            let result = match built.await {
+                Ok(Ok(result)) => result,
+                Ok(Err(failure)) => {
+                    stderr.settled().await;
+                    return Ok(BuildOutcome::Failed(failure));
+                }
+                Err(StoreError::Refused { message, .. }) => {
+                    return Ok(BuildOutcome::Failed(refusal(message)));
+                }
+                Err(error) => return Err(error),
+            };
             let infos = infos.await?.into_values().collect();
             finish.outcome(result, infos, BTreeMap::new()).await
         })
@@ -88,10 +146,15 @@ impl RemoteLane {
         log: Arc<dyn BuildLog>,
     ) -> Pending<BuildOutcome> {
         let session = self.lease.session();
-        let BuildRequest { derivation, outputs, known_outputs, plan, bring } = request;
+        let BuildRequest { derivation, outputs, known_outputs, plan, wishes, bring } = request;
+        let asked = match plan {
+            BuildPlan::Derivation(_) => Asked::Derivation,
+            BuildPlan::FromStore => Asked::FromStore,
+        };
+        session.settle(dialect, &self.settings(wishes));
         let wire_request = wire_request(dialect, derivation, outputs, plan);
         let built =
-            session.ask_with(dialect, wire_request, Patience::Unlimited, Listener::Build(log));
+            session.ask_with(dialect, wire_request, Patience::Watched, Listener::Build(log));
         let infos: Vec<_> = known_outputs
             .values()
             .map(|path| session.ask(dialect, Request::QueryPathInfo(path.clone())))
@@ -111,7 +174,7 @@ impl RemoteLane {
                 Err(error) => return Err(error),
             };
             if !result.status.is_success() {
-                return Ok(BuildOutcome::Failed(failure(&result)));
+                return Ok(BuildOutcome::Failed(failure(&result, asked)));
             }
             let mut known = Vec::with_capacity(infos.len());
             for info in infos {
@@ -123,6 +186,14 @@ impl RemoteLane {
             finish.outcome(result, known, nars).await
         })
     }
+}
+
+/// Returns why a server of the serve protocol can't build a content-addressed derivation from its
+/// `.drv`.
+fn cannot_tell_outputs() -> BuildFailure {
+    let message = "over ssh:// a machine that doesn't trust the user can't tell the outputs of \
+                   content-addressed derivations; over ssh-ng:// it can";
+    BuildFailure::Machine { message: message.to_owned(), disk_full: false }
 }
 
 /// Returns the request for a build, as the server's version has it.

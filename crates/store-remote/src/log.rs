@@ -21,6 +21,8 @@ pub(crate) enum Listener {
     Build(Arc<dyn BuildLog>),
     /// Who tells several builds apart.
     Messages(Arc<dyn Messages>),
+    /// Two, of whom each hears everything.
+    Both(Arc<(Listener, Listener)>),
 }
 
 impl Listener {
@@ -29,11 +31,20 @@ impl Listener {
         Listener::Build(Arc::new(SilentLog))
     }
 
+    /// Returns this one and another.
+    pub(crate) fn and(self, other: Listener) -> Listener {
+        Listener::Both(Arc::new((self, other)))
+    }
+
     /// Passes a message on.
     pub(crate) fn hear(&self, message: LogMessage) {
         match self {
             Listener::Build(log) => pass_on(message, log),
             Listener::Messages(messages) => messages.message(message),
+            Listener::Both(both) => {
+                both.0.hear(message.clone());
+                both.1.hear(message);
+            }
         }
     }
 }

@@ -23,13 +23,29 @@ pub(crate) struct NarStream {
     count: usize,
     waiting: VecDeque<PathInfo>,
     asked: VecDeque<(PathInfo, Chunks)>,
-    current: Option<(Verified, Chunks)>,
+    current: Option<(Option<Verified>, Chunks)>,
     lease: Lease,
+    hashed: Hashed,
+}
+
+/// Where NARs are hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hashed {
+    /// On their way out of the stream.
+    Here,
+    /// Where they go.
+    There,
 }
 
 impl NarStream {
-    pub(crate) fn new(name: String, lease: Lease, infos: Vec<PathInfo>) -> NarStream {
+    pub(crate) fn new(
+        name: String,
+        lease: Lease,
+        infos: Vec<PathInfo>,
+        hashed: Hashed,
+    ) -> NarStream {
         let mut stream = NarStream {
+            hashed,
             name,
             count: infos.len(),
             waiting: infos.into(),
@@ -59,17 +75,24 @@ impl PathStream for NarStream {
     async fn next_path(&mut self) -> Result<Option<PathInfo>, StoreError> {
         self.ask_ahead();
         let Some((info, chunks)) = self.asked.pop_front() else { return Ok(None) };
-        self.current = Some((Verified::new(self.name.clone(), info.clone()), chunks));
+        let verified = match self.hashed {
+            Hashed::Here => Some(Verified::new(self.name.clone(), info.clone())),
+            Hashed::There => None,
+        };
+        self.current = Some((verified, chunks));
         Ok(Some(info))
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
         let Some((verified, chunks)) = &mut self.current else { return Ok(None) };
         let checked = match chunks.recv().await {
-            Some(Ok(NarChunk::Bytes(bytes))) => verified.pass(&bytes).map(|()| Some(bytes)),
+            Some(Ok(NarChunk::Bytes(bytes))) => match verified {
+                Some(verified) => verified.pass(&bytes).map(|()| Some(bytes)),
+                None => Ok(Some(bytes)),
+            },
             Some(Ok(NarChunk::End)) => match self.current.take() {
-                Some((verified, _)) => verified.finish().map(|()| None),
-                None => Ok(None),
+                Some((Some(verified), _)) => verified.finish().map(|()| None),
+                _ => Ok(None),
             },
             Some(Err(error)) => return Err(error),
             None => return Err(self.lease.session().channel.ending()),

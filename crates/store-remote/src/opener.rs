@@ -1,20 +1,21 @@
 //! Opens channels to one server: dials, greets, and sends the user's settings.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use drover_core::{StoreDir, StorePath};
 use drover_store::{BuildSettings, Pending, StoreError};
-use drover_wire::{ClientOptions, Dialect, Request, ServerInfo, Trust, Version, WORKER_LATEST};
+use drover_wire::{Request, ServerInfo, Trust, Version, WORKER_LATEST};
 use tokio::time::Instant;
 
 use crate::channel::Channel;
-use crate::dial::Dialler;
+use crate::dial::{Dialler, Wire};
 use crate::handshake::{self, Expected, Greeting};
 use crate::reader::Reader;
-use crate::session::{Language, Session};
+use crate::session::{Language, Session, client_options};
 use crate::steady::Questions;
+use crate::watch::Watch;
 
 /// The protocol that is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,7 @@ pub(crate) struct Opener {
     dialler: Dialler,
     protocol: Protocol,
     limit: Duration,
+    pub(crate) watch: Arc<Watch>,
     /// The version that the server spoke last: knowing it saves waiting for it.
     expected: Mutex<Version>,
 }
@@ -72,7 +74,17 @@ impl Opener {
     ) -> Opener {
         // a server of today, most likely; an older one is greeted twice, once
         let expected = Mutex::new(WORKER_LATEST);
-        Opener { name, store_dir, settings, dialler, protocol, limit, expected }
+        let watch = Arc::new(Watch::new(limit));
+        Opener { name, store_dir, settings, dialler, protocol, limit, watch, expected }
+    }
+
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Opens a connection on which nothing has been said.
+    pub(crate) async fn dial(&self) -> Result<Wire, StoreError> {
+        self.dialler.open(&self.name).await
     }
 
     /// Begins what comes before the first channel.
@@ -104,14 +116,16 @@ impl Opener {
                 }
             },
         };
+        if let Language::Worker(dialect) = &session.language {
+            *self.expected.lock().unwrap_or_else(PoisonError::into_inner) = dialect.version;
+            // Before the questions, so that nothing is owed any more when those are answered: who
+            // asked them gives the channel back then, and it must live on with its roots.
+            session.settle(dialect, &self.settings);
+        }
         let answered: Answered = match questions.is_empty() {
             true => Box::pin(std::future::ready(Ok(BTreeSet::new()))),
             false => Box::pin(questions.ask(&session)),
         };
-        if let Language::Worker(dialect) = &session.language {
-            *self.expected.lock().unwrap_or_else(PoisonError::into_inner) = dialect.version;
-            self.send_settings(&session, dialect);
-        }
         Ok((session, known, answered))
     }
 
@@ -123,13 +137,14 @@ impl Opener {
     ) -> Result<Opened, StoreError> {
         let wire = self.dialler.open(&self.name).await?;
         let mut reader = Reader::new(wire.reader, wire.peer);
+        reader.watched_by(&self.watch);
         let mut writer = wire.writer;
         let (store_dir, limit) = (&self.store_dir, self.limit);
         let greeting = Instant::now();
-        let mut sent_ahead = Vec::new();
+        let (mut sent_ahead, mut requests) = (Vec::new(), 0);
         let (language, info) = match self.protocol {
             Protocol::Worker => {
-                sent_ahead = questions.ahead(&Expected::dialect(version, store_dir));
+                (sent_ahead, requests) = self.ahead(questions, version);
                 let expected = Expected { version, ahead: sent_ahead.clone() };
                 let greeted =
                     handshake::worker(&mut reader, &mut writer, store_dir, limit, expected);
@@ -146,36 +161,22 @@ impl Opener {
         };
         let round_trip = round_trip(greeting.elapsed());
         let known = Known { description: language.describe(), info, round_trip };
-        let requests = if sent_ahead.is_empty() { 0 } else { questions.requests() };
         let channel = Channel::start(reader, writer, requests, wire.keep_alive);
         let session = Session::new(channel, language, sent_ahead);
         Ok(Opened::Ready(Box::new(session), known))
     }
 
-    /// Sends the settings that the user asked for. A server's own settings hold otherwise, which is
-    /// why nothing is sent where nothing was asked for.
-    fn send_settings(&self, session: &Session, dialect: &Dialect) {
-        let settings = &self.settings;
-        if *settings == BuildSettings::default() {
-            return;
+    /// Returns what goes with the greeting, and how many requests that is: the settings and the first
+    /// questions, if there are any.
+    fn ahead(&self, questions: &Questions, version: Version) -> (Vec<u8>, usize) {
+        let dialect = Expected::dialect(version, &self.store_dir);
+        let asked = questions.ahead(&dialect);
+        if asked.is_empty() {
+            return (asked, 0);
         }
-        let mut overrides = settings.overrides.clone();
-        if let Some(timeout) = settings.timeout {
-            overrides.insert("timeout".to_owned(), timeout.as_secs().to_string());
-        }
-        let options = ClientOptions {
-            keep_failed: settings.keep_failed,
-            keep_going: false,
-            fallback: false,
-            verbosity: 3,
-            max_jobs: 1,
-            max_silent_time: settings.max_silent_time.map_or(0, |limit| limit.as_secs()),
-            verbose_build: true,
-            cores: settings.cores.map_or(0, u64::from),
-            use_substitutes: true,
-            overrides,
-        };
-        // its failing would be the connection's, which the next request finds
-        drop(session.ask(dialect, Request::SetOptions(options)));
+        let settings = (self.settings != BuildSettings::default())
+            .then(|| Request::SetOptions(client_options(&self.settings)).encode(&dialect));
+        let requests = questions.requests() + usize::from(settings.is_some());
+        ([settings.unwrap_or_default(), asked].concat(), requests)
     }
 }

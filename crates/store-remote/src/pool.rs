@@ -91,8 +91,10 @@ impl Pool {
     }
 
     fn of(opener: Arc<Opener>) -> Pool {
+        let steady = Arc::new(Steady::new(Arc::clone(&opener)));
+        opener.watch.ask_on(Arc::downgrade(&steady));
         Pool {
-            steady: Arc::new(Steady::new(Arc::clone(&opener))),
+            steady,
             opener,
             idle: Mutex::default(),
             warming: Mutex::default(),

@@ -13,6 +13,7 @@ use crate::error::Peer;
 use crate::ledger::{Ledger, Progress};
 use crate::log::Listener;
 use crate::reply::{Awaiting, Hope, NarSink, Patience, Preamble, Pull, StandardError};
+use crate::watch::Watch;
 
 /// Bytes that are read at once at the most.
 const READ_SIZE: usize = 256 * 1024;
@@ -27,12 +28,18 @@ pub(crate) struct Reader<R> {
     buffer: BytesMut,
     /// How the writing half gets on.
     progress: Arc<Progress>,
+    watch: Option<Arc<Watch>>,
 }
 
 impl<R: AsyncRead + Unpin + Send> Reader<R> {
     pub(crate) fn new(from: R, peer: Peer) -> Reader<R> {
         let progress = Arc::new(Progress::new());
-        Reader { from, peer, buffer: BytesMut::new(), progress }
+        Reader { from, peer, buffer: BytesMut::new(), progress, watch: None }
+    }
+
+    /// Has the server watched while it's silent for long.
+    pub(crate) fn watched_by(&mut self, watch: &Arc<Watch>) {
+        self.watch = Some(Arc::clone(watch));
     }
 
     pub(crate) fn progress(&self) -> &Arc<Progress> {
@@ -52,7 +59,21 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
     pub(crate) async fn fill(&mut self, patience: Patience) -> Result<(), StoreError> {
         self.buffer.reserve(READ_SIZE.min(self.buffer.len().max(8 * 1024)));
         let read = match patience {
-            Patience::Unlimited => self.from.read_buf(&mut self.buffer).await,
+            Patience::Idle => self.from.read_buf(&mut self.buffer).await,
+            Patience::Watched => {
+                let watch = self.watch.clone();
+                let hangs = async {
+                    match &watch {
+                        Some(watch) => watch.until_it_hangs().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    read = self.from.read_buf(&mut self.buffer) => read,
+                    error = hangs => return Err(error),
+                }
+            }
             Patience::Limited(limit, doing) => {
                 let mut wait = limit;
                 loop {
@@ -71,7 +92,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
             Ok(0) => {
                 // its last words may still be on their way
                 self.peer.stderr.ended().await;
-                Err(self.peer.lost("it closed the connection"))
+                Err(self.peer.ended())
             }
             Ok(_) => Ok(()),
             Err(error) => Err(self.peer.lost(error.to_string())),
@@ -82,7 +103,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
     /// nobody asked for.
     pub(crate) async fn unasked(&mut self) -> StoreError {
         if self.buffer.is_empty()
-            && let Err(error) = self.fill(Patience::Unlimited).await
+            && let Err(error) = self.fill(Patience::Idle).await
         {
             return error;
         }

@@ -69,7 +69,7 @@ impl RemoteRealiser {
 impl Apart {
     async fn build(&self, request: Request) -> Result<Response, StoreError> {
         let listener = self.listener.clone();
-        self.session.ask_with(&self.dialect, request, Patience::Unlimited, listener).await
+        self.session.ask_with(&self.dialect, request, Patience::Watched, listener).await
     }
 
     fn unexpected(&self) -> StoreError {
@@ -121,7 +121,8 @@ impl Apart {
         for wanted in wanted {
             let mut one = match result_of(&results, &derived_path(wanted)) {
                 Some(result) => realised_of(result),
-                None => failed(RealiseStatus::MiscFailure, "the server told no result".to_owned()),
+                // Nix passes over what another failure kept from being built
+                None => failed(RealiseStatus::Cancelled, "the server told no result".to_owned()),
             };
             if one.status.is_success() && lacks_outputs(wanted, &one) {
                 let mut known = self.outputs(wanted).await?;

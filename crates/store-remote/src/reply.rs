@@ -24,8 +24,11 @@ pub(crate) enum Preamble {
 pub(crate) enum Patience {
     /// So long, while doing what the text says. While it takes what it is sent it isn't silent.
     Limited(Duration, &'static str),
-    /// A build may be silent for as long as it runs; the link is watched by SSH.
-    Unlimited,
+    /// A build may be silent for as long as it runs, if its server gives a sign of life when it's
+    /// asked for one on another channel ([`Watch`](crate::watch::Watch)).
+    Watched,
+    /// Nothing is owed.
+    Idle,
 }
 
 /// Reads an answer, and hands it over.

@@ -1,6 +1,5 @@
 //! A channel and the protocol that is spoken on it: requests with typed answers.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drover_core::{NarSize, PathInfo, StorePath};
-use drover_store::{BuildLog, StoreError};
+use drover_store::{BuildLog, BuildSettings, StoreError};
 use drover_wire::{
-    BuildResult, Decoder, Dialect, Lock, Request, Response, ServeBuildOptions, ServeDialect,
-    ServeRequest, Substitute, decode_serve_build_result, decode_serve_path_infos,
+    BuildResult, ClientOptions, Decoder, Dialect, Request, Response, ServeBuildOptions,
+    ServeDialect, ServeRequest, Substitute, decode_serve_build_result,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -63,6 +62,8 @@ pub(crate) struct Session {
     pub(crate) language: Language,
     /// Whether the server holds paths for this channel.
     holds_roots: AtomicBool,
+    /// The settings that the server was told last; its own hold where it was told none.
+    settled: Mutex<BuildSettings>,
     /// Requests that went with the greeting. They are not sent again when they are made.
     sent_ahead: Mutex<Vec<u8>>,
 }
@@ -71,7 +72,19 @@ impl Session {
     /// `sent_ahead` are the bytes of the first requests if those were sent already.
     pub(crate) fn new(channel: Channel, language: Language, sent_ahead: Vec<u8>) -> Session {
         let sent_ahead = Mutex::new(sent_ahead);
-        Session { channel, language, holds_roots: AtomicBool::new(false), sent_ahead }
+        let settled = Mutex::default();
+        Session { channel, language, holds_roots: AtomicBool::new(false), settled, sent_ahead }
+    }
+
+    /// Has the server know these settings for what follows. A server's own hold otherwise, which is
+    /// why nothing is sent where nothing was asked for.
+    pub(crate) fn settle(&self, dialect: &Dialect, settings: &BuildSettings) {
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        if *settled != *settings {
+            // its failing would be the connection's, which the next request finds
+            drop(self.ask(dialect, Request::SetOptions(client_options(settings))));
+            settled.clone_from(settings);
+        }
     }
 
     /// Returns what is still to be sent of a request.
@@ -175,74 +188,6 @@ impl Session {
         })
     }
 
-    /// Asks which paths are valid.
-    pub(crate) fn valid_paths(
-        &self,
-        paths: &BTreeSet<StorePath>,
-        substitute: Substitute,
-    ) -> impl Future<Output = Result<BTreeSet<StorePath>, StoreError>> + Send + use<> {
-        let patience = match substitute {
-            Substitute::No => Patience::Limited(ANSWER_LIMIT, "asking which paths are valid"),
-            Substitute::Yes => Patience::Unlimited,
-        };
-        let log = Listener::nobody();
-        let store_dir = self.store_dir().clone();
-        let request = match &self.language {
-            Language::Worker(dialect) => {
-                Request::QueryValidPaths(paths.clone(), substitute).encode(dialect)
-            }
-            Language::Serve(dialect) => {
-                ServeRequest::QueryValidPaths(Lock::Yes, substitute, paths.clone()).encode(dialect)
-            }
-        };
-        self.call(request, patience, log, StandardError::LastWords, move |from| {
-            from.paths(&store_dir)
-        })
-    }
-
-    /// Asks what is known of paths, all at once.
-    pub(crate) async fn path_infos(
-        &self,
-        paths: &[StorePath],
-    ) -> Result<Vec<Option<PathInfo>>, StoreError> {
-        match &self.language {
-            Language::Worker(dialect) => {
-                let asked: Vec<_> = paths
-                    .iter()
-                    .map(|path| self.ask(dialect, Request::QueryPathInfo(path.clone())))
-                    .collect();
-                let mut infos = Vec::with_capacity(asked.len());
-                for answer in asked {
-                    infos.push(match answer.await? {
-                        Response::PathInfo(info) => info.map(|info| *info),
-                        _ => None,
-                    });
-                }
-                Ok(infos)
-            }
-            Language::Serve(dialect) => {
-                let mut infos =
-                    self.serve_path_infos(dialect, paths.iter().cloned().collect()).await?;
-                Ok(paths.iter().map(|path| infos.remove(path)).collect())
-            }
-        }
-    }
-
-    pub(crate) fn serve_path_infos(
-        &self,
-        dialect: &ServeDialect,
-        paths: BTreeSet<StorePath>,
-    ) -> impl Future<Output = Result<BTreeMap<StorePath, PathInfo>, StoreError>> + Send + use<>
-    {
-        let request = ServeRequest::QueryPathInfos(paths.clone()).encode(dialect);
-        let dialect = dialect.clone();
-        let patience = Patience::Limited(ANSWER_LIMIT, "asking about paths");
-        let log = Listener::nobody();
-        self.call(request, patience, log, StandardError::LastWords, move |from| {
-            decode_serve_path_infos(from, &dialect, &paths)
-        })
-    }
-
     /// Sends a build in the serve protocol, whose log comes by the server's standard error.
     pub(crate) fn serve_build(
         &self,
@@ -253,8 +198,24 @@ impl Session {
         let bytes = request.encode(dialect);
         let dialect = dialect.clone();
         let log = Listener::Build(log);
-        self.call(bytes, Patience::Unlimited, log, StandardError::BuildLog, move |from| {
+        self.call(bytes, Patience::Watched, log, StandardError::BuildLog, move |from| {
             decode_serve_build_result(from, &dialect)
+        })
+    }
+
+    /// Sends a build of a `.drv` in the serve protocol, as [`Session::serve_build`]. The answer is
+    /// an exit status, and what went wrong.
+    pub(crate) fn serve_build_paths(
+        &self,
+        request: Vec<u8>,
+        log: Arc<dyn BuildLog>,
+    ) -> impl Future<Output = Result<Option<(u64, String)>, StoreError>> + Send + use<> {
+        let log = Listener::Build(log);
+        self.call(request, Patience::Watched, log, StandardError::BuildLog, |from| {
+            match from.number()? {
+                0 => Ok(None),
+                status => Ok(Some((status, from.message()?))),
+            }
         })
     }
 
@@ -321,12 +282,13 @@ impl Session {
 pub(crate) fn patience(request: &Request) -> Patience {
     match request {
         Request::EnsurePath(_)
+        | Request::QueryValidPaths(_, Substitute::Yes)
         | Request::CollectGarbage(_)
         | Request::OptimiseStore
         | Request::VerifyStore(..)
         | Request::BuildDerivation(..)
         | Request::BuildPathsWithResults(..)
-        | Request::BuildPaths(..) => Patience::Unlimited,
+        | Request::BuildPaths(..) => Patience::Watched,
         // the server may have to ask its substituters first, one after another
         Request::QueryMissing(_) => Patience::Limited(MISSING_LIMIT, "asking what is missing"),
         Request::QuerySubstitutablePaths(_) => {
@@ -344,7 +306,27 @@ enum Expected {
 }
 
 /// Returns the options that travel with a build in the serve protocol.
-pub(crate) fn serve_options(settings: &drover_store::BuildSettings) -> ServeBuildOptions {
+/// Returns settings as they travel.
+pub(crate) fn client_options(settings: &BuildSettings) -> ClientOptions {
+    let mut overrides = settings.overrides.clone();
+    if let Some(timeout) = settings.timeout {
+        overrides.insert("timeout".to_owned(), timeout.as_secs().to_string());
+    }
+    ClientOptions {
+        keep_failed: settings.keep_failed,
+        keep_going: false,
+        fallback: false,
+        verbosity: 3,
+        max_jobs: 1,
+        max_silent_time: settings.max_silent_time.map_or(0, |limit| limit.as_secs()),
+        verbose_build: true,
+        cores: settings.cores.map_or(0, u64::from),
+        use_substitutes: true,
+        overrides,
+    }
+}
+
+pub(crate) fn serve_options(settings: &BuildSettings) -> ServeBuildOptions {
     let seconds = |limit: Option<Duration>| limit.map_or(0, |limit| limit.as_secs());
     ServeBuildOptions {
         max_silent_time: seconds(settings.max_silent_time),

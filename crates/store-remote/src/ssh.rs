@@ -27,6 +27,9 @@ const ATTEMPTS: usize = 4;
 /// Sessions over one master.
 const SESSIONS: usize = 8;
 
+/// What a host is called whose key is given; its own name may be changed by the user's configuration.
+const PINNED: &str = "drover-pinned";
+
 /// Settings of glibc's allocator: keep so many bytes.
 const MALLOC_KEEPS: [&str; 3] =
     ["MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"];
@@ -184,7 +187,12 @@ impl SshHost {
 
     fn arguments(&self) -> Vec<String> {
         let target = &self.target;
-        let mut arguments = self.options.ssh_arguments.clone();
+        let mut arguments = Vec::new();
+        if target.host_key.is_some() {
+            // whatever the configuration makes of the host's name; the first of two counts
+            arguments.push(format!("-oHostKeyAlias={PINNED}"));
+        }
+        arguments.extend(self.options.ssh_arguments.iter().cloned());
         arguments.extend(
             ["-x", "-a", "-T", "-oBatchMode=yes", "-oRemoteCommand=none"].map(str::to_owned),
         );
@@ -239,17 +247,14 @@ impl SshHost {
         // ssh's own timeout covers the connection only; a server that goes silent in the middle of
         // the handshake is covered by twice that time
         let limit = self.options.connect_timeout * 2;
-        let up = async {
-            let mut word = [0; 8];
-            match child.stdout.as_mut() {
-                Some(stdout) => matches!(stdout.read_exact(&mut word).await, Ok(8)),
-                None => false,
-            }
-        };
-        match tokio::time::timeout(limit, up).await {
+        match tokio::time::timeout(limit, is_up(&mut child)).await {
             Ok(true) => {}
             Ok(false) => {
-                drop(tokio::time::timeout(limit, child.wait()).await);
+                let last_words = async {
+                    drop(child.wait().await);
+                    while tasks.join_next().await.is_some() {}
+                };
+                drop(tokio::time::timeout(limit, last_words).await);
                 return Err(self.refused(&peer));
             }
             Err(_) => {
@@ -292,11 +297,7 @@ exit $status"#;
     }
 
     fn pin(&self, key: &str) -> std::io::Result<()> {
-        let host = match self.target.port {
-            Some(port) if port != 22 => format!("[{}]:{port}", self.target.host),
-            _ => self.target.host.clone(),
-        };
-        fs_err::write(self.known_hosts(), format!("{host} {}\n", key.trim()))
+        fs_err::write(self.known_hosts(), format!("{PINNED} {}\n", key.trim()))
     }
 
     /// Says what `ssh` said, and what can be done about the usual reasons.
@@ -332,6 +333,15 @@ fn quoted(word: &str) -> String {
 fn short_hash(name: &str) -> String {
     let hash = drover_core::Hash::of(drover_core::HashAlgorithm::Sha256, name.as_bytes());
     hash.digits(drover_core::HashNotation::Base32).chars().take(8).collect()
+}
+
+/// Waits for the word that `ssh` says when it's connected; it says none where it can't be.
+async fn is_up(ssh: &mut Child) -> bool {
+    let mut word = [0; 8];
+    match ssh.stdout.as_mut() {
+        Some(stdout) => matches!(stdout.read_exact(&mut word).await, Ok(8)),
+        None => false,
+    }
 }
 
 #[cfg(test)]

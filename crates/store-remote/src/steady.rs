@@ -7,12 +7,15 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use drover_core::StorePath;
-use drover_store::StoreError;
+use drover_store::{Pending, StoreError};
 use drover_wire::{Dialect, Request, Substitute};
 
+use crate::log::Listener;
 use crate::opener::Opener;
+use crate::reply::Patience;
 use crate::session::{Language, Session};
 
 /// The steady channel of a store, opened when it's needed.
@@ -71,6 +74,18 @@ impl Steady {
         let all = !session.holds_roots();
         session.mark_roots();
         if all { held.clone() } else { paths.clone() }
+    }
+
+    /// Asks the server a question that costs it nothing, and that it has so long to answer.
+    pub(crate) fn sign_of_life(self: Arc<Self>, limit: Duration) -> Pending<()> {
+        Box::pin(async move {
+            let session = self.open(|| None).await?;
+            let patience = Patience::Limited(limit, "asked for a sign of life");
+            session
+                .which_are_valid(&BTreeSet::new(), Substitute::No, patience, Listener::nobody())
+                .await
+                .map(drop)
+        })
     }
 
     /// Moves the roots here.

@@ -9,19 +9,21 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{PathInfo, StoreDir, StorePath};
 use drover_store::{
-    BuildLog, BuildSettings, Builder, Description, Lane, Missing, PathStream, SilentLog, Store,
-    StoreError, Substitute, Trust, Verified,
+    BuildLog, BuildSettings, Builder, Description, FetchObserver, Lane, Missing, PathStream,
+    SilentLog, Store, StoreError, Substitute, Trust, Verified,
 };
 use drover_wire::{DerivedPath, Request, Response};
 
-use crate::dial::{Address, ConnectOptions, Dialler, Program};
+use crate::dial::{Address, ConnectOptions, Dialler, Program, Wire};
+use crate::fetches::Fetches;
 use crate::import::Addition;
 use crate::lane::RemoteLane;
-use crate::nar_stream::NarStream;
+use crate::log::Listener;
+use crate::nar_stream::{Hashed, NarStream};
 use crate::opener::{Opener, Protocol};
 use crate::pool::{Lease, Pool, Purpose};
 use crate::realiser::RemoteRealiser;
-use crate::session::Language;
+use crate::session::{Language, patience};
 
 /// Bytes up to which a NAR is fetched on the steady channel, where others wait behind it.
 const SMALL: u64 = 1024 * 1024;
@@ -36,6 +38,8 @@ pub struct RemoteStore {
     pub(crate) log_dir: Option<PathBuf>,
     /// Gets what the server says during work that takes long.
     pub(crate) notes: Arc<dyn BuildLog>,
+    /// Follows what the server fetches from its substituters.
+    fetches: Option<Arc<dyn FetchObserver>>,
 }
 
 /// Where a server is.
@@ -75,6 +79,7 @@ impl RemoteStore {
             real_dir: None,
             log_dir: None,
             notes: Arc::new(SilentLog),
+            fetches: None,
         }
     }
 
@@ -96,9 +101,28 @@ impl RemoteStore {
         RemoteStore { notes, ..self }
     }
 
+    /// Says who follows what the server fetches from its substituters, and whom it asks for that.
+    pub fn with_fetches(self, observer: Arc<dyn FetchObserver>) -> RemoteStore {
+        RemoteStore { fetches: Some(observer), ..self }
+    }
+
     /// Returns what makes paths valid in this store by building there, on connections of its own.
     pub fn realiser(&self) -> RemoteRealiser {
         RemoteRealiser::new(Arc::clone(&self.pool))
+    }
+
+    /// Opens a connection to the store's server and says nothing yet: for one who passes on what
+    /// somebody else has to say to it. Nothing where the server speaks another protocol than the
+    /// worker protocol.
+    ///
+    /// # Errors
+    ///
+    /// A server that can't be reached.
+    pub async fn dial(&self) -> Result<Option<Wire>, StoreError> {
+        match self.pool.opener().protocol() {
+            Protocol::Worker => self.pool.opener().dial().await.map(Some),
+            Protocol::Serve => Ok(None),
+        }
     }
 
     /// Returns the same store with channels of its own.
@@ -109,7 +133,17 @@ impl RemoteStore {
             real_dir: self.real_dir.clone(),
             log_dir: self.log_dir.clone(),
             notes: Arc::clone(&self.notes),
+            fetches: self.fetches.clone(),
         }
+    }
+
+    async fn stream(
+        &self,
+        infos: Vec<PathInfo>,
+        hashed: Hashed,
+    ) -> Result<Box<dyn PathStream>, StoreError> {
+        let lease = self.pool.lease(Purpose::Read).await?;
+        Ok(Box::new(NarStream::new(self.pool.name().to_owned(), lease, infos, hashed)))
     }
 
     /// Takes a channel for questions.
@@ -123,13 +157,63 @@ impl RemoteStore {
         what: &'static str,
         request: Request,
     ) -> Result<Response, StoreError> {
+        self.ask_heard(what, request, Listener::nobody()).await
+    }
+
+    async fn ask_heard(
+        &self,
+        what: &'static str,
+        request: Request,
+        listener: Listener,
+    ) -> Result<Response, StoreError> {
         let lease = self.lease().await?;
         match &lease.session().language {
-            Language::Worker(dialect) => lease.session().ask(dialect, request).await,
+            Language::Worker(dialect) => {
+                let patience = patience(&request);
+                lease.session().ask_with(dialect, request, patience, listener).await
+            }
             Language::Serve(_) => {
                 Err(StoreError::Unsupported { store: self.pool.name().to_owned(), what })
             }
         }
+    }
+
+    /// Returns who listens while the server deals with its substituters.
+    fn fetch_listener(&self) -> Listener {
+        match &self.fetches {
+            Some(observer) => {
+                let fetches = Fetches::new(self.store_dir().clone(), Arc::clone(observer));
+                Listener::Messages(Arc::new(fetches))
+            }
+            None => Listener::nobody(),
+        }
+    }
+
+    /// Has the server fetch those of some paths that it lacks, on a channel where nobody else waits.
+    async fn fetch(
+        &self,
+        paths: &BTreeSet<StorePath>,
+        listener: Listener,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        let mut valid = self.pool.hold_valid(paths, wire_substitute(Substitute::No)).await?;
+        let lacking: BTreeSet<StorePath> = paths.difference(&valid).cloned().collect();
+        if lacking.is_empty() {
+            return Ok(valid);
+        }
+        let lease = self.lease().await?;
+        let yes = wire_substitute(Substitute::Yes);
+        let Language::Worker(dialect) = &lease.session().language else {
+            valid.extend(lease.session().valid_paths(&lacking, yes).await?);
+            return Ok(valid);
+        };
+        let request = Request::QueryValidPaths(lacking, yes);
+        let patience = patience(&request);
+        let asked = lease.session().ask_with(dialect, request, patience, listener);
+        match asked.await? {
+            Response::Paths(paths) => valid.extend(paths),
+            _ => return Err(self.unexpected()),
+        }
+        Ok(valid)
     }
 }
 
@@ -172,7 +256,23 @@ impl Store for RemoteStore {
         if paths.is_empty() {
             return Ok(BTreeSet::new());
         }
-        self.pool.hold_valid(paths, wire_substitute(substitute)).await
+        match substitute {
+            Substitute::Yes if self.fetches.is_some() => {
+                self.fetch(paths, self.fetch_listener()).await
+            }
+            _ => self.pool.hold_valid(paths, wire_substitute(substitute)).await,
+        }
+    }
+
+    async fn substitute(
+        &self,
+        paths: &BTreeSet<StorePath>,
+        log: Arc<dyn BuildLog>,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        if paths.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        self.fetch(paths, self.fetch_listener().and(Listener::Build(log))).await
     }
 
     async fn path_infos(&self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, StoreError> {
@@ -183,8 +283,14 @@ impl Store for RemoteStore {
     }
 
     async fn export(&self, infos: Vec<PathInfo>) -> Result<Box<dyn PathStream>, StoreError> {
-        let lease = self.pool.lease(Purpose::Read).await?;
-        Ok(Box::new(NarStream::new(self.pool.name().to_owned(), lease, infos)))
+        self.stream(infos, Hashed::Here).await
+    }
+
+    async fn export_to_checker(
+        &self,
+        infos: Vec<PathInfo>,
+    ) -> Result<Box<dyn PathStream>, StoreError> {
+        self.stream(infos, Hashed::There).await
     }
 
     async fn small_nar(&self, info: PathInfo) -> Result<Bytes, StoreError> {
@@ -223,7 +329,8 @@ impl Store for RemoteStore {
 
     async fn missing(&self, derivations: &BTreeSet<StorePath>) -> Result<Missing, StoreError> {
         let wanted = derivations.iter().cloned().map(DerivedPath::All).collect();
-        match self.ask("say what is missing", Request::QueryMissing(wanted)).await? {
+        let request = Request::QueryMissing(wanted);
+        match self.ask_heard("say what is missing", request, self.fetch_listener()).await? {
             Response::Missing(missing) => Ok(Missing {
                 build: missing.build,
                 substitute: missing.substitute,

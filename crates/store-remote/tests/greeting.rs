@@ -28,12 +28,16 @@ async fn error_of(command: &[&str]) -> StoreError {
     "echo 'This account is currently not available.'; exit 1",
     "it printed: \"This account is currently not available.\\n\""
 )]
+#[case::then_the_protocol(
+    "echo 'System is booting up.'; printf 'oixd\\0\\0\\0\\0more'; cat",
+    "it printed: \"System is booting up.\\n\". Whatever"
+)]
 #[case::short("printf hi; exit 1", "it printed: \"hi\"")]
 #[case::remedy("echo hello there; exit 0", "must go to standard error or be taken away")]
 #[tokio::test]
 async fn foreign_words_are_shown(#[case] script: &str, #[case] expected: &str) {
     let error = error_of(&["sh", "-c", script]).await;
-    assert!(matches!(error, StoreError::Protocol { .. }), "{error:?}");
+    assert!(matches!(error, StoreError::ForeignWords { .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.starts_with("cannot speak with 'test': 'sh -c "), "{text}");
     assert!(text.contains(expected), "{text}");

@@ -11,8 +11,8 @@ use drover_core::{NarSize, StorePath};
 use drover_derivation::BasicDerivation;
 use drover_store::contract::{Given, flat_file};
 use drover_store::{
-    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, Builder as _, LogEvent,
-    SilentLog, Store as _, StoreError, Substitute,
+    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildWishes, Builder as _,
+    LogEvent, SilentLog, Store as _, StoreError, Substitute,
 };
 use drover_wire::{
     ActivityId, BuildResult, BuildStatus, Encoder, Field, LogMessage, Request, Response, result,
@@ -40,6 +40,7 @@ fn build() -> BuildRequest {
         outputs: ["out".to_owned()].into(),
         known_outputs: [("out".to_owned(), out)].into(),
         plan: BuildPlan::Derivation(Box::new(basic)),
+        wishes: BuildWishes::default(),
         bring: None,
     }
 }
@@ -164,6 +165,73 @@ async fn old_servers_pull() {
     }
     drop(lane);
     assert_eq!(soon(store.path_infos(&[b.0.path])).await.expect("an answer"), [None]);
+}
+
+/// How an answer to a build can be wrong.
+#[derive(Clone, Copy, Debug)]
+enum Wrong {
+    Status,
+    NoOutput,
+    ClockBack,
+    NegativeTime,
+}
+
+/// An answer that can't be right is the machine's fault. A clock that was put back is none: the
+/// build is good, and only its time isn't known.
+#[rstest::rstest]
+#[case::status(Wrong::Status, "invalid build status 99")]
+#[case::no_output(Wrong::NoOutput, "is not valid in 'test'")]
+#[case::clock_back(Wrong::ClockBack, "")]
+#[case::negative_time(Wrong::NegativeTime, "")]
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_wrong(#[case] wrong: Wrong, #[case] expected: &str) {
+    let fake = Fake::new(move |_, mut client| async move {
+        let Some(dialect) = client.greet(38).await else { return };
+        while let Some(request) = client.request(&dialect).await {
+            let mut result = BuildResult::new(BuildStatus::Built, "");
+            match (request, wrong) {
+                (Request::BuildDerivation(..), Wrong::Status) => {
+                    let mut out = Encoder::new();
+                    LogMessage::Last.encode(&mut out, 38);
+                    out.number(99);
+                    client.send(&out.into_bytes()).await;
+                    return client.wait_for_end().await;
+                }
+                (Request::BuildDerivation(..), wrong) => {
+                    if let Wrong::ClockBack = wrong {
+                        (result.start_time, result.stop_time) = (2_000_000, 1_000_000);
+                    }
+                    if let Wrong::NegativeTime = wrong {
+                        let minus_one = Some(u64::MAX);
+                        (result.cpu_user, result.cpu_system) = (minus_one, minus_one);
+                    }
+                    client.answer(&dialect, &Response::BuildResult(Box::new(result))).await;
+                }
+                (Request::QueryPathInfo(_), Wrong::NoOutput) => {
+                    client.answer(&dialect, &Response::PathInfo(None)).await;
+                }
+                (Request::QueryPathInfo(_), _) => {
+                    let info = Some(Box::new(made(100).0));
+                    client.answer(&dialect, &Response::PathInfo(info)).await;
+                }
+                (request, _) => panic!("{request:?} was not expected"),
+            }
+        }
+    });
+    let store = fake.store();
+    let lane = soon(store.open_lane()).await.expect("a lane");
+    let built = soon(lane.build(build(), Arc::new(SilentLog))).await;
+    match built {
+        Ok(BuildOutcome::Built(built)) => {
+            assert_eq!(expected, "");
+            assert_eq!(built.took.unwrap_or_default(), std::time::Duration::ZERO);
+        }
+        Ok(outcome) => panic!("{outcome:?}"),
+        Err(error) => {
+            assert!(error.is_infrastructure(), "it is not the build that failed: {error:?}");
+            assert!(!expected.is_empty() && error.to_string().contains(expected), "{error}");
+        }
+    }
 }
 
 /// What a server does with builds whose outputs are asked for together with them.

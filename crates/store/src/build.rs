@@ -53,6 +53,15 @@ pub enum BuildPlan {
     FromStore,
 }
 
+/// What is asked of one build, on top of the settings that its builder was opened with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BuildWishes {
+    /// Cores that it may use, 0 for all; as the builder was opened where absent.
+    pub cores: Option<u32>,
+    /// Whether its folder is kept if it fails, even if the builder was opened otherwise.
+    pub keep_failed: bool,
+}
+
 /// One build.
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
@@ -64,6 +73,8 @@ pub struct BuildRequest {
     pub known_outputs: BTreeMap<String, StorePath>,
     /// What to build from.
     pub plan: BuildPlan,
+    /// What is asked of this build alone.
+    pub wishes: BuildWishes,
     /// Outputs of at most so many bytes are to come with the answer, where the builder can send
     /// them. That is a guess, made before their sizes are known: where one is larger, or the build
     /// fails, the lane ends, and what is queued behind gets [`StoreError::LaneEnded`].
@@ -91,8 +102,19 @@ pub enum BuildFailure {
         /// The builder's words.
         message: String,
     },
+    /// Something killed the build from outside, as a system does that has no memory left. Nobody
+    /// can tell whether it would happen again.
+    Killed {
+        /// The builder's words.
+        message: String,
+    },
     /// It took too long, or was silent for too long.
     TimedOut {
+        /// The builder's words.
+        message: String,
+    },
+    /// It said more than it may.
+    LogLimit {
         /// The builder's words.
         message: String,
     },

@@ -23,6 +23,15 @@ pub enum StoreError {
         /// What was wrong with its words.
         reason: String,
     },
+    /// Something else spoke in the place of the server: a login script, a notice that the machine
+    /// is about to go down or has just come up. That may pass.
+    #[error("cannot speak with '{store}': {reason}")]
+    ForeignWords {
+        /// The store.
+        store: String,
+        /// What was said, and what can be done about it.
+        reason: String,
+    },
     /// The connection ended while an answer was awaited. Whether the request took effect is unknown.
     #[error("lost the connection to '{store}': {reason}")]
     Lost {

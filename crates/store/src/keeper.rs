@@ -148,6 +148,16 @@ pub trait Keeper: Store {
     /// Returns a view of this store whose temporary roots end when it is dropped.
     async fn session(self: Arc<Self>) -> Result<Arc<dyn Keeper>, StoreError>;
 
+    /// Returns valid paths and all that they refer to, each after what it refers to and otherwise by
+    /// name; `None` where this store has no better way than being asked for one path after another,
+    /// or where one of them isn't valid.
+    async fn requisites(
+        &self,
+        _paths: &BTreeSet<StorePath>,
+    ) -> Result<Option<Vec<StorePath>>, StoreError> {
+        Ok(None)
+    }
+
     /// Protects a path, valid or not yet, from the garbage collector as long as this view lives.
     async fn add_temporary_root(&self, path: &StorePath) -> Result<(), StoreError>;
 

@@ -7,24 +7,28 @@ mod build;
 pub mod contract;
 mod copy;
 mod error;
+mod fetch;
 mod keeper;
 mod memory;
 mod path_stream;
+mod realisation_hash;
 mod realiser;
 mod store;
 
 pub use build::{
-    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildSettings, Builder, Built,
-    Lane, LogEvent, Pending, SilentLog, Trust,
+    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildSettings, BuildWishes,
+    Builder, Built, Lane, LogEvent, Pending, SilentLog, Trust,
 };
 pub use copy::closure_order;
 pub use error::StoreError;
+pub use fetch::{FetchEvent, FetchObserver};
 pub use keeper::{
     Adoption, ByteStream, CollectAction, Collected, Collection, Content, Keeper, Liveness, Repair,
     Roots, SignatureCheck, Verification, VerifyDepth, WhenValid,
 };
 pub use memory::MemoryStore;
 pub use path_stream::{PathStream, Verified};
+pub use realisation_hash::realisation_hash;
 pub use realiser::{
     AfterFailure, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
     RealiseStatus, Realised, Realiser, Wanted,

@@ -79,6 +79,8 @@ pub enum RealiseStatus {
     MiscFailure,
     /// Something that it depends on failed.
     DependencyFailed,
+    /// It was given up because something else failed.
+    Cancelled,
     /// Its log became too long.
     LogLimitExceeded,
     /// Two rounds differed.

@@ -1,6 +1,7 @@
 //! What a store is.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use drover_core::{PathInfo, StoreDir, StorePath};
 use drover_nar::regular_file_of;
 
+use crate::build::BuildLog;
 use crate::error::StoreError;
 use crate::path_stream::PathStream;
 
@@ -70,11 +72,32 @@ pub trait Store: Send + Sync {
         substitute: Substitute,
     ) -> Result<BTreeSet<StorePath>, StoreError>;
 
+    /// Has paths fetched from the store's own substituters, holds them like
+    /// [`hold_valid`](Store::hold_valid), and returns those that are valid then. What is said
+    /// meanwhile goes to `log`, where the store says anything. It takes as long as that takes.
+    async fn substitute(
+        &self,
+        paths: &BTreeSet<StorePath>,
+        log: Arc<dyn BuildLog>,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        drop(log);
+        self.hold_valid(paths, Substitute::Yes).await
+    }
+
     /// Looks up paths, all in one go; in the order of the question.
     async fn path_infos(&self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, StoreError>;
 
     /// Streams paths with their NARs, in the given order.
     async fn export(&self, infos: Vec<PathInfo>) -> Result<Box<dyn PathStream>, StoreError>;
+
+    /// The same, for a store that checks the hash of what it takes: what would only be hashed twice
+    /// needn't be hashed on its way.
+    async fn export_to_checker(
+        &self,
+        infos: Vec<PathInfo>,
+    ) -> Result<Box<dyn PathStream>, StoreError> {
+        self.export(infos).await
+    }
 
     /// Fetches a small NAR whole. Many may be asked for at once.
     async fn small_nar(&self, info: PathInfo) -> Result<Bytes, StoreError> {

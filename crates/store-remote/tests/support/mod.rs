@@ -231,6 +231,11 @@ impl Fake {
         store_at(Address::Socket(self.socket.clone()), Duration::from_secs(10))
     }
 
+    /// Returns the store; the server is watched with a patience that follows from `limit`.
+    pub(crate) fn patient_store(&self, limit: Duration) -> RemoteStore {
+        store_at(Address::Socket(self.socket.clone()), limit)
+    }
+
     pub(crate) fn impatient_store(&self) -> RemoteStore {
         store_at(Address::Socket(self.socket.clone()), Duration::from_secs(1))
     }

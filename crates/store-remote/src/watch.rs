@@ -1,0 +1,61 @@
+//! Watches servers that may be silent for long.
+//!
+//! A build may say nothing for hours, and its channel can't tell that from a server that hangs: it
+//! reads no question before the build has ended, and SSH only watches the link. So while a build is
+//! silent its server is asked a question that costs nothing, on the steady channel. A server that
+//! doesn't answer in time is lost, whatever its machine says of being alive.
+
+use std::sync::{OnceLock, Weak};
+use std::time::Duration;
+
+use drover_store::StoreError;
+use tokio::time::Instant;
+
+use crate::steady::Steady;
+
+/// Connect timeouts after which a silent server is asked for a sign of life, and that it has to give
+/// one: a minute each, unless the user is less patient.
+const TIMEOUTS: u32 = 6;
+
+/// Watches the channels to one server.
+pub(crate) struct Watch {
+    connect_timeout: Duration,
+    patience: Duration,
+    steady: OnceLock<Weak<Steady>>,
+}
+
+impl Watch {
+    pub(crate) fn new(connect_timeout: Duration) -> Watch {
+        let patience = connect_timeout.saturating_mul(TIMEOUTS).max(Duration::from_millis(100));
+        Watch { connect_timeout, patience, steady: OnceLock::new() }
+    }
+
+    /// Says on which channel to ask. The first one stays.
+    pub(crate) fn ask_on(&self, steady: Weak<Steady>) {
+        self.steady.get_or_init(|| steady);
+    }
+
+    /// Returns when the server gives no sign of life any more. Dropped as soon as it gives one by
+    /// itself.
+    ///
+    /// A server that is asked and says nothing hangs. Where no channel to ask on comes about in time
+    /// that has to happen twice; and a server that refuses one at once is alive.
+    pub(crate) async fn until_it_hangs(&self) -> StoreError {
+        let mut too_late = 0;
+        loop {
+            tokio::time::sleep(self.patience).await;
+            let Some(steady) = self.steady.get().and_then(Weak::upgrade) else { continue };
+            let asked = Instant::now();
+            match steady.sign_of_life(self.patience).await {
+                Err(error @ StoreError::Silent { .. }) => return error,
+                Err(error) if self.connect_timeout <= asked.elapsed() => {
+                    too_late += 1;
+                    if too_late == 2 {
+                        return error;
+                    }
+                }
+                Ok(()) | Err(_) => too_late = 0,
+            }
+        }
+    }
+}
