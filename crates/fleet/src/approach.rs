@@ -1,8 +1,12 @@
 //! Begins to connect as soon as it's known that something must be built, while the rest is found
 //! out.
+//!
+//! Invariant: a machine is approached only when some derivation of the run must be built that it
+//! could build.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use drover_derivation::Derivation;
 use drover_schedule::MachineKind;
 
 use crate::machine::{MachineSpec, Site};
@@ -13,8 +17,12 @@ const MOST: usize = 8;
 /// Machines that are being approached.
 #[derive(Default)]
 pub(crate) struct Approach {
-    machines: Vec<MachineSpec>,
-    sites: Mutex<Vec<(String, Arc<dyn Site>)>>,
+    machines: Mutex<Vec<Approached>>,
+}
+
+struct Approached {
+    machine: MachineSpec,
+    site: Option<Arc<dyn Site>>,
 }
 
 impl Approach {
@@ -23,27 +31,32 @@ impl Approach {
         let remote = |spec: &&MachineSpec| spec.description.kind == MachineKind::Remote;
         let machines: Vec<MachineSpec> = machines.iter().filter(remote).cloned().collect();
         let machines = if machines.len() > MOST { Vec::new() } else { machines };
-        Approach { machines, sites: Mutex::default() }
+        let approached = machines.into_iter().map(|machine| Approached { machine, site: None });
+        Approach { machines: Mutex::new(approached.collect()) }
     }
 
-    /// Begins, unless it has begun.
-    pub(crate) fn begin(&self) {
-        let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
-        if !sites.is_empty() {
+    /// Approaches the machines that could build a derivation, unless that has begun.
+    pub(crate) fn begin_for(&self, derivation: &Derivation) {
+        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        let asleep = machines.iter_mut().filter(|machine| machine.site.is_none());
+        let mut asleep = asleep.peekable();
+        if asleep.peek().is_none() {
             return;
         }
-        for machine in &self.machines {
-            let site = (machine.open)();
-            site.approach();
-            sites.push((machine.description.name.clone(), site));
+        let features = derivation.required_system_features().unwrap_or_default();
+        for Approached { machine, site } in asleep {
+            if machine.description.refusal(&derivation.system, &features).is_none() {
+                let opened = (machine.open)();
+                opened.approach();
+                *site = Some(opened);
+            }
         }
     }
 
-    /// Takes a machine that was approached.
-    pub(crate) fn take(&self, machine: &str) -> Option<Arc<dyn Site>> {
-        let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
-        // of two with one name the first one comes first
-        let at = sites.iter().position(|(name, _)| name == machine)?;
-        Some(sites.remove(at).1)
+    /// Takes a machine, if it was approached.
+    pub(crate) fn take(&self, machine: &MachineSpec) -> Option<Arc<dyn Site>> {
+        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |other: &&mut Approached| Arc::ptr_eq(&other.machine.open, &machine.open);
+        machines.iter_mut().find(is_it)?.site.take()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use drover_core::{OutputName, PathInfo, StoreName, StorePath};
+use drover_core::{OutputName, PathInfo, References, StoreDir, StoreName, StorePath};
 use drover_derivation::{Output, output_path_name};
 use drover_store::Built;
 
@@ -19,6 +19,10 @@ pub(crate) enum Lie {
     OtherPath { name: String, found: StorePath, expected: StorePath },
     #[error("it returned '{found}' as output '{name}', whose name should be '{expected}'")]
     OtherName { name: String, found: StorePath, expected: String },
+    #[error(
+        "it returned '{found}' as output '{name}', which is not the path of its contents: {rule}"
+    )]
+    OtherContents { name: String, found: StorePath, rule: String },
     #[error("'{path}' refers to '{reference}', which is no input of the build")]
     Reference { path: StorePath, reference: StorePath },
 }
@@ -43,6 +47,7 @@ impl Promised {
 
 /// Checks names, paths and references of what was built from `inputs`.
 pub(crate) fn check_built(
+    store_dir: &StoreDir,
     promised: &Promised,
     inputs: &[StorePath],
     built: &Built,
@@ -72,8 +77,38 @@ pub(crate) fn check_built(
         {
             return Err(Lie::OtherName { name: name.clone(), found: info.path.clone(), expected });
         }
+        if let Some(output) = promised.outputs.get(name.as_str()) {
+            check_address(store_dir, output, info).map_err(|rule| {
+                let (name, found) = (name.clone(), info.path.clone());
+                Lie::OtherContents { name, found, rule }
+            })?;
+        }
     }
     check_references(inputs, built, places)
+}
+
+/// Checks that the path of an output that isn't known before the build follows from the contents as
+/// the builder describes them. Whichever store the contents come to checks that they are these.
+fn check_address(store_dir: &StoreDir, output: &Output, info: &PathInfo) -> Result<(), String> {
+    let (Output::Floating { method, algorithm } | Output::Impure { method, algorithm }) = output
+    else {
+        return Ok(());
+    };
+    let Some(address) = &info.content_address else {
+        return Err("it has no content address".to_owned());
+    };
+    if address.method != *method || address.hash.algorithm() != *algorithm {
+        return Err(format!("'{address}' is not what the derivation asks for"));
+    }
+    let itself = info.references.contains(&info.path);
+    let others = info.references.iter().filter(|path| **path != info.path).cloned().collect();
+    let name: StoreName = info.path.name().parse().map_err(|error| format!("{error}"))?;
+    let references = References { others, itself };
+    match store_dir.content_addressed_path(address, &references, &name) {
+        Ok(path) if path == info.path => Ok(()),
+        Ok(path) => Err(format!("that of '{address}' is '{path}'")),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn check_references(inputs: &[StorePath], built: &Built, places: &Places) -> Result<(), Lie> {

@@ -8,6 +8,7 @@ use drover_schedule::{
     ByteCount, Command, Event, JobId, JobStatus, Lane, MachineId, MachineKind, Moment, OnFailure,
     Outcome, PathId, Place, Scheduler, Settings, Verdict,
 };
+use drover_store::Substitute;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -280,17 +281,17 @@ impl Driver {
         };
         let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
         let site = state.approached.take().unwrap_or_else(|| (state.spec.open)());
-        site.expect(self.expected_channels.min(state.spec.description.slots as usize));
+        site.expect(self.expected_channels.min(state.spec.description.all_slots() as usize));
         state.site = Some(Arc::clone(&site));
-        let (generation, substitute) = (state.generation, state.spec.substitute);
+        let generation = state.generation;
         let shared = Arc::clone(&self.shared);
         let name = shared.name_of(machine);
         shared.observer.event(FleetEvent::Connecting { machine: name });
         state.connecting.spawn(async move {
             let began = Instant::now();
             let connected = async {
-                // the questions go with the greeting
-                let valid = site.hold_valid(&interesting, substitute).await?;
+                // the questions go with the greeting; what it lacks it may fetch when a job needs it
+                let valid = site.hold_valid(&interesting, Substitute::No).await?;
                 let description = site.connect().await?;
                 Ok((description, valid))
             };

@@ -13,10 +13,14 @@ pub enum FailureKind {
     Build,
     /// It took too long or was silent for too long.
     TimedOut,
+    /// It said more than it may.
+    LogLimit,
     /// A fixed output has another hash.
     HashMismatch,
     /// Two rounds differed.
     NotDeterministic,
+    /// A substituter offers it, and fetching it failed.
+    NotFetched,
     /// Something that it depends on was not built.
     Dependency,
     /// No machine could take it, or none was left.
@@ -130,7 +134,8 @@ pub enum FleetEvent {
     CopyStarted {
         /// A number for this transfer.
         transfer: u64,
-        /// Where from, one or several machines.
+        /// Where from, one or several machines; or `its substituters`, where the machine that it goes
+        /// to fetches it by itself.
         from: Vec<Option<String>>,
         /// Where to.
         to: Option<String>,

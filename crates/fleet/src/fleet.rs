@@ -7,13 +7,14 @@ use std::time::Duration;
 use drover_core::{OutputName, PathInfo, StorePath};
 use drover_derivation::DerivationKind;
 use drover_schedule::MachineKind;
-use drover_store::{Store, StoreError, Substitute, Trust};
+use drover_store::{Keeper, Store, StoreError, Substitute, Trust};
 use tokio_util::sync::CancellationToken;
 
 use crate::approach::Approach;
 use crate::driver::Driver;
 use crate::event::{FleetEvent, JobFailureReport, MachineTotals, Observer};
 use crate::graph::{Graph, GraphError};
+use crate::ledger::enter;
 use crate::machine::MachineSpec;
 use crate::prepare::{Offered, Work, prepare};
 use crate::retrieve::retrieve;
@@ -27,6 +28,15 @@ pub enum CopyBack {
     Everything,
 }
 
+/// What becomes of a derivation whose outputs a substituter offers, where fetching them fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// It is built.
+    Build,
+    /// It fails.
+    Fail,
+}
+
 /// How a fleet works.
 #[derive(Clone, Debug)]
 pub struct FleetOptions {
@@ -34,6 +44,8 @@ pub struct FleetOptions {
     pub keep_going: bool,
     /// Whether the caller's store may fetch from its substituters instead of building.
     pub substitute: Substitute,
+    /// What becomes of what can't be fetched though it's offered.
+    pub fallback: Fallback,
     /// What comes back.
     pub copy_back: CopyBack,
     /// Lines of a failed build's log that are kept.
@@ -125,6 +137,8 @@ pub struct DryRun {
 /// The caller's store, and machines that build for it.
 pub struct Fleet {
     pub(crate) local: Arc<dyn Store>,
+    /// The same store, where it keeps what outputs became whose paths follow from their contents.
+    pub(crate) ledger: Option<Arc<dyn Keeper>>,
     pub(crate) machines: Vec<MachineSpec>,
     pub(crate) options: FleetOptions,
     pub(crate) observer: Arc<dyn Observer>,
@@ -138,7 +152,13 @@ impl Fleet {
         options: FleetOptions,
         observer: Arc<dyn Observer>,
     ) -> Fleet {
-        Fleet { local, machines, options, observer }
+        Fleet { local, ledger: None, machines, options, observer }
+    }
+
+    /// Has the caller's store asked what outputs became whose paths follow from their contents, and
+    /// told of those that are built.
+    pub fn with_ledger(self, ledger: Arc<dyn Keeper>) -> Fleet {
+        Fleet { ledger: Some(ledger), ..self }
     }
 
     /// Says what [`Fleet::build`] would do, and asks no builder.
@@ -189,6 +209,9 @@ impl Fleet {
             built = build_and_retrieve(&mut driver, &targets) => built,
             () = cancel.cancelled() => Err(BuildError::Cancelled),
         };
+        if let (Some(ledger), Ok(_)) = (&self.ledger, &built) {
+            enter(&driver, ledger.as_ref()).await;
+        }
         // on success there may be machines that have not answered yet
         driver.stop_everything().await;
         let targets = built?;

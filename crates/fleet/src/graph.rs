@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use drover_core::StorePath;
+use drover_core::{StoreDir, StorePath};
 use drover_derivation::{Derivation, DerivationError, derivation_name};
 use drover_store::{Store, StoreError};
 
@@ -45,6 +45,17 @@ pub enum GraphError {
         /// What is wrong with it.
         source: DerivationError,
     },
+    /// A derivation's file that was changed: its path follows from other contents.
+    #[error(
+        "derivation '{path}' was modified! its contents are those of '{actual}'; restore it with \
+         `nix-store --repair-path {path}`"
+    )]
+    Modified {
+        /// The path, whole.
+        path: String,
+        /// The path that follows from the contents, whole.
+        actual: String,
+    },
     /// A derivation that was asked for and is not in the graph that was read.
     #[error("'{path}' is not in the graph")]
     NotInGraph {
@@ -74,7 +85,8 @@ impl Graph {
     ///
     /// # Errors
     ///
-    /// One that isn't there or isn't a derivation; nothing was asked of any builder then.
+    /// One that isn't there, isn't a derivation, or isn't the one that its path names; nothing was
+    /// asked of any builder then.
     pub async fn read(store: &dyn Store, roots: &[StorePath]) -> Result<Graph, GraphError> {
         let mut graph = Graph::default();
         let mut level: Vec<StorePath> = Vec::new();
@@ -88,6 +100,7 @@ impl Graph {
                 };
                 let derivation = Derivation::parse_aterm(store.store_dir(), &name, &file)
                     .map_err(|source| GraphError::Malformed { path: path.clone(), source })?;
+                check_path(store.store_dir(), &path, &derivation)?;
                 graph.note(derivation.input_derivations.keys(), &mut next)?;
                 graph.nodes.push(Node { path, derivation: Arc::new(derivation) });
             }
@@ -140,4 +153,20 @@ impl Graph {
     pub fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
         (0..).map(NodeId).zip(&self.nodes)
     }
+}
+
+/// Checks that a derivation is the one whose path it has, which follows from its text. What it says
+/// of its outputs' paths was checked when it was added, and would be believed.
+fn check_path(
+    store_dir: &StoreDir,
+    path: &StorePath,
+    derivation: &Derivation,
+) -> Result<(), GraphError> {
+    let malformed = |source| GraphError::Malformed { path: path.clone(), source };
+    let actual = derivation.derivation_path(store_dir).map_err(malformed)?;
+    if actual == *path {
+        return Ok(());
+    }
+    let [path, actual] = [path, &actual].map(|path| store_dir.display(path));
+    Err(GraphError::Modified { path, actual })
 }

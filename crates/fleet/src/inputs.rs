@@ -7,10 +7,11 @@ use drover_schedule::Place;
 use drover_store::{Pending, Store, StoreError};
 use tokio::sync::watch;
 
+use crate::fetch::fetch_there;
 use crate::fleet::total_bytes;
 use crate::lane::{JobEnd, LaneContext, Open};
 use crate::merge::{Culprit, Merged};
-use crate::places::{Flight, Needs};
+use crate::places::{Flight, Needs, Way};
 use crate::transfer::{AlsoHere, BULKY, Destination, copy_all};
 
 /// Bytes of inputs from which on they don't go through the lane while it builds something else:
@@ -33,6 +34,19 @@ pub(crate) struct Import {
 }
 
 impl Import {
+    /// Starts an import on connections of its own.
+    pub(crate) fn aside(
+        context: &LaneContext,
+        to: Destination,
+        bring: Vec<(PathInfo, Place)>,
+        state: watch::Sender<Flight>,
+    ) -> Import {
+        let paths = bring.iter().map(|(info, _)| info.clone()).collect();
+        let (culprit, shared) = (to.culprit.clone(), Arc::clone(&context.shared));
+        let done = Box::pin(async move { copy_all(&shared, to, bring).await });
+        Import { done, paths, state, culprit }
+    }
+
     /// Waits until they are valid there.
     pub(crate) async fn finish(self, context: &LaneContext) -> Result<(), JobEnd> {
         match self.done.await {
@@ -64,18 +78,23 @@ pub(crate) async fn bring(
     let (state, watched) = watch::channel(Flight::Flying);
     let places = &context.shared.places;
     let Needs { bring, await_others, await_first, lost } =
-        places.claim(wanted, context.berth, &watched);
+        places.claim(wanted, context.berth, &watched, |paths| way_of(paths, busy));
     if let Some(path) = lost.first() {
         places.not_coming(bring.iter().map(|(info, _)| &info.path), context.berth);
         return Err(JobEnd::Input { cause: format!("input '{path}' is nowhere any more") });
     }
     let not_brought = || JobEnd::Input { cause: "an input could not be brought".to_owned() };
-    if !all_landed(await_first).await {
-        places.not_coming(bring.iter().map(|(info, _)| &info.path), context.berth);
+    let claimed: Vec<StorePath> = bring.iter().map(|(info, _)| info.path.clone()).collect();
+    let (bring, first) = tokio::join!(fetch_there(context, bring), all_landed(await_first));
+    if !first {
+        places.not_coming(claimed.iter(), context.berth);
         return Err(not_brought());
     }
     let import = match bring.is_empty() {
-        true => None,
+        true => {
+            state.send_replace(Flight::Landed);
+            None
+        }
         false => Some(start_import(context, on, bring, state, busy, also_here).await?),
     };
     if !all_landed(await_others).await {
@@ -114,12 +133,10 @@ async fn start_import(
             store: Arc::clone(&context.site) as Arc<dyn Store>,
             berth: context.berth,
             machine: Some(context.machine),
-            culprit: culprit.clone(),
+            culprit,
             also_here,
         };
-        let shared = Arc::clone(shared);
-        let done = Box::pin(async move { copy_all(&shared, to, bring).await });
-        return Ok(Import { done, paths, state, culprit });
+        return Ok(Import::aside(context, to, bring, state));
     }
     let transfer = shared.start_transfer(&bring, Some(context.machine));
     let to = shared.traffic(context.berth.place);
@@ -142,6 +159,13 @@ async fn start_import(
 pub(crate) fn goes_aside(paths: &[PathInfo], busy: Busy) -> bool {
     let bulky = paths.iter().filter(|info| info.nar_size.0 >= BULKY).count();
     bulky > 1 || (busy == Busy::Yes && total_bytes(paths) > ASIDE)
+}
+
+fn way_of(paths: &[PathInfo], busy: Busy) -> Way {
+    match busy {
+        Busy::Yes if !goes_aside(paths, busy) => Way::BehindBuild,
+        Busy::Yes | Busy::No => Way::Free,
+    }
 }
 
 /// Says whose connection broke.

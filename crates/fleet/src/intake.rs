@@ -14,7 +14,7 @@ impl Driver {
     /// Takes over machines that were approached before the run.
     pub(crate) fn take_approached(&mut self, approach: &Approach) {
         for machine in &mut self.machines {
-            machine.approached = approach.take(&machine.spec.description.name);
+            machine.approached = approach.take(&machine.spec);
         }
     }
 
@@ -35,6 +35,13 @@ impl Driver {
         self.undecided = work.jobs.len();
         for (job, plan) in (0..).map(JobId).zip(work.jobs) {
             self.submit(job, plan);
+        }
+        for (job, report) in work.refused {
+            self.reports.insert(job, report);
+            self.pending.push(match self.options.keep_going {
+                true => Event::Cancel { job },
+                false => Event::CancelAll,
+            });
         }
     }
 

@@ -1,9 +1,10 @@
 //! What a builder says while it works on a job.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use drover_store::{BuildLog, LogEvent};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::event::{FleetEvent, Observer};
@@ -16,7 +17,20 @@ pub(crate) struct JobLog {
     observer: Arc<dyn Observer>,
     limit: usize,
     started: OnceLock<Instant>,
+    heard: Mutex<Heard>,
+    /// That something was heard which somebody waits for.
+    news: Notify,
     tail: Mutex<VecDeque<String>>,
+}
+
+/// What has been heard of a build.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    at: Instant,
+    /// Bytes of its own output.
+    bytes: u64,
+    /// The bytes from which on somebody wants to know.
+    limit: Option<u64>,
 }
 
 impl JobLog {
@@ -27,8 +41,59 @@ impl JobLog {
         observer: Arc<dyn Observer>,
         limit: usize,
     ) -> JobLog {
-        let (started, tail) = (OnceLock::new(), Mutex::default());
-        JobLog { node, machine, observer, limit, started, tail }
+        let (started, tail, news) = (OnceLock::new(), Mutex::default(), Notify::new());
+        let heard = Mutex::new(Heard { at: Instant::now(), bytes: 0, limit: None });
+        JobLog { node, machine, observer, limit, started, heard, news, tail }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the build runs, and returns when that began: not before now, as what ran before
+    /// this was waited for was not this build. For one at a time.
+    pub(crate) async fn begun(&self) -> Instant {
+        let now = Instant::now();
+        loop {
+            if let Some(started) = self.started() {
+                return started.max(now);
+            }
+            self.news.notified().await;
+        }
+    }
+
+    /// Returns when the build said something last.
+    pub(crate) fn heard_at(&self) -> Instant {
+        self.heard().at
+    }
+
+    /// Returns the bytes that the build has said.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.heard().bytes
+    }
+
+    /// Waits until the build has said more than so many bytes; without a limit, for ever. For one
+    /// at a time.
+    pub(crate) async fn grown(&self, limit: Option<u64>) {
+        loop {
+            {
+                let mut heard = self.heard();
+                heard.limit = limit;
+                if limit.is_some_and(|limit| limit < heard.bytes) {
+                    return;
+                }
+            }
+            self.news.notified().await;
+        }
+    }
+
+    fn hears(&self, bytes: usize) {
+        let mut heard = self.heard();
+        heard.at = Instant::now();
+        heard.bytes = heard.bytes.saturating_add(bytes as u64);
+        if heard.limit.is_some_and(|limit| limit < heard.bytes) {
+            self.news.notify_one();
+        }
     }
 
     /// Returns when the build began, if the machine has said so.
@@ -60,13 +125,18 @@ impl BuildLog for JobLog {
                 if self.started.set(Instant::now()).is_ok() {
                     let machine = self.machine.to_string();
                     self.observer.event(FleetEvent::Building { node, machine });
+                    self.news.notify_one();
                 }
             }
             LogEvent::Line(line) => {
+                self.hears(line.len() + 1);
                 self.keep(&line);
                 self.observer.event(FleetEvent::LogLine { node, line });
             }
-            LogEvent::Phase(phase) => self.observer.event(FleetEvent::Phase { node, phase }),
+            LogEvent::Phase(phase) => {
+                self.hears(0);
+                self.observer.event(FleetEvent::Phase { node, phase });
+            }
             LogEvent::Message(message) => {
                 let text = format!("{}: {message}", self.machine);
                 self.observer.event(FleetEvent::Note(text));

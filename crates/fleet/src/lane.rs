@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_core::{NarSize, OutputName, StorePath};
+use drover_core::{NarSize, OutputName, PathInfo, StorePath};
 use drover_schedule::{JobId, MachineId, Place};
 use drover_store::{
     BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, Built, Lane, Pending,
-    StoreError, Trust,
+    StoreError, Substitute, Trust,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -21,6 +21,7 @@ use crate::inputs::{Busy, Import, all_landed, bring, broken, goes_aside};
 use crate::job_log::JobLog;
 use crate::machine::Site;
 use crate::merge::{Culprit, Origin};
+use crate::offer::offer;
 use crate::places::{Berth, Flight};
 use crate::prepare::JobPlan;
 use crate::resolve::{Resolved, is_resolvable, resolve};
@@ -40,6 +41,8 @@ pub(crate) enum JobEnd {
     Built { built: Built, took: Duration },
     /// The build failed.
     Failed { failure: BuildFailure, tail: Vec<String> },
+    /// It went beyond what is asked of it. It still runs there: the lane has to be ended.
+    Exceeded { failure: BuildFailure, tail: Vec<String> },
     /// It couldn't be tried: it's not to blame, nor is this machine.
     Input { cause: String },
     /// The derivation itself can't be built.
@@ -58,12 +61,16 @@ pub(crate) struct LaneContext {
     pub(crate) name: Arc<str>,
     pub(crate) berth: Berth,
     pub(crate) trust: Trust,
+    /// Whether it may fetch inputs from its own substituters.
+    pub(crate) substitute: Substitute,
     pub(crate) generation: u32,
     /// Which opening of a lane this is.
     pub(crate) opening: u64,
     /// Where it's told what its builds say.
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) guessing: Guessing,
+    /// Lanes that must be gone before something is built on this one.
+    pub(crate) before: Vec<watch::Receiver<()>>,
 }
 
 /// Whether outputs may be asked for before it's known that they are there. A build that fails ends
@@ -82,6 +89,21 @@ impl LaneContext {
             && self.berth.place != Place::Here
             && self.shared.has_several_sites();
         useful.then(|| self.shared.output_sizes.guess()).flatten()
+    }
+
+    /// Whether something is built on a lane that must be gone before this one builds.
+    fn is_held_up(&self) -> bool {
+        self.before.iter().any(|lane| lane.has_changed().is_ok())
+    }
+
+    async fn until_others_are_gone(&self) {
+        for mut lane in self.before.iter().cloned() {
+            while lane.changed().await.is_ok() {}
+        }
+    }
+
+    fn places_not_coming(&self, outputs: &[StorePath]) {
+        self.shared.places.not_coming(outputs.iter(), self.berth);
     }
 
     fn tell(&self, job: JobId, end: JobEnd) {
@@ -208,9 +230,11 @@ async fn submit(
     let Resolved { path, basic, inputs } = resolve(shared, plan)?;
     let from_store = context.trust == Trust::NotTrusted;
     let mut import = bring_inputs(context, on, plan, &inputs, busy).await?;
-    if let Some(pending) = import.take_if(|import| goes_aside(&import.paths, busy)) {
+    let held_up = context.is_held_up();
+    if let Some(pending) = import.take_if(|import| held_up || goes_aside(&import.paths, busy)) {
         pending.finish(context).await?;
     }
+    context.until_others_are_gone().await;
     let promised = Promised { name: basic.name.clone(), outputs: basic.outputs.clone() };
     let known_outputs = promised.known();
     let outputs: Vec<StorePath> = known_outputs.values().cloned().collect();
@@ -227,6 +251,7 @@ async fn submit(
             true => BuildPlan::FromStore,
             false => BuildPlan::Derivation(Box::new(basic)),
         },
+        wishes: plan.terms.wishes(),
         bring: context.bring(),
     };
     let outcome = on.lane.build(request, Arc::clone(&log) as Arc<dyn BuildLog>);
@@ -248,7 +273,11 @@ async fn bring_inputs(
     if context.trust == Trust::NotTrusted {
         let found = shared.derivation_closure(&plan.path).await;
         let source = Some(Origin::Here);
-        let files = found.map_err(|error| JobEnd::Broken { error, source })?;
+        let mut files = found.map_err(|error| JobEnd::Broken { error, source })?;
+        offer(context, inputs).await;
+        // anybody takes what is content-addressed
+        let is_addressed = |info: &PathInfo| info.content_address.is_some();
+        files.extend(shared.places.acceptable(inputs, context.berth.place, is_addressed));
         return bring(context, on, &files, busy, AlsoHere::No).await;
     }
     let also_here = match shared.is_target(&plan.path) {
@@ -267,7 +296,16 @@ impl Submitted {
             Some(import) => import.finish(&context).await,
             None => Ok(()),
         };
-        let outcome = (&mut self.outcome).await;
+        let outcome = match self.outcome_in_time(&context).await {
+            Ok(outcome) => outcome,
+            Err(failure) => {
+                context.places_not_coming(&self.outputs);
+                let tail = self.log.take_tail();
+                context.tell(self.job, JobEnd::Exceeded { failure, tail });
+                // what was sent behind it waits for the driver, which ends the lane
+                return None;
+            }
+        };
         let took = self.log.started().unwrap_or(self.sent).elapsed();
         if let Some(ahead) = self.on.ahead.take() {
             all_landed(vec![ahead]).await;
@@ -280,7 +318,7 @@ impl Submitted {
             }
             (_, Ok(BuildOutcome::Built(built))) => self.built(&context, built, took),
         };
-        context.shared.places.not_coming(self.outputs.iter(), context.berth);
+        context.places_not_coming(&self.outputs);
         let flight = match end {
             JobEnd::Built { .. } => Flight::Landed,
             _ => Flight::Failed,
@@ -298,10 +336,33 @@ impl Submitted {
         again
     }
 
+    /// Waits for the build, or until it has gone beyond what is asked of it. Its time begins when
+    /// what was sent before it has ended.
+    async fn outcome_in_time(
+        &mut self,
+        context: &LaneContext,
+    ) -> Result<Result<BuildOutcome, StoreError>, BuildFailure> {
+        let derivation = context.shared.store_dir.display(&self.plan.path);
+        let (ahead, log, terms) = (self.on.ahead.clone(), &self.log, &self.plan.terms);
+        let exceeded = async {
+            if let Some(ahead) = ahead {
+                all_landed(vec![ahead]).await;
+            }
+            terms.exceeded(&derivation, log).await
+        };
+        tokio::select! {
+            biased;
+            outcome = &mut self.outcome => Ok(outcome),
+            failure = exceeded => Err(failure),
+        }
+    }
+
     /// Believes what was built, if it can be right.
     fn built(&self, context: &LaneContext, built: Built, took: Duration) -> JobEnd {
         let places = &context.shared.places;
-        if let Err(lie) = check_built(&self.promised, &self.inputs, &built, places) {
+        if let Err(lie) =
+            check_built(&context.shared.store_dir, &self.promised, &self.inputs, &built, places)
+        {
             return JobEnd::Lie { cause: lie.to_string() };
         }
         for (name, info) in &built.outputs {

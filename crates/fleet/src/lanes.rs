@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use drover_schedule::{Event, JobFailure, JobId, Lane, MachineId};
 use drover_store::Trust;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use crate::driver::{Driver, Interest, JobPhase, JobState, Lasting};
+use crate::driver::{Driver, Interest, JobPhase, Lasting};
 use crate::event::FleetEvent;
 use crate::lane::{Guessing, LaneContext, LaneJob, run_lane};
-use crate::machine_state::LaneHandle;
+use crate::machine::Site;
+use crate::machine_state::{LaneHandle, MachineState};
+use crate::shared::Shared;
 use crate::voice::Voice;
 
 impl Driver {
@@ -27,7 +29,7 @@ impl Driver {
             shared.observer.event(FleetEvent::Retried { node, machine, cause });
         }
         let name = shared.name_of(machine);
-        shared.observer.event(FleetEvent::Assigned { node, machine: name.clone() });
+        shared.observer.event(FleetEvent::Assigned { node, machine: name });
         let Some(on) = self.machines.get_mut(machine.0 as usize) else { return };
         let Some(site) = on.site.clone() else {
             let cause = "the machine is not connected".to_owned();
@@ -39,35 +41,22 @@ impl Driver {
             // a failure ends the lane then, and here failures are nothing special
             _ => Guessing::No,
         };
-        let opening = self.openings;
-        let handle = on.lanes.entry(lane.index).or_insert_with(|| {
+        if !on.lanes.contains_key(&lane.index) {
             self.openings += 1;
-            let (queue, jobs) = mpsc::unbounded_channel();
-            let (voice, silencer) = Voice::new(Arc::clone(&shared.observer));
-            let context = LaneContext {
-                berth: shared.places.berth(shared.place_of(machine)),
-                shared,
-                site,
-                machine,
-                name: name.into(),
-                trust: on.trust,
-                generation: on.generation,
-                opening,
-                observer: voice,
-                guessing,
-            };
-            let task = on.tasks.spawn(run_lane(Arc::new(context), jobs));
-            LaneHandle { queue, task, jobs: Vec::new(), opening, _silencer: silencer }
-        });
+            let opened = open_lane(on, lane, site, guessing, self.openings, &shared);
+            on.lanes.insert(lane.index, opened);
+        }
+        let Some(handle) = on.lanes.get_mut(&lane.index) else { return };
         handle.jobs.push(job);
         // a lane ends only with its machine, whose failing is told apart
         drop(handle.queue.send(LaneJob { job, plan }));
     }
 
-    /// Notes that a job is not wanted any more. A lane can only be ended whole, so a job stops when
-    /// all that are on its lane shall. Where the rest goes on, a job is only stopped because one
-    /// ahead of it failed, and then it ends by itself at once, for want of an input; except where
-    /// the machine would make that input itself.
+    /// Notes that a job is not wanted any more where it is. A builder can't be told to forget one
+    /// build: what was sent ends with its lane. So a job stops when all that are on its lane shall.
+    /// Where something ahead of it goes on, it's taken off. And where it stands first, though others
+    /// on its lane go on, it's only stopped because one ahead of it failed, and then it ends by
+    /// itself at once, for want of an input; except where the machine would make that input itself.
     pub(crate) fn stop(&mut self, job: JobId) {
         let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
         // one that came back meanwhile has told so
@@ -77,52 +66,83 @@ impl Driver {
             return self.end_lane_if_unwanted(lane);
         }
         let Some(machine) = self.machines.get_mut(lane.machine.0 as usize) else { return };
-        if self.options.keep_going && machine.trust != Trust::NotTrusted {
-            return;
-        }
-        let Some(handle) = machine.lanes.get(&lane.index) else { return };
-        let is_stopping = |job: &JobId| {
+        let Some(handle) = machine.lane_of(job, lane.index) else { return };
+        let opening = handle.opening;
+        let goes_on = |job: &JobId| {
             let state = self.jobs.get(job.0 as usize);
-            state.is_some_and(|state| matches!(state.state, JobPhase::Stopping))
+            !state.is_some_and(|state| matches!(state.state, JobPhase::Stopping))
         };
-        if !handle.jobs.iter().all(is_stopping) {
-            return;
+        if handle.jobs.iter().take_while(|other| **other != job).any(goes_on) {
+            return self.take_off(job, lane.machine, opening);
         }
-        for job in machine.end_lane(lane.index) {
-            if let Some(state) = self.jobs.get_mut(job.0 as usize) {
-                state.state = JobPhase::Stopped;
+        let ends_by_itself = self.options.keep_going && machine.trust != Trust::NotTrusted;
+        if !ends_by_itself && !handle.jobs.iter().any(goes_on) {
+            for job in machine.end_lane(opening) {
+                self.stopped(job);
             }
-            self.pending.push(Event::Stopped { job });
         }
     }
 
-    /// Ends a lane at whose head something runs that nobody waits for any more. What stands behind
-    /// it has not begun, and is started anew.
-    pub(crate) fn end_lane_if_unwanted(&mut self, lane: Lane) {
-        let Some(machine) = self.machines.get_mut(lane.machine.0 as usize) else { return };
-        let head = machine.lanes.get(&lane.index).and_then(|handle| handle.jobs.first());
-        let is_unwanted = |state: &JobState| {
-            matches!(state.state, JobPhase::Stopping) && state.interest == Interest::Lost
-        };
-        let head = head.and_then(|job| self.jobs.get(job.0 as usize));
-        if !head.is_some_and(is_unwanted) {
-            return;
+    /// Takes a job off its lane, with what stands behind it. The builder has been told of it, and
+    /// would build it when what stands ahead has ended: then that lane is ended.
+    fn take_off(&mut self, job: JobId, machine: MachineId, opening: u64) {
+        let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
+        let Some((lane, taken)) = state.take_off(job, opening) else { return };
+        for job in &taken {
+            let Some(state) = self.jobs.get(job.0 as usize) else { continue };
+            lane.silencer.mute(state.plan.node);
+            let outputs = state.plan.derivation.outputs.values();
+            self.shared.places.not_coming(outputs.filter_map(|output| output.path()), lane.berth);
         }
-        for job in machine.end_lane(lane.index) {
+        for job in taken {
+            self.retried(job, "what was ahead of it goes elsewhere");
+            self.stopped(job);
+        }
+    }
+
+    /// Notes that a job that was started runs no more.
+    fn stopped(&mut self, job: JobId) {
+        if let Some(state) = self.jobs.get_mut(job.0 as usize)
+            && matches!(state.state, JobPhase::Stopping)
+        {
+            state.state = JobPhase::Stopped;
+        }
+        self.pending.push(Event::Stopped { job });
+    }
+
+    /// Ends the lanes of a number at whose heads something runs that nobody waits for any more. What
+    /// stands behind it has not begun, and is started anew.
+    pub(crate) fn end_lane_if_unwanted(&mut self, lane: Lane) {
+        let is_unwanted = |job: &JobId| {
+            self.jobs.get(job.0 as usize).is_some_and(|state| {
+                matches!(state.state, JobPhase::Stopping) && state.interest == Interest::Lost
+            })
+        };
+        let Some(machine) = self.machines.get_mut(lane.machine.0 as usize) else { return };
+        let of_number = machine.all_lanes().filter(|handle| handle.index == lane.index);
+        let unwanted = of_number.filter(|handle| handle.jobs.first().is_some_and(is_unwanted));
+        let openings: Vec<u64> = unwanted.map(|handle| handle.opening).collect();
+        let ended: Vec<JobId> =
+            openings.into_iter().flat_map(|opening| machine.end_lane(opening)).collect();
+        for job in ended {
             self.retried(job, "what was ahead of it was cancelled");
-            if let Some(state) = self.jobs.get_mut(job.0 as usize)
-                && matches!(state.state, JobPhase::Stopping)
-            {
-                state.state = JobPhase::Stopped;
-            }
-            self.pending.push(Event::Stopped { job });
+            self.stopped(job);
+        }
+    }
+
+    /// Ends a lane with what runs at its head. What stands behind that is started anew.
+    pub(crate) fn end_lane(&mut self, machine: MachineId, opening: u64, why: &str) {
+        let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
+        for job in state.end_lane(opening) {
+            self.retried(job, why);
+            self.stopped(job);
         }
     }
 
     /// Gives the lanes' channels back, for the transfers that follow.
     pub(crate) async fn close_lanes(&mut self) {
         for machine in &mut self.machines {
-            machine.lanes.clear();
+            machine.end_lanes();
             machine.tasks.abort_all();
         }
         self.until_ended().await;
@@ -153,4 +173,35 @@ impl Driver {
         tracker.wait().await;
         tracker.reopen();
     }
+}
+
+/// Opens a lane of a machine.
+fn open_lane(
+    on: &mut MachineState,
+    Lane { machine, index }: Lane,
+    site: Arc<dyn Site>,
+    guessing: Guessing,
+    opening: u64,
+    shared: &Arc<Shared>,
+) -> LaneHandle {
+    let (queue, jobs) = mpsc::unbounded_channel();
+    let (voice, silencer) = Voice::new(Arc::clone(&shared.observer));
+    let berth = shared.places.berth(shared.place_of(machine));
+    let context = LaneContext {
+        berth,
+        shared: Arc::clone(shared),
+        site,
+        machine,
+        name: shared.name_of(machine).into(),
+        trust: on.trust,
+        substitute: on.spec.substitute,
+        generation: on.generation,
+        opening,
+        observer: voice,
+        guessing,
+        before: on.before(index),
+    };
+    let task = on.tasks.spawn(run_lane(Arc::new(context), jobs));
+    let (jobs, presence) = (Vec::new(), watch::Sender::new(()));
+    LaneHandle { index, queue, task, jobs, opening, berth, silencer, presence }
 }

@@ -9,6 +9,8 @@ mod approach;
 mod check;
 mod driver;
 mod event;
+mod fault;
+mod fetch;
 mod fleet;
 mod graph;
 mod guess;
@@ -17,9 +19,11 @@ mod intake;
 mod job_log;
 mod lane;
 mod lanes;
+mod ledger;
 mod machine;
 mod machine_state;
 mod merge;
+mod offer;
 mod outcome;
 mod path_ids;
 mod places;
@@ -29,12 +33,15 @@ mod retrieve;
 mod service;
 mod shared;
 mod tee;
+mod terms;
 mod transfer;
 mod verdict;
 mod voice;
 
 pub use event::{FailureKind, FleetEvent, JobFailureReport, MachineTotals, Observer, Silent};
-pub use fleet::{BuildError, CopyBack, DryRun, Fleet, FleetOptions, Report, Target, TargetResult};
+pub use fleet::{
+    BuildError, CopyBack, DryRun, Fallback, Fleet, FleetOptions, Report, Target, TargetResult,
+};
 pub use graph::{Graph, GraphError, Node, NodeId};
 pub use machine::{MachineSpec, Site};
 pub use service::{Census, Service, ServiceOptions, Shutdown};

@@ -12,7 +12,9 @@ use drover_store::{BuildFailure, Built, StoreError, Trust};
 
 use crate::driver::{Driver, JobPhase, Lasting};
 use crate::event::{FailureKind, FleetEvent, JobFailureReport};
+use crate::fault::{fault_of, fault_of_connecting, full_text, refusal_of};
 use crate::lane::JobEnd;
+use crate::machine_state::Left;
 use crate::merge::{Origin, SMALL};
 use crate::places::Kept;
 use crate::shared::Happened;
@@ -59,7 +61,7 @@ impl Driver {
             }
             Happened::JobEnded { machine, opening, job, end } => {
                 if self.leave_lane(machine, opening, job) == Left::Now {
-                    self.job_ended(machine, job, end);
+                    self.job_ended(machine, opening, job, end);
                 }
             }
         }
@@ -75,25 +77,21 @@ impl Driver {
         let lane =
             state.filter(|state| matches!(state.state, JobPhase::Started | JobPhase::Stopping));
         let Some(lane) = lane.and_then(|state| state.lane) else { return Left::Before };
-        let handle = self.machines.get_mut(machine.0 as usize).filter(|_| lane.machine == machine);
-        let handle = handle.and_then(|state| state.lanes.get_mut(&lane.index));
-        let Some(handle) = handle.filter(|handle| handle.opening == opening) else {
-            return Left::Before;
-        };
-        match handle.jobs.iter().position(|other| *other == job) {
-            Some(at) => {
-                handle.jobs.remove(at);
-                Left::Now
-            }
+        match self.machines.get_mut(machine.0 as usize).filter(|_| lane.machine == machine) {
+            Some(machine) => machine.leave_lane(job, lane.index, opening),
             None => Left::Before,
         }
     }
 
-    fn job_ended(&mut self, machine: MachineId, job: JobId, end: JobEnd) {
+    fn job_ended(&mut self, machine: MachineId, opening: u64, job: JobId, end: JobEnd) {
         let lane = self.jobs.get(job.0 as usize).and_then(|state| state.lane);
         match end {
             JobEnd::Built { built, took } => self.built(machine, job, built, took),
             JobEnd::Failed { failure, tail } => self.build_failed(machine, job, failure, tail),
+            JobEnd::Exceeded { failure, tail } => {
+                self.build_failed(machine, job, failure, tail);
+                self.end_lane(machine, opening, "what was ahead of it went beyond its limits");
+            }
             JobEnd::Input { cause } => self.try_elsewhere(job, cause),
             JobEnd::Derivation { cause } => {
                 self.failed_for_good(machine, job, FailureKind::Build, cause, Vec::new());
@@ -167,8 +165,14 @@ impl Driver {
         tail: Vec<String>,
     ) {
         let (kind, message) = match failure {
-            BuildFailure::Failed { message } => (FailureKind::Build, message),
+            BuildFailure::Killed { message } if !self.reports.contains_key(&job) => {
+                return self.killed(machine, job, message, tail);
+            }
+            BuildFailure::Failed { message } | BuildFailure::Killed { message } => {
+                (FailureKind::Build, message)
+            }
             BuildFailure::TimedOut { message } => (FailureKind::TimedOut, message),
+            BuildFailure::LogLimit { message } => (FailureKind::LogLimit, message),
             BuildFailure::HashMismatch { message } => (FailureKind::HashMismatch, message),
             BuildFailure::NotDeterministic { message } => (FailureKind::NotDeterministic, message),
             BuildFailure::Machine { message, disk_full: true } => {
@@ -186,7 +190,29 @@ impl Driver {
         self.failed_for_good(machine, job, kind, message, tail);
     }
 
+    /// A build was killed from outside: perhaps its machine had no memory left, so it's tried once
+    /// more, elsewhere if it can be. What is known of it stays for the case that nobody can.
+    fn killed(&mut self, machine: MachineId, job: JobId, message: String, tail: Vec<String>) {
+        let cause =
+            format!("{message}; perhaps '{}' has no memory left", self.shared.name_of(machine));
+        self.report(machine, job, FailureKind::Build, message, tail);
+        self.try_elsewhere(job, cause);
+    }
+
     fn failed_for_good(
+        &mut self,
+        machine: MachineId,
+        job: JobId,
+        kind: FailureKind,
+        message: String,
+        log_tail: Vec<String>,
+    ) {
+        self.report(machine, job, kind, message, log_tail);
+        self.tell_scheduler(Event::Failed { job, failure: JobFailure::Build });
+    }
+
+    /// Keeps what is known of a failure until the scheduler has its verdict.
+    fn report(
         &mut self,
         machine: MachineId,
         job: JobId,
@@ -199,28 +225,40 @@ impl Driver {
         let machine = Some(self.shared.name_of(machine));
         let report = JobFailureReport { derivation, kind, machine, message, log_tail };
         self.reports.insert(job, report);
-        self.tell_scheduler(Event::Failed { job, failure: JobFailure::Build });
     }
 
-    /// The machine doesn't take builds at our word. One that needs the `.drv` files gets them from
-    /// now on; from any other refusal there's no way on.
+    /// The machine doesn't take builds, or what they need, at our word. It gets the `.drv` files
+    /// from now on; where it refuses something even then, there's no way on.
     fn refused(&mut self, machine: MachineId, job: JobId, message: String) {
         let state = self.machines.get_mut(machine.0 as usize);
-        let retry = message.contains("not privileged to build")
-            && state.is_some_and(|state| {
-                let first = state.trust != Trust::NotTrusted;
-                state.trust = Trust::NotTrusted;
-                first
-            });
+        let trust = state.map(|state| std::mem::replace(&mut state.trust, Trust::NotTrusted));
+        if trust != Some(Trust::NotTrusted) {
+            return self.distrusted(machine, job, &message);
+        }
         self.retried(job, &message);
-        if retry {
-            self.machine_failed(machine, message, MachineFault::Lost);
-        } else {
-            let advice = format!(
-                "{message}. That machine doesn't trust the user that connects: add it to \
-                 'trusted-users' in its nix.conf, or sign what is sent with a key that it trusts"
-            );
-            self.machine_failed(machine, advice, MachineFault::Refused);
+        let advice = format!(
+            "{message}. That machine doesn't trust the user that connects: add it to \
+             'trusted-users' in its nix.conf, or sign what is sent with a key that it trusts"
+        );
+        self.machine_failed(machine, advice, MachineFault::Refused);
+    }
+
+    /// Starts everything anew that was on a machine's lanes when it was found out that it doesn't
+    /// trust us.
+    fn distrusted(&mut self, machine: MachineId, job: JobId, message: &str) {
+        let name = self.shared.name_of(machine);
+        let note = format!(
+            "'{name}' doesn't trust the user that connects: it gets the derivations and builds \
+             what they need by itself, unless that is signed ({message})"
+        );
+        self.shared.observer.event(FleetEvent::Note(note));
+        let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
+        let lanes: Vec<u64> = state.all_lanes().map(|lane| lane.opening).collect();
+        let queued = lanes.into_iter().flat_map(|opening| state.end_lane(opening));
+        for job in std::iter::once(job).chain(queued.collect::<Vec<JobId>>()) {
+            self.retried(job, "its machine is to get the derivations");
+            self.came_back(job);
+            self.tell_scheduler(Event::Stopped { job });
         }
     }
 
@@ -316,13 +354,13 @@ impl Driver {
         if state.site.is_none() {
             return;
         }
-        let lanes = std::mem::take(&mut state.lanes);
+        let jobs = state.end_lanes();
         state.end();
         self.shared.forget_site(machine);
         let name = self.shared.name_of(machine);
         let event = FleetEvent::MachineDown { machine: name, cause: cause.clone() };
         self.shared.observer.event(event);
-        for job in lanes.into_values().flat_map(|lane| lane.jobs) {
+        for job in jobs {
             self.retried(job, &cause);
             self.came_back(job);
         }
@@ -335,51 +373,4 @@ impl Driver {
         }
         self.tell_scheduler(Event::MachineFailed { machine, cause, fault });
     }
-}
-
-/// Whether a job left its lane now or before.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Left {
-    Now,
-    Before,
-}
-
-fn refusal_of(message: String) -> BuildFailure {
-    if message.contains("lacks a") && message.contains("signature") {
-        BuildFailure::Refused { message }
-    } else {
-        let disk_full = message.contains("No space left on device");
-        BuildFailure::Machine { message, disk_full }
-    }
-}
-
-/// Returns what is wrong with a machine that could not be connected to.
-fn fault_of_connecting(error: &StoreError) -> MachineFault {
-    match error {
-        StoreError::Protocol { .. } | StoreError::Refused { .. } => MachineFault::Refused,
-        _ => MachineFault::Unreachable,
-    }
-}
-
-/// Returns what is wrong with a machine whose connection broke like this.
-fn fault_of(error: &StoreError) -> MachineFault {
-    match error {
-        StoreError::Protocol { .. }
-        | StoreError::Nar { .. }
-        | StoreError::HashMismatch { .. }
-        | StoreError::SizeMismatch { .. } => MachineFault::Misbehaved,
-        _ => MachineFault::Lost,
-    }
-}
-
-/// Returns an error with its causes in one line.
-pub(crate) fn full_text(error: &StoreError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

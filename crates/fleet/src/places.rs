@@ -9,6 +9,7 @@ use drover_schedule::Place;
 use drover_store::closure_order;
 use tokio::sync::watch;
 
+mod acceptable;
 mod forget;
 
 /// How far a transfer of a path to a machine has come.
@@ -26,7 +27,18 @@ pub(crate) enum Flight {
 #[derive(Clone, Debug)]
 struct Carrier {
     lane: u64,
+    way: Way,
     state: watch::Receiver<Flight>,
+}
+
+/// How a path comes to a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It's only a matter of bytes.
+    Free,
+    /// The machine will not read it before a build has ended, however long that takes. It's small:
+    /// who needs it sooner had better bring it, too.
+    BehindBuild,
 }
 
 impl Carrier {
@@ -201,18 +213,21 @@ impl Places {
     ) {
         let mut inner = self.inner();
         for path in paths {
-            let carrier = Carrier { lane: berth.lane, state: state.clone() };
+            let way = Way::Free;
+            let carrier = Carrier { lane: berth.lane, way, state: state.clone() };
             inner.coming.insert((berth.place, path.clone()), carrier);
         }
     }
 
     /// Finds what a lane still has to bring so that `wanted` are valid at `place`, and notes that it
-    /// brings it. What is on its way on the same lane is there in time, as a lane keeps the order.
+    /// brings it, in the `way` that is chosen then. What is on its way on the same lane is there in
+    /// time, as a lane keeps the order.
     pub(crate) fn claim(
         &self,
         wanted: &[StorePath],
         berth: Berth,
         state: &watch::Receiver<Flight>,
+        way: impl FnOnce(&[PathInfo]) -> Way,
     ) -> Needs {
         let Berth { place, lane, .. } = berth;
         let inner = &mut *self.inner();
@@ -228,13 +243,12 @@ impl Places {
             let coming = inner.coming.get(&(place, path.clone()));
             match coming.map(|carrier| (carrier, carrier.flight())) {
                 Some((_, Flight::Landed)) => continue,
-                Some((carrier, Flight::Flying)) => {
-                    if carrier.lane != lane {
-                        flying.insert(path, carrier.state.clone());
-                    }
+                Some((carrier, Flight::Flying)) if carrier.lane == lane => continue,
+                Some((carrier, Flight::Flying)) if carrier.way == Way::Free => {
+                    flying.insert(path, carrier.state.clone());
                     continue;
                 }
-                Some((_, Flight::Failed)) | None => {}
+                Some((_, Flight::Flying | Flight::Failed)) | None => {}
             }
             match inner.infos.get(&path) {
                 Some(info) => {
@@ -249,7 +263,8 @@ impl Places {
             needs.await_first.extend(first);
         }
         needs.await_others.extend(flying.into_values());
-        inner.take_on(closure_order(bring), berth, state, &mut needs);
+        let way = way(&bring);
+        inner.take_on(closure_order(bring), way, berth, state, &mut needs);
         needs
     }
 
@@ -326,6 +341,7 @@ impl Inner {
     fn take_on(
         &mut self,
         paths: Vec<PathInfo>,
+        way: Way,
         Berth { place, lane, .. }: Berth,
         state: &watch::Receiver<Flight>,
         needs: &mut Needs,
@@ -333,7 +349,7 @@ impl Inner {
         for info in paths {
             match self.nearest(&info.path) {
                 Some(from) => {
-                    let carrier = Carrier { lane, state: state.clone() };
+                    let carrier = Carrier { lane, way, state: state.clone() };
                     self.coming.insert((place, info.path.clone()), carrier);
                     needs.bring.push((info, from));
                 }
@@ -392,22 +408,40 @@ mod tests {
 
     #[test]
     fn what_one_lane_brings_others_await() {
+        let free = |_: &[PathInfo]| Way::Free;
         let (places, low) = (Places::default(), info("low", &[], 0));
         let high = info("high", &[&low], 0);
         places.add(low.clone(), Place::Here);
         places.add(high.clone(), Place::Here);
         let (one, two) = (places.berth(THERE), places.berth(THERE));
         let (sender, flight) = watch::channel(Flight::Flying);
-        let first = places.claim(std::slice::from_ref(&high.path), one, &flight);
+        let first = places.claim(std::slice::from_ref(&high.path), one, &flight, free);
         assert_eq!(brought(&first), ["low", "high"]);
         let (_, other) = watch::channel(Flight::Flying);
-        let second = places.claim(std::slice::from_ref(&low.path), two, &other);
+        let second = places.claim(std::slice::from_ref(&low.path), two, &other, free);
         assert!(second.bring.is_empty() && second.await_others.len() == 1);
-        let again = places.claim(std::slice::from_ref(&high.path), one, &flight);
+        let again = places.claim(std::slice::from_ref(&high.path), one, &flight, free);
         assert!(again.bring.is_empty() && again.await_others.is_empty(), "a lane keeps the order");
         drop(sender);
-        let after = places.claim(std::slice::from_ref(&low.path), two, &other);
+        let after = places.claim(std::slice::from_ref(&low.path), two, &other, free);
         assert_eq!(brought(&after), ["low"], "nobody awaits a lane that has ended");
+    }
+
+    #[test]
+    fn what_waits_behind_a_build_others_bring_themselves() {
+        let (places, path) = (Places::default(), info("path", &[], 0));
+        places.add(path.clone(), Place::Here);
+        let wanted = std::slice::from_ref(&path.path);
+        let [one, two, three] = [(); 3].map(|()| places.berth(THERE));
+        let (_flying, flight) = watch::channel(Flight::Flying);
+        let behind = places.claim(wanted, one, &flight, |_| Way::BehindBuild);
+        assert_eq!(brought(&behind), ["path"]);
+        let again = places.claim(wanted, one, &flight, |_| Way::BehindBuild);
+        assert!(again.bring.is_empty() && again.await_others.is_empty());
+        let sooner = places.claim(wanted, two, &flight, |_| Way::Free);
+        assert_eq!(brought(&sooner), ["path"]);
+        let third = places.claim(wanted, three, &flight, |_| Way::Free);
+        assert!(third.bring.is_empty() && third.await_others.len() == 1);
     }
 
     #[test]

@@ -9,11 +9,15 @@ use std::sync::Arc;
 use drover_core::{OutputName, PathInfo, StorePath};
 use drover_derivation::Derivation;
 use drover_schedule::JobId;
-use drover_store::{Store, StoreError, Substitute};
+use drover_store::{BuildLog, Keeper, Store, StoreError, Substitute};
 
 use crate::approach::Approach;
-use crate::fleet::{BuildError, DryRun, Fleet, Target};
-use crate::graph::{Graph, GraphError, NodeId};
+use crate::event::{FailureKind, JobFailureReport};
+use crate::fetch::Words;
+use crate::fleet::{BuildError, DryRun, Fallback, Fleet, Target};
+use crate::graph::{Graph, GraphError, Node, NodeId};
+use crate::ledger::look_up;
+use crate::terms::JobTerms;
 
 /// A derivation that is to be built.
 pub(crate) struct JobPlan {
@@ -26,6 +30,9 @@ pub(crate) struct JobPlan {
     pub(crate) built_inputs: Vec<(StorePath, OutputName)>,
     /// Paths that it needs and that are valid here.
     pub(crate) inputs: Vec<StorePath>,
+    /// What those who wait for it ask of its build; nothing in a run of one's own, whose machines
+    /// were opened with it.
+    pub(crate) terms: JobTerms,
 }
 
 /// What has to be done.
@@ -38,6 +45,8 @@ pub(crate) struct Work {
     pub(crate) infos: Vec<PathInfo>,
     /// The paths of outputs that are valid here, for derivations that have to be resolved.
     pub(crate) realised: Vec<(StorePath, OutputName, StorePath)>,
+    /// Jobs that failed before anything began.
+    pub(crate) refused: Vec<(JobId, JobFailureReport)>,
     /// Paths that were fetched from substituters, or would be.
     pub(crate) substituted: usize,
     substitutable: BTreeSet<StorePath>,
@@ -79,14 +88,22 @@ pub(crate) async fn prepare(
         Substitute::No => BTreeSet::new(),
     };
     let (valid, needed) = (BTreeSet::new(), Needed::new());
-    let mut search = Search { graph: &graph, valid, needed, approach };
+    let refused = Refused::default();
+    let ledger = fleet.ledger.as_deref();
+    let known = HashMap::new();
+    let mut search = Search { graph: &graph, ledger, valid, known, needed, refused, approach };
     let used = search.run(local, &wanted, &offered).await?;
     let substituted = used.len();
     if !used.is_empty() && what_is_offered == Offered::Fetch {
-        // what they don't have after all is built
-        let fetched = local.hold_valid(&used, Substitute::Yes).await?;
+        let words = Arc::new(Words::default());
+        let log = Arc::clone(&words) as Arc<dyn BuildLog>;
+        let fetched = local.substitute(&used, log).await?;
+        let refused = used.difference(&fetched).cloned().collect();
         search.valid.extend(fetched);
         search.needed.clear();
+        if fleet.options.fallback == Fallback::Fail && !words.tell_of_absence() {
+            search.refused = Refused { paths: refused, words: words.complaints() };
+        }
         search.run(local, &wanted, &BTreeSet::new()).await?;
     }
     let mut work = search.plan();
@@ -137,10 +154,45 @@ async fn offered(local: &dyn Store, targets: &[Target]) -> Result<BTreeSet<Store
 
 struct Search<'a> {
     graph: &'a Graph,
+    ledger: Option<&'a dyn Keeper>,
     valid: BTreeSet<StorePath>,
+    /// What is kept of outputs whose paths don't follow from their derivations, by derivation.
+    known: HashMap<StorePath, BTreeMap<OutputName, StorePath>>,
     /// What is to be built, and the outputs needed of it.
     needed: Needed,
+    refused: Refused,
     approach: &'a Approach,
+}
+
+/// What is offered and could not be fetched, where it isn't to be built instead.
+#[derive(Default)]
+struct Refused {
+    paths: BTreeSet<StorePath>,
+    /// What the store said meanwhile.
+    words: Vec<String>,
+}
+
+impl Refused {
+    /// Says why a derivation fails, if it does.
+    fn verdict(&self, node: &Node) -> Option<JobFailureReport> {
+        let outputs = node.derivation.outputs.values().filter_map(|output| output.path());
+        let paths: Vec<String> =
+            outputs.filter(|path| self.paths.contains(path)).map(StorePath::to_string).collect();
+        if paths.is_empty() {
+            return None;
+        }
+        let offered = format!("a substituter offers '{}', but fetching failed", paths.join("', '"));
+        let advice = "with --fallback it is built instead".to_owned();
+        let said = self.words.iter().map(|words| words.trim().to_owned());
+        let message: Vec<String> = [offered].into_iter().chain(said).chain([advice]).collect();
+        Some(JobFailureReport {
+            derivation: node.path.clone(),
+            kind: FailureKind::NotFetched,
+            machine: None,
+            message: message.join("\n"),
+            log_tail: Vec::new(),
+        })
+    }
 }
 
 impl Search<'_> {
@@ -159,7 +211,7 @@ impl Search<'_> {
             for (id, outputs) in std::mem::take(&mut level) {
                 let Some(node) = self.graph.node(id) else { continue };
                 let missing: Vec<&OutputName> =
-                    outputs.iter().filter(|name| !self.is_valid(&node.derivation, name)).collect();
+                    outputs.iter().filter(|name| !self.is_valid(node, name)).collect();
                 let paths: Option<Vec<&StorePath>> = missing
                     .iter()
                     .map(|name| node.derivation.outputs.get(*name)?.path())
@@ -175,16 +227,31 @@ impl Search<'_> {
         Ok(used)
     }
 
-    fn is_valid(&self, derivation: &Derivation, output: &OutputName) -> bool {
-        let path = derivation.outputs.get(output).and_then(|output| output.path());
-        path.is_some_and(|path| self.valid.contains(path))
+    fn is_valid(&self, node: &Node, output: &OutputName) -> bool {
+        self.path(node, output).is_some_and(|path| self.valid.contains(path))
+    }
+
+    /// Returns the path of an output, as far as it is known before anything is built.
+    fn path<'a>(&'a self, node: &'a Node, output: &OutputName) -> Option<&'a StorePath> {
+        let known = node.derivation.outputs.get(output).and_then(|output| output.path());
+        known.or_else(|| self.known.get(&node.path)?.get(output))
     }
 
     /// Asks the store about the outputs of a level.
     async fn ask(&mut self, local: &dyn Store, level: &Needed) -> Result<(), StoreError> {
+        let nodes = || level.keys().filter_map(|id| self.graph.node(*id));
+        if let Some(ledger) = self.ledger {
+            let unknown = nodes().filter(|node| !self.known.contains_key(&node.path));
+            let found = look_up(ledger, unknown).await?;
+            for (derivation, output, path) in found {
+                self.known.entry(derivation).or_default().insert(output, path);
+            }
+        }
         let nodes = level.keys().filter_map(|id| self.graph.node(*id));
         let asked: BTreeSet<StorePath> = nodes
-            .flat_map(|node| node.derivation.outputs.values().filter_map(|output| output.path()))
+            .flat_map(|node| {
+                node.derivation.outputs.keys().filter_map(|name| self.path(node, name))
+            })
             .filter(|path| !self.valid.contains(*path))
             .cloned()
             .collect();
@@ -200,8 +267,11 @@ impl Search<'_> {
         if known {
             return;
         }
-        self.approach.begin();
         let Some(node) = self.graph.node(id) else { return };
+        if self.refused.verdict(node).is_some() {
+            return;
+        }
+        self.approach.begin_for(&node.derivation);
         for (input, names) in &node.derivation.input_derivations {
             if let Some(input) = self.graph.find(input) {
                 next.entry(input).or_default().extend(names.iter().cloned());
@@ -213,7 +283,8 @@ impl Search<'_> {
     fn plan(self) -> Work {
         let numbers = (0..).map(JobId);
         let job_of: HashMap<NodeId, JobId> = self.needed.keys().copied().zip(numbers).collect();
-        let mut realised = Vec::new();
+        let mut realised = self.known_to_ledger();
+        let mut refused = Vec::new();
         let jobs = self
             .needed
             .keys()
@@ -227,7 +298,12 @@ impl Search<'_> {
                     built_inputs: Vec::new(),
                     inputs: derivation.input_sources.iter().cloned().collect(),
                     derivation: Arc::clone(&derivation),
+                    terms: JobTerms::default(),
                 };
+                if let Some(report) = self.refused.verdict(node) {
+                    refused.extend(job_of.get(&id).map(|job| (*job, report)));
+                    return JobPlan { inputs: Vec::new(), ..job };
+                }
                 for (input, names) in &derivation.input_derivations {
                     self.add_input(&mut job, input, names.iter(), &job_of);
                 }
@@ -237,7 +313,15 @@ impl Search<'_> {
                 job
             })
             .collect();
-        Work { jobs, job_of, realised, ..Work::default() }
+        Work { jobs, job_of, realised, refused, ..Work::default() }
+    }
+
+    /// Returns what was found out of outputs that are valid.
+    fn known_to_ledger(&self) -> Vec<(StorePath, OutputName, StorePath)> {
+        let known = self.known.iter().flat_map(|(derivation, outputs)| {
+            outputs.iter().map(|(name, path)| (derivation.clone(), name.clone(), path.clone()))
+        });
+        known.filter(|(.., path)| self.valid.contains(path)).collect()
     }
 
     /// Returns the paths of the inputs of a derivation that are known before anything is built.
@@ -247,8 +331,7 @@ impl Search<'_> {
         });
         let outputs = inputs.flat_map(|(input, names, node)| {
             names.iter().filter_map(move |name| {
-                let path = node.derivation.outputs.get(name)?.path()?;
-                Some((input.clone(), name.clone(), path.clone()))
+                Some((input.clone(), name.clone(), self.path(node, name)?.clone()))
             })
         });
         outputs.collect()
@@ -268,9 +351,7 @@ impl Search<'_> {
                 job.dependencies.push(*dependency);
                 job.built_inputs.extend(names.map(|name| (input.clone(), name.clone())));
             }
-            None => job.inputs.extend(
-                names.filter_map(|name| node.derivation.outputs.get(name)?.path()).cloned(),
-            ),
+            None => job.inputs.extend(names.filter_map(|name| self.path(node, name)).cloned()),
         }
     }
 }

@@ -9,9 +9,9 @@ use drover_store::{StoreError, closure_order};
 
 use crate::driver::{Driver, JobPhase, JobState};
 use crate::event::{FailureKind, FleetEvent, JobFailureReport};
+use crate::fault::full_text;
 use crate::fleet::{BuildError, CopyBack, Target, TargetResult};
 use crate::merge::{Culprit, Origin};
-use crate::outcome::full_text;
 use crate::shared::Shared;
 use crate::transfer::{AlsoHere, Destination, copy_all};
 
@@ -36,6 +36,11 @@ pub(crate) async fn retrieve(
             }
             driver.run().await;
             driver.close_lanes().await;
+            continue;
+        }
+        let in_pieces = in_pieces(driver, &wanted, &nowhere);
+        if !in_pieces.is_empty() {
+            give_up_in_pieces(driver, in_pieces);
             continue;
         }
         let culprit = Culprit::default();
@@ -84,6 +89,76 @@ fn makers(driver: &Driver, paths: &BTreeSet<StorePath>) -> Vec<JobId> {
     };
     let jobs = (0..).map(JobId).zip(&driver.jobs);
     jobs.filter(|(_, state)| made_some(state)).map(|(job, _)| job).collect()
+}
+
+/// Returns the jobs that made some of `wanted` that refer, themselves or by others, to what is
+/// nowhere and can't be built again, each with such a path.
+fn in_pieces(
+    driver: &Driver,
+    wanted: &BTreeSet<StorePath>,
+    nowhere: &BTreeSet<StorePath>,
+) -> BTreeMap<JobId, StorePath> {
+    let gone: BTreeSet<&StorePath> =
+        nowhere.iter().filter(|path| failed_maker(driver, path).is_some()).collect();
+    let mut in_pieces = BTreeMap::new();
+    if gone.is_empty() {
+        return in_pieces;
+    }
+    for path in wanted {
+        if let Some(missing) = reaches(driver, path, &gone) {
+            let makers = makers(driver, &BTreeSet::from([path.clone()]));
+            in_pieces.extend(makers.into_iter().map(|job| (job, missing.clone())));
+        }
+    }
+    in_pieces
+}
+
+/// Returns one of `gone` in the closure of a path, if there is any.
+fn reaches(driver: &Driver, path: &StorePath, gone: &BTreeSet<&StorePath>) -> Option<StorePath> {
+    let (mut left, mut seen) = (vec![path.clone()], BTreeSet::from([path.clone()]));
+    while let Some(path) = left.pop() {
+        if gone.contains(&path) {
+            return Some(path);
+        }
+        if !driver.shared.places.is_at(&path, Place::Here) {
+            let references = driver.shared.places.info(&path).map(|info| info.references);
+            let new = references.into_iter().flatten().filter(|path| seen.insert(path.clone()));
+            left.extend(new.collect::<Vec<_>>());
+        }
+    }
+    None
+}
+
+/// Returns the report of the job that made a path once and failed when it had to again.
+fn failed_maker<'a>(driver: &'a Driver, path: &StorePath) -> Option<&'a JobFailureReport> {
+    driver.jobs.iter().find_map(|state| {
+        let JobPhase::Failed(report) = &state.state else { return None };
+        let mut names = state.plan.derivation.outputs.keys();
+        let makes = |name| driver.shared.realised(&state.plan.path, name).as_ref() == Some(path);
+        names.any(makes).then_some(&**report)
+    })
+}
+
+/// Has jobs failed whose outputs are there, but not all that they refer to.
+fn give_up_in_pieces(driver: &mut Driver, jobs: BTreeMap<JobId, StorePath>) {
+    for (job, missing) in jobs {
+        let cause = failed_maker(driver, &missing).map(|report| report.message.clone());
+        let Some(state) = driver.jobs.get_mut(job.0 as usize) else { continue };
+        let report = Box::new(JobFailureReport {
+            derivation: state.plan.path.clone(),
+            kind: FailureKind::NoMachine,
+            machine: None,
+            message: format!(
+                "it was built, but '{missing}', which it refers to, was lost and could not be \
+                 built again: {}",
+                cause.unwrap_or_default()
+            ),
+            log_tail: Vec::new(),
+        });
+        let (node, failure) = (state.plan.node, report.clone());
+        state.state = JobPhase::Failed(report);
+        driver.shared.observer.event(FleetEvent::Failed { node, failure });
+    }
 }
 
 /// Returns the jobs some of whose wanted outputs are only at a place.

@@ -10,6 +10,7 @@
 
 mod bring;
 mod engine;
+mod failures;
 mod given;
 mod here;
 mod joining;
@@ -20,6 +21,7 @@ mod request;
 mod router;
 mod survey;
 mod table;
+mod waits;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +41,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::driver::{Driver, Lasting};
 use crate::event::Observer;
-use crate::fleet::{CopyBack, FleetOptions};
+use crate::fleet::{CopyBack, Fallback, FleetOptions};
 use crate::machine::MachineSpec;
 use crate::places::Berth;
 use crate::service::bring::Arrivals;
@@ -264,6 +266,7 @@ fn driver_of_many(
     let fleet_options = FleetOptions {
         keep_going: true,
         substitute: drover_store::Substitute::No,
+        fallback: Fallback::Build,
         copy_back: CopyBack::Wanted,
         log_lines: options.log_lines,
         policy: options.policy,

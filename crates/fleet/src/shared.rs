@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::event::{FleetEvent, Observer};
+use crate::fleet::total_bytes;
 use crate::guess::OutputSizes;
 use crate::lane::JobEnd;
 use crate::machine::Site;
@@ -60,6 +61,8 @@ pub(crate) struct Shared {
     /// The machine whose store is the caller's own.
     local_machine: Option<MachineId>,
     transfers: AtomicU64,
+    /// Names of keys whose signatures machines don't take.
+    distrusted: Mutex<HashMap<MachineId, BTreeSet<String>>>,
     pub(crate) output_sizes: OutputSizes,
     pub(crate) tees: Tees,
     /// Derivations that were asked for.
@@ -89,6 +92,7 @@ impl Shared {
             traffic: Mutex::default(),
             local_machine,
             transfers: AtomicU64::new(0),
+            distrusted: Mutex::default(),
             output_sizes: OutputSizes::default(),
             tees: Tees::default(),
             targets: OnceLock::new(),
@@ -157,6 +161,21 @@ impl Shared {
         self.sites.lock().unwrap_or_else(PoisonError::into_inner).len() > 1
     }
 
+    /// Notes that a machine doesn't trust these keys. Returns whether some of that is news.
+    pub(crate) fn distrust(&self, machine: MachineId, keys: BTreeSet<String>) -> bool {
+        let mut distrusted = self.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = distrusted.entry(machine).or_default();
+        let before = known.len();
+        known.extend(keys);
+        known.len() != before
+    }
+
+    /// Returns the keys that a machine is known not to trust.
+    pub(crate) fn distrusted(&self, machine: MachineId) -> BTreeSet<String> {
+        let distrusted = self.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
+        distrusted.get(&machine).cloned().unwrap_or_default()
+    }
+
     pub(crate) fn forget_site(&self, machine: MachineId) {
         self.sites.lock().unwrap_or_else(PoisonError::into_inner).remove(&machine);
     }
@@ -185,6 +204,19 @@ impl Shared {
             to: to.map(|machine| self.name_of(machine)),
             paths: paths.len(),
             bytes: paths.iter().map(|(info, _)| info.nar_size.0).sum(),
+        });
+        Transfer { number, observer: Arc::clone(&self.observer) }
+    }
+
+    /// Announces that a machine fetches paths from its substituters.
+    pub(crate) fn start_fetch(&self, machine: MachineId, paths: &[PathInfo]) -> Transfer {
+        let number = self.transfers.fetch_add(1, Ordering::Relaxed);
+        self.observer.event(FleetEvent::CopyStarted {
+            transfer: number,
+            from: vec![Some("its substituters".to_owned())],
+            to: Some(self.name_of(machine)),
+            paths: paths.len(),
+            bytes: total_bytes(paths),
         });
         Transfer { number, observer: Arc::clone(&self.observer) }
     }

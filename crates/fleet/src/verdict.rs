@@ -17,6 +17,7 @@ impl Driver {
         self.news.push((job, verdict.clone()));
         let Some(state) = self.jobs.get(job.0 as usize) else { return };
         let (node, derivation) = (state.plan.node, state.plan.path.clone());
+        let known = self.reports.remove(&job);
         let report = |kind, message| JobFailureReport {
             derivation,
             kind,
@@ -27,7 +28,6 @@ impl Driver {
         let phase = match verdict {
             Verdict::Built => JobPhase::Built,
             Verdict::Failed => {
-                let known = self.reports.remove(&job);
                 let known = known.unwrap_or_else(|| report(FailureKind::Build, String::new()));
                 JobPhase::Failed(Box::new(known))
             }
@@ -38,11 +38,21 @@ impl Driver {
             }
             Verdict::Impossible { reasons } | Verdict::NoMachineLeft { reasons } => {
                 let message = self.reasons_text(&reasons);
-                JobPhase::Failed(Box::new(report(FailureKind::NoMachine, message)))
+                JobPhase::Failed(Box::new(match known {
+                    // it failed, and could not be tried once more
+                    Some(known) => {
+                        let message = format!("{}\n{message}", known.message);
+                        JobFailureReport { message, ..known }
+                    }
+                    None => report(FailureKind::NoMachine, message),
+                }))
             }
             Verdict::Cancelled => {
                 let message = "cancelled because another build failed".to_owned();
-                JobPhase::Failed(Box::new(report(FailureKind::Cancelled, message)))
+                // one that could not even begin was cancelled for a reason of its own
+                let own = known.filter(|known| known.kind == FailureKind::NotFetched);
+                let own = own.unwrap_or_else(|| report(FailureKind::Cancelled, message));
+                JobPhase::Failed(Box::new(own))
             }
         };
         if let JobPhase::Failed(failure) = &phase {

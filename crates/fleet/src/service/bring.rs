@@ -11,8 +11,8 @@ use drover_schedule::Place;
 use drover_store::{Keeper, Store, StoreError, Substitute, closure_order};
 use tokio::sync::{oneshot, watch};
 
+use crate::fault::full_text;
 use crate::merge::{Culprit, Origin};
-use crate::outcome::full_text;
 use crate::places::Places;
 use crate::service::Handle;
 use crate::service::engine::Command;

@@ -10,12 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use drover_core::{OutputName, StorePath};
 use drover_schedule::{Event, JobId, MachineId, Verdict};
-use drover_store::{AfterFailure, Keeper, RealiseObserver, RealiseStatus, Substitute};
+use drover_store::{AfterFailure, Keeper, RealiseObserver, RealiseStatus};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::driver::{Driver, JobPhase};
-use crate::event::FailureKind;
+use crate::driver::Driver;
 use crate::machine::{MachineSpec, Site};
 use crate::merge::Origin;
 use crate::prepare::Work;
@@ -23,6 +22,7 @@ use crate::service::here::Here;
 use crate::service::options::{ServiceOptions, Shutdown};
 use crate::service::router::{ClientId, Router};
 use crate::service::table::{Bundle, BundleId, Failure, Key, Progress, Table, Uses};
+use crate::terms::Terms;
 
 /// What clients ask of the engine.
 pub(crate) enum Command {
@@ -49,7 +49,6 @@ pub(crate) struct Reachable {
     pub(crate) machine: MachineId,
     pub(crate) generation: u32,
     pub(crate) site: Arc<dyn Site>,
-    pub(crate) substitute: Substitute,
 }
 
 /// What a machine was found to have.
@@ -71,6 +70,7 @@ pub(crate) struct Joining {
     pub(crate) store: Arc<dyn Keeper>,
     pub(crate) observer: Arc<dyn RealiseObserver>,
     pub(crate) after_failure: AfterFailure,
+    pub(crate) terms: Terms,
     pub(crate) reply: oneshot::Sender<Settled>,
 }
 
@@ -95,6 +95,8 @@ pub(crate) struct Client {
     /// Those without a verdict.
     pub(crate) pending: BTreeSet<JobId>,
     pub(crate) after_failure: AfterFailure,
+    /// What it asks of the builds.
+    pub(crate) terms: Terms,
     pub(crate) reply: Option<oneshot::Sender<Settled>>,
 }
 
@@ -234,32 +236,6 @@ impl Engine {
         Some(job)
     }
 
-    /// Says how a job failed, as its clients are to read it.
-    fn failure(&self, job: JobId, verdict: &Verdict) -> Failure {
-        let state = self.driver.jobs.get(job.0 as usize).map(|state| &state.state);
-        let (kind, mut message) = match state {
-            Some(JobPhase::Failed(report)) => (Some(report.kind), report.message.clone()),
-            _ => (None, String::new()),
-        };
-        if let Verdict::DependencyFailed { because } = verdict
-            && let Some(Progress::Failed(cause)) =
-                self.table.get(*because).map(|entry| &entry.progress)
-        {
-            message = format!("{message}: {}", cause.message);
-        }
-        let status = match (verdict, kind) {
-            (Verdict::Impossible { .. }, _) => RealiseStatus::InputRejected,
-            (Verdict::NoMachineLeft { .. }, _) => RealiseStatus::TransientFailure,
-            (Verdict::DependencyFailed { .. }, _) => RealiseStatus::DependencyFailed,
-            (_, Some(FailureKind::Build)) => RealiseStatus::PermanentFailure,
-            (_, Some(FailureKind::TimedOut)) => RealiseStatus::TimedOut,
-            (_, Some(FailureKind::HashMismatch)) => RealiseStatus::OutputRejected,
-            (_, Some(FailureKind::NotDeterministic)) => RealiseStatus::NotDeterministic,
-            _ => RealiseStatus::MiscFailure,
-        };
-        Failure { status, message }
-    }
-
     /// Returns the paths that a job's outputs became, as far as they are known.
     pub(crate) fn outputs_of(
         &self,
@@ -282,7 +258,7 @@ impl Engine {
             Progress::Failed(failure) => Some(failure.clone()),
             Progress::Open | Progress::Built => None,
         };
-        let (waiters, derivation) = (entry.waiters.clone(), entry.key.derivation.clone());
+        let waiters = entry.waiters.clone();
         for client in &waiters {
             let Some(state) = self.clients.get_mut(client) else { continue };
             state.pending.remove(&job);
@@ -291,7 +267,7 @@ impl Engine {
                 && failure.status != RealiseStatus::DependencyFailed
                 && !state.targets.contains(&job)
             {
-                self.router.note(*client, format!("'{derivation}': {}", failure.message));
+                self.router.note(*client, format!("\x1b[31;1merror:\x1b[0m {}", failure.message));
             }
             if stops || state.pending.is_empty() {
                 self.answer(*client, "cancelled because another build failed");
@@ -312,9 +288,12 @@ impl Engine {
                 Progress::Built => {
                     Outcome::Built { outputs: self.outputs_of(*job), period: entry.period }
                 }
-                Progress::Failed(failure) => Outcome::Failed(failure.clone()),
+                Progress::Failed(failure) => Outcome::Failed(match failure.status {
+                    RealiseStatus::DependencyFailed => self.failed_dependencies(*job),
+                    _ => failure.clone(),
+                }),
                 Progress::Open => Outcome::Failed(Failure {
-                    status: RealiseStatus::MiscFailure,
+                    status: RealiseStatus::Cancelled,
                     message: unfinished.to_owned(),
                 }),
             },

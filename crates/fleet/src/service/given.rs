@@ -13,6 +13,7 @@ use crate::graph::NodeId;
 use crate::prepare::{JobPlan, Work, fetch_infos};
 use crate::service::request::{Asked, Request, failed};
 use crate::service::table::{Content, Key};
+use crate::terms::JobTerms;
 
 impl Request {
     /// Builds a derivation whose inputs are valid.
@@ -47,6 +48,7 @@ impl Request {
             dependencies: Vec::new(),
             built_inputs: Vec::new(),
             inputs: inputs.into_iter().collect(),
+            terms: JobTerms::default(),
         }];
         fetch_infos(self.store.as_ref(), &mut work, Substitute::No).await?;
         let target = Target { derivation: path, outputs: BTreeSet::new() };

@@ -5,22 +5,20 @@ use std::sync::Arc;
 
 use drover_core::{OutputName, PathInfo, StorePath};
 use drover_schedule::{Event, JobId, JobStatus, Place};
-use drover_store::{Keeper, RealiseEvent};
+use drover_store::Keeper;
 
 use crate::driver::{Interest, JobPhase};
 use crate::prepare::JobPlan;
 use crate::service::engine::{Client, Engine, Joining, Learned};
 use crate::service::router::ClientId;
 use crate::service::table::{Bundle, BundleId, Key, Progress, Use};
+use crate::terms::Terms;
 
 /// Built jobs that nobody waits for are kept for whoever asks next, up to so many.
 const RETAINED: usize = 4_096;
 
 /// Paths about which something is known, from which on what no job needs is forgotten.
 const KNOWN_PATHS: usize = 200_000;
-
-/// New jobs of one client that are looked at to say why they wait.
-const EXPLAINED: usize = 64;
 
 impl Engine {
     /// Takes a client in: its jobs are those of others where they are the same, and new ones
@@ -46,7 +44,7 @@ impl Engine {
             self.submit(job, plan, &sizes);
         }
         for job in &jobs {
-            self.wait_for(client, *job);
+            self.wait_for(client, *job, joining.terms);
         }
         let is_open = |job: &JobId| {
             self.table.get(*job).is_some_and(|entry| entry.progress == Progress::Open)
@@ -60,6 +58,7 @@ impl Engine {
             jobs,
             pending,
             after_failure: joining.after_failure,
+            terms: joining.terms,
             reply: Some(joining.reply),
         };
         let is_done = state.pending.is_empty();
@@ -157,33 +156,15 @@ impl Engine {
         self.driver.submit(job, plan);
     }
 
-    fn wait_for(&mut self, client: ClientId, job: JobId) {
+    fn wait_for(&mut self, client: ClientId, job: JobId, terms: Terms) {
         self.table.wanted_again(job);
         let Some(entry) = self.table.get_mut(job) else { return };
-        entry.waiters.insert(client);
-        self.router.listen(entry.node, client);
-    }
-
-    /// Says why jobs wait that could begin.
-    fn explain_waits(&mut self, jobs: &[JobId]) {
-        self.driver.let_scheduler_decide();
-        for job in jobs.iter().take(EXPLAINED) {
-            let Some(entry) = self.table.get(*job) else { continue };
-            let Some(explanation) = self.driver.scheduler.explain(*job) else { continue };
-            if explanation.status != JobStatus::Ready {
-                continue;
-            }
-            let reasons: Vec<String> = explanation
-                .machines
-                .iter()
-                .map(|machine| format!("{}: {}", machine.name, machine.choice))
-                .collect();
-            let reason = reasons.join("; ");
-            self.router.tell(entry.node, |derivation| RealiseEvent::Waiting {
-                derivation,
-                reason: reason.clone(),
-            });
+        if entry.waiters.insert(client)
+            && let Some(state) = self.driver.jobs.get(job.0 as usize)
+        {
+            state.plan.terms.add(terms);
         }
+        self.router.listen(entry.node, client);
     }
 
     /// Takes a client out.
@@ -205,13 +186,20 @@ impl Engine {
     /// Ends a client's interest in jobs; what nobody else waits for is ended.
     pub(crate) fn drop_interest(&mut self, client: ClientId, jobs: Vec<JobId>) {
         let mut alone = Vec::new();
+        let terms = self.clients.get(&client).map(|state| state.terms).unwrap_or_default();
         for job in jobs {
             if let Some(state) = self.clients.get_mut(&client) {
                 state.jobs.remove(&job);
             }
             let Some(entry) = self.table.get_mut(job) else { continue };
             self.router.leave(entry.node, client);
-            if entry.waiters.remove(&client) && entry.waiters.is_empty() {
+            if !entry.waiters.remove(&client) {
+                continue;
+            }
+            if let Some(state) = self.driver.jobs.get(job.0 as usize) {
+                state.plan.terms.remove(terms);
+            }
+            if entry.waiters.is_empty() {
                 alone.push(job);
             }
         }

@@ -21,8 +21,8 @@ impl Engine {
         let live = machines.filter(|(machine, _)| !self.retired.contains(machine));
         live.filter_map(|(machine, state)| {
             let site = state.site.clone()?;
-            let (generation, substitute) = (state.generation, state.spec.substitute);
-            Some(Reachable { machine, generation, site, substitute })
+            let generation = state.generation;
+            Some(Reachable { machine, generation, site })
         })
         .collect()
     }
@@ -105,7 +105,7 @@ impl Engine {
     fn disconnect(&mut self, machine: MachineId) {
         let place = self.driver.shared.place_of(machine);
         let Some(state) = self.driver.machines.get_mut(machine.0 as usize) else { return };
-        let is_busy = state.lanes.values().any(|lane| !lane.jobs.is_empty());
+        let is_busy = state.all_lanes().any(|lane| !lane.jobs.is_empty());
         if is_busy || place == Place::Here {
             return;
         }

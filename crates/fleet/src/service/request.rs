@@ -6,10 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_core::{OutputName, PathInfo, StorePath};
-use drover_derivation::Derivation;
+use drover_core::{DrvOutput, OutputName, PathInfo, Realisation, StorePath};
+use drover_derivation::{Derivation, DerivationKind};
 use drover_schedule::JobId;
-use drover_store::{Keeper, RealiseObserver, RealiseSettings, RealiseStatus, Realised, StoreError};
+use drover_store::{
+    Keeper, RealiseObserver, RealiseSettings, RealiseStatus, Realised, SignatureCheck, StoreError,
+    Substitute, realisation_hash,
+};
 use tokio::sync::oneshot;
 
 use crate::fleet::Target;
@@ -19,6 +22,7 @@ use crate::service::engine::{Command, Joining, Learned, Outcome, Reachable, Sett
 use crate::service::router::ClientId;
 use crate::service::table::{Failure, Key};
 use crate::service::{Handle, STOPPING};
+use crate::terms::Terms;
 
 /// How long a connected machine may take to say what it has before it isn't waited for.
 const ASKING: Duration = Duration::from_secs(1);
@@ -86,6 +90,7 @@ impl Request {
             store: Arc::clone(&self.store),
             observer: Arc::clone(&self.observer),
             after_failure: self.settings.after_failure,
+            terms: Terms::of(&self.settings.build),
             reply,
         };
         self.handle.send(Command::Join(Box::new(joining)));
@@ -98,7 +103,11 @@ impl Request {
                 () = self.handle.stopped.cancelled() => Brought::Failed(STOPPING.to_owned()),
             };
             match brought {
-                Brought::All => return Ok(answers(asked, settled)),
+                Brought::All => {
+                    let answers = answers(asked, settled);
+                    self.remember(asked, &answers).await?;
+                    return Ok(answers);
+                }
                 Brought::Failed(message) => return Ok(unfetched(asked, settled, &message)),
                 Brought::Lost(lost) => {
                     let (reply, again) = oneshot::channel();
@@ -108,6 +117,39 @@ impl Request {
             }
         }
         Ok(unfetched(asked, settled, "what was built has vanished time after time"))
+    }
+
+    /// Registers what outputs became whose paths don't follow from their derivations. Those of impure
+    /// ones are another each time.
+    async fn remember(
+        &self,
+        asked: &[(Asked, JobId)],
+        answers: &[Realised],
+    ) -> Result<(), StoreError> {
+        for ((asked, _), answer) in asked.iter().zip(answers) {
+            let kind = asked.derivation.kind();
+            let unnamed = matches!(kind, Ok(DerivationKind::Floating | DerivationKind::Deferred));
+            // one that a client brought along needn't be here
+            if !unnamed || answer.outputs.is_empty() || !self.is_here(asked).await? {
+                continue;
+            }
+            let hash = realisation_hash(&*self.store, &asked.target.derivation).await?;
+            for (name, path) in &answer.outputs {
+                let Ok(output) = name.parse() else { continue };
+                let realisation = Realisation {
+                    id: DrvOutput { hash: hash.clone(), output },
+                    out_path: path.clone(),
+                    signatures: BTreeSet::new(),
+                };
+                self.store.register_realisation(&realisation, SignatureCheck::Skip).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_here(&self, asked: &Asked) -> Result<bool, StoreError> {
+        let derivation = BTreeSet::from([asked.target.derivation.clone()]);
+        Ok(!self.store.hold_valid(&derivation, Substitute::No).await?.is_empty())
     }
 
     /// Asks the connected machines what they have of paths, so that it isn't sent again. A slow
@@ -121,7 +163,7 @@ impl Request {
     }
 
     async fn ask_machine(&self, on: Reachable, infos: &[PathInfo]) -> Option<Learned> {
-        let Reachable { machine, generation, site, substitute } = on;
+        let Reachable { machine, generation, site } = on;
         let place = self.handle.shared.place_of(machine);
         let unknown: BTreeSet<StorePath> = infos
             .iter()
@@ -132,7 +174,7 @@ impl Request {
         if unknown.is_empty() {
             return None;
         }
-        let asked = tokio::time::timeout(ASKING, site.hold_valid(&unknown, substitute)).await;
+        let asked = tokio::time::timeout(ASKING, site.hold_valid(&unknown, Substitute::No)).await;
         // one that can't answer finds that out when it's used
         let valid = asked.ok()?.ok()?;
         Some(Learned { machine, generation, valid })

@@ -13,7 +13,7 @@ use drover_store::{Keeper, RealiseStatus, Realised, Store, StoreError, Substitut
 
 use crate::approach::Approach;
 use crate::event::Silent;
-use crate::fleet::{BuildError, CopyBack, Fleet, FleetOptions, Target};
+use crate::fleet::{BuildError, CopyBack, Fallback, Fleet, FleetOptions, Target};
 use crate::graph::{Graph, GraphError};
 use crate::prepare::{Offered, Work, prepare};
 use crate::service::request::{Asked, Request, failed};
@@ -128,9 +128,7 @@ impl Request {
             match derivation.outputs.get_key_value(output.as_str()) {
                 Some((name, _)) => names.insert(name.clone()),
                 None => {
-                    return Err(format!(
-                        "derivation '{shown}' does not have wanted outputs '{output}'"
-                    ));
+                    return Err(format!("derivation '{shown}' does not have output '{output}'"));
                 }
             };
         }
@@ -262,6 +260,7 @@ pub(crate) async fn plan(
     let options = FleetOptions {
         keep_going: true,
         substitute,
+        fallback: Fallback::Build,
         copy_back: CopyBack::Wanted,
         log_lines: 0,
         policy: drover_schedule::Policy::EarliestFinish,

@@ -104,10 +104,20 @@ impl Daemon {
         after_failure: AfterFailure,
         heard: Arc<Heard>,
     ) -> impl Future<Output = Answer> + Send + 'static {
+        self.ask_on(drvs, settings(after_failure), heard)
+    }
+
+    /// Asks for all outputs of derivations, with settings.
+    pub(crate) fn ask_on(
+        &self,
+        drvs: &[&Drv],
+        settings: RealiseSettings,
+        heard: Arc<Heard>,
+    ) -> impl Future<Output = Answer> + Send + 'static {
         let wanted = drvs.iter().map(|drv| Wanted::AllOutputs(drv.path.clone())).collect();
         let (service, view) = (Arc::clone(&self.service), self.kept.view());
         async move {
-            let asking = service.realise(view, wanted, settings(after_failure), heard);
+            let asking = service.realise(view, wanted, settings, heard);
             tokio::time::timeout(HANGS, asking).await.expect("it ends")
         }
     }

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use drover_core::StorePath;
+use drover_core::{PathInfo, StorePath};
 use drover_fleet::{MachineSpec, Site};
 use drover_schedule::{Bandwidth, MachineKind};
-use drover_store::{BuildFailure, MemoryStore, Substitute, Trust};
+use drover_store::{BuildFailure, BuildWishes, MemoryStore, Substitute, Trust};
 use tokio_util::sync::CancellationToken;
 
 use crate::local::Local;
@@ -37,9 +37,13 @@ pub(crate) enum Act {
     LosesConnectionAfter,
     /// It never ends.
     Hangs,
+    /// It never ends, and says nine letters each second.
+    Chatters,
     OtherPath,
     MissingOutput,
     ExtraOutput,
+    /// It names other contents than those that the path follows from.
+    OtherContents,
     ForeignReference,
     WrongHash,
 }
@@ -52,6 +56,14 @@ pub(crate) enum ImportFault {
     DiskFull,
 }
 
+/// What a machine's substituters have.
+#[derive(Clone, Debug)]
+pub(crate) struct Caches {
+    pub(crate) have: BTreeSet<StorePath>,
+    /// How long fetching takes.
+    pub(crate) take: Duration,
+}
+
 /// A machine, which outlives its connections.
 pub(crate) struct Machine {
     name: String,
@@ -61,6 +73,8 @@ pub(crate) struct Machine {
     pub(crate) trust: Mutex<Trust>,
     /// Whether it takes derivations at our word, whatever it says.
     pub(crate) privileged: Mutex<bool>,
+    /// Names of the keys that it trusts.
+    pub(crate) keys: Mutex<BTreeSet<String>>,
     /// Whether its lanes end when what is sent to them is broken off.
     pub(crate) fragile: Mutex<bool>,
     pub(crate) store: MemoryStore,
@@ -74,6 +88,12 @@ pub(crate) struct Machine {
     pub(crate) made: Mutex<Vec<String>>,
     /// Paths that were added from elsewhere.
     pub(crate) added: Mutex<Vec<StorePath>>,
+    /// Its substituters, if it may use any.
+    pub(crate) caches: Mutex<Option<Caches>>,
+    /// What it was told to fetch from them.
+    pub(crate) fetches: Mutex<Vec<BTreeSet<StorePath>>>,
+    /// What was asked of builds alone, in order.
+    pub(crate) wishes: Mutex<Vec<BuildWishes>>,
     pub(crate) connections: AtomicUsize,
     pub(crate) lanes: AtomicUsize,
     pub(crate) now: Mutex<CancellationToken>,
@@ -96,6 +116,7 @@ impl Machine {
             systems: BTreeSet::from([system.to_owned()]),
             trust: Mutex::new(Trust::Trusted),
             privileged: Mutex::new(true),
+            keys: Mutex::default(),
             fragile: Mutex::new(false),
             store: MemoryStore::default(),
             connects: Mutex::default(),
@@ -105,6 +126,9 @@ impl Machine {
             pace: Mutex::new(Duration::from_millis(1)),
             made: Mutex::default(),
             added: Mutex::default(),
+            caches: Mutex::default(),
+            fetches: Mutex::default(),
+            wishes: Mutex::default(),
             connections: AtomicUsize::new(0),
             lanes: AtomicUsize::new(0),
             now: Mutex::default(),
@@ -138,10 +162,29 @@ impl Machine {
         self
     }
 
+    pub(crate) fn caches(self: Arc<Self>, have: &[StorePath], take: Duration) -> Arc<Machine> {
+        let have = have.iter().cloned().collect();
+        *self.caches.lock().unwrap() = Some(Caches { have, take });
+        self
+    }
+
     pub(crate) fn distrustful(self: Arc<Self>, says: Trust) -> Arc<Machine> {
         *self.trust.lock().unwrap() = says;
         *self.privileged.lock().unwrap() = false;
         self
+    }
+
+    pub(crate) fn trusting(self: Arc<Self>, key: &str) -> Arc<Machine> {
+        self.keys.lock().unwrap().insert(key.to_owned());
+        self
+    }
+
+    /// Whether it adds a path to its store.
+    pub(crate) fn takes(&self, info: &PathInfo) -> bool {
+        *self.privileged.lock().unwrap()
+            || info.content_address.is_some()
+            || info.path.name().ends_with(".drv")
+            || info.signatures.iter().any(|by| self.keys.lock().unwrap().contains(by.key()))
     }
 
     pub(crate) fn live_lanes(&self) -> usize {
@@ -163,6 +206,7 @@ impl Machine {
             mandatory_features: BTreeSet::new(),
             round_trip: Duration::from_millis(1),
             bandwidth: Bandwidth(100_000_000),
+            other_terms: Vec::new(),
         };
         let (machine, recipes) = (Arc::clone(self), Arc::clone(recipes));
         let local = Arc::clone(local);
@@ -177,7 +221,11 @@ impl Machine {
                 dead,
             })
         };
-        MachineSpec { description, substitute: Substitute::No, open: Arc::new(open) }
+        let substitute = match *self.caches.lock().unwrap() {
+            Some(_) => Substitute::Yes,
+            None => Substitute::No,
+        };
+        MachineSpec { description, substitute, open: Arc::new(open) }
     }
 
     pub(crate) fn is_local(&self) -> bool {

@@ -270,6 +270,20 @@ async fn a_liar_is_taken_out(#[case] act: Act, #[case] words: &str) {
     assert!(down.1.contains(words), "{}", down.1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_path_of_a_floating_output_must_follow_from_its_contents() {
+    let mut world = World::new().await;
+    let drv = world.draft("job").floating().write().await;
+    let one = Machine::new("one", 1).does("job", &[Act::OtherContents]);
+    let two = Machine::new("two", 1).connects(&[Connect::Unreachable]);
+    let run = world.build(&[&one, &two], &[&drv]).await;
+    run.all_built();
+    assert_eq!(two.made(), ["job"]);
+    let downs = run.downs();
+    let down = downs.iter().find(|(machine, _)| machine == "one").expect("it is out");
+    assert!(down.1.contains("not the path of its contents"), "{}", down.1);
+}
+
 #[rstest]
 #[case::small(100)]
 #[case::large(2_000_000)]

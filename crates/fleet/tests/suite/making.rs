@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::time::Duration;
+
 use drover_core::{
     ContentAddress, Hash, HashAlgorithm, IngestionMethod, NarHash, NarSize, OutputName, PathInfo,
     References, StorePath,
@@ -125,6 +127,10 @@ impl Workshop<'_> {
         self.log.event(LogEvent::Line(format!("building {name}")));
         match &act {
             Act::Hangs => std::future::pending().await,
+            Act::Chatters => loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                self.log.event(LogEvent::Line("chitchat!".to_owned()));
+            },
             Act::LosesConnection => {
                 tokio::time::sleep(recipe.took / 2).await;
                 self.site.dead.cancel();
@@ -157,7 +163,8 @@ impl Workshop<'_> {
             if info.nar_size > at_most {
                 return Guess::Wrong;
             }
-            let nar = self.store().small_nar(info.clone()).await.expect("memory");
+            // what it only says it has made it can't send
+            let Ok(nar) = self.store().small_nar(info.clone()).await else { return Guess::Wrong };
             built.nars.insert(info.path.clone(), nar);
         }
         Guess::Right
@@ -192,11 +199,14 @@ impl Workshop<'_> {
                 Keeps::Inputs => basic.input_sources.clone(),
                 Keeps::Nothing => BTreeSet::new(),
             };
-            let path = match output {
-                Output::Floating { .. } => self.addressed(basic, name, &nar, &references),
-                output => output.path().expect("a known path").clone(),
+            let (path, content_address) = match output {
+                Output::Floating { .. } => {
+                    let (path, address) = self.addressed(basic, name, &nar, &references);
+                    (path, Some(address))
+                }
+                output => (output.path().expect("a known path").clone(), None),
             };
-            let info = nar_info(path, &nar, references);
+            let info = PathInfo { content_address, ..nar_info(path, &nar, references) };
             put(self.store(), info.clone(), nar).await;
             outputs.insert(name.to_string(), info);
         }
@@ -209,15 +219,15 @@ impl Workshop<'_> {
         output: &OutputName,
         nar: &[u8],
         references: &BTreeSet<StorePath>,
-    ) -> StorePath {
+    ) -> (StorePath, ContentAddress) {
         let hash = Hash::of(HashAlgorithm::Sha256, nar);
         let address = ContentAddress { method: IngestionMethod::Nar, hash };
         let others = references.clone();
         let name = output_path_name(&basic.name, output).expect("a name");
-        self.store()
-            .store_dir()
-            .content_addressed_path(&address, &References { others, itself: false }, &name)
-            .expect("a path")
+        let references = References { others, itself: false };
+        let store_dir = self.store().store_dir();
+        let path = store_dir.content_addressed_path(&address, &references, &name);
+        (path.expect("a path"), address)
     }
 }
 
@@ -235,6 +245,10 @@ fn lie(act: &Act, outputs: &mut Outputs) {
         }
         Act::ForeignReference => {
             info.references.insert(foreign("secret"));
+        }
+        Act::OtherContents => {
+            let hash = Hash::of(HashAlgorithm::Sha256, b"something else");
+            info.content_address = Some(ContentAddress { method: IngestionMethod::Nar, hash });
         }
         Act::WrongHash => info.nar_hash = NarHash([7; 32]),
         _ => {}

@@ -302,3 +302,46 @@ fn a_job_that_was_taken_back_is_told_before_it_is_given_away_again() {
         });
     }
 }
+
+/// What a target refers to was built on a machine that is lost for good when it's fetched from.
+#[test]
+fn what_is_lost_for_good_is_told_and_not_half_of_it_copied() {
+    let job = |inputs: &[usize], size, other_system| Job {
+        inputs: inputs.to_vec(),
+        outputs: 1,
+        size,
+        seconds: 0,
+        keeps: Keeps::Inputs,
+        floating: false,
+        other_system,
+    };
+    let host = |trust, other_system, connects: &[Connect], exports: &[ExportFault]| Host {
+        slots: 1,
+        local: false,
+        other_system,
+        fragile: false,
+        trust,
+        connects: connects.to_vec(),
+        exports: exports.to_vec(),
+        imports: Vec::new(),
+        acts: Vec::new(),
+    };
+    for everything in [true, false] {
+        live(Plot {
+            jobs: vec![job(&[], 1_200_000, true), job(&[], 10, false), job(&[0, 1], 10, false)],
+            hosts: vec![
+                host(Trust::NotTrusted, false, &[], &[]),
+                host(
+                    Trust::Trusted,
+                    true,
+                    &[Connect::Answers, Connect::NoNix],
+                    &[ExportFault::LostAtOnce],
+                ),
+            ],
+            targets: vec![2],
+            keep_going: false,
+            everything,
+            cancel_after: None,
+        });
+    }
+}

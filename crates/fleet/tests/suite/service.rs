@@ -201,8 +201,8 @@ async fn a_failure_stops_only_those_who_want_that() {
     let statuses = |answer: crate::clients::Answer| -> Vec<RealiseStatus> {
         answer.expect("a sound store").iter().map(|answer| answer.status).collect()
     };
-    use RealiseStatus::{Built, MiscFailure, PermanentFailure};
-    assert_eq!(statuses(stopped), [PermanentFailure, MiscFailure, MiscFailure]);
+    use RealiseStatus::{Built, Cancelled, PermanentFailure};
+    assert_eq!(statuses(stopped), [PermanentFailure, Cancelled, Cancelled]);
     assert_eq!(statuses(went_on), [PermanentFailure, Built]);
     assert!(!one.made().contains(&"mine".to_owned()));
     daemon.end(&[&one]).await;
@@ -218,7 +218,12 @@ async fn a_failed_build_is_tried_again_for_the_next_client() {
     let heard = Arc::new(Heard::default());
     let answer = daemon.ask_with(&[&top], AfterFailure::Stop, Arc::clone(&heard)).await.unwrap();
     assert_eq!(answer[0].status, RealiseStatus::DependencyFailed);
-    assert!(answer[0].message.contains("bad luck"), "{}", answer[0].message);
+    let message = &answer[0].message;
+    assert!(message.starts_with("Cannot build '/nix/store/"), "{message}");
+    assert!(
+        message.contains("-top.drv'.\nReason: 1 dependency failed.\nOutput paths:\n"),
+        "{message}"
+    );
     let tells = |event: &RealiseEvent| matches!(event, RealiseEvent::Note(text) if text.contains("bad luck"));
     assert!(heard.events().iter().any(tells), "{:?}", heard.events());
     let census = daemon.quiet().await;
@@ -427,7 +432,7 @@ async fn an_end_drains_or_cancels() {
         match how {
             Shutdown::Drain => built(&answers[0]),
             Shutdown::Cancel => {
-                assert_eq!(answers[0][0].status, RealiseStatus::MiscFailure, "{answers:?}");
+                assert_eq!(answers[0][0].status, RealiseStatus::Cancelled, "{answers:?}");
                 assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
             }
         }
@@ -476,7 +481,7 @@ async fn what_is_wrong_with_one_is_said_of_that_one() {
     use RealiseStatus::{AlreadyValid, Built, InputRejected, NoSubstituters};
     let statuses: Vec<RealiseStatus> = answers.iter().map(|answer| answer.status).collect();
     assert_eq!(statuses, [Built, InputRejected, NoSubstituters, NoSubstituters, AlreadyValid]);
-    assert!(answers[1].message.contains("does not have wanted outputs 'doc'"));
+    assert!(answers[1].message.contains("does not have output 'doc'"));
     daemon.end(&[&one]).await;
 }
 

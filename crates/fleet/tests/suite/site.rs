@@ -90,6 +90,12 @@ impl PathStream for Noted {
 
     async fn next_path(&mut self) -> Result<Option<PathInfo>, StoreError> {
         let next = self.paths.next_path().await?;
+        if let Some(info) = next.as_ref().filter(|info| !self.machine.takes(info)) {
+            let (store, path) = (self.machine.name().to_owned(), &info.path);
+            let message =
+                format!("cannot add path '{path}': it lacks a signature by a trusted key");
+            return Err(StoreError::Refused { store, message });
+        }
         self.machine.added.lock().unwrap().extend(next.iter().map(|info| info.path.clone()));
         Ok(next)
     }
@@ -136,6 +142,25 @@ impl Store for FakeSite {
         substitute: Substitute,
     ) -> Result<BTreeSet<StorePath>, StoreError> {
         self.alive(self.store().hold_valid(paths, substitute)).await
+    }
+
+    async fn substitute(
+        &self,
+        paths: &BTreeSet<StorePath>,
+        _: Arc<dyn BuildLog>,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        let caches = self.machine.caches.lock().unwrap().clone().expect("it has substituters");
+        self.machine.fetches.lock().unwrap().push(paths.clone());
+        let fetching = async {
+            tokio::time::sleep(caches.take).await;
+            let found: Vec<StorePath> = paths.intersection(&caches.have).cloned().collect();
+            let infos = self.local.store.path_infos(&found).await?;
+            let infos = infos.into_iter().map(|info| info.expect("caches have what is here"));
+            let from = self.local.store.export(infos.collect()).await?;
+            self.machine.store.import(from).await
+        };
+        self.alive(fetching).await?;
+        self.hold_valid(paths, Substitute::No).await
     }
 
     async fn path_infos(&self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, StoreError> {
@@ -248,6 +273,7 @@ impl Lane for FakeLane {
         self.queue(async move {
             let workshop = Workshop { site: &inner.site, log: &*log };
             let bring = request.bring;
+            inner.site.machine.wishes.lock().unwrap().push(request.wishes);
             let mut outcome = make(&workshop, request).await?;
             if let Some(at_most) = bring
                 && workshop.bring(&mut outcome, at_most).await == Guess::Wrong

@@ -40,7 +40,39 @@ async fn what_was_learned_of_trust_outlives_a_connection() {
     let run = world.build(&[&one], &jobs.iter().collect::<Vec<_>>()).await;
     run.all_built();
     let connections = one.connections.load(std::sync::atomic::Ordering::SeqCst);
-    assert_eq!(connections, 3, "one refusal and one loss");
+    assert_eq!(connections, 2, "a refusal is no reason to connect again, a loss is");
+}
+
+/// Inputs that are valid here and signed go to a machine that trusts the signer; where it doesn't it
+/// builds them itself.
+#[rstest]
+#[case::trusted("good-1", &["high"])]
+#[case::not_trusted("other-1", &["low", "high"])]
+#[tokio::test(start_paused = true)]
+async fn signed_inputs_are_not_built_again(#[case] key: &str, #[case] made: &[&str]) {
+    let mut world = World::new().await;
+    let low = world.draft("low").keeps(Keeps::Nothing).write().await;
+    let high = world.draft("high").keeps(Keeps::Nothing).needs(&low, &["out"]).write().await;
+    world.provide_signed(&low, "out", key).await;
+    let one = Machine::new("one", 1).distrustful(Trust::NotTrusted).trusting("good-1");
+    let run = world.build(&[&one], &[&high]).await;
+    run.all_built();
+    assert_eq!(one.made(), made);
+    assert!(run.downs().is_empty(), "{:?}", run.downs());
+}
+
+/// A machine that doesn't say what it thinks of us says so by what it refuses.
+#[tokio::test(start_paused = true)]
+async fn an_input_that_is_refused_is_built_there() {
+    let mut world = World::new().await;
+    let low = world.draft("low").keeps(Keeps::Nothing).write().await;
+    let high = world.draft("high").keeps(Keeps::Nothing).needs(&low, &["out"]).write().await;
+    world.provide(&low, "out").await;
+    let one = Machine::new("one", 1).distrustful(Trust::Unknown);
+    let run = world.build(&[&one], &[&high]).await;
+    run.all_built();
+    assert_eq!(one.made(), ["low", "high"]);
+    assert!(run.downs().is_empty(), "{:?}", run.downs());
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use drover_core::{
-    HashAlgorithm, IngestionMethod, NarHash, NarSize, OutputName, PathInfo, StoreDir, StorePath,
+    ContentAddress, HashAlgorithm, IngestionMethod, NarHash, NarSize, OutputName, PathInfo,
+    StoreDir, StorePath,
 };
 use drover_derivation::{
     BasicDerivation, Derivation, HashModuloCache, Output, OutputNames, downstream_placeholder,
     output_path,
 };
-use drover_fleet::{CopyBack, Fleet, FleetOptions, Graph, MachineSpec, Target};
+use drover_fleet::{CopyBack, Fallback, Fleet, FleetOptions, Graph, MachineSpec, Target};
 use drover_nar::{Executable, single_file_nar};
 use drover_store::{MemoryStore, Store, Substitute};
 use tokio_util::sync::CancellationToken;
@@ -120,7 +121,10 @@ impl World {
         let store_dir = StoreDir::default();
         let name = "source".parse().expect("a name");
         let source = store_dir.text_path(b"source", [], &name);
-        put(&*local, nar_info(source.clone(), &nar, BTreeSet::new()), nar).await;
+        let mut info = nar_info(source.clone(), &nar, BTreeSet::new());
+        let hash = drover_core::Hash::of(HashAlgorithm::Sha256, b"source");
+        info.content_address = Some(ContentAddress { method: IngestionMethod::Text, hash });
+        put(&*local, info, nar).await;
         World {
             local,
             recipes: Recipes::default(),
@@ -162,6 +166,15 @@ impl World {
     pub(crate) async fn provide(&self, drv: &Drv, output: &str) {
         let nar = single_file_nar(output.as_bytes(), Executable::No);
         put(&*self.local, nar_info(drv.output(output), &nar, BTreeSet::new()), nar).await;
+    }
+
+    /// Makes an output valid in the caller's store, signed in the name of `key`.
+    pub(crate) async fn provide_signed(&self, drv: &Drv, output: &str, key: &str) {
+        let nar = single_file_nar(output.as_bytes(), Executable::No);
+        let mut info = nar_info(drv.output(output), &nar, BTreeSet::new());
+        let digits = "A".repeat(86);
+        info.signatures.insert(format!("{key}:{digits}==").parse().expect("a signature"));
+        put(&*self.local, info, nar).await;
     }
 
     /// Says which outputs are valid in the caller's store.
@@ -223,6 +236,7 @@ pub(crate) fn options() -> FleetOptions {
     FleetOptions {
         keep_going: false,
         substitute: Substitute::No,
+        fallback: Fallback::Fail,
         copy_back: CopyBack::Wanted,
         log_lines: 10,
         policy: drover_schedule::Policy::EarliestFinish,

@@ -1,0 +1,96 @@
+//! What an error says of the machine that it came from.
+
+use drover_schedule::MachineFault;
+use drover_store::{BuildFailure, StoreError};
+
+/// Returns the failure that a machine told in words instead of taking what it was sent.
+pub(crate) fn refusal_of(message: String) -> BuildFailure {
+    let lacks_signature = message.contains("lacks a") && message.contains("signature");
+    if lacks_signature || message.contains("you are not privileged to") {
+        BuildFailure::Refused { message }
+    } else {
+        let disk_full = message.contains("No space left on device");
+        BuildFailure::Machine { message, disk_full }
+    }
+}
+
+/// Returns what is wrong with a machine that could not be connected to.
+pub(crate) fn fault_of_connecting(error: &StoreError) -> MachineFault {
+    match error {
+        StoreError::Protocol { .. } => MachineFault::Refused,
+        // whoever isn't let in now won't be later; what it can't do now it may later
+        StoreError::Refused { message, .. } => match refusal_of(message.clone()) {
+            BuildFailure::Machine { disk_full: true, .. } => MachineFault::DiskFull,
+            BuildFailure::Refused { .. } => MachineFault::Refused,
+            _ if message.contains("not allowed to connect") => MachineFault::Refused,
+            _ => MachineFault::Unreachable,
+        },
+        _ => MachineFault::Unreachable,
+    }
+}
+
+/// Returns what is wrong with a machine whose connection broke like this.
+pub(crate) fn fault_of(error: &StoreError) -> MachineFault {
+    match error {
+        StoreError::Protocol { .. }
+        | StoreError::Nar { .. }
+        | StoreError::HashMismatch { .. }
+        | StoreError::SizeMismatch { .. } => MachineFault::Misbehaved,
+        _ => MachineFault::Lost,
+    }
+}
+
+/// Returns an error with its causes in one line.
+pub(crate) fn full_text(error: &StoreError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn refused(message: &str) -> StoreError {
+        StoreError::Refused { store: "b".to_owned(), message: message.to_owned() }
+    }
+
+    fn text() -> (String, String) {
+        ("b".to_owned(), "words".to_owned())
+    }
+
+    /// What may pass is tried again, what can't isn't.
+    #[rstest]
+    #[case::version(
+        { let (store, reason) = text(); StoreError::Protocol { store, reason } },
+        MachineFault::Refused
+    )]
+    #[case::notice(
+        { let (store, reason) = text(); StoreError::ForeignWords { store, reason } },
+        MachineFault::Unreachable
+    )]
+    #[case::no_route(
+        { let (store, reason) = text(); StoreError::Unreachable { store, reason } },
+        MachineFault::Unreachable
+    )]
+    #[case::stranger(
+        refused("user 'alice' is not allowed to connect to the Nix daemon"),
+        MachineFault::Refused
+    )]
+    #[case::unsigned(
+        refused("cannot add path '/nix/store/x' because it lacks a valid signature"),
+        MachineFault::Refused
+    )]
+    #[case::disk_full(refused("writing to file: No space left on device"), MachineFault::DiskFull)]
+    #[case::busy(refused("database is locked"), MachineFault::Unreachable)]
+    fn what_is_wrong_with_a_machine(#[case] error: StoreError, #[case] expected: MachineFault) {
+        assert_eq!(fault_of_connecting(&error), expected);
+    }
+}

@@ -1,0 +1,108 @@
+//! What outputs became whose paths aren't known before the build: the caller's store is asked before
+//! a run, and told after it. Nix calls that realisations.
+
+use std::collections::BTreeMap;
+
+use drover_core::{DrvOutput, OutputName, Realisation, StorePath};
+use drover_derivation::{Derivation, DerivationError, HashModuloCache, Output};
+use drover_schedule::Place;
+use drover_store::{Keeper, SignatureCheck, StoreError};
+use futures::future::try_join_all;
+
+use crate::driver::{Driver, JobPhase};
+use crate::event::FleetEvent;
+use crate::graph::Node;
+use crate::prepare::JobPlan;
+use crate::resolve::resolve;
+
+/// Whether it can be known from another build what a derivation's outputs become. That of an impure
+/// one counts only once.
+fn is_kept(derivation: &Derivation) -> bool {
+    let mut outputs = derivation.outputs.values();
+    outputs.any(|output| matches!(output, Output::Floating { .. } | Output::Deferred))
+}
+
+/// Looks up the outputs of derivations, as far as their paths aren't known anyway.
+pub(crate) async fn look_up(
+    ledger: &dyn Keeper,
+    nodes: impl Iterator<Item = &Node>,
+) -> Result<Vec<(StorePath, OutputName, StorePath)>, StoreError> {
+    let kept = nodes.filter(|node| is_kept(&node.derivation));
+    let found = kept.map(|node| async {
+        let outputs = match ledger.output_map(&node.path).await {
+            Err(StoreError::Unsupported { .. }) => BTreeMap::new(),
+            outputs => outputs?,
+        };
+        let outputs = outputs.into_iter().filter_map(|(name, path)| {
+            let (name, _) = node.derivation.outputs.get_key_value(name.as_str())?;
+            Some((node.path.clone(), name.clone(), path?))
+        });
+        Ok(outputs.collect::<Vec<_>>())
+    });
+    Ok(try_join_all(found).await?.concat())
+}
+
+/// Registers what was built and is here now. A store that can't keep it is no reason to fail.
+pub(crate) async fn enter(driver: &Driver, ledger: &dyn Keeper) {
+    let mut cache = HashModuloCache::new();
+    let built = driver.jobs.iter().filter(|job| matches!(job.state, JobPhase::Built));
+    for plan in built.map(|job| &job.plan).filter(|plan| is_kept(&plan.derivation)) {
+        let entries = match entries(driver, plan, &mut cache) {
+            Ok(entries) => entries,
+            Err(error) => return note(driver, &error.to_string()),
+        };
+        for (id, out_path) in entries {
+            let realisation = Realisation { id, out_path, signatures: Default::default() };
+            if let Err(error) =
+                ledger.register_realisation(&realisation, SignatureCheck::Skip).await
+            {
+                return note(driver, &error.to_string());
+            }
+        }
+    }
+}
+
+fn note(driver: &Driver, why: &str) {
+    let text = format!("the local store did not note what was built; it may be built again: {why}");
+    driver.shared.observer.event(FleetEvent::Note(text));
+}
+
+/// Returns the outputs of a job that are here, under the names of its derivation and of the one that
+/// was really built, in which the paths of inputs stand for input derivations.
+fn entries(
+    driver: &Driver,
+    plan: &JobPlan,
+    cache: &mut HashModuloCache,
+) -> Result<Vec<(DrvOutput, StorePath)>, DerivationError> {
+    let shared = &driver.shared;
+    let names = plan.derivation.outputs.keys();
+    let path = |name: &OutputName| {
+        let path = shared.realised(&plan.path, name)?;
+        shared.places.is_at(&path, Place::Here).then_some(path)
+    };
+    let here: BTreeMap<&OutputName, StorePath> =
+        names.filter_map(|name| Some((name, path(name)?))).collect();
+    if here.is_empty() {
+        return Ok(Vec::new());
+    }
+    let store_dir = &shared.store_dir;
+    let lookup = |path: &StorePath| {
+        let node = driver.graph.node(driver.graph.find(path)?)?;
+        Some(node.derivation.as_ref())
+    };
+    cache.insert_closure(store_dir, &plan.path, &plan.derivation, lookup)?;
+    let mut hashes = vec![cache.masked(store_dir, &plan.derivation)?.to_hash()];
+    if plan.derivation.must_resolve()?
+        && let Ok(resolved) = resolve(shared, plan)
+    {
+        let resolved = Derivation::from(resolved.basic);
+        hashes.push(cache.masked(store_dir, &resolved)?.to_hash());
+    }
+    hashes.dedup();
+    let entries = hashes.into_iter().flat_map(|hash| {
+        here.iter().map(move |(name, path)| {
+            (DrvOutput { hash: hash.clone(), output: (*name).clone() }, path.clone())
+        })
+    });
+    Ok(entries.collect())
+}
