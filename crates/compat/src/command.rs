@@ -118,17 +118,67 @@ pub(crate) fn information(flag: &str, asked: &mut Option<Information>) -> Taken 
 ///
 /// Dropping the future ends what is under way.
 pub async fn run(program: Program, arguments: Vec<OsString>, host: &dyn Host) -> ExitStatus {
-    match try_run(program, arguments, host).await {
+    let outcome = try_run(program, arguments, host).await;
+    ended(outcome, program.name(), host).await
+}
+
+/// Runs one of drover's own words that has those of a command of Nix: `arguments` begin with them.
+/// What isn't understood is an error that names it; no other program is asked. `name` is how the
+/// user calls drover.
+///
+/// Dropping the future ends what is under way.
+pub async fn run_own(arguments: Vec<OsString>, name: &str, host: &dyn Host) -> ExitStatus {
+    let outcome = match own_store_word(&arguments) {
+        Some(arguments) => try_run(Program::NixStore, arguments, host).await,
+        None => nix::run_own_words(&arguments, host).await,
+    };
+    ended(outcome, name, host).await
+}
+
+/// Prints what went wrong, and returns the status to exit with.
+async fn ended(
+    outcome: Result<ExitStatus, CompatError>,
+    name: &str,
+    host: &dyn Host,
+) -> ExitStatus {
+    match outcome {
         Ok(status) => status,
         Err(error) => {
             let mut console = Console::new(host, crate::Verbosity::ERROR);
-            let report = error.report(program.name());
+            let report = error.report(name);
             // where standard error is gone as well there is nobody left to tell
             match console.say(crate::Verbosity::ERROR, report.trim_end_matches('\n')).await {
                 Ok(()) | Err(_) => error.status(),
             }
         }
     }
+}
+
+/// Turns a word about the store that only `nix-store` has into its arguments.
+fn own_store_word(arguments: &[OsString]) -> Option<Vec<OsString>> {
+    let [store, word, rest @ ..] = arguments else { return None };
+    if store != "store" {
+        return None;
+    }
+    let flags: &[&str] = match word.to_str()? {
+        "add" => &["--add"],
+        "add-fixed" => &["--add-fixed"],
+        "query" => &["--query"],
+        "dump" => &["--dump"],
+        "restore" => &["--restore"],
+        "export" => &["--export"],
+        "import" => &["--import"],
+        "realise" => &["--realise"],
+        "roots" => &["--gc", "--print-roots"],
+        "live" => &["--gc", "--print-live"],
+        "dead" => &["--gc", "--print-dead"],
+        "log" => &["--read-log"],
+        "check" => &["--verify"],
+        "dump-db" => &["--dump-db"],
+        "load-db" => &["--load-db"],
+        _ => return None,
+    };
+    Some(flags.iter().map(OsString::from).chain(rest.iter().cloned()).collect())
 }
 
 async fn try_run(

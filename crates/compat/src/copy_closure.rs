@@ -173,19 +173,20 @@ pub(crate) struct Copy<S: Store + ?Sized> {
 }
 
 impl<S: Store + ?Sized> Copy<S> {
-    /// Copies what the target lacks.
+    /// Copies what the target lacks, and returns it.
     pub(crate) async fn run(
         self,
         target: Target,
         rehearsal: Rehearsal,
         console: &mut Console,
-    ) -> Result<(), CompatError> {
+    ) -> Result<Vec<StorePath>, CompatError> {
         let all: BTreeSet<StorePath> = self.infos.keys().cloned().collect();
         let valid = target.store().hold_valid(&all, self.substitute).await?;
         let missing: Vec<PathInfo> =
             self.infos.into_values().filter(|info| !valid.contains(&info.path)).collect();
+        let paths: Vec<StorePath> = missing.iter().map(|info| info.path.clone()).collect();
         if missing.is_empty() {
-            return Ok(());
+            return Ok(paths);
         }
         let line = format!("copying {} paths...", missing.len());
         console.say(Verbosity::INFO, &line).await?;
@@ -196,14 +197,15 @@ impl<S: Store + ?Sized> Copy<S> {
             console.say(Verbosity::INFO, &line).await?;
         }
         if rehearsal == Rehearsal::Yes {
-            return Ok(());
+            return Ok(paths);
         }
-        let paths = self.source.export(closure_order(missing)).await?;
+        let stream = self.source.export_to_checker(closure_order(missing)).await?;
         let copied: Result<(), StoreError> = match target {
-            Target::Keeper(keeper, check) => keeper.add_paths(paths, check, WhenValid::Keep).await,
-            Target::Store(store) => store.import(paths).await,
+            Target::Keeper(keeper, check) => keeper.add_paths(stream, check, WhenValid::Keep).await,
+            Target::Store(store) => store.import(stream).await,
         };
-        Ok(copied?)
+        copied?;
+        Ok(paths)
     }
 }
 

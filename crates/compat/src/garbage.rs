@@ -34,6 +34,18 @@ pub(crate) async fn delete(
     Ok(())
 }
 
+/// Collects, and returns what was listed or deleted.
+pub(crate) async fn told(
+    store: &dyn Keeper,
+    collection: Collection,
+) -> Result<serde_json::Value, CompatError> {
+    let Collected { mut names, bytes_freed } = store.collect(collection).await?;
+    names.sort();
+    let store_dir = store.store_dir();
+    let paths: Vec<String> = names.iter().map(|name| format!("{store_dir}/{name}")).collect();
+    Ok(serde_json::json!({ "paths": paths, "bytesFreed": bytes_freed }))
+}
+
 /// Counts what would be deleted.
 pub(crate) async fn rehearse(store: &dyn Keeper, console: &mut Console) -> Result<(), CompatError> {
     let dead = store.collect(whole(CollectAction::ListDead, None)).await?;

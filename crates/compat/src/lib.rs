@@ -34,7 +34,7 @@ mod unpack;
 
 pub use build::{BuildRequest, OutLink};
 pub use collect_garbage::{CollectGarbage, Generations};
-pub use command::{Information, Parsed, Program, run};
+pub use command::{Information, Parsed, Program, run, run_own};
 pub use copy_closure::{Compression, CopyClosure, Direction, Reach};
 pub use daemon::{ClientTrust, DaemonRequest, Listen, Operations};
 pub use error::CompatError;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use drover_core::{StoreDir, StorePath};
 use drover_store::{
     AfterFailure, BuildSettings, Keeper, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver,
-    RealiseSettings, Realised, Realiser, Substitute, Wanted,
+    RealiseSettings, RealiseStatus, Realised, Realiser, Substitute, Wanted,
 };
 use tokio::sync::mpsc;
 
@@ -159,8 +159,13 @@ impl<'a> Work<'a> {
         results: Vec<Realised>,
         console: &mut Console,
     ) -> Result<(), CompatError> {
-        let failed: Vec<(&Wanted, &Realised)> =
+        let mut failed: Vec<(&Wanted, &Realised)> =
             wanted.iter().zip(&results).filter(|(_, result)| !result.status.is_success()).collect();
+        // what was given up because of another failure is none itself
+        let itself = |result: &Realised| result.status != RealiseStatus::Cancelled;
+        if failed.iter().any(|(_, result)| itself(result)) {
+            failed.retain(|(_, result)| itself(result));
+        }
         let status = ExitStatus::of_failures(failed.iter().map(|(_, result)| *result));
         match failed.as_slice() {
             [] => Ok(()),

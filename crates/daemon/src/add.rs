@@ -44,7 +44,7 @@ impl Session {
             _ => BareForm::Nar,
         };
         let work = async move {
-            let when_valid = context.trust.when_valid(new.repair)?;
+            let when_valid = context.client.trust.when_valid(new.repair)?;
             let content = Content {
                 name: store_name(&new.name)?,
                 method: new.method,
@@ -90,8 +90,8 @@ impl Session {
         };
         let (feeder, paths, failed) = self.feeder(count);
         let work = async move {
-            let when_valid = context.trust.when_valid(repair)?;
-            let signatures = context.trust.signatures(check);
+            let when_valid = context.client.trust.when_valid(repair)?;
+            let signatures = context.client.trust.signatures(check);
             let added = context.keeper.add_paths(Box::new(paths), signatures, when_valid).await;
             added.map_err(|error| context.failure(&error))?;
             Ok(Response::Nothing)
@@ -118,7 +118,7 @@ impl Session {
         failed: &AtomicBool,
         work: impl Future<Output = Answer>,
     ) -> Result<Option<Response>, DaemonError> {
-        if self.trust == ClientTrust::NotTrusted {
+        if self.client.trust == ClientTrust::NotTrusted {
             info.ultimate = false;
         }
         let minor = self.dialect.version.minor;
@@ -137,7 +137,7 @@ impl Session {
         let context = self.context().await?;
         let (feeder, bytes, failed) = self.feeder(0);
         let work = async move {
-            context.trust.require("you are not privileged to add logs")?;
+            context.client.trust.require("you are not privileged to add logs")?;
             let added = context.keeper.add_build_log(&path, Box::new(bytes)).await;
             added.map_err(|error| context.failure(&error))?;
             Ok(Response::Done)

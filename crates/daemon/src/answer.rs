@@ -2,14 +2,17 @@
 //!
 //! Follows `performOp` in `src/libstore/daemon.cc` of Nix, case by case.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use drover_core::{HashAlgorithm, IngestionMethod, PathInfo, Realisation, StoreName, StorePath};
+use drover_core::{
+    DrvOutput, HashAlgorithm, IngestionMethod, OutputName, PathInfo, Realisation, Signature,
+    StoreName, StorePath,
+};
 use drover_store::{
     CollectAction, Collection, Content, Keeper, Liveness, SignatureCheck, StoreError, Substitute,
-    VerifyDepth, WhenValid,
+    VerifyDepth, WhenValid, realisation_hash,
 };
 use drover_wire::{
     CheckContents, Dialect, GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult,
@@ -18,8 +21,7 @@ use drover_wire::{
 
 use crate::failure::Failure;
 use crate::log_queue::{Level, LogQueue};
-use crate::output_hash::output_id;
-use crate::server::{ClientTrust, Shared};
+use crate::server::{Client, ClientTrust, Shared};
 use crate::settings::Settings;
 use crate::stream::{Piece, pieces};
 
@@ -27,7 +29,7 @@ use crate::stream::{Piece, pieces};
 pub(crate) struct Context {
     pub(crate) shared: Arc<Shared>,
     pub(crate) keeper: Arc<dyn Keeper>,
-    pub(crate) trust: ClientTrust,
+    pub(crate) client: Client,
     pub(crate) dialect: Arc<Dialect>,
     pub(crate) log: Arc<LogQueue>,
     pub(crate) settings: Settings,
@@ -42,7 +44,7 @@ impl Context {
         Failure::of(self.keeper.store_dir(), error)
     }
 
-    fn told<T>(&self, result: Result<T, StoreError>) -> Result<T, Failure> {
+    pub(crate) fn told<T>(&self, result: Result<T, StoreError>) -> Result<T, Failure> {
         result.map_err(|error| self.failure(&error))
     }
 
@@ -56,9 +58,6 @@ impl Context {
             Request::QueryValidPaths(paths, substitute) => self.valid(paths, substitute).await,
             Request::QueryReferrers(path) => {
                 self.told(self.keeper.referrers(&path).await).map(Response::Paths)
-            }
-            Request::QueryAllValidPaths => {
-                self.told(self.keeper.all_valid().await).map(Response::Paths)
             }
             Request::QueryValidDerivers(path) => {
                 self.told(self.keeper.valid_derivers(&path).await).map(Response::Paths)
@@ -95,13 +94,10 @@ impl Context {
             Request::AddTextToStore(name, text, references) => {
                 self.add_text(&name, text, references).await
             }
-            Request::AddSignatures(path, signatures) => {
-                self.told(self.keeper.add_signatures(&path, &signatures).await)?;
-                Ok(Response::Done)
-            }
+            Request::AddSignatures(path, signatures) => self.sign(&path, &signatures).await,
             Request::AddIndirectRoot(link) => self.add_indirect_root(&link).await,
             Request::AddPermRoot(path, link) => {
-                self.trust.require(
+                self.client.trust.require(
                     "you are not privileged to create perm roots\n\nhint: you can just do this \
                      client-side without special privileges, and probably want to do that instead.",
                 )?;
@@ -111,7 +107,7 @@ impl Context {
             Request::SyncWithGc => Ok(Response::Done),
             Request::FindRoots => {
                 let roots = self.told(self.keeper.roots().await)?;
-                Ok(Response::Roots(self.trust.visible_roots(roots)))
+                Ok(Response::Roots(self.client.trust.visible_roots(roots)))
             }
             Request::CollectGarbage(garbage) => self.collect(garbage).await,
             Request::OptimiseStore => self.optimise().await,
@@ -144,11 +140,10 @@ impl Context {
                 let outputs = self.told(self.keeper.output_map(&path).await)?;
                 Ok(Response::Names(outputs.into_keys().collect()))
             }
-            Request::QuerySubstitutablePathInfo(_) | Request::QuerySubstitutablePathInfos(_) => {
-                Err(Failure::new(
-                    "what substituters know of single paths is not told here; ask QueryMissing, as \
-                     clients since Nix 2.0 do",
-                ))
+            // as of a store whose substituters have nothing; this one asks none
+            Request::QuerySubstitutablePathInfo(_) => Ok(Response::Substitutable(None)),
+            Request::QuerySubstitutablePathInfos(_) => {
+                Ok(Response::Substitutables(BTreeMap::new()))
             }
             request => {
                 let operation = request.operation();
@@ -237,8 +232,19 @@ impl Context {
             paths: request.paths,
             max_freed: Some(request.max_freed).filter(|max| *max != u64::MAX),
         };
-        let collected = self.told(self.keeper.collect(collection).await)?;
+        for step in collect_steps(request.action) {
+            self.log.tell(Level::Info, step);
+        }
+        let deletes =
+            matches!(request.action, GarbageAction::DeleteDead | GarbageAction::DeleteSpecific);
+        let keeper = Arc::clone(&self.keeper);
+        let collected = self.hard(async move { keeper.collect(collection).await }).await?;
         let store_dir = self.keeper.store_dir();
+        if deletes {
+            for name in &collected.names {
+                self.log.tell_with(Level::Info, || format!("deleting '{store_dir}/{name}'"));
+            }
+        }
         let whole = |name: String| format!("{store_dir}/{name}");
         Ok(Response::Garbage(Box::new(GarbageResult {
             paths: collected.names.into_iter().map(whole).collect(),
@@ -246,17 +252,35 @@ impl Context {
         })))
     }
 
-    /// Waits until the store has time for one more long check that an untrusted client asks for.
-    async fn heavy(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
-        match self.trust {
-            ClientTrust::Trusted => None,
-            ClientTrust::NotTrusted => self.shared.heavy.acquire().await.ok(),
+    /// Does work that is hard on the whole store, when it is this client's turn.
+    async fn hard<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let done = self.shared.turns.work(&self.client, self.keeper.name(), work).await;
+        self.told(done)
+    }
+
+    /// Adds signatures. One who isn't trusted can't make the store keep any number of them.
+    async fn sign(&self, path: &StorePath, signatures: &BTreeSet<Signature>) -> Answer {
+        let most = self.shared.limits.signatures;
+        if self.client.trust == ClientTrust::NotTrusted
+            && let Some(info) = self.find(path).await?
+            && info.signatures.union(signatures).count() > most
+        {
+            let path = self.keeper.store_dir().display(path);
+            return Err(Failure::new(format!(
+                "path '{path}' would have more than {most} signatures, and only trusted users may \
+                 add those"
+            )));
         }
+        self.told(self.keeper.add_signatures(path, signatures).await)?;
+        Ok(Response::Done)
     }
 
     async fn optimise(&self) -> Answer {
-        let _turn = self.heavy().await;
-        let saved = self.told(self.keeper.optimise().await)?;
+        let keeper = Arc::clone(&self.keeper);
+        let saved = self.hard(async move { keeper.optimise().await }).await?;
         let mebibytes = saved / (1024 * 1024);
         self.log.tell(Level::Info, &format!("{mebibytes} MiB freed by hard linking"));
         Ok(Response::Done)
@@ -264,9 +288,8 @@ impl Context {
 
     async fn verify(&self, contents: CheckContents, repair: Repair) -> Answer {
         if repair == Repair::Yes {
-            self.trust.require("you are not privileged to repair paths")?;
+            self.client.trust.require("you are not privileged to repair paths")?;
         }
-        let _turn = self.heavy().await;
         let depth = match contents {
             CheckContents::No => VerifyDepth::Existence,
             CheckContents::Yes => VerifyDepth::Contents,
@@ -275,21 +298,39 @@ impl Context {
             Repair::No => drover_store::Repair::No,
             Repair::Yes => drover_store::Repair::Yes,
         };
-        let found = self.told(self.keeper.verify(depth, repair).await)?;
+        for step in verify_steps(depth) {
+            self.log.tell(Level::Info, step);
+        }
+        let keeper = Arc::clone(&self.keeper);
+        let found = self.hard(async move { keeper.verify(depth, repair).await }).await?;
         for problem in &found.problems {
             self.log.tell(Level::Error, problem);
         }
         Ok(Response::Flag(found.errors_left))
     }
 
+    /// Returns the name under which the realisation of an output of a valid derivation is kept;
+    /// newer clients name the derivation itself.
+    async fn output_id(
+        &self,
+        derivation: &StorePath,
+        output: OutputName,
+    ) -> Result<DrvOutput, Failure> {
+        let hash = self.told(realisation_hash(&*self.keeper, derivation).await)?;
+        Ok(DrvOutput { hash, output })
+    }
+
     async fn register(&self, realised: RealisedOutput) -> Answer {
         let id = match realised.output {
             OutputId::Hash(id) => id,
-            OutputId::Derivation(path, output) => output_id(&*self.keeper, &path, &output).await?,
+            OutputId::Derivation(path, output) => self.output_id(&path, output).await?,
         };
         let realisation =
             Realisation { id, out_path: realised.path, signatures: realised.signatures };
-        let check = SignatureCheck::AsConfigured;
+        let check = match self.client.trust {
+            ClientTrust::Trusted => SignatureCheck::Skip,
+            ClientTrust::NotTrusted => SignatureCheck::AsConfigured,
+        };
         self.told(self.keeper.register_realisation(&realisation, check).await)?;
         Ok(Response::Nothing)
     }
@@ -302,7 +343,7 @@ impl Context {
                 if self.find(path).await?.is_none() {
                     return Ok(Response::Realisation(None));
                 }
-                output_id(&*self.keeper, path, name).await?
+                self.output_id(path, name.clone()).await?
             }
         };
         let found = self.told(self.keeper.realisation(&id).await)?;
@@ -310,6 +351,30 @@ impl Context {
             let (path, signatures) = (found.out_path, found.signatures);
             Box::new(RealisedOutput { output, path, signatures })
         })))
+    }
+}
+
+/// Returns what Nix says that it does while it checks a store.
+fn verify_steps(depth: VerifyDepth) -> &'static [&'static str] {
+    match depth {
+        VerifyDepth::Existence => &["reading the Nix store...", "checking path existence..."],
+        VerifyDepth::Contents => &[
+            "reading the Nix store...",
+            "checking path existence...",
+            "checking link hashes...",
+            "checking store hashes...",
+        ],
+    }
+}
+
+/// Returns what Nix says that it does while it looks for garbage.
+fn collect_steps(action: GarbageAction) -> &'static [&'static str] {
+    match action {
+        GarbageAction::ReturnLive | GarbageAction::ReturnDead => {
+            &["finding garbage collector roots...", "determining live/dead paths..."]
+        }
+        GarbageAction::DeleteDead => &["finding garbage collector roots...", "deleting garbage..."],
+        GarbageAction::DeleteSpecific => &["finding garbage collector roots..."],
     }
 }
 

@@ -103,17 +103,34 @@ impl Input {
     /// Reads one message with `decode`, waiting for the bytes that it takes.
     pub(crate) async fn message<T>(
         &mut self,
-        mut decode: impl FnMut(&mut Decoder<'_>) -> Result<T, DecodeError>,
+        decode: impl FnMut(&mut Decoder<'_>) -> Result<T, DecodeError>,
     ) -> Result<T, DaemonError> {
+        let (value, len) = self.arrived(decode).await?;
+        self.buffer.advance(len);
+        Ok(value)
+    }
+
+    /// Reads one message with `decode`, and returns its bytes too.
+    pub(crate) async fn message_and_bytes<T>(
+        &mut self,
+        decode: impl FnMut(&mut Decoder<'_>) -> Result<T, DecodeError>,
+    ) -> Result<(T, Bytes), DaemonError> {
+        let (value, len) = self.arrived(decode).await?;
+        Ok((value, self.buffer.split_to(len).freeze()))
+    }
+
+    /// Waits until one message is there; returns it and its length.
+    async fn arrived<T>(
+        &mut self,
+        mut decode: impl FnMut(&mut Decoder<'_>) -> Result<T, DecodeError>,
+    ) -> Result<(T, usize), DaemonError> {
         let mut wanted = 0;
         loop {
             if self.buffer.len() >= wanted {
                 let mut decoder = Decoder::new(&self.buffer);
                 match decode(&mut decoder) {
                     Ok(value) => {
-                        let consumed = decoder.consumed();
-                        self.buffer.advance(consumed);
-                        return Ok(value);
+                        return Ok((value, decoder.consumed()));
                     }
                     Err(DecodeError::Incomplete { missing }) => {
                         wanted = self.buffer.len().saturating_add(missing);
@@ -172,6 +189,12 @@ impl Output {
 
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
+    }
+
+    /// Sends bytes behind all that waits.
+    pub(crate) async fn say(&mut self, bytes: &[u8]) -> Result<(), DaemonError> {
+        self.push(bytes);
+        self.flush().await
     }
 
     /// Bytes that wait to be sent.

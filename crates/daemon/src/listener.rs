@@ -104,6 +104,14 @@ impl Listener {
         Ok(Listener { socket: UnixListener::from_std(socket)?, file: None })
     }
 
+    /// Returns where it listens, where that is a file.
+    pub fn path(&self) -> Option<PathBuf> {
+        match &self.file {
+            Some((path, _)) => Some(path.clone()),
+            None => self.socket.local_addr().ok()?.as_pathname().map(Path::to_owned),
+        }
+    }
+
     /// Serves clients until `stop`, then sees to the end of those that are there. Dropping the future
     /// ends all of them.
     pub async fn run(self, server: Server, rule: TrustRule, stop: impl Future<Output = Stop>) {

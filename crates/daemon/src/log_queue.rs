@@ -26,6 +26,7 @@ pub(crate) enum Level {
     Warning = 1,
     Notice = 2,
     Info = 3,
+    Debug = 6,
 }
 
 /// Whether a message may be dropped.
@@ -72,8 +73,13 @@ impl LogQueue {
 
     /// Tells the client something, if it wants to know as much.
     pub(crate) fn tell(&self, level: Level, text: &str) {
+        self.tell_with(level, || text.to_owned());
+    }
+
+    /// Tells the client something that is made up only if it wants to know as much.
+    pub(crate) fn tell_with(&self, level: Level, text: impl FnOnce() -> String) {
         if level as u64 <= self.verbosity.load(Ordering::Relaxed) {
-            self.push(&LogMessage::Next(format!("{text}\n")), Loss::Allowed);
+            self.push(&LogMessage::Next(text() + "\n"), Loss::Allowed);
         }
     }
 

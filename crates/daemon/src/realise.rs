@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use drover_core::StorePath;
 use drover_derivation::{BasicDerivation, Derivation, DerivationKind};
-use drover_store::{RealiseStatus, Realised, Wanted};
+use drover_store::{AfterFailure, RealiseStatus, Realised, Wanted};
 use drover_wire::{BuildMode, BuildResult, BuildStatus, DerivedPath, Missing, Request, Response};
 
 use crate::answer::{Answer, Context};
@@ -33,7 +33,7 @@ impl Context {
             Request::BuildPaths(paths, mode) => self.build_paths(paths, mode).await,
             Request::BuildPathsWithResults(paths, mode) => {
                 let realised = self.realise_paths(&paths, mode).await?;
-                let results = paths.iter().zip(realised).map(|(path, realised)| {
+                let results = self.told_of(&paths, realised).into_iter().map(|(path, realised)| {
                     (path.display(&self.dialect), build_result(realised, Some(path)))
                 });
                 Ok(Response::BuildResults(results.collect()))
@@ -43,7 +43,9 @@ impl Context {
             }
             Request::QueryMissing(paths) => {
                 let wanted = paths.into_iter().map(wanted).collect();
-                let keeper = Arc::clone(&self.keeper);
+                // a question holds nothing: what is asked about may be deleted next
+                let keeper = Arc::clone(&self.keeper).session().await;
+                let keeper = keeper.map_err(|error| self.failure(&error))?;
                 let missing = self.shared.realiser.missing(keeper, wanted).await;
                 let missing = missing.map_err(|error| self.failure(&error))?;
                 Ok(Response::Missing(Box::new(Missing {
@@ -70,7 +72,7 @@ impl Context {
         paths: &[DerivedPath],
         mode: BuildMode,
     ) -> Result<Vec<Realised>, Failure> {
-        self.trust.may_build(mode)?;
+        self.client.trust.may_build(mode)?;
         let observer = self.observer();
         let wanted: Vec<Wanted> = paths.iter().cloned().map(wanted).collect();
         let count = wanted.len();
@@ -83,10 +85,34 @@ impl Context {
         Ok(realised)
     }
 
+    /// Returns what a client is told of. What the first failure kept from being built has not failed
+    /// itself, and Nix passes over it.
+    fn told_of<'a>(
+        &self,
+        paths: &'a [DerivedPath],
+        realised: Vec<Realised>,
+    ) -> Vec<(&'a DerivedPath, Realised)> {
+        let kept = |status| match self.settings.after_failure {
+            AfterFailure::KeepGoing => status == RealiseStatus::Cancelled,
+            AfterFailure::Stop => {
+                matches!(status, RealiseStatus::Cancelled | RealiseStatus::DependencyFailed)
+            }
+        };
+        let failed = |each: &Realised| !each.status.is_success() && !kept(each.status);
+        let passes_over = realised.iter().any(failed);
+        let mut told: Vec<(&DerivedPath, Realised)> = paths.iter().zip(realised).collect();
+        told.retain(|(_, each)| !passes_over || !kept(each.status));
+        told
+    }
+
     async fn build_paths(&self, paths: Vec<DerivedPath>, mode: BuildMode) -> Answer {
         let realised = self.realise_paths(&paths, mode).await?;
-        let failed: Vec<(&DerivedPath, &Realised)> =
-            paths.iter().zip(&realised).filter(|(_, each)| !each.status.is_success()).collect();
+        let failed = self.told_of(&paths, realised);
+        let failed: Vec<(&DerivedPath, &Realised)> = failed
+            .iter()
+            .filter(|(_, each)| !each.status.is_success())
+            .map(|(path, each)| (*path, each))
+            .collect();
         match failed.as_slice() {
             [] => Ok(Response::Done),
             [(path, only)] => Err(Failure {
@@ -126,7 +152,7 @@ impl Context {
         derivation: BasicDerivation,
         mode: BuildMode,
     ) -> Answer {
-        self.trust.may_build(mode)?;
+        self.client.trust.may_build(mode)?;
         let path = self.permitted(path, &derivation).await?;
         let observer = self.observer();
         let (keeper, settings) = (Arc::clone(&self.keeper), self.settings.realise(mode));
@@ -154,11 +180,13 @@ impl Context {
             DerivationKind::Fixed | DerivationKind::Floating | DerivationKind::Impure => true,
             DerivationKind::InputAddressed | DerivationKind::Deferred => false,
         };
-        if self.trust == ClientTrust::Trusted {
+        if self.client.trust == ClientTrust::Trusted {
             return Ok(path);
         }
         if !by_content {
-            self.trust.require("you are not privileged to build input-addressed derivations")?;
+            self.client
+                .trust
+                .require("you are not privileged to build input-addressed derivations")?;
         }
         let whole = Derivation::from(derivation.clone());
         let name = format!("{}.drv", derivation.name);
@@ -209,7 +237,7 @@ fn status(status: RealiseStatus) -> BuildStatus {
         RealiseStatus::OutputRejected => BuildStatus::OutputRejected,
         RealiseStatus::TransientFailure => BuildStatus::TransientFailure,
         RealiseStatus::TimedOut => BuildStatus::TimedOut,
-        RealiseStatus::MiscFailure => BuildStatus::MiscFailure,
+        RealiseStatus::MiscFailure | RealiseStatus::Cancelled => BuildStatus::MiscFailure,
         RealiseStatus::DependencyFailed => BuildStatus::DependencyFailed,
         RealiseStatus::LogLimitExceeded => BuildStatus::LogLimitExceeded,
         RealiseStatus::NotDeterministic => BuildStatus::NotDeterministic,

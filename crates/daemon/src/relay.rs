@@ -4,8 +4,9 @@
 
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncWriteExt as _, copy};
+
+use crate::stdio::Stdio;
 
 /// Passes bytes on between a client and a daemon until the daemon has said its last.
 ///
@@ -15,12 +16,9 @@ use tokio::net::UnixStream;
 /// # Errors
 ///
 /// What broke first.
-pub async fn relay<R, W>(mut input: R, mut output: W, mut daemon: UnixStream) -> io::Result<()>
-where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
-{
-    let (mut from, mut to) = daemon.split();
+pub async fn relay(client: Stdio, daemon: Stdio) -> io::Result<()> {
+    let Stdio { mut input, mut output } = client;
+    let Stdio { input: mut from, output: mut to } = daemon;
     let up = async {
         copy(&mut input, &mut to).await?;
         to.shutdown().await?;

@@ -82,7 +82,7 @@ impl ServeServer {
             .await
             .map_err(|_| DaemonError::TooSlow { doing: "greeting" })??;
         tracing::debug!(%version, latest = %SERVE_LATEST, "serving");
-        let keeper = Arc::clone(&self.shared.keeper).session().await?;
+        let keeper = self.shared.keeper().session().await?;
         let store_dir = keeper.store_dir().clone();
         let dialect = ServeDialect { store_dir, version };
         Serving { server: self, dialect, keeper, wires }.run().await
@@ -106,7 +106,7 @@ impl Serving<'_> {
                 let next = tokio::select! {
                     biased;
                     next = self.wires.input.next() => next?,
-                    () = self.server.shared.stopping.cancelled() => false,
+                    () = self.server.shared.said_farewell() => false,
                 };
                 if !next {
                     return self.wires.output.close().await;

@@ -1,19 +1,17 @@
 //! The server of the worker protocol: what all of its connections share.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use drover_store::{Keeper, Realiser};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::DaemonError;
 use crate::limits::Limits;
 use crate::policy::Policy;
 use crate::session::Session;
-
-/// Checks of the whole store, and the like, that clients who aren't trusted may have running.
-const HEAVY: usize = 2;
+use crate::turns::Turns;
 
 /// Whether a client is trusted: to such a one everything is open, as to root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,14 +38,27 @@ pub struct Server {
 }
 
 pub(crate) struct Shared {
-    pub(crate) keeper: Arc<dyn Keeper>,
+    keeper: RwLock<Arc<dyn Keeper>>,
     pub(crate) realiser: Arc<dyn Realiser>,
     pub(crate) policy: watch::Receiver<Arc<Policy>>,
     pub(crate) limits: Limits,
     pub(crate) nix_version: String,
     /// Ends connections as soon as nothing is done for them.
-    pub(crate) stopping: CancellationToken,
-    pub(crate) heavy: Semaphore,
+    stopping: CancellationToken,
+    pub(crate) turns: Turns,
+}
+
+impl Shared {
+    /// Waits until the server stops and has waited long enough for another request.
+    pub(crate) async fn said_farewell(&self) {
+        self.stopping.cancelled().await;
+        tokio::time::sleep(self.limits.farewell).await;
+    }
+
+    /// Returns the store as it is configured now.
+    pub(crate) fn keeper(&self) -> Arc<dyn Keeper> {
+        Arc::clone(&self.keeper.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Server {
@@ -61,8 +72,9 @@ impl Server {
         nix_version: String,
     ) -> Server {
         let stopping = CancellationToken::new();
-        let heavy = Semaphore::new(HEAVY);
-        let shared = Shared { keeper, realiser, policy, limits, nix_version, stopping, heavy };
+        let turns = Turns::new(&limits);
+        let keeper = RwLock::new(keeper);
+        let shared = Shared { keeper, realiser, policy, limits, nix_version, stopping, turns };
         Server { shared: Arc::new(shared) }
     }
 
@@ -81,8 +93,14 @@ impl Server {
         Session::greet(Arc::clone(&self.shared), client, input, output).await?.serve().await
     }
 
-    /// Asks connections to end: those that nothing is done for end now, others after what is being
-    /// done for them.
+    /// Has those who connect from now on served from another view of the same store, as after its
+    /// settings have changed.
+    pub fn replace_store(&self, keeper: Arc<dyn Keeper>) {
+        *self.shared.keeper.write().unwrap_or_else(PoisonError::into_inner) = keeper;
+    }
+
+    /// Asks connections to end: each when nothing has been done for it for a while
+    /// ([`Limits::farewell`]).
     pub fn stop(&self) {
         self.shared.stopping.cancel();
     }

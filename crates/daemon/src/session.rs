@@ -22,11 +22,11 @@ use crate::answer::Context;
 use crate::connection::{Input, Output};
 use crate::error::DaemonError;
 use crate::failure::Failure;
-use crate::log_queue::LogQueue;
+use crate::log_queue::{Level, LogQueue};
 use crate::server::{Client, ClientTrust, Shared};
 use crate::settings::Settings;
 
-const FEATURES: &[&str] = &[FEATURE_REALISATION_WITH_PATH];
+pub(crate) const FEATURES: &[&str] = &[FEATURE_REALISATION_WITH_PATH];
 
 /// Bytes of answers that may wait while requests are at hand.
 const MAX_BATCH: usize = 64 * 1024;
@@ -41,7 +41,7 @@ pub(crate) struct Wires {
 /// One connection.
 pub(crate) struct Session {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) trust: ClientTrust,
+    pub(crate) client: Client,
     pub(crate) dialect: Arc<Dialect>,
     pub(crate) wires: Wires,
     pub(crate) settings: Settings,
@@ -67,7 +67,7 @@ impl Session {
         let settings = Settings::of(&shared.policy.borrow());
         Ok(Session {
             shared,
-            trust: client.trust,
+            client,
             dialect: Arc::new(dialect),
             wires: Wires { input, output, log },
             settings,
@@ -81,11 +81,11 @@ impl Session {
             if !self.wires.input.has_more() {
                 self.wires.output.flush().await?;
                 self.wires.input.rest();
-                let stopping = self.shared.stopping.clone();
+                let shared = Arc::clone(&self.shared);
                 let next = tokio::select! {
                     biased;
                     next = self.wires.input.next() => next?,
-                    () = stopping.cancelled() => false,
+                    () = shared.said_farewell() => false,
                 };
                 if !next {
                     return self.wires.output.close().await;
@@ -103,15 +103,19 @@ impl Session {
     async fn next_request(&mut self) -> Result<(), DaemonError> {
         let dialect = Arc::clone(&self.dialect);
         let request = self.wires.input.message(|from| Request::decode(from, &dialect)).await?;
-        tracing::debug!(operation = request.operation(), "request");
+        let operation = request.operation();
+        tracing::debug!(operation, "request");
+        let performing = || format!("performing daemon worker op: {operation}");
+        self.wires.log.tell_with(Level::Debug, performing);
         match request {
             Request::SetOptions(options) => {
                 let policy = Arc::clone(&self.shared.policy.borrow());
-                self.settings.apply(&options, self.trust, &policy, &self.wires.log);
+                self.settings.apply(&options, self.client.trust, &policy, &self.wires.log);
                 self.reply(Ok(Response::Nothing));
                 Ok(())
             }
             Request::Unknown(operation) => Err(not_offered(operation)),
+            Request::QueryAllValidPaths => self.list_all().await,
             Request::AddToStore(content) => self.add_content(content).await,
             Request::AddToStoreNar(..)
             | Request::RepairToStoreNar(..)
@@ -128,12 +132,29 @@ impl Session {
         }
     }
 
+    /// Tells all valid paths. The list of a large store is large, so the turn at it lasts until the
+    /// client has taken it.
+    async fn list_all(&mut self) -> Result<(), DaemonError> {
+        let context = self.context().await?;
+        let turns = Arc::clone(&context.shared);
+        let work = async {
+            let turn = turns.turns.take(&context.client).await;
+            let all = context.keeper.all_valid().await;
+            (turn, context.told(all).map(Response::Paths))
+        };
+        let (turn, result) = self.wires.run(self.shared.limits, work).await?;
+        self.reply(result);
+        self.wires.output.flush().await?;
+        drop(turn);
+        Ok(())
+    }
+
     /// Returns what operations work with.
     pub(crate) async fn context(&mut self) -> Result<Context, StoreError> {
         let keeper = match &self.keeper {
             Some(keeper) => Arc::clone(keeper),
             None => {
-                let keeper = Arc::clone(&self.shared.keeper).session().await?;
+                let keeper = self.shared.keeper().session().await?;
                 self.keeper = Some(Arc::clone(&keeper));
                 keeper
             }
@@ -141,7 +162,7 @@ impl Session {
         Ok(Context {
             shared: Arc::clone(&self.shared),
             keeper,
-            trust: self.trust,
+            client: self.client.clone(),
             dialect: Arc::clone(&self.dialect),
             log: Arc::clone(&self.wires.log),
             settings: self.settings.clone(),
@@ -169,7 +190,7 @@ impl Session {
     }
 }
 
-fn not_offered(operation: u64) -> DaemonError {
+pub(crate) fn not_offered(operation: u64) -> DaemonError {
     let why = refused_operation(operation).map(|why| format!(": {why}")).unwrap_or_default();
     DaemonError::NotOffered { what: format!("invalid operation {operation}{why}") }
 }
@@ -208,7 +229,7 @@ async fn agree(
         ClientTrust::NotTrusted => Trust::NotTrusted,
     };
     let info = ServerInfo { nix_version: Some(shared.nix_version.clone()), trust };
-    let dialect = Dialect { store_dir: shared.keeper.store_dir().clone(), version, features };
+    let dialect = Dialect { store_dir: shared.keeper().store_dir().clone(), version, features };
     let mut out = Encoder::new();
     write_server_info(&mut out, &dialect, &info);
     LogMessage::Last.encode(&mut out, version.minor);

@@ -10,11 +10,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::{Receiver, Sender};
 
-/// Both directions of the process's own connection.
+/// Both directions of a connection, such as the process's own.
 pub struct Stdio {
     /// What comes in.
     pub input: Box<dyn AsyncRead + Send + Unpin>,
-    /// Where answers go.
+    /// What goes out.
     pub output: Box<dyn AsyncWrite + Send + Unpin>,
 }
 

@@ -63,7 +63,10 @@ impl Supervisor {
                 format!("RELOADING=1\nMONOTONIC_USEC={microseconds}")
             }
         };
-        UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address(socket)?)?;
+        let ours = UnixDatagram::unbound()?;
+        // one that doesn't listen must not hold up everybody else
+        ours.set_nonblocking(true)?;
+        ours.send_to_addr(text.as_bytes(), &address(socket)?)?;
         Ok(())
     }
 }
@@ -101,6 +104,9 @@ mod tests {
             let len = manager.recv(&mut buffer).expect("heard");
             assert!(buffer[..len].starts_with(expected.as_bytes()), "{state:?}");
         }
+        // what nobody takes is an error and no wait
+        let untaken = (0..10_000).find_map(|_| supervisor.tell(SupervisorState::Alive).err());
+        assert_eq!(untaken.expect("a full queue").kind(), io::ErrorKind::WouldBlock);
         let nobody = Supervisor::new(|_| None);
         nobody.tell(SupervisorState::Ready).expect("nobody asked");
         assert_eq!(nobody.watchdog(), None);

@@ -6,7 +6,7 @@ mod support;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use drover_daemon::{ClientTrust, Limits, Listener, Policy, Stop, TrustRule, relay};
+use drover_daemon::{ClientTrust, Limits, Listener, Policy, Stdio, Stop, TrustRule, relay};
 use drover_wire::{Decoder, WORKER_LATEST, client_hello, read_server_hello};
 use support::{World, world_with};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -83,6 +83,42 @@ async fn a_policy_that_changes_counts_for_the_next_client() {
     assert!(is_hello(&connect().await));
 }
 
+/// Groups that only the process has, and that the user database knows nothing of, count as well.
+/// This test gives up root's rights in a process of its own, and so needs them.
+#[tokio::test]
+async fn the_groups_of_the_process_count() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = folder.path().join("socket");
+    let policy = Policy {
+        trusted_users: vec!["@54321".to_owned()],
+        allowed_users: vec!["@54322".to_owned()],
+        build_users_group: Some("54323".to_owned()),
+        ..Policy::default()
+    };
+    let world = world_with(Limits::default(), policy);
+    let listener = Listener::bind(&path).unwrap();
+    let (_running, _stop) = spawn(&world, listener, TrustRule::ByPolicy);
+    // says hello as a client does, and prints what comes first
+    let script = r#"use IO::Socket::UNIX;
+        my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die $!;
+        syswrite $s, pack("Q<Q<", 0x6e697863, 0x0126);
+        sysread $s, my $said, 200; print $said;"#;
+    let said_to = async |groups: &str| {
+        let mut command = tokio::process::Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--groups", groups]);
+        command.args(["perl", "-e", script]).arg(&path);
+        command.output().await.unwrap().stdout
+    };
+    for (groups, admitted) in
+        [("54321", true), ("54322,9", true), ("9", false), ("54321,54323", false)]
+    {
+        let said = said_to(groups).await;
+        assert_eq!(said.starts_with(b"error: user"), !admitted, "{groups}: {said:?}");
+        assert!(!said.is_empty(), "{groups}");
+    }
+}
+
 #[tokio::test]
 async fn connections_are_counted() {
     let folder = tempfile::tempdir().unwrap();
@@ -135,7 +171,10 @@ async fn a_relay_passes_the_end_of_either_side_on() {
         let (input, output) = tokio::io::split(theirs);
         let socket = UnixStream::connect(&path).await.unwrap();
         let mut relaying = JoinSet::new();
-        relaying.spawn(relay(input, output, socket));
+        let client = Stdio { input: Box::new(input), output: Box::new(output) };
+        let (input, output) = socket.into_split();
+        let daemon = Stdio { input: Box::new(input), output: Box::new(output) };
+        relaying.spawn(relay(client, daemon));
         ours.write_all(&client_hello(WORKER_LATEST)).await.unwrap();
         let mut hello = [0; 16];
         ours.read_exact(&mut hello).await.unwrap();

@@ -87,10 +87,7 @@ pub(super) fn own_flag(
     if name == Name::Daemon {
         return Ok(reading.daemon.take(flag));
     }
-    let shows = matches!(
-        name,
-        Name::StoreInfo | Name::PathInfo | Name::ShowDerivation | Name::ShowDerivationOfOld
-    );
+    let shows = matches!(name, Name::StoreInfo | Name::PathInfo | Name::ShowDerivation);
     match flag {
         "--json" if shows => reading.style.layout = Layout::Json,
         "--pretty" if shows => reading.pretty = Some(Layout::JsonPretty),
@@ -142,14 +139,9 @@ fn store_flag(
             reading.key_file = Some(cursor.argument(argument)?);
         }
         (Name::KeyGenerate, "--key-name") => reading.key_name = Some(cursor.text(argument)?),
-        (
-            Name::StoreDelete
-            | Name::StoreVerify
-            | Name::StoreSign
-            | Name::ShowDerivation
-            | Name::ShowDerivationOfOld,
-            _,
-        ) => return Ok(selection_flag(flag, reading)),
+        (Name::StoreDelete | Name::StoreVerify | Name::StoreSign | Name::ShowDerivation, _) => {
+            return Ok(selection_flag(flag, reading));
+        }
         _ => return Ok(Taken::No),
     }
     Ok(Taken::Yes)

@@ -16,7 +16,6 @@ pub(super) enum Name {
     KeyGenerate,
     KeyToPublic,
     ShowDerivation,
-    ShowDerivationOfOld,
     Log,
     HashPath,
     HashFile,
@@ -39,8 +38,7 @@ impl Name {
             ["copy"] => Name::Copy,
             ["key", "generate-secret"] => Name::KeyGenerate,
             ["key", "convert-secret-to-public"] => Name::KeyToPublic,
-            ["derivation", "show"] => Name::ShowDerivation,
-            ["show-derivation"] => Name::ShowDerivationOfOld,
+            ["derivation", "show"] | ["show-derivation"] => Name::ShowDerivation,
             ["log"] => Name::Log,
             ["hash", "path"] | ["hash-path"] => Name::HashPath,
             ["hash", "file"] | ["hash-file"] => Name::HashFile,
@@ -52,5 +50,18 @@ impl Name {
             ["daemon"] => Name::Daemon,
             _ => return None,
         })
+    }
+
+    /// Whether drover's own word tells what it did as JSON, where `nix` has no form for it.
+    pub(super) fn tells_results(self) -> bool {
+        matches!(
+            self,
+            Name::StoreGc
+                | Name::StoreOptimise
+                | Name::StoreDelete
+                | Name::StoreVerify
+                | Name::StoreSign
+                | Name::Copy
+        )
     }
 }

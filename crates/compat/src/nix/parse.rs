@@ -6,7 +6,6 @@
 use std::ffi::OsString;
 
 use drover_core::HashAlgorithm;
-use drover_derivation::ShowFormat;
 
 use super::flags::{Reading, own_flag};
 use super::name::Name;
@@ -32,13 +31,31 @@ pub enum NixCall {
 /// Parses the arguments of `nix`. What isn't understood, be it evaluation, a flag or a mistake, is
 /// for the real one.
 pub fn parse(arguments: &[OsString]) -> NixCall {
-    match try_parse(arguments) {
-        Ok(Some((options, request))) => NixCall::Ours(options, Box::new(request)),
-        Ok(None) | Err(_) => NixCall::Real,
+    match try_parse(arguments, Words::Nix) {
+        Ok((options, request)) => NixCall::Ours(options, Box::new(request)),
+        Err(_) => NixCall::Real,
     }
 }
 
-fn try_parse(arguments: &[OsString]) -> Result<Option<(Options, NixRequest)>, CompatError> {
+/// Whose words a command line is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Words {
+    /// Those of `nix`.
+    Nix,
+    /// drover's own, which are the same and some more: there is `--json` wherever a script would
+    /// want it.
+    Own,
+}
+
+/// Parses the arguments of `nix`, or the same as drover's own words.
+///
+/// # Errors
+///
+/// Whatever isn't understood, by its name.
+pub(crate) fn try_parse(
+    arguments: &[OsString],
+    whose: Words,
+) -> Result<(Options, NixRequest), CompatError> {
     let mut options = Options::default();
     let mut cursor = Cursor::new(arguments.iter().cloned());
     let mut reading = Reading::new();
@@ -54,28 +71,41 @@ fn try_parse(arguments: &[OsString]) -> Result<Option<(Options, NixRequest)>, Co
                     let words: Vec<&str> = words.iter().map(String::as_str).collect();
                     name = Name::of_words(&words);
                     if name.is_none() && words.len() > 1 {
-                        return Ok(None);
+                        return Err(unknown_words(&words));
                     }
                 }
             }
             continue;
         }
         if flag == "--version" && name.is_none() && words.is_empty() {
-            return Ok(Some((options, NixRequest::Version)));
+            return Ok((options, NixRequest::Version));
         }
         let taken = match name {
+            Some(name) if whose == Words::Own && flag == "--json" && name.tells_results() => {
+                reading.style.layout = Layout::Json;
+                Taken::Yes
+            }
             Some(name) => own_flag(name, &argument, &mut cursor, &mut reading)?,
             None => Taken::No,
         };
         if matches!(taken, Taken::No)
             && matches!(global(flag, &mut cursor, &mut options)?, Taken::No)
         {
-            return Ok(None);
+            let message = format!("unrecognised flag '{}'", argument.display());
+            return Err(CompatError::usage(message));
         }
     }
-    match name {
-        Some(name) => Ok(request(name, reading)?.map(|request| (options, request))),
-        None => Ok(None),
+    let Some(name) = name else {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        return Err(unknown_words(&words));
+    };
+    Ok((options, request(name, reading)?))
+}
+
+fn unknown_words(words: &[&str]) -> CompatError {
+    match words {
+        [] => CompatError::usage("no command given"),
+        words => CompatError::usage(format!("'{}' is not a command", words.join(" "))),
     }
 }
 
@@ -88,8 +118,8 @@ fn global(flag: &str, cursor: &mut Cursor, options: &mut Options) -> Result<Take
     }
 }
 
-/// Puts a request together; none where the real `nix` has to find words for what is missing.
-fn request(name: Name, reading: Reading) -> Result<Option<NixRequest>, CompatError> {
+/// Puts a request together.
+fn request(name: Name, reading: Reading) -> Result<NixRequest, CompatError> {
     let takes_none = matches!(
         name,
         Name::StoreInfo
@@ -99,39 +129,43 @@ fn request(name: Name, reading: Reading) -> Result<Option<NixRequest>, CompatErr
             | Name::KeyToPublic
             | Name::Daemon
     );
-    if takes_none && !reading.arguments.is_empty() {
-        return Ok(None);
+    if let (true, Some(argument)) = (takes_none, reading.arguments.first()) {
+        let message = format!("unexpected argument '{}'", argument.display());
+        return Err(CompatError::usage(message));
     }
     if let Name::HashPath | Name::HashFile | Name::HashConvert | Name::HashTo(_) = name {
-        return hash_request(name, reading).map(|request| Some(NixRequest::Hash(request)));
+        return hash_request(name, reading).map(NixRequest::Hash);
     }
     let layout = match (reading.style.layout, reading.pretty) {
         (Layout::Text, _) | (_, None) => reading.style.layout,
         (_, Some(pretty)) => pretty,
     };
     Ok(match name {
-        Name::StoreInfo => Some(NixRequest::StoreInfo(layout)),
+        Name::StoreInfo => NixRequest::StoreInfo(layout),
         Name::StoreGc => {
             let (rehearsal, max_freed) = (reading.rehearsal, reading.max_freed);
-            let both = rehearsal == Rehearsal::Yes && max_freed.is_some();
-            (!both).then_some(NixRequest::StoreGc { rehearsal, max_freed })
+            if rehearsal == Rehearsal::Yes && max_freed.is_some() {
+                return Err(CompatError::usage("'--dry-run' and '--max' don't go together"));
+            }
+            NixRequest::StoreGc { rehearsal, max_freed, layout }
         }
-        Name::StoreOptimise => Some(NixRequest::StoreOptimise),
-        Name::KeyToPublic => Some(NixRequest::Key(KeyRequest::ToPublic)),
-        Name::KeyGenerate => {
-            reading.key_name.map(|name| NixRequest::Key(KeyRequest::Generate { name }))
-        }
-        Name::Daemon => Some(NixRequest::Daemon(reading.daemon)),
-        Name::Log => match <[OsString; 1]>::try_from(reading.arguments) {
-            Ok([path]) => Some(NixRequest::Log(path)),
-            Err(_) => None,
+        Name::StoreOptimise => NixRequest::StoreOptimise(layout),
+        Name::KeyToPublic => NixRequest::Key(KeyRequest::ToPublic),
+        Name::KeyGenerate => match reading.key_name {
+            Some(name) => NixRequest::Key(KeyRequest::Generate { name }),
+            None => return Err(CompatError::usage("flag '--key-name' is required")),
         },
-        name => about_paths(name, reading, layout),
+        Name::Daemon => NixRequest::Daemon(reading.daemon),
+        Name::Log => match <[OsString; 1]>::try_from(reading.arguments) {
+            Ok([path]) => NixRequest::Log(path),
+            Err(_) => return Err(CompatError::usage("give one path")),
+        },
+        name => return about_paths(name, reading, layout),
     })
 }
 
 /// Puts a request about paths together.
-fn about_paths(name: Name, reading: Reading, layout: Layout) -> Option<NixRequest> {
+fn about_paths(name: Name, reading: Reading, layout: Layout) -> Result<NixRequest, CompatError> {
     let reach = match name {
         Name::Copy => Reach::Closure,
         _ => Reach::Paths,
@@ -139,25 +173,32 @@ fn about_paths(name: Name, reading: Reading, layout: Layout) -> Option<NixReques
     let paths = match (reading.all, reading.arguments.is_empty()) {
         (Some(()), true) => Selection::All,
         (None, false) => Selection::Named(reading.arguments, reading.recursive.unwrap_or(reach)),
-        // paths with `--all`, or the flake in the working directory
-        _ => return None,
+        (Some(()), false) => {
+            return Err(CompatError::usage("'--all' does not expect arguments"));
+        }
+        // for `nix` that is the flake in the working directory
+        (None, true) => return Err(CompatError::usage("give paths, or '--all'")),
     };
-    Some(match name {
-        Name::StoreDelete => NixRequest::StoreDelete { paths, liveness: reading.liveness },
+    Ok(match name {
+        Name::StoreDelete => NixRequest::StoreDelete { paths, liveness: reading.liveness, layout },
         Name::StoreVerify => NixRequest::StoreVerify(VerifyRequest {
             paths,
             contents: reading.contents,
             trust: reading.trust,
             signatures_needed: reading.signatures_needed,
+            layout,
         }),
-        Name::StoreSign => NixRequest::StoreSign { paths, key_file: reading.key_file?.into() },
+        Name::StoreSign => match reading.key_file {
+            Some(file) => NixRequest::StoreSign { paths, key_file: file.into(), layout },
+            None => return Err(CompatError::usage("flag '--key-file' is required")),
+        },
         Name::PathInfo => {
             let style = PathInfoStyle { layout, ..reading.style };
             NixRequest::PathInfo(PathInfoRequest { paths, style })
         }
         Name::Copy => {
             if reading.from.is_none() && reading.to.is_none() {
-                return None;
+                return Err(CompatError::usage("you must pass '--from' and/or '--to'"));
             }
             NixRequest::Copy(CopyRequest {
                 from: reading.from,
@@ -165,14 +206,10 @@ fn about_paths(name: Name, reading: Reading, layout: Layout) -> Option<NixReques
                 paths,
                 signatures: reading.signatures,
                 substitute: reading.substitute,
+                layout,
             })
         }
-        name => NixRequest::ShowDerivation {
-            paths,
-            // who calls it by its old name expects its old form
-            format: (name == Name::ShowDerivationOfOld).then_some(ShowFormat::Nix2_8),
-            layout: reading.pretty.unwrap_or(Layout::Json),
-        },
+        _ => NixRequest::ShowDerivation { paths, layout: reading.pretty.unwrap_or(Layout::Json) },
     })
 }
 

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use drover_derivation::ShowFormat;
 use drover_store::{Liveness, SignatureCheck, Substitute};
 
 use crate::copy_closure::Reach;
@@ -99,6 +98,8 @@ pub struct VerifyRequest {
     pub trust: Reports,
     /// Signatures by different keys that a path needs; 0 takes one's own builds without any.
     pub signatures_needed: usize,
+    /// How the findings are printed.
+    pub layout: Layout,
 }
 
 /// `nix copy`.
@@ -114,6 +115,8 @@ pub struct CopyRequest {
     pub signatures: SignatureCheck,
     /// Whether the receiving side may fetch from its substituters.
     pub substitute: Substitute,
+    /// How it is told what was copied.
+    pub layout: Layout,
 }
 
 /// `nix key`.
@@ -141,15 +144,19 @@ pub enum NixRequest {
         rehearsal: Rehearsal,
         /// Bytes after which it ends.
         max_freed: Option<u64>,
+        /// How it is told what was deleted.
+        layout: Layout,
     },
     /// Put hard links in the place of equal files.
-    StoreOptimise,
+    StoreOptimise(Layout),
     /// Delete paths.
     StoreDelete {
         /// The paths.
         paths: Selection,
         /// Whether they are deleted even where something needs them.
         liveness: Liveness,
+        /// How it is told what was deleted.
+        layout: Layout,
     },
     /// Check paths.
     StoreVerify(VerifyRequest),
@@ -159,6 +166,8 @@ pub enum NixRequest {
         paths: Selection,
         /// The file with the secret key.
         key_file: PathBuf,
+        /// How it is told how many signatures were added.
+        layout: Layout,
     },
     /// Tell about paths.
     PathInfo(PathInfoRequest),
@@ -170,8 +179,6 @@ pub enum NixRequest {
     ShowDerivation {
         /// The derivations.
         paths: Selection,
-        /// The form of the JSON; that of the newest where absent.
-        format: Option<ShowFormat>,
         /// How it is laid out.
         layout: Layout,
     },

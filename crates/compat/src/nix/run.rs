@@ -3,38 +3,36 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
-use drover_config::StoreReference;
 use drover_core::{SecretKey, StorePath};
 use drover_derivation::{ShowFormat, show_json};
-use drover_store::{CollectAction, Collection, Keeper, Liveness, Store, Trust};
+use drover_store::{Keeper, Store, Trust};
 use tokio::io::AsyncReadExt as _;
 
-use super::parse::{NixCall, parse};
+use super::parse::{NixCall, Words, parse, try_parse};
 use super::path_info::print_path_infos;
-use super::request::{CopyRequest, KeyRequest, Layout, NixRequest, Selection};
+use super::request::{KeyRequest, Layout, NixRequest, Selection};
 use super::sign::{sign, verify};
 use crate::closure::{closure, sorted_paths};
 use crate::command::{Program, version};
 use crate::console::Console;
-use crate::copy_closure::{Copy, Reach, Target, infos_to_copy};
+use crate::copy_closure::Reach;
 use crate::error::CompatError;
 use crate::exit::ExitStatus;
 use crate::export_format::reading;
-use crate::garbage;
 use crate::hash;
 use crate::host::{Destination, Host};
 use crate::installable::follow_to_store;
-use crate::nix_store::{Rehearsal, build_log, read_derivation};
+use crate::nix_store::{build_log, read_derivation};
 use crate::options::{Options, Verbosity};
-use crate::size::render_size;
 
 /// Bytes that a key's text may have.
 pub(super) const MAX_KEY: u64 = 4096;
 
 /// Carries out a command line of `nix`; what isn't understood, or names something that is no store
-/// path, goes to the real one.
+/// path or a kind of store that isn't known here, goes to the real one.
 pub(crate) async fn run_command_line(
     arguments: Vec<OsString>,
     host: &dyn Host,
@@ -43,9 +41,19 @@ pub(crate) async fn run_command_line(
         NixCall::Real => host.exec_real(Program::Nix.name(), &arguments).await,
         NixCall::Ours(options, request) => match try_run(*request, &options, host).await? {
             Outcome::Done(status) => Ok(status),
-            Outcome::NoStorePath(_) => host.exec_real(Program::Nix.name(), &arguments).await,
+            Outcome::ForTheReal(_) => host.exec_real(Program::Nix.name(), &arguments).await,
         },
     }
+}
+
+/// Carries out a command line that is drover's own and has the words of `nix`. Nothing of it goes to
+/// another program.
+pub(crate) async fn run_own_words(
+    arguments: &[OsString],
+    host: &dyn Host,
+) -> Result<ExitStatus, CompatError> {
+    let (options, request) = try_parse(arguments, Words::Own)?;
+    run_nix_request(request, &options, host).await
 }
 
 /// Carries out a request.
@@ -60,7 +68,7 @@ pub async fn run_nix_request(
 ) -> Result<ExitStatus, CompatError> {
     match try_run(request, options, host).await? {
         Outcome::Done(status) => Ok(status),
-        Outcome::NoStorePath(error) => Err(error),
+        Outcome::ForTheReal(error) => Err(error),
     }
 }
 
@@ -68,8 +76,8 @@ pub async fn run_nix_request(
 enum Outcome {
     /// It is carried out.
     Done(ExitStatus),
-    /// An argument is no store path; nothing was done.
-    NoStorePath(CompatError),
+    /// An argument is no store path, or a store of a kind that isn't known here; nothing was done.
+    ForTheReal(CompatError),
 }
 
 /// What requests are carried out with.
@@ -90,14 +98,14 @@ async fn try_run(
     session.console.flush().await?;
     match outcome {
         Ok(status) => Ok(Outcome::Done(status)),
-        Err(Stop::NoStorePath(error)) => Ok(Outcome::NoStorePath(error)),
+        Err(Stop::ForTheReal(error)) => Ok(Outcome::ForTheReal(error)),
         Err(Stop::Error(error)) => Err(error),
     }
 }
 
 /// Why a request ended early.
 pub(super) enum Stop {
-    NoStorePath(CompatError),
+    ForTheReal(CompatError),
     Error(CompatError),
 }
 
@@ -112,25 +120,25 @@ impl Session<'_> {
         match request {
             NixRequest::Version => self.console.line(version(Program::Nix, self.host)).await?,
             NixRequest::StoreInfo(layout) => self.store_info(layout).await?,
-            NixRequest::StoreGc { rehearsal, max_freed } => {
-                self.collect(rehearsal, max_freed).await?;
+            NixRequest::StoreGc { rehearsal, max_freed, layout } => {
+                self.collect(rehearsal, max_freed, layout).await?;
             }
-            NixRequest::StoreOptimise => {
-                let saved = render_size(self.keeper().await?.optimise().await?);
-                let line = format!("{saved} freed by hard-linking");
-                self.console.say(Verbosity::INFO, &line).await?;
+            NixRequest::StoreOptimise(layout) => self.optimise(layout).await?,
+            NixRequest::StoreDelete { paths, liveness, layout } => {
+                self.delete(paths, liveness, layout).await?;
             }
-            NixRequest::StoreDelete { paths, liveness } => self.delete(paths, liveness).await?,
             NixRequest::StoreVerify(request) => return verify(self, request).await,
-            NixRequest::StoreSign { paths, key_file } => sign(self, paths, &key_file).await?,
+            NixRequest::StoreSign { paths, key_file, layout } => {
+                sign(self, paths, &key_file, layout).await?;
+            }
             NixRequest::PathInfo(request) => {
                 let (store, paths) = self.selected_in_store(request.paths).await?;
                 print_path_infos(&*store, paths, request.style, self).await?;
             }
             NixRequest::Copy(request) => self.copy(request).await?,
             NixRequest::Key(request) => self.key(request).await?,
-            NixRequest::ShowDerivation { paths, format, layout } => {
-                self.show_derivations(paths, format, layout).await?;
+            NixRequest::ShowDerivation { paths, layout } => {
+                self.show_derivations(paths, layout).await?;
             }
             NixRequest::Log(path) => self.log(&path).await?,
             NixRequest::Hash(request) => {
@@ -147,6 +155,19 @@ impl Session<'_> {
         Ok(self.host.keeper(None, self.options).await?.session().await?)
     }
 
+    /// Tells what was done, as JSON.
+    pub(super) async fn tell(
+        &mut self,
+        layout: Layout,
+        told: serde_json::Value,
+    ) -> Result<(), CompatError> {
+        let text = match self.is_pretty(layout) {
+            true => format!("{told:#}"),
+            false => told.to_string(),
+        };
+        self.console.line(text).await
+    }
+
     /// Returns whether JSON gets line feeds.
     pub(super) fn is_pretty(&self, layout: Layout) -> bool {
         match layout {
@@ -156,9 +177,8 @@ impl Session<'_> {
         }
     }
 
-    fn follow(&self, store: &dyn Store, argument: &OsStr) -> Result<StorePath, Stop> {
-        follow_to_store(store.store_dir(), argument, &self.host.working_dir())
-            .map_err(Stop::NoStorePath)
+    pub(super) fn follow(&self, store: &dyn Store, argument: &OsStr) -> Result<StorePath, Stop> {
+        follow(store, argument, &self.host.working_dir())
     }
 
     /// Returns the store that the settings name, and the paths that are meant, references first.
@@ -199,8 +219,7 @@ impl Session<'_> {
         let base = self.host.working_dir();
         let mut paths = BTreeSet::new();
         for argument in arguments {
-            let path = follow_to_store(store.store_dir(), argument, &base);
-            paths.insert(path.map_err(Stop::NoStorePath)?);
+            paths.insert(follow(store, argument, &base)?);
         }
         match reach {
             Reach::Paths => Ok(paths),
@@ -216,13 +235,16 @@ impl Session<'_> {
             self.console.say(Verbosity::NOTICE, &format!("Store URL: {url}")).await?;
         }
         let found = store.connect().await?;
+        // what opens the files itself is this program
+        let own = || (found.protocol == "local").then(|| self.host.nix_version());
+        let version = found.nix_version.clone().or_else(own);
         let trusted = match found.trust {
             Trust::Unknown => None,
             Trust::Trusted => Some(true),
             Trust::NotTrusted => Some(false),
         };
         if layout == Layout::Text {
-            if let Some(version) = found.nix_version {
+            if let Some(version) = version {
                 self.console.say(Verbosity::NOTICE, &format!("Version: {version}")).await?;
             }
             if let Some(trusted) = trusted {
@@ -232,69 +254,9 @@ impl Session<'_> {
             return Ok(());
         }
         let mut told = serde_json::Map::from_iter([("url".to_owned(), url.into())]);
-        told.extend(found.nix_version.map(|version| ("version".to_owned(), version.into())));
+        told.extend(version.map(|version| ("version".to_owned(), version.into())));
         told.extend(trusted.map(|trusted| ("trusted".to_owned(), trusted.into())));
-        let told = serde_json::Value::Object(told);
-        let text = match self.is_pretty(layout) {
-            true => format!("{told:#}"),
-            false => told.to_string(),
-        };
-        self.console.line(text).await
-    }
-
-    async fn collect(
-        &mut self,
-        rehearsal: Rehearsal,
-        max_freed: Option<u64>,
-    ) -> Result<(), CompatError> {
-        let store = self.keeper().await?;
-        match rehearsal {
-            Rehearsal::Yes => garbage::rehearse(&*store, &mut self.console).await,
-            Rehearsal::No => {
-                let collection = garbage::whole(CollectAction::DeleteDead, max_freed);
-                garbage::delete(&*store, collection, &mut self.console).await
-            }
-        }
-    }
-
-    async fn delete(&mut self, paths: Selection, liveness: Liveness) -> Result<(), Stop> {
-        let (store, paths) = self.selected(paths).await?;
-        let collection = Collection {
-            action: CollectAction::DeleteGiven,
-            liveness,
-            paths: paths.into_iter().collect(),
-            max_freed: None,
-        };
-        Ok(garbage::delete(&*store, collection, &mut self.console).await?)
-    }
-
-    async fn copy(&mut self, request: CopyRequest) -> Result<(), Stop> {
-        let address = |text: Option<String>| -> Result<Option<StoreReference>, CompatError> {
-            let parse = |text: String| text.parse::<StoreReference>();
-            text.map(parse).transpose().map_err(|error| CompatError::usage(error.to_string()))
-        };
-        let (from, to) = (address(request.from)?, address(request.to)?);
-        let source = self.host.store(from.as_ref(), self.options).await?;
-        let infos = match request.paths {
-            Selection::All => {
-                let keeper = self.host.keeper(from.as_ref(), self.options).await?;
-                let paths = keeper.all_valid().await?.into_iter().collect();
-                infos_to_copy(&*source, paths, Reach::Paths).await?
-            }
-            Selection::Named(arguments, reach) => {
-                let mut paths = Vec::with_capacity(arguments.len());
-                for argument in &arguments {
-                    paths.push(self.follow(&*source, argument)?);
-                }
-                infos_to_copy(&*source, paths, reach).await?
-            }
-        };
-        let target = match to {
-            None => Target::Keeper(self.keeper().await?, request.signatures),
-            Some(to) => Target::Store(self.host.store(Some(&to), self.options).await?),
-        };
-        let copy = Copy { source, infos, substitute: request.substitute };
-        Ok(copy.run(target, Rehearsal::No, &mut self.console).await?)
+        self.tell(layout, serde_json::Value::Object(told)).await
     }
 
     async fn key(&mut self, request: KeyRequest) -> Result<(), CompatError> {
@@ -313,16 +275,19 @@ impl Session<'_> {
         }
     }
 
-    async fn show_derivations(
-        &mut self,
-        paths: Selection,
-        format: Option<ShowFormat>,
-        layout: Layout,
-    ) -> Result<(), Stop> {
-        let (store, paths) = self.selected(paths).await?;
-        let mut derivations = Vec::new();
-        for path in paths {
-            let derivation = match path.is_derivation() {
+    /// Shows derivations, and with a closure those among what they need, as
+    /// `src/nix/derivation-show.cc` of Nix does.
+    async fn show_derivations(&mut self, paths: Selection, layout: Layout) -> Result<(), Stop> {
+        let store = self.keeper().await?;
+        let (named, reach) = match paths {
+            Selection::All => (store.all_valid().await?, Reach::Paths),
+            Selection::Named(arguments, reach) => {
+                (self.named(&*store, &arguments, Reach::Paths).await?, reach)
+            }
+        };
+        let mut paths = BTreeSet::new();
+        for path in named {
+            paths.insert(match path.is_derivation() {
                 true => path,
                 false => {
                     let info = crate::closure::path_info(&*store, &path).await?;
@@ -331,16 +296,23 @@ impl Session<'_> {
                         CompatError::failed(format!("'{shown}' does not have a known derivation"))
                     })?
                 }
-            };
-            let read = read_derivation(&*store, &derivation).await?;
-            derivations.push((derivation, read));
+            });
         }
-        let newest = match self.is_pretty(layout) {
+        if reach == Reach::Closure {
+            paths = closure(&*store, paths).await?.into_keys().collect();
+            paths.retain(StorePath::is_derivation);
+        }
+        let mut derivations = Vec::with_capacity(paths.len());
+        for path in paths {
+            let read = read_derivation(&*store, &path).await?;
+            derivations.push((path, read));
+        }
+        let format = match self.is_pretty(layout) {
             true => ShowFormat::Nix2_34Pretty,
             false => ShowFormat::Nix2_34,
         };
         let shown = derivations.iter().map(|(path, derivation)| (path, derivation));
-        let json = show_json(store.store_dir(), shown, format.unwrap_or(newest))?;
+        let json = show_json(store.store_dir(), shown, format)?;
         Ok(self.console.line(json).await?)
     }
 
@@ -348,7 +320,7 @@ impl Session<'_> {
         // `DRV^out` and `FLAKE#NAME` are the real one's
         if argument.as_bytes().contains(&b'^') {
             let error = CompatError::failed("outputs are not understood here");
-            return Err(Stop::NoStorePath(error));
+            return Err(Stop::ForTheReal(error));
         }
         let store = self.keeper().await?;
         let path = self.follow(&*store, argument)?;
@@ -362,4 +334,13 @@ impl Session<'_> {
         }
         Ok(())
     }
+}
+
+/// Returns the store path that an argument leads to. A word without a slash names a flake.
+fn follow(store: &(impl Store + ?Sized), argument: &OsStr, base: &Path) -> Result<StorePath, Stop> {
+    if !argument.as_bytes().contains(&b'/') {
+        let message = format!("'{}' is not a path", argument.display());
+        return Err(Stop::ForTheReal(CompatError::failed(message)));
+    }
+    follow_to_store(store.store_dir(), argument, base).map_err(Stop::ForTheReal)
 }

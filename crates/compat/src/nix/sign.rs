@@ -7,8 +7,9 @@ use std::io::Read as _;
 use std::path::Path;
 
 use drover_core::{PathInfo, SecretKey, StoreDir, TrustedKeys};
+use serde_json::json;
 
-use super::request::{Reports, Selection, VerifyRequest};
+use super::request::{Layout, Reports, Selection, VerifyRequest};
 use super::run::{MAX_KEY, Session, Stop};
 use crate::closure::path_infos;
 use crate::error::CompatError;
@@ -21,6 +22,7 @@ pub(super) async fn sign(
     session: &mut Session<'_>,
     paths: Selection,
     key_file: &Path,
+    layout: Layout,
 ) -> Result<(), Stop> {
     let key = read_key(&session.host.working_dir().join(key_file))?;
     let (store, paths) = session.selected(paths).await?;
@@ -32,7 +34,14 @@ pub(super) async fn sign(
             added += 1;
         }
     }
-    Ok(session.console.say(Verbosity::INFO, &format!("added {added} signatures")).await?)
+    let told = match layout {
+        Layout::Text => {
+            let line = format!("added {added} signatures");
+            session.console.say(Verbosity::INFO, &line).await
+        }
+        layout => session.tell(layout, json!({ "added": added })).await,
+    };
+    Ok(told?)
 }
 
 fn read_key(path: &Path) -> Result<SecretKey, CompatError> {
@@ -58,9 +67,11 @@ pub(super) async fn verify(
         .map_err(CompatError::from)?;
     let (store, paths) = session.selected(request.paths).await?;
     let mut status = 0;
+    let mut findings = Vec::new();
     for info in path_infos(&*store, &paths).await? {
         let shown = store.store_dir().display(&info.path);
         session.console.say(Verbosity::INFO, &format!("checking '{shown}'...")).await?;
+        let before = std::mem::take(&mut status);
         if request.contents == Reports::Yes
             && let Some(problem) = modified(&*store, &info).await?
         {
@@ -73,6 +84,15 @@ pub(super) async fn verify(
             session.console.say(Verbosity::ERROR, &format!("path '{shown}' is untrusted")).await?;
             status |= 2;
         }
+        findings.push(json!({
+            "path": shown,
+            "modified": (request.contents == Reports::Yes).then_some(status & 1 != 0),
+            "trusted": (request.trust == Reports::Yes).then_some(status & 2 == 0),
+        }));
+        status |= before;
+    }
+    if request.layout != Layout::Text {
+        session.tell(request.layout, findings.into()).await?;
     }
     Ok(ExitStatus(status))
 }

@@ -142,7 +142,12 @@ async fn print_all(
             referrers_closure(&*session.store, paths, Keeps::REFERENCES).await?
         }
         _ => match query.closure_outputs {
-            ClosureOutputs::Without => session.requisites(paths).await?,
+            ClosureOutputs::Without => {
+                if let Some(listed) = session.store.requisites(&paths).await? {
+                    return print_listed(session, listed).await;
+                }
+                session.requisites(paths).await?
+            }
             ClosureOutputs::Included => {
                 closure_with_outputs(&*session.store, paths).await?.into_keys().collect()
             }
@@ -156,7 +161,12 @@ async fn print_sorted(
     session: &mut Session<'_>,
     paths: BTreeSet<StorePath>,
 ) -> Result<(), CompatError> {
-    for path in sorted_paths(&*session.store, paths).await? {
+    let listed = sorted_paths(&*session.store, paths).await?;
+    print_listed(session, listed).await
+}
+
+async fn print_listed(session: &mut Session<'_>, paths: Vec<StorePath>) -> Result<(), CompatError> {
+    for path in paths {
         session.print_path(&path).await?;
     }
     Ok(())

@@ -139,8 +139,8 @@ impl Session<'_> {
                 let line = format!("{saved} freed by hard-linking");
                 self.console.say(Verbosity::INFO, &line).await?;
             }
-            // opening the store was all
-            Operation::Initialise => {}
+            // a store of this machine is made where it is absent
+            Operation::Initialise => drop(self.store.connect().await?),
             Operation::Dump(_)
             | Operation::Restore(_)
             | Operation::GenerateKey { .. }
@@ -194,7 +194,7 @@ impl Session<'_> {
             Collect::PrintRoots => {
                 for (link, path) in store.roots().await? {
                     let path = store.store_dir().display(&path);
-                    console.line(format!("{link} -> {path}")).await?;
+                    console.line(format!("{} -> {path}", quoted(&link))).await?;
                 }
                 Ok(())
             }
@@ -272,6 +272,12 @@ impl Session<'_> {
     ) -> Result<BTreeSet<StorePath>, CompatError> {
         Ok(closure(&*self.store, paths).await?.into_keys().collect())
     }
+}
+
+/// Returns a file's name as Nix prints it since 2.34, in quotes (`std::quoted`); older releases print
+/// it bare.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// Says what Nix says of a path whose contents are not those registered.

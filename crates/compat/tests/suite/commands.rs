@@ -9,13 +9,15 @@ use crate::support::{TestHost, TestKeeper};
 use drover_compat::{Captured, ExitStatus, Program, ServeAccess};
 use drover_core::{NarHash, NarSize, PathInfo, SecretKey, StorePath};
 use drover_store::{
-    Adoption, CollectAction, Keeper as _, MissingPaths, RealiseStatus, Realised, Store as _,
-    Verification,
+    Adoption, CollectAction, Keeper as _, MissingPaths, RealiseStatus, Realised, SignatureCheck,
+    Store as _, Verification,
 };
 use rstest::rstest;
 
 const A: &str = "/nix/store/00000000000000000000000000000000-a";
 const B: &str = "/nix/store/00000000000000000000000000000000-b";
+/// What a collection of both tells.
+const BOTH: &str = r#"{"bytesFreed":2048,"paths":["/nix/store/00000000000000000000000000000000-a","/nix/store/00000000000000000000000000000000-b"]}"#;
 const DRV: &str = "/nix/store/00000000000000000000000000000000-d.drv";
 
 fn path(shown: &str) -> StorePath {
@@ -162,7 +164,7 @@ async fn realised_paths_are_kept_by_links() {
     let done = host.run(Program::NixStore, &arguments).await;
     assert_eq!((done.text().as_str(), done.err.as_str()), ("/x/link\n/x/link-2\n", ""));
     let roots = host.run(Program::NixStore, &["--gc", "--print-roots"]).await;
-    assert_eq!(roots.text(), format!("/x/link -> {A}\n/x/link-2 -> {B}\n"));
+    assert_eq!(roots.text(), format!("\"/x/link\" -> {A}\n\"/x/link-2\" -> {B}\n"));
     let roots = host.run(Program::NixStore, &["-q", "--roots", A]).await;
     assert_eq!(roots.text(), format!("/x/link -> {A}\n/x/link-2 -> {B}\n"));
     let quiet = ["-r", A, "--no-gc-warning", "--no-output", "-Q"];
@@ -347,6 +349,91 @@ async fn closures_are_copied() {
     let done = host.run(Program::Nix, &["copy", "--to", "ssh-ng://x", "--no-recursive", A]).await;
     assert_eq!(done.status, 0, "{}", done.err);
     assert_eq!(third.all_valid().await.unwrap(), [path(A)].into());
+}
+
+/// Whether signatures are looked at is the receiving store's business, and it has to be told.
+#[rstest]
+#[case::here(&["--from", "ssh-ng://x"], SignatureCheck::AsConfigured)]
+#[case::there(&["--to", "ssh-ng://x"], SignatureCheck::AsConfigured)]
+#[case::local(&["--to", "local?root=/x"], SignatureCheck::AsConfigured)]
+#[case::unchecked(&["--to", "ssh-ng://x", "--no-check-sigs"], SignatureCheck::Skip)]
+#[tokio::test]
+async fn copies_are_checked_unless_told_otherwise(
+    #[case] arguments: &[&str],
+    #[case] expected: SignatureCheck,
+) {
+    let mut host = host().await;
+    let mut line = vec!["copy", B];
+    line.extend(arguments);
+    let other = std::mem::take(&mut host.store);
+    let (from, to) = match arguments.contains(&"--from") {
+        true => (other, Arc::default()),
+        false => (Arc::default(), other),
+    };
+    host.store = to;
+    for name in ["ssh-ng://x", "local?root=/x", "local://?root=/x"] {
+        host.others.insert(name.to_owned(), from.clone());
+    }
+    let done = host.run(Program::Nix, &line).await;
+    assert_eq!(done.status, 0, "{}", done.err);
+    let receiver = if arguments.contains(&"--from") { &host.store } else { &from };
+    assert_eq!(*receiver.checks.lock().unwrap(), [expected]);
+}
+
+#[rstest]
+#[case(&["store", "gc", "--frobnicate"], "unrecognised flag '--frobnicate'")]
+#[case(&["copy", "--to", "ssh-ng://x", "--frobnicate", A], "unrecognised flag '--frobnicate'")]
+#[case(&["path-info", "--frobnicate"], "unrecognised flag '--frobnicate'")]
+#[case(&["path-info"], "give paths, or '--all'")]
+#[case(&["copy", A], "you must pass '--from' and/or '--to'")]
+#[case(&["store", "sign", A], "flag '--key-file' is required")]
+#[case(&["store", "gc", "x"], "unexpected argument 'x'")]
+#[case(&["store", "frobnicate"], "'store frobnicate' is not a command")]
+#[case(&["store", "query", "--frobnicate"], "unknown flag '--frobnicate'")]
+#[case(&["path-info", "nixpkgs#hello"], "nixpkgs#hello")]
+#[tokio::test]
+async fn own_words_name_what_they_do_not_know(#[case] arguments: &[&str], #[case] words: &str) {
+    let host = host().await;
+    let done = host.run_own(arguments).await;
+    assert_eq!(done.status, 1, "{done:?}");
+    assert!(done.err.contains(words), "{done:?}");
+    assert!(host.real.lock().unwrap().is_empty(), "another program was asked");
+}
+
+#[rstest]
+#[case(&["store", "gc", "--json"], BOTH)]
+#[case(&["store", "gc", "--dry-run", "--json"], BOTH)]
+#[case(&["store", "optimise", "--json"], r#"{"bytesFreed":3145728}"#)]
+#[case(
+    &["store", "verify", "--json", "--no-contents", A],
+    r#"[{"modified":null,"path":"/nix/store/00000000000000000000000000000000-a","trusted":false}]"#
+)]
+#[case(
+    &["copy", "--json", "--no-check-sigs", "--to", "ssh-ng://x", A],
+    r#"{"copied":["/nix/store/00000000000000000000000000000000-a"]}"#
+)]
+#[tokio::test]
+async fn own_words_tell_scripts_what_they_did(#[case] arguments: &[&str], #[case] expected: &str) {
+    let mut host = host().await;
+    host.others.insert("ssh-ng://x".to_owned(), Arc::default());
+    let done = host.run_own(arguments).await;
+    assert_eq!(done.text().trim_end(), expected, "{done:?}");
+    // that is no word of Nix's: its own program is asked, and refuses it
+    assert_eq!(host.run(Program::Nix, arguments).await.text(), "");
+    assert_eq!(host.real.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn words_of_the_older_commands_are_there_too() {
+    let host = host().await;
+    for (word, flag) in [("query", "--references"), ("query", "-R"), ("query", "--hash")] {
+        let ours = host.run_own(&["store", word, flag, B]).await;
+        let theirs = host.run(Program::NixStore, &["-q", flag, B]).await;
+        assert_eq!((ours.status, ours.text()), (theirs.status, theirs.text()));
+    }
+    let dumped = host.run_own(&["store", "dump", A]).await;
+    assert_eq!(dumped.status, 1, "a path of this store has no files: {dumped:?}");
+    assert_eq!(host.run_own(&["store", "roots"]).await.status, 0);
 }
 
 #[tokio::test]

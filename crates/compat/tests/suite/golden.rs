@@ -158,7 +158,7 @@ async fn builds_end_in_links_and_paths() {
     let roots = both.host.run(Program::NixStore, &["--gc", "--print-roots"]).await.text();
     let folder = both.folder.path().display();
     let expected = format!(
-        "{folder}/x -> {}\n{folder}/x-2 -> {}\n{folder}/x-2-dev -> {}\n",
+        "\"{folder}/x\" -> {}\n\"{folder}/x-2\" -> {}\n\"{folder}/x-2-dev\" -> {}\n",
         paths[0], paths[2], paths[1]
     );
     assert_eq!(roots, expected);

@@ -54,7 +54,7 @@ impl Peer {
         peer
     }
 
-    async fn greet(&mut self, features: &[&str]) {
+    pub async fn greet(&mut self, features: &[&str]) {
         let version = self.dialect.version;
         self.send(&client_hello(version)).await;
         let agreed = self.read(|from| read_server_hello(from, version)).await.expect("a hello");
@@ -136,6 +136,43 @@ impl Peer {
         wire.extend(FRAME_END);
         self.send(&wire).await;
         self.answer(&request).await
+    }
+
+    /// Sends a request and hands over data as it is asked for (before 1.23).
+    pub async fn call_tunnelled(
+        &mut self,
+        request: Request,
+        mut data: &[u8],
+    ) -> Result<Response, String> {
+        self.send(&request.encode(&self.dialect)).await;
+        let minor = self.dialect.version.minor;
+        loop {
+            match self.read(|from| LogMessage::decode(from, minor)).await.expect("a message") {
+                LogMessage::Read(wanted) => {
+                    let len = data.len().min(usize::try_from(wanted).expect("little"));
+                    let (piece, rest) = data.split_at(len);
+                    data = rest;
+                    let mut out = Encoder::new();
+                    out.bytes(piece);
+                    self.send(&out.into_bytes()).await;
+                }
+                LogMessage::Last => break,
+                LogMessage::Error(error) => return Err(error.message),
+                message => self.log.push(message),
+            }
+        }
+        let dialect = self.dialect.clone();
+        Ok(self.read(|from| Response::decode(from, &dialect, &request)).await.expect("an answer"))
+    }
+
+    /// Reads bytes that are no message.
+    pub async fn read_exactly(&mut self, len: usize) -> io::Result<Vec<u8>> {
+        while self.buffer.len() < len {
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(self.buffer.split_to(len).to_vec())
     }
 
     /// Whether the server has closed the connection, having said nothing more.

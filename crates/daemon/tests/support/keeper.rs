@@ -18,6 +18,7 @@ use drover_store::{
     PathStream, Repair, Roots, SignatureCheck, Store, StoreError, Substitute, Trust, Verification,
     Verified, VerifyDepth, WhenValid,
 };
+use tokio::sync::watch;
 
 const NAME: &str = "memory";
 
@@ -38,6 +39,19 @@ pub struct TestKeeper {
     /// The number of this view; 0 for the store itself.
     view: u64,
     views: Arc<AtomicU64>,
+    collections: Arc<Collections>,
+}
+
+/// Collections that go on, and whether they may end.
+pub struct Collections {
+    going_on: watch::Sender<usize>,
+    held: watch::Sender<bool>,
+}
+
+impl Default for Collections {
+    fn default() -> Collections {
+        Collections { going_on: watch::Sender::new(0), held: watch::Sender::new(false) }
+    }
 }
 
 impl Drop for TestKeeper {
@@ -61,6 +75,24 @@ impl TestKeeper {
 
     pub fn has(&self, path: &StorePath) -> bool {
         self.state().paths.contains_key(path)
+    }
+
+    /// Lets no collection end from now on.
+    pub fn hold_collections(&self) {
+        self.collections.held.send_replace(true);
+    }
+
+    pub fn let_collections_end(&self) {
+        self.collections.held.send_replace(false);
+    }
+
+    pub fn collecting(&self) -> usize {
+        *self.collections.going_on.borrow()
+    }
+
+    pub async fn until_collecting(&self, count: usize) {
+        let mut going_on = self.collections.going_on.subscribe();
+        going_on.wait_for(|now| *now == count).await.expect("it is there");
     }
 
     fn not_valid(path: &StorePath) -> StoreError {
@@ -190,6 +222,7 @@ impl Keeper for TestKeeper {
             state: Arc::clone(&self.state),
             view: self.views.fetch_add(1, Ordering::Relaxed) + 1,
             views: Arc::clone(&self.views),
+            collections: Arc::clone(&self.collections),
         }))
     }
 
@@ -345,6 +378,10 @@ impl Keeper for TestKeeper {
     }
 
     async fn collect(&self, collection: Collection) -> Result<Collected, StoreError> {
+        self.collections.going_on.send_modify(|count| *count += 1);
+        let mut held = self.collections.held.subscribe();
+        held.wait_for(|held| !*held).await.expect("it is there");
+        self.collections.going_on.send_modify(|count| *count -= 1);
         let live = self.live();
         let mut state = self.state();
         let dead = state.paths.keys().filter(|path| !live.contains(path)).cloned();

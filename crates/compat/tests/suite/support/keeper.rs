@@ -30,6 +30,8 @@ pub(crate) struct TestKeeper {
     pub(crate) logs: Mutex<BTreeMap<StorePath, Bytes>>,
     pub(crate) collections: Mutex<Vec<Collection>>,
     pub(crate) outcomes: Mutex<BTreeMap<StorePath, Realised>>,
+    /// What was asked for when paths were added.
+    pub(crate) checks: Mutex<Vec<SignatureCheck>>,
     pub(crate) missing: Mutex<MissingPaths>,
     pub(crate) verification: Mutex<Verification>,
 }
@@ -203,9 +205,10 @@ impl Keeper for TestKeeper {
     async fn add_paths(
         &self,
         paths: Box<dyn PathStream>,
-        _: SignatureCheck,
+        check: SignatureCheck,
         _: WhenValid,
     ) -> Result<()> {
+        self.checks.lock().unwrap().push(check);
         self.import(paths).await
     }
 

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use async_trait::async_trait;
 use drover_compat::{
     Captured, CompatError, DaemonRequest, Destination, ExitStatus, Host, HostSettings, Input,
-    Options, Output, Program, ServeAccess, run,
+    Options, Output, Program, ServeAccess, run, run_own,
 };
 use drover_config::{Environment, LocalSystem, NixConf, Settings, StoreReference, User};
 use drover_store::{Keeper, Realiser, Store};
@@ -105,10 +105,21 @@ impl TestHost {
         input: &[u8],
     ) -> Done {
         *self.input.lock().unwrap() = input.to_vec();
-        let status = run(program, arguments, self).await.0;
+        let status = run(program, arguments, self).await;
+        self.done(status)
+    }
+
+    /// Runs one of drover's own words.
+    pub(crate) async fn run_own(&self, arguments: &[&str]) -> Done {
+        let arguments = arguments.iter().map(OsString::from).collect();
+        let status = run_own(arguments, "drover", self).await;
+        self.done(status)
+    }
+
+    fn done(&self, status: ExitStatus) -> Done {
         let out = std::mem::take(&mut *self.out.0.lock().unwrap());
         let err = std::mem::take(&mut *self.err.0.lock().unwrap());
-        Done { status, out, err: String::from_utf8(err).unwrap() }
+        Done { status: status.0, out, err: String::from_utf8(err).unwrap() }
     }
 
     fn choose(&self, address: Option<&StoreReference>) -> Result<Arc<TestKeeper>, CompatError> {

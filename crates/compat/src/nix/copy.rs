@@ -1,0 +1,75 @@
+//! `nix copy`.
+//!
+//! Follows `src/nix/copy.cc` of Nix.
+
+use drover_config::{Scheme, StoreReference};
+use serde_json::json;
+
+use super::request::{CopyRequest, Layout, Selection};
+use super::run::{Session, Stop};
+use crate::copy_closure::{Copy, Reach, Target, infos_to_copy};
+use crate::error::CompatError;
+use crate::nix_store::Rehearsal;
+
+impl Session<'_> {
+    /// Copies paths from one store to another.
+    pub(super) async fn copy(&mut self, request: CopyRequest) -> Result<(), Stop> {
+        let address = |text: Option<String>| -> Result<Option<StoreReference>, CompatError> {
+            let parse = |text: String| text.parse::<StoreReference>();
+            text.map(parse).transpose().map_err(|error| CompatError::usage(error.to_string()))
+        };
+        let (from, to) = (address(request.from)?, address(request.to)?);
+        for address in from.iter().chain(&to) {
+            of_our_kinds(address)?;
+        }
+        let source = self.host.store(from.as_ref(), self.options).await?;
+        let infos = match request.paths {
+            Selection::All => {
+                let keeper = self.host.keeper(from.as_ref(), self.options).await?;
+                let paths = keeper.all_valid().await?.into_iter().collect();
+                infos_to_copy(&*source, paths, Reach::Paths).await?
+            }
+            Selection::Named(arguments, reach) => {
+                let mut paths = Vec::with_capacity(arguments.len());
+                for argument in &arguments {
+                    paths.push(self.follow(&*source, argument)?);
+                }
+                infos_to_copy(&*source, paths, reach).await?
+            }
+        };
+        let target = match to {
+            // that protocol has no way to say whether signatures are to be looked at
+            Some(to) if *to.scheme() == Scheme::Ssh => {
+                Target::Store(self.host.store(Some(&to), self.options).await?)
+            }
+            to => {
+                let keeper = self.host.keeper(to.as_ref(), self.options).await?;
+                Target::Keeper(keeper.session().await?, request.signatures)
+            }
+        };
+        let store_dir = source.store_dir().clone();
+        let copy = Copy { source, infos, substitute: request.substitute };
+        let copied = copy.run(target, Rehearsal::No, &mut self.console).await?;
+        if request.layout != Layout::Text {
+            let paths: Vec<String> = copied.iter().map(|path| store_dir.display(path)).collect();
+            self.tell(request.layout, json!({ "copied": paths })).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Refuses the kinds of stores that only the real one knows, binary caches above all.
+fn of_our_kinds(address: &StoreReference) -> Result<(), Stop> {
+    match address.scheme() {
+        Scheme::Auto
+        | Scheme::Daemon
+        | Scheme::Local
+        | Scheme::Unix
+        | Scheme::Ssh
+        | Scheme::SshNg => Ok(()),
+        _ => {
+            let message = format!("store '{address}' is of a kind that is not known here");
+            Err(Stop::ForTheReal(CompatError::failed(message)))
+        }
+    }
+}
