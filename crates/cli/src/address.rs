@@ -5,8 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use data_encoding::{BASE64, BASE64_NOPAD};
-use drover_config::{Scheme, StoreReference};
+use drover_config::{HostKey, Scheme, StoreReference};
 use drover_store_remote::{Address, AddressError, Compression, Program, SshTarget};
 
 /// Returns where a store is; `daemon_socket` is where the daemon of this machine listens.
@@ -116,16 +115,8 @@ fn host_key(store: &StoreReference) -> Result<Option<String>, AddressError> {
     let Some(value) = store.param(name).filter(|value| !value.is_empty()) else {
         return Ok(None);
     };
-    let decoded =
-        BASE64.decode(value.as_bytes()).or_else(|_| BASE64_NOPAD.decode(value.as_bytes()));
-    let line = decoded.ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    // a line of its own in a known_hosts file, and nothing else
-    let line = line.map(|line| line.trim().to_owned()).filter(|line| {
-        let mut fields = line.split(' ');
-        fields.next().is_some_and(|kind| !kind.is_empty())
-            && fields.next().is_some_and(|key| key.starts_with("AAAA"))
-            && !line.contains(char::is_control)
-    });
+    let key = HostKey::from_base64(value);
+    let line = key.as_ref().and_then(HostKey::line).map(str::to_owned);
     line.map(Some).ok_or_else(|| bad_parameter(store, name, value))
 }
 

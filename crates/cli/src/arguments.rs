@@ -39,7 +39,7 @@ pub(crate) enum Command {
     /// Copy paths with all that they refer to, as nix copy does
     #[command(disable_help_flag = true)]
     Copy {
-        /// --from URI, --to URI, PATH...
+        /// --from URI, --to URI, --no-check-sigs, --json, PATH...
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -53,7 +53,7 @@ pub(crate) enum Command {
     /// Delete what nothing needs, as nix store gc does
     #[command(disable_help_flag = true)]
     Gc {
-        /// --dry-run, --max N
+        /// --dry-run, --max N, --json
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -77,7 +77,9 @@ pub(crate) enum StoreCommand {
     /// Say whether a store can be reached, and who is there
     #[command(visible_alias = "info")]
     Ping(PingArguments),
-    /// gc, verify, sign, delete, optimise: as nix store does
+    /// gc, verify, sign, delete, optimise: as nix store does, with --json; add, add-fixed, query,
+    /// dump, restore, export, import, realise, roots, live, dead, log, check, dump-db, load-db: as
+    /// nix-store does
     #[command(external_subcommand)]
     Other(Vec<OsString>),
 }
@@ -288,6 +290,9 @@ pub(crate) struct ShowArguments {
     /// Show all that they depend on, too
     #[arg(short, long)]
     pub(crate) recursive: bool,
+    /// Print what a machine must have to build them instead: path, system, features
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) features: bool,
     /// The Nix whose form is printed
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: ShowFormatArgument,

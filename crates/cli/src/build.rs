@@ -2,28 +2,28 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use drover_fleet::{
-    BuildError, CopyBack, DryRun, Fleet, FleetOptions, Graph, MachineSpec, Report, Target,
+    BuildError, CopyBack, DryRun, Fallback, Fleet, FleetOptions, Graph, Report, Target,
 };
 use drover_schedule::{Policy, Rounding};
-use drover_store::{Store, Trust};
+use drover_store::{FetchObserver, Keeper, Store, Substitute, Trust};
 use drover_store_remote::Address;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::{BuildArguments, BuildingArguments, PolicyArgument, ResultArguments};
-use crate::builders::{machines, substitute};
+use crate::builders::{MachineList, machines, substitute};
 use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::evaluate::{Evaluator, common_arguments};
 use crate::exit::{ExitStatus, Interrupted};
 use crate::local_store::LocalStore;
 use crate::own_store;
-use crate::progress::{GraphNames, Progress, Screen};
-use crate::signals::cancel_on_signals;
+use crate::progress::{FetchFollower, GraphNames, Progress, Screen};
+use crate::signals::Signals;
 use crate::terminal::Terminal;
 use crate::{failures, json, out_link, summary, units, wanted};
 
@@ -35,27 +35,44 @@ pub(crate) async fn build(
     arguments: BuildArguments,
     terminal: &Terminal,
 ) -> anyhow::Result<ExitStatus> {
-    let mut overrides = arguments.settings.overrides();
-    overrides.extend(arguments.building.overrides());
+    let signals = Signals::watch().context("cannot wait for signals")?;
+    tokio::select! {
+        outcome = build_until(&signals.first, arguments, terminal) => outcome,
+        // folders, programs and connections go with what is dropped here
+        () = signals.second.cancelled() => Err(Interrupted.into()),
+    }
+}
+
+async fn build_until(
+    cancel: &CancellationToken,
+    arguments: BuildArguments,
+    terminal: &Terminal,
+) -> anyhow::Result<ExitStatus> {
+    let overrides = [arguments.settings.overrides(), arguments.building.overrides()].concat();
     let configuration = Configuration::load(&overrides, terminal)?;
     let local = LocalStore::choose(&configuration)?;
-    local.require_program(&configuration.host)?;
     let connector = Connector::new(&configuration)?;
     let machines = machines(&configuration, &connector, &local, terminal)?;
-    let cancel = CancellationToken::new();
-    let _signals = cancel_on_signals(cancel.clone()).context("cannot wait for signals")?;
-
-    let store: Arc<dyn Store> = match own_store::for_building(&configuration)? {
-        Some(store) => Arc::new(store),
-        None => Arc::new(connector.open_local(&local, &configuration.local_settings())),
+    let own = own_store::for_building(&configuration, &local, terminal)?;
+    let substitute = match &own {
+        // drover asks no substituters itself
+        Some(_) => Substitute::No,
+        None => substitute(&configuration.settings),
     };
+    let fetches = Arc::new(FetchFollower::default());
+    let keeper: Arc<dyn Keeper> = match own {
+        Some(store) => Arc::new(store),
+        None => through_daemon(&configuration, &connector, &local, &fetches)?,
+    };
+    let store: Arc<dyn Store> = keeper.clone();
     let importing = import_flags(&arguments.building, &local, &*store);
-    let importing = unless_cancelled(&cancel, importing).await??;
+    let importing = unless_cancelled(cancel, importing).await??;
     // the roots of what is evaluated live as long as this
     let roots = tempfile::tempdir().context("cannot make a temporary folder")?;
     let evaluator = Evaluator {
         source: &arguments.source,
         local: &local,
+        store: &*store,
         common: common_arguments(&arguments.settings, &importing, &local, terminal),
         roots: roots.path(),
     };
@@ -66,25 +83,54 @@ pub(crate) async fn build(
         let graph = Graph::read(&*store, &derivations).await?;
         anyhow::Ok((targets, Arc::new(graph)))
     };
-    let (targets, graph) = unless_cancelled(&cancel, prepare).await??;
-    let options = options(&arguments, &configuration);
-    let run = Run { store, machines, options, graph, targets, terminal };
+    let (targets, graph) = unless_cancelled(cancel, prepare).await??;
+    let options = options(&arguments, &configuration, substitute);
+    let run = Run { store, keeper, fetches, machines, options, graph, targets, terminal };
     if arguments.building.dry_run {
-        return run.dry_run(&arguments.results, &cancel).await;
+        return run.dry_run(&arguments.results, cancel).await;
     }
-    let report = run.build(cancel).await?;
-    // a link to a path on another machine would lead nowhere
-    let is_here = !matches!(local.address, Address::Ssh(..));
-    let link = (is_here && !arguments.results.no_link)
-        .then(|| current_dir.join(&arguments.results.out_link));
+    let report = run.build(cancel.clone()).await?;
+    let link = wanted_link(&arguments.results, &local, current_dir);
     run.conclude(&report, &arguments.results, link.as_deref()).await
 }
 
-fn options(arguments: &BuildArguments, configuration: &Configuration) -> FleetOptions {
+/// Opens the local store by way of its daemon, and has `fetches` follow what that fetches.
+fn through_daemon(
+    configuration: &Configuration,
+    connector: &Connector,
+    local: &LocalStore,
+    fetches: &Arc<FetchFollower>,
+) -> anyhow::Result<Arc<dyn Keeper>> {
+    local.require_program(&configuration.host)?;
+    let store = connector.open_local(local, &configuration.local_settings());
+    let follower = Arc::clone(fetches) as Arc<dyn FetchObserver>;
+    Ok(Arc::new(store.with_fetches(follower)))
+}
+
+/// Returns the link that shall lead to what was built, if one shall.
+fn wanted_link(
+    arguments: &ResultArguments,
+    local: &LocalStore,
+    current_dir: &Path,
+) -> Option<PathBuf> {
+    // a link to a path on another machine would lead nowhere
+    let is_here = !matches!(local.address, Address::Ssh(..));
+    (is_here && !arguments.no_link).then(|| current_dir.join(&arguments.out_link))
+}
+
+fn options(
+    arguments: &BuildArguments,
+    configuration: &Configuration,
+    substitute: Substitute,
+) -> FleetOptions {
     let settings = &configuration.settings;
     FleetOptions {
         keep_going: settings.keep_going,
-        substitute: substitute(settings),
+        substitute,
+        fallback: match settings.fallback {
+            true => Fallback::Build,
+            false => Fallback::Fail,
+        },
         copy_back: match arguments.building.copy_all_outputs {
             true => CopyBack::Everything,
             false => CopyBack::Wanted,
@@ -129,7 +175,9 @@ async fn unless_cancelled<T>(
 /// Everything that a run needs.
 struct Run<'a> {
     store: Arc<dyn Store>,
-    machines: Vec<MachineSpec>,
+    keeper: Arc<dyn Keeper>,
+    fetches: Arc<FetchFollower>,
+    machines: MachineList,
     options: FleetOptions,
     graph: Arc<Graph>,
     targets: Vec<Target>,
@@ -139,9 +187,9 @@ struct Run<'a> {
 impl Run<'_> {
     /// Builds, and shows progress meanwhile.
     async fn build(&self, cancel: CancellationToken) -> anyhow::Result<Report> {
-        let slots = self.machines.iter().map(|machine| {
+        let slots = self.machines.machines.iter().map(|machine| {
             let description = &machine.description;
-            (description.name.clone(), description.slots)
+            (description.name.clone(), description.all_slots())
         });
         let names = Box::new(GraphNames {
             graph: Arc::clone(&self.graph),
@@ -150,13 +198,14 @@ impl Run<'_> {
         let screen = Screen::start(Progress::new(slots), names, self.terminal)
             .context("cannot start to show progress")?;
         let screen = Arc::new(screen);
+        let _shown = Shown(Arc::clone(&screen));
+        self.fetches.show_on(&screen);
         let fleet = self.fleet(Arc::clone(&screen) as Arc<dyn drover_fleet::Observer>);
         let building = fleet.build(Arc::clone(&self.graph), self.targets.clone(), cancel.clone());
         let outcome = tokio::select! {
             outcome = building => outcome,
             never = say_when_cancelled(&cancel, &screen) => match never {},
         };
-        screen.finish();
         match outcome {
             Ok(report) => Ok(report),
             Err(BuildError::Cancelled) => Err(Interrupted.into()),
@@ -166,7 +215,8 @@ impl Run<'_> {
 
     fn fleet(&self, observer: Arc<dyn drover_fleet::Observer>) -> Fleet {
         let store = Arc::clone(&self.store);
-        Fleet::new(store, self.machines.clone(), self.options.clone(), observer)
+        Fleet::new(store, self.machines.machines.clone(), self.options.clone(), observer)
+            .with_ledger(Arc::clone(&self.keeper))
     }
 
     /// Says what would be done.
@@ -208,7 +258,7 @@ impl Run<'_> {
             self.terminal.info(&line);
         }
         for failure in &report.failures {
-            if let Some(text) = failures::explain(failure, store_dir) {
+            if let Some(text) = failures::explain(failure, store_dir, &self.machines.absent) {
                 self.terminal.error(&text);
             }
         }
@@ -230,6 +280,15 @@ impl Run<'_> {
             }
         }
         Ok(ExitStatus::SUCCESS)
+    }
+}
+
+/// Ends what is shown, also where the run is given up.
+struct Shown(Arc<Screen>);
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.0.finish();
     }
 }
 

@@ -5,18 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use drover_config::{Machine as MachineLine, Scheme, Settings, lint, parse_machines};
+use drover_config::{
+    Builders, Machine as MachineLine, Origin, Scheme, Settings, lint, parse_machines,
+};
+use drover_core::StoreDir;
 use drover_fleet::{MachineSpec, Site};
-use drover_schedule::{Bandwidth, Machine, MachineKind};
-use drover_store::Substitute;
-use drover_store_remote::{Address, Program};
+use drover_schedule::{Bandwidth, Machine, MachineKind, Terms};
+use drover_store::{BuildSettings, Substitute};
+use drover_store_remote::{Address, AddressError, Program};
 
 use crate::address::{address, store_argument};
 use crate::configuration::{Configuration, tell};
 use crate::connector::Connector;
 use crate::host::{self, FileSystem};
-use crate::local_store::LocalStore;
+use crate::local_store::{LocalStore, StockDaemon};
 use crate::terminal::Terminal;
 
 /// What the machine is called that drover runs on.
@@ -26,31 +28,67 @@ pub(crate) const LOCAL: &str = "local";
 const ROUND_TRIP: Duration = Duration::from_millis(2);
 const BANDWIDTH: Bandwidth = Bandwidth(50_000_000);
 
-/// Returns all machines that builds can go to: those of `builders`, and this one unless `max-jobs`
-/// is 0.
+/// Where builds can go.
+pub(crate) struct MachineList {
+    /// The machines: those of `builders`, and this one unless `max-jobs` is 0.
+    pub(crate) machines: Vec<MachineSpec>,
+    /// Why there are not more: lines that are wrong, files that don't exist.
+    pub(crate) absent: Vec<String>,
+}
+
+/// Which machines are meant, and what they are told with each build.
+pub(crate) struct List<'a> {
+    /// What stands in the place of `builders`, where a client brought it.
+    pub(crate) given: Option<&'a str>,
+    pub(crate) settings: BuildSettings,
+}
+
+/// Returns where builds can go. What is wrong in a machines file costs that machine, and is warned
+/// of. On this machine Nix's daemon builds; where there is none, nothing does.
 ///
 /// # Errors
 ///
-/// A line that is wrong, as in Nix; nothing was connected to.
+/// What is wrong in the value of `builders` itself; nothing was connected to.
 pub(crate) fn machines(
     configuration: &Configuration,
     connector: &Connector,
     local: &LocalStore,
     terminal: &Terminal,
-) -> anyhow::Result<Vec<MachineSpec>> {
-    let Configuration { conf, settings, .. } = configuration;
-    let origin = conf.origin("builders");
-    let read = parse_machines(&settings.builders, origin, &settings.system, &FileSystem)?;
-    tell(&read.notes, terminal);
-    tell(&lint(&read.machines), terminal);
+) -> anyhow::Result<MachineList> {
+    let list = List { given: None, settings: configuration.build_settings() };
+    let mut found = other_machines(configuration, list, connector, local, terminal)?;
+    let Some(this) = local_machine(configuration, connector, local) else { return Ok(found) };
+    if local.stock_daemon(&configuration.host) == StockDaemon::Present {
+        found.machines.insert(0, this);
+        return Ok(found);
+    }
+    let text = "this machine builds nothing: drover has no builder for it yet, and there is no \
+                nix-daemon that could";
+    match found.machines.is_empty() {
+        true => terminal.warn(text),
+        false => terminal.detail(text),
+    }
+    Ok(found)
+}
+
+/// Returns the machines of a list.
+///
+/// # Errors
+///
+/// What is wrong in the value of `builders` itself; nothing was connected to.
+pub(crate) fn other_machines(
+    configuration: &Configuration,
+    list: List<'_>,
+    connector: &Connector,
+    local: &LocalStore,
+    terminal: &Terminal,
+) -> anyhow::Result<MachineList> {
     let daemon_socket = configuration.host.daemon_socket();
-    let mut names = Names::of(&read.machines);
-    let mut machines: Vec<MachineSpec> =
-        local_machine(configuration, connector, local).into_iter().collect();
-    for line in &read.machines {
-        let wrong = || format!("{}: this machine can't be used", line.origin);
-        let written = address(&line.store_uri, &daemon_socket).with_context(wrong)?;
-        if is_own_store(&written, line, local, &daemon_socket) {
+    let Lines { usable, absent } =
+        usable_lines(configuration, list.given, &daemon_socket, terminal)?;
+    let mut hosts = Vec::new();
+    for (line, written) in &usable {
+        if is_own_store(written, line, local, &daemon_socket) {
             terminal.warn(&format!(
                 "{}: '{}' is this machine's own store and is left out; how many builds run here \
                  is set by max-jobs",
@@ -59,13 +97,143 @@ pub(crate) fn machines(
             ));
             continue;
         }
-        let address = match line.store_uri.scheme().is_ssh() {
-            true => address(&line.store_uri_with_params(), &daemon_socket).with_context(wrong)?,
-            false => written,
-        };
-        machines.push(remote_machine(names.take(line), line, address, configuration, connector));
+        tell_of_key(line, terminal);
+        let address = whole_address(line, &daemon_socket)?;
+        join(&mut hosts, line, address);
     }
-    Ok(machines)
+    let mut names = Names::of(hosts.iter().map(|host| host.line));
+    let substitute = match configuration.settings.builders_use_substitutes {
+        true => Substitute::Yes,
+        false => Substitute::No,
+    };
+    let remote = hosts.into_iter().map(|host| {
+        let opening = Opening {
+            address: host.address.clone(),
+            store_dir: configuration.store_dir.clone(),
+            settings: list.settings.clone(),
+            connector: connector.clone(),
+        };
+        remote_machine(names.take(host.line), host, opening, substitute)
+    });
+    let machines = remote.collect();
+    Ok(MachineList { machines, absent })
+}
+
+/// A machine, with the first of its lines and what the others say.
+struct HostLines<'a> {
+    line: &'a MachineLine,
+    address: Address,
+    other_terms: Vec<Terms>,
+}
+
+/// Adds a line. One with the same URI as another is for the same machine, whose slots they share, as
+/// in Nix; with another key it has a connection of its own.
+fn join<'a>(hosts: &mut Vec<HostLines<'a>>, line: &'a MachineLine, address: Address) {
+    let is_it = |host: &&mut HostLines<'_>| {
+        host.line.store_uri == line.store_uri && host.address == address
+    };
+    match hosts.iter_mut().find(is_it) {
+        Some(host) => host.other_terms.push(terms(line)),
+        None => hosts.push(HostLines { line, address, other_terms: Vec::new() }),
+    }
+}
+
+fn terms(line: &MachineLine) -> Terms {
+    Terms {
+        systems: line.systems.clone(),
+        slots: line.max_jobs,
+        speed_factor: f64::from(line.speed_factor.get()),
+        supported_features: line.supported_features.clone(),
+        mandatory_features: line.mandatory_features.clone(),
+    }
+}
+
+/// The lines of machines that can be used, each with where its store is, and why others can't.
+struct Lines {
+    usable: Vec<(MachineLine, Address)>,
+    absent: Vec<String>,
+}
+
+/// Reads the lines, and warns of what is strange about them.
+fn usable_lines(
+    configuration: &Configuration,
+    given: Option<&str>,
+    daemon_socket: &Path,
+    terminal: &Terminal,
+) -> anyhow::Result<Lines> {
+    let Configuration { conf, settings, host, .. } = configuration;
+    let of_client = Origin::CommandLine { flag: "--builders".into() };
+    let (text, origin) = match given {
+        Some(text) => (text, &of_client),
+        None => (settings.builders.as_str(), conf.origin("builders")),
+    };
+    let builders = Builders {
+        text,
+        origin,
+        default_system: &settings.system,
+        dir: folder_of(origin, &host.environment.current_dir),
+    };
+    let read = parse_machines(&builders, &FileSystem)?;
+    tell(&read.notes, terminal);
+    let mut absent: Vec<String> = read.notes.iter().map(|note| note.text.clone()).collect();
+    let mut leave_out = |error: anyhow::Error| {
+        terminal.warn(&format!("{error:#}; it is left out"));
+        absent.push(format!("{error:#}"));
+    };
+    read.rejected.into_iter().for_each(|error| leave_out(error.into()));
+    let mut usable = Vec::new();
+    for line in read.machines {
+        let address = address(&line.store_uri, daemon_socket)
+            .and_then(|written| whole_address(&line, daemon_socket).map(|_| written));
+        match address {
+            Ok(address) => usable.push((line, address)),
+            Err(error) => {
+                let what = format!("{}: this machine can't be used", line.origin);
+                let error = anyhow::Error::from(error).context(what);
+                if line.origin == *origin {
+                    return Err(error);
+                }
+                leave_out(error);
+            }
+        }
+    }
+    let lines: Vec<MachineLine> = usable.iter().map(|(line, _)| line.clone()).collect();
+    tell(&lint(&lines), terminal);
+    Ok(Lines { usable, absent })
+}
+
+/// Returns the folder that `@FILE` starts from.
+fn folder_of<'a>(origin: &Origin, current_dir: &'a Path) -> &'a Path {
+    match origin {
+        // whoever typed it means the folder that he is in
+        Origin::CommandLine { .. } | Origin::Environment { .. } => current_dir,
+        _ => Path::new("/"),
+    }
+}
+
+/// Returns where a machine is, with what its other columns say of the way there.
+fn whole_address(line: &MachineLine, daemon_socket: &Path) -> Result<Address, AddressError> {
+    match line.store_uri.scheme().is_ssh() {
+        true => address(&line.store_uri_with_params(), daemon_socket),
+        false => address(&line.store_uri, daemon_socket),
+    }
+}
+
+/// Warns of a private key that isn't there: `ssh` only mutters, and tries others.
+fn tell_of_key(line: &MachineLine, terminal: &Terminal) {
+    let Some(key) = line.ssh_key.as_deref().filter(|_| line.store_uri.scheme().is_ssh()) else {
+        return;
+    };
+    // ssh replaces these by what they stand for
+    let is_plain = key.to_str().is_some_and(|text| !text.starts_with('~') && !text.contains('%'));
+    if let (true, Err(error)) = (is_plain, std::fs::File::open(key)) {
+        terminal.warn(&format!(
+            "{}: SSH key '{}' can't be read ({error}); ssh goes on with the keys that it finds \
+             by itself",
+            line.origin,
+            key.display()
+        ));
+    }
 }
 
 /// Returns this machine, if it builds.
@@ -94,18 +262,26 @@ fn local_machine(
             mandatory_features: Default::default(),
             round_trip: Duration::ZERO,
             bandwidth: Bandwidth(0),
+            other_terms: Vec::new(),
         },
         substitute: substitute(settings),
         open: Arc::new(move || Arc::new(connector.open_local(&local, &build_settings))),
     })
 }
 
+/// How a machine is reached.
+struct Opening {
+    address: Address,
+    store_dir: StoreDir,
+    settings: BuildSettings,
+    connector: Connector,
+}
+
 fn remote_machine(
     name: String,
-    line: &MachineLine,
-    address: Address,
-    configuration: &Configuration,
-    connector: &Connector,
+    HostLines { line, other_terms, .. }: HostLines<'_>,
+    opening: Opening,
+    substitute: Substitute,
 ) -> MachineSpec {
     let description = Machine {
         name: name.clone(),
@@ -117,16 +293,11 @@ fn remote_machine(
         mandatory_features: line.mandatory_features.clone(),
         round_trip: ROUND_TRIP,
         bandwidth: BANDWIDTH,
+        other_terms,
     };
-    let connector = connector.clone();
-    let store_dir = configuration.store_dir.clone();
-    let build_settings = configuration.build_settings();
+    let Opening { address, store_dir, settings, connector } = opening;
     let open = move || -> Arc<dyn Site> {
-        Arc::new(connector.open(&name, &store_dir, &address, &build_settings))
-    };
-    let substitute = match configuration.settings.builders_use_substitutes {
-        true => Substitute::Yes,
-        false => Substitute::No,
+        Arc::new(connector.open(&name, &store_dir, &address, &settings))
     };
     MachineSpec { description, substitute, open: Arc::new(open) }
 }
@@ -179,7 +350,7 @@ struct Names {
 }
 
 impl Names {
-    fn of(lines: &[MachineLine]) -> Names {
+    fn of<'a>(lines: impl IntoIterator<Item = &'a MachineLine>) -> Names {
         let mut hosts = BTreeMap::new();
         for line in lines {
             *hosts.entry(short_name(line)).or_default() += 1;
@@ -215,26 +386,63 @@ mod tests {
     use std::collections::BTreeMap;
     use std::path::PathBuf;
 
-    use drover_config::Origin;
-    use drover_core::StoreDir;
     use rstest::rstest;
 
     use super::*;
 
     fn lines(text: &str) -> Vec<MachineLine> {
         let files = BTreeMap::<PathBuf, String>::new();
-        parse_machines(text, &Origin::Default, "x86_64-linux", &files).unwrap().machines
+        let builders = Builders {
+            text,
+            origin: &Origin::Default,
+            default_system: "x86_64-linux",
+            dir: Path::new("/"),
+        };
+        parse_machines(&builders, &files).unwrap().machines
     }
 
     #[test]
     fn names_are_short_but_unique() {
         let lines = lines("b1; u@b2:22; ssh-ng://b1; ssh://b3; ssh://b4; ssh://b4");
-        let mut names = Names::of(&lines);
+        let mut names = Names::of(lines.iter());
         let names: Vec<String> = lines.iter().map(|line| names.take(line)).collect();
         assert_eq!(
             names,
             ["ssh://b1", "u@b2:22", "ssh-ng://b1", "b3", "ssh://b4", "ssh://b4 (line 2)"]
         );
+    }
+
+    #[test]
+    fn lines_with_one_uri_are_one_machine() {
+        let lines = lines(
+            "h x86_64-linux - 4; ssh://h aarch64-linux - 2 1 kvm; ssh-ng://h x86_64-linux; \
+             ssh://u@h x86_64-linux; h i686-linux /key 1",
+        );
+        let mut hosts = Vec::new();
+        for line in &lines {
+            let uri = line.store_uri_with_params();
+            join(&mut hosts, line, address(&uri, Path::new("/socket")).unwrap());
+        }
+        let told: Vec<(String, Vec<u32>)> = hosts
+            .iter()
+            .map(|host| {
+                let slots = host.other_terms.iter().map(|terms| terms.slots).collect();
+                (store_argument(&host.line.store_uri), slots)
+            })
+            .collect();
+        let alone = |uri: &str| (uri.to_owned(), Vec::new());
+        assert_eq!(
+            told,
+            [
+                ("ssh://h".to_owned(), vec![2]),
+                alone("ssh-ng://h"),
+                alone("ssh://u@h"),
+                alone("ssh://h"),
+            ]
+        );
+        let [arm] = hosts[0].other_terms.as_slice() else { panic!("one more line") };
+        assert_eq!(arm.systems, ["aarch64-linux".to_owned()].into());
+        assert_eq!(arm.supported_features, ["kvm".to_owned()].into());
     }
 
     #[rstest]

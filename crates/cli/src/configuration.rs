@@ -65,12 +65,19 @@ impl Configuration {
         }
     }
 
-    /// Returns the settings that go to the local store, as from a stock client: what this user has
-    /// set comes with them. A daemon must not distribute what drover has given it to build.
+    /// Returns the settings that go to the local store where drover spreads the builds itself: a
+    /// daemon must not distribute what drover has given it to build.
     pub(crate) fn local_settings(&self) -> BuildSettings {
+        let mut settings = self.client_settings();
+        settings.overrides.insert("builders".to_owned(), String::new());
+        settings
+    }
+
+    /// Returns the settings that go to a daemon, as from a stock client: what this user has set
+    /// comes with them.
+    pub(crate) fn client_settings(&self) -> BuildSettings {
         /// What means something to clients only, or travels otherwise.
-        const OWN: [&str; 10] = [
-            "builders",
+        const OWN: [&str; 9] = [
             "cores",
             "experimental-features",
             "keep-failed",
@@ -91,7 +98,6 @@ impl Configuration {
                 overrides.insert(name, setting.text());
             }
         }
-        overrides.insert("builders".to_owned(), String::new());
         BuildSettings { cores: Some(self.settings.cores), overrides, ..self.build_settings() }
     }
 }

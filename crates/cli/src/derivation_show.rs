@@ -42,6 +42,7 @@ pub(crate) async fn show(
         let evaluator = Evaluator {
             source: &source,
             local: &local,
+            store: &store,
             common: common_arguments(&arguments.settings, &[], &local, terminal),
             roots: roots.path(),
         };
@@ -54,6 +55,12 @@ pub(crate) async fn show(
             true => read_closure(&store, &paths).await?,
             false => read(&store, &paths).await?,
         });
+    }
+    if arguments.features {
+        for (path, derivation) in &derivations {
+            terminal.print(&requirement(&local.store_dir, path, derivation)?)?;
+        }
+        return Ok(ExitStatus::SUCCESS);
     }
     tell_features(&derivations, terminal)?;
     let shown = derivations.iter().map(|(path, derivation)| (path, derivation));
@@ -140,18 +147,33 @@ async fn read_closure(
     Ok(graph.iter().map(|(_, node)| (node.path.clone(), (*node.derivation).clone())).collect())
 }
 
-/// Says which features of a machine are required, for those who want to know more.
+/// Returns what a machine must have, as the second and sixth column of its line would say it.
+fn requirement(
+    store_dir: &StoreDir,
+    path: &StorePath,
+    derivation: &Derivation,
+) -> anyhow::Result<String> {
+    let features: Vec<String> = derivation.required_system_features()?.into_iter().collect();
+    let features = match features.is_empty() {
+        true => "-".to_owned(),
+        false => features.join(","),
+    };
+    Ok(format!("{} {} {features}", store_dir.display(path), derivation.system))
+}
+
+/// Says which features a machine must have beside what the JSON says; that none are needed is for
+/// those who want to know more.
 fn tell_features(
     derivations: &[(StorePath, Derivation)],
     terminal: &Terminal,
 ) -> anyhow::Result<()> {
     for (path, derivation) in derivations {
         let features: Vec<String> = derivation.required_system_features()?.into_iter().collect();
-        let features = match features.is_empty() {
-            true => "no features".to_owned(),
-            false => features.join(", "),
-        };
-        terminal.detail(&format!("{path} requires {} with {features}", derivation.system));
+        let requires = format!("{path} requires {} with", derivation.system);
+        match features.is_empty() {
+            true => terminal.detail(&format!("{requires} no features")),
+            false => terminal.info(&format!("{requires} {}", features.join(", "))),
+        }
     }
     Ok(())
 }

@@ -9,8 +9,10 @@ use std::process::Stdio;
 use anyhow::{Context as _, anyhow, bail};
 use drover_core::{OutputName, StorePath};
 use drover_fleet::Target;
+use drover_store::{Store, Substitute};
 use serde::Deserialize;
-use tokio::process::Command;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
 
 use crate::arguments::{SettingArguments, SourceArguments, pairs};
 use crate::installable::{Attribute, Outputs};
@@ -23,6 +25,8 @@ pub(crate) struct Evaluator<'a> {
     pub(crate) source: &'a SourceArguments,
     /// The store that derivations go to.
     pub(crate) local: &'a LocalStore,
+    /// The same, opened: it keeps what has no link from the garbage collector.
+    pub(crate) store: &'a dyn Store,
     /// Arguments for any evaluator: settings and the form of messages.
     pub(crate) common: Vec<String>,
     /// A folder for links that keep derivations from the garbage collector for as long as it is
@@ -30,10 +34,19 @@ pub(crate) struct Evaluator<'a> {
     pub(crate) roots: &'a Path,
 }
 
-/// What a flake's output says of itself. The fallback is for sets without `meta`.
-const DESCRIBE: &str = "d: { drvPath = d.drvPath; \
+/// What a flake's output says of itself, and 128 KiB of nothing. The fallback is for sets without
+/// `meta`.
+///
+/// The derivation has no root but the temporary one that goes with the evaluator. A pipe holds 64 KiB,
+/// so the evaluator can't end before somebody has read the derivation's path and more, and by then it
+/// is held here, too.
+const DESCRIBE: &str = "d: [ { drvPath = d.drvPath; \
     outputs = if d.outputSpecified or false then [ d.outputName ] else d.meta.outputsToInstall or [ ]; \
-    fallback = d.outputName or \"out\"; }";
+    fallback = d.outputName or \"out\"; } \
+    (builtins.concatStringsSep \"\" (builtins.genList (_: \"................................\") 4096)) ]";
+
+/// Bytes that the description itself may have.
+const MAX_DESCRIPTION: usize = 1024 * 1024;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -117,10 +130,23 @@ impl Evaluator<'_> {
             command.arg("--impure");
         }
         command.args(["--json", "--apply", DESCRIBE]).arg(not_a_flag(reference));
-        let printed = run(command, "nix", &format!("'{reference}'")).await?;
-        let described: Described = serde_json::from_str(&printed)
-            .with_context(|| format!("'nix eval' said something unexpected of '{reference}'"))?;
-        let derivation = self.store_path(Path::new(&described.drv_path))?;
+        let what = format!("'{reference}'");
+        let mut child = start(command, "nix", &what)?;
+        let unexpected = || format!("'nix eval' said something unexpected of {what}");
+        let mut printed = child.stdout.take().with_context(unexpected)?;
+        let described = read_described(&mut printed).await.with_context(unexpected);
+        let held = match &described {
+            Ok(described) => {
+                let derivation = self.store_path(Path::new(&described.drv_path))?;
+                self.store.hold_valid(&[derivation.clone()].into(), Substitute::No).await?;
+                Some(derivation)
+            }
+            Err(_) => None,
+        };
+        // now it may end
+        tokio::io::copy(&mut printed, &mut tokio::io::sink()).await.with_context(unexpected)?;
+        finish(child, "nix", &what).await?;
+        let (described, derivation) = (described?, held.with_context(unexpected)?);
         let names = match described.outputs.is_empty() {
             true => vec![described.fallback],
             false => described.outputs,
@@ -194,11 +220,37 @@ fn not_a_flag(argument: &str) -> String {
     }
 }
 
-/// Runs an evaluator, whose messages go to the user directly, and returns what it printed.
-async fn run(mut command: Command, program: &str, what: &str) -> anyhow::Result<String> {
+/// Reads what `DESCRIBE` gives, as far as that matters.
+async fn read_described(from: &mut (impl AsyncRead + Unpin)) -> anyhow::Result<Described> {
+    let mut bytes = Vec::new();
+    while bytes.len() < MAX_DESCRIPTION && from.read_buf(&mut bytes).await? > 0 {
+        let Some(first) = bytes.strip_prefix(b"[") else { continue };
+        let mut values = serde_json::Deserializer::from_slice(first).into_iter();
+        match values.next() {
+            None => {}
+            Some(Err(error)) if error.is_eof() => {}
+            Some(described) => return Ok(described?),
+        }
+    }
+    bail!("it is not what was asked for")
+}
+
+/// Runs an evaluator to its end, and returns what it printed.
+async fn run(command: Command, program: &str, what: &str) -> anyhow::Result<String> {
+    let child = start(command, program, what)?;
+    let printed = finish(child, program, what).await?;
+    String::from_utf8(printed).with_context(|| format!("'{program}' printed no UTF-8"))
+}
+
+/// Starts an evaluator, whose messages go to the user directly.
+fn start(mut command: Command, program: &str, what: &str) -> anyhow::Result<Child> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     command.kill_on_drop(true);
-    let child = command.spawn().map_err(|error| cannot_run(program, what, error))?;
+    command.spawn().map_err(|error| cannot_run(program, what, error))
+}
+
+/// Waits for the end of an evaluator, and returns what it printed that nobody has read.
+async fn finish(child: Child, program: &str, what: &str) -> anyhow::Result<Vec<u8>> {
     let output = child
         .wait_with_output()
         .await
@@ -206,7 +258,7 @@ async fn run(mut command: Command, program: &str, what: &str) -> anyhow::Result<
     if !output.status.success() {
         bail!("'{program}' could not evaluate {what} ({})", output.status);
     }
-    String::from_utf8(output.stdout).with_context(|| format!("'{program}' printed no UTF-8"))
+    Ok(output.stdout)
 }
 
 fn cannot_run(program: &str, what: &str, error: io::Error) -> anyhow::Error {
@@ -223,6 +275,7 @@ fn cannot_run(program: &str, what: &str, error: io::Error) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use drover_core::StoreDir;
+    use drover_store::MemoryStore;
     use drover_store_remote::Address;
     use rstest::rstest;
 
@@ -248,8 +301,13 @@ mod tests {
         let link = dir.path().join("drv");
         std::os::unix::fs::symlink(PATH, &link).unwrap();
         let (source, local) = (SourceArguments::default(), local());
-        let evaluator =
-            Evaluator { source: &source, local: &local, common: Vec::new(), roots: dir.path() };
+        let evaluator = Evaluator {
+            source: &source,
+            local: &local,
+            store: &MemoryStore::default(),
+            common: Vec::new(),
+            roots: dir.path(),
+        };
         for line in [PATH, link.to_str().unwrap()] {
             let line = format!("{line}{suffix}");
             let target = evaluator.instantiated(&line, &Outputs::Default).unwrap();

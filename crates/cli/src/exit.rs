@@ -26,11 +26,14 @@ impl ExitStatus {
         const FAMILY: u8 = 0x60;
         const FAILED: u8 = 0x04;
         let bits = kinds.into_iter().map(|kind| match kind {
-            FailureKind::Build => FAILED,
+            FailureKind::Build | FailureKind::LogLimit => FAILED,
             FailureKind::TimedOut => FAILED | 0x01,
             FailureKind::HashMismatch => FAILED | 0x02,
             FailureKind::NotDeterministic => 0x08,
-            FailureKind::Dependency | FailureKind::NoMachine | FailureKind::Cancelled => 0,
+            FailureKind::Dependency
+            | FailureKind::NoMachine
+            | FailureKind::NotFetched
+            | FailureKind::Cancelled => 0,
         });
         match bits.fold(0, |all, bit| all | bit) {
             0 => ExitStatus::GENERAL,
@@ -65,6 +68,7 @@ mod tests {
     #[case::build_and_not_deterministic(&[FailureKind::Build, FailureKind::NotDeterministic], 108)]
     #[case::with_dependents(&[FailureKind::Build, FailureKind::Dependency, FailureKind::Cancelled], 100)]
     #[case::no_machine(&[FailureKind::NoMachine], 1)]
+    #[case::not_fetched(&[FailureKind::NotFetched], 1)]
     #[case::nothing(&[], 1)]
     fn combines_like_nix(#[case] kinds: &[FailureKind], #[case] expected: u8) {
         assert_eq!(ExitStatus::of_failures(kinds.iter().copied()), ExitStatus(expected));

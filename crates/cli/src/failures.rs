@@ -7,8 +7,13 @@ use drover_store_remote::plain_text;
 use crate::builders::LOCAL;
 use crate::units;
 
-/// Returns what to say of a failure; nothing where it is only a consequence.
-pub(crate) fn explain(failure: &JobFailureReport, store_dir: &StoreDir) -> Option<String> {
+/// Returns what to say of a failure; nothing where it is only a consequence. `absent` says why there
+/// were not more machines.
+pub(crate) fn explain(
+    failure: &JobFailureReport,
+    store_dir: &StoreDir,
+    absent: &[String],
+) -> Option<String> {
     let name = failure.derivation.name();
     let name = name.strip_suffix(".drv").unwrap_or(name);
     let place = match failure.machine.as_deref() {
@@ -23,10 +28,16 @@ pub(crate) fn explain(failure: &JobFailureReport, store_dir: &StoreDir) -> Optio
             let mut text = format!("no machine could build {name}");
             let reasons = message.strip_prefix("no machine could build it\n").unwrap_or(&message);
             push_indented(&mut text, reasons);
+            absent.iter().for_each(|reason| push_indented(&mut text, reason));
             if reasons.contains("lacks") {
                 let hint = format!("(what it requires: drover derivation show {path})");
                 push_indented(&mut text, &hint);
             }
+            Some(text)
+        }
+        FailureKind::NotFetched => {
+            let mut text = format!("{name} could not be fetched");
+            push_indented(&mut text, &message);
             Some(text)
         }
         _ => {
@@ -97,7 +108,7 @@ mod tests {
             message: message.to_owned(),
             log_tail: log_tail.iter().map(|&line| line.to_owned()).collect(),
         };
-        explain(&failure, &StoreDir::default())
+        explain(&failure, &StoreDir::default(), &["/m:3: no".to_owned()])
     }
 
     #[test]
@@ -132,9 +143,9 @@ mod tests {
     fn no_machine_has_all_reasons() {
         let reasons = "no machine could build it\nb1: down\nb2: lacks kvm";
         let said = explained(FailureKind::NoMachine, reasons, &[]).unwrap();
-        assert!(
-            said.starts_with("no machine could build a-1\n       b1: down\n       b2: lacks kvm\n")
-        );
+        assert!(said.starts_with(
+            "no machine could build a-1\n       b1: down\n       b2: lacks kvm\n       /m:3: no\n"
+        ));
     }
 
     #[rstest]

@@ -43,6 +43,8 @@ pub(crate) struct Host {
     pub(crate) store_dir: Option<String>,
     /// `NIX_STATE_DIR`, or its default.
     pub(crate) state_dir: PathBuf,
+    /// `NIX_LOG_DIR`, or its default.
+    pub(crate) log_dir: PathBuf,
     /// `NIX_DAEMON_SOCKET_PATH`
     pub(crate) daemon_socket: Option<PathBuf>,
     /// `NIX_SSHOPTS`
@@ -66,6 +68,7 @@ impl Host {
         Host {
             store_dir: set("NIX_STORE_DIR").or_else(|| set("NIX_STORE")),
             state_dir: set("NIX_STATE_DIR").unwrap_or_else(|| "/nix/var/nix".to_owned()).into(),
+            log_dir: set("NIX_LOG_DIR").unwrap_or_else(|| "/nix/var/log/nix".to_owned()).into(),
             daemon_socket: set("NIX_DAEMON_SOCKET_PATH").map(PathBuf::from),
             ssh_options: set("NIX_SSHOPTS").unwrap_or_default(),
             path: lookup("PATH").unwrap_or_default(),
@@ -82,11 +85,14 @@ impl Host {
         }
     }
 
-    /// Returns where a program is, if it is on the `PATH`.
-    pub(crate) fn find_program(&self, name: &str) -> Option<PathBuf> {
-        std::env::split_paths(&self.path)
-            .map(|dir| dir.join(name))
-            .find(|file| file.is_file() && rustix::fs::access(file, Access::EXEC_OK).is_ok())
+    /// Whether a program is on the `PATH` that is not this very one under another name.
+    pub(crate) fn finds_other(&self, name: &str) -> bool {
+        let own = std::env::current_exe().ok().and_then(|file| file.canonicalize().ok());
+        let mut files = std::env::split_paths(&self.path).map(|dir| dir.join(name));
+        let found =
+            files.find(|file| file.is_file() && rustix::fs::access(file, Access::EXEC_OK).is_ok());
+        // the first is the one that would be started
+        found.is_some_and(|file| file.canonicalize().ok() != own)
     }
 
     /// Makes a folder that goes with the process, with a path short enough for sockets.

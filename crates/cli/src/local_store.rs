@@ -1,19 +1,33 @@
 //! Which store is the local one, and how it is reached.
 //!
-//! Drover has no local store of its own yet: it speaks with the daemon that serves it, or starts a
-//! private `nix-daemon --stdio` where there is none and the store is this user's own.
+//! drover opens the store itself where this user may write its files (`own_store`). What is here is
+//! the way of everybody else, and of those who want what only Nix's daemon can do yet, substitute
+//! and build on this machine: the daemon that listens, or else a private `nix-daemon --stdio`.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use drover_config::{Scheme, StoreReference};
 use drover_core::StoreDir;
+use drover_store_local::{Layout, Place};
 use drover_store_remote::{Address, Program};
 use rustix::fs::Access;
 
 use crate::address::{address, store_argument};
 use crate::configuration::Configuration;
 use crate::host::Host;
+use crate::own_store;
+use crate::standing::daemon_of;
+
+/// Whether there is a daemon of Nix for a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StockDaemon {
+    /// One listens, or its program is there to be started.
+    Present,
+    /// Neither.
+    Absent,
+}
 
 /// The local store.
 #[derive(Clone, Debug)]
@@ -40,6 +54,9 @@ impl LocalStore {
     pub(crate) fn choose(configuration: &Configuration) -> anyhow::Result<LocalStore> {
         let Configuration { host, settings, .. } = configuration;
         let store = &settings.store;
+        if let Ok(Place::Own(layout)) = own_store::place(store) {
+            return LocalStore::of_user(layout, host);
+        }
         let store_dir = match store.param("store").filter(|_| !store.scheme().is_ssh()) {
             Some(dir) => dir.parse().with_context(|| format!("store '{store}' can't be used"))?,
             None => configuration.store_dir.clone(),
@@ -60,20 +77,59 @@ impl LocalStore {
         })
     }
 
-    /// Checks that the program is there that serves a store which has no daemon.
+    /// Returns the user's own store, which is made on first use.
+    fn of_user(layout: Layout, host: &Host) -> anyhow::Result<LocalStore> {
+        let root: StoreReference = layout.name.parse()?;
+        Ok(LocalStore {
+            address: address(&root, &host.daemon_socket())?,
+            argument: Some(store_argument(&root)),
+            name: layout.name,
+            store_dir: layout.store_dir,
+            real_dir: Some(layout.real),
+        })
+    }
+
+    /// Says whether there is a daemon of Nix for it. One of drover's own neither substitutes nor
+    /// builds on this machine yet.
+    pub(crate) fn stock_daemon(&self, host: &Host) -> StockDaemon {
+        let is_there = match &self.address {
+            Address::Socket(socket) => {
+                !self.is_kept_by_drover(socket, host) && UnixStream::connect(socket).is_ok()
+            }
+            Address::Local(Program::Worker { command, .. }) => match command.as_slice() {
+                [only] if only == "nix-daemon" => host.finds_other("nix-daemon"),
+                _ => true,
+            },
+            Address::Local(Program::Serve { .. }) | Address::Ssh(..) => true,
+        };
+        match is_there {
+            true => StockDaemon::Present,
+            false => StockDaemon::Absent,
+        }
+    }
+
+    /// Whether the daemon that listens at a socket is drover's own.
+    fn is_kept_by_drover(&self, socket: &Path, host: &Host) -> bool {
+        let beside = self.real_dir.as_ref().and_then(|dir| Some(dir.parent()?.join("var/nix")));
+        let states = beside.into_iter().chain([host.state_dir.clone()]);
+        states.into_iter().any(|state| daemon_of(&state).is_some_and(|found| found == *socket))
+    }
+
+    /// Checks that the program is there that serves a store which has no daemon, and which drover
+    /// can't open itself.
     ///
     /// # Errors
     ///
     /// It isn't; says how to get it.
     pub(crate) fn require_program(&self, host: &Host) -> anyhow::Result<()> {
-        let Address::Local(Program::Worker { command, .. }) = &self.address else { return Ok(()) };
-        if matches!(command.as_slice(), [only] if only == "nix-daemon")
-            && host.find_program("nix-daemon").is_none()
+        if matches!(self.address, Address::Local(_))
+            && self.stock_daemon(host) == StockDaemon::Absent
         {
             bail!(
-                "store '{}' has no daemon, and there is no 'nix-daemon' on the PATH to open it \
-                 with; install Nix (Debian and Ubuntu: apt install nix-bin; elsewhere: \
-                 https://nixos.org/download)",
+                "this user may not write store '{}', and there is neither a daemon for it nor a \
+                 'nix-daemon' on the PATH to open it with; choose a store of your own with --store \
+                 'local?root=DIR', or install Nix (Debian and Ubuntu: apt install nix-bin; \
+                 elsewhere: https://nixos.org/download)",
                 self.name,
             );
         }

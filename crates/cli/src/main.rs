@@ -25,6 +25,7 @@ mod own_store;
 mod progress;
 mod signals;
 mod ssh_options;
+mod standing;
 mod store_ping;
 mod summary;
 mod terminal;
@@ -101,20 +102,14 @@ async fn run(command: Command, terminal: &Terminal) -> anyhow::Result<ExitStatus
             store_ping::ping(arguments, terminal).await
         }
         Command::Store { command: StoreCommand::Other(arguments) } => {
-            Ok(own_words(Program::Nix, &["store"], arguments, terminal).await)
+            Ok(own_words(&["store"], arguments, terminal).await)
         }
         Command::Daemon { arguments } => {
-            Ok(own_words(Program::NixDaemon, &[], arguments, terminal).await)
+            Ok(names::run(Program::NixDaemon, arguments, terminal).await)
         }
-        Command::Copy { arguments } => {
-            Ok(own_words(Program::Nix, &["copy"], arguments, terminal).await)
-        }
-        Command::PathInfo { arguments } => {
-            Ok(own_words(Program::Nix, &["path-info"], arguments, terminal).await)
-        }
-        Command::Gc { arguments } => {
-            Ok(own_words(Program::Nix, &["store", "gc"], arguments, terminal).await)
-        }
+        Command::Copy { arguments } => Ok(own_words(&["copy"], arguments, terminal).await),
+        Command::PathInfo { arguments } => Ok(own_words(&["path-info"], arguments, terminal).await),
+        Command::Gc { arguments } => Ok(own_words(&["store", "gc"], arguments, terminal).await),
         Command::Compat { command: CompatCommand::Install { folder } } => {
             compat_install::install(&folder, terminal)
         }
@@ -125,12 +120,7 @@ async fn run(command: Command, terminal: &Terminal) -> anyhow::Result<ExitStatus
 }
 
 /// Does what a command of Nix does, under drover's own name.
-async fn own_words(
-    program: Program,
-    first: &[&str],
-    rest: Vec<OsString>,
-    terminal: &Terminal,
-) -> ExitStatus {
+async fn own_words(first: &[&str], rest: Vec<OsString>, terminal: &Terminal) -> ExitStatus {
     let arguments = first.iter().map(OsString::from).chain(rest).collect();
-    names::run(program, arguments, terminal).await
+    names::run_own(arguments, terminal).await
 }

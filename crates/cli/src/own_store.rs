@@ -1,19 +1,22 @@
 //! This machine's store, opened from its files and not through a daemon.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use drover_config::{NixConf, Settings, StoreReference};
 use drover_core::TrustedKeys;
 use drover_store::Substitute;
 use drover_store_local::{
-    ContentSync, Layout, LocalOptions, LocalStore, LogForm, Optimise, Place, RequiredSignatures,
-    Surroundings, Symlinks, Uid,
+    Access as LayoutAccess, ContentSync, Layout, LocalOptions, LocalStore, LogForm, Optimise,
+    Place, RequiredSignatures, Surroundings, Symlinks, Uid,
 };
 use rustix::fs::Access;
 
 use crate::builders::substitute;
 use crate::configuration::Configuration;
+use crate::local_store::StockDaemon;
+use crate::terminal::Terminal;
 
 /// Says where a store of this machine is: in its files, or behind its daemon.
 ///
@@ -38,24 +41,52 @@ fn is_writable(path: &Path) -> bool {
     rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK).is_ok()
 }
 
-/// Opens the store that builds are for from its files, where this user may write them. As long as
-/// drover asks no substituters itself, a store that has some is left to Nix's own daemon.
+/// Opens the store that builds are for from its files, where this user may write them.
+///
+/// drover asks no substituters itself, so a store that has some is left to a daemon of Nix where
+/// there is one; where there is none, builds go on without them, and the user is told.
 ///
 /// # Errors
 ///
 /// A setting with a value that it can't have.
-pub(crate) fn for_building(configuration: &Configuration) -> anyhow::Result<Option<LocalStore>> {
-    let Configuration { settings, conf, .. } = configuration;
+pub(crate) fn for_building(
+    configuration: &Configuration,
+    local: &crate::local_store::LocalStore,
+    terminal: &Terminal,
+) -> anyhow::Result<Option<LocalStore>> {
+    let Configuration { settings, conf, host, .. } = configuration;
+    let Some(layout) = writable_layout(&settings.store) else { return Ok(None) };
     if substitute(settings) == Substitute::Yes {
-        return Ok(None);
-    }
-    match place(&settings.store) {
-        // NixOS mounts the store's directory read-only for all but its daemon
-        Ok(Place::Local(layout)) if is_writable(&layout.state) && is_writable(&layout.real) => {
-            open(layout, settings, conf).map(Some)
+        if local.stock_daemon(host) == StockDaemon::Present {
+            return Ok(None);
         }
-        _ => Ok(None),
+        terminal.warn(
+            "substituters are not asked: that takes a daemon of Nix, and there is none; what is \
+             missing will be built",
+        );
     }
+    open(layout, settings, conf).map(Some)
+}
+
+/// Returns where a store of this machine is, if this user may write its files or make it.
+pub(crate) fn writable_layout(reference: &StoreReference) -> Option<Layout> {
+    match place(reference) {
+        // NixOS mounts the store's directory read-only for all but its daemon
+        Ok(Place::Local(layout) | Place::Own(layout))
+            if layout.access == LayoutAccess::ReadWrite
+                && can_be_written(&layout.state)
+                && can_be_written(&layout.real) =>
+        {
+            Some(layout)
+        }
+        _ => None,
+    }
+}
+
+/// Whether a folder can be written, or be made where it is absent.
+fn can_be_written(folder: &Path) -> bool {
+    let nearest = folder.ancestors().find(|folder| folder.exists());
+    nearest.is_some_and(|folder| folder.is_dir() && is_writable(folder))
 }
 
 /// Opens a store from its files, as configured.
@@ -81,17 +112,6 @@ fn is_on(conf: &NixConf, name: &str, default: bool) -> anyhow::Result<bool> {
             "{}: setting '{name}' is '{other}' and must be 'true' or 'false'",
             conf.origin(name)
         ),
-    }
-}
-
-/// Returns a setting that is a number of bytes.
-fn bytes(conf: &NixConf, name: &str, default: u64) -> anyhow::Result<u64> {
-    match conf.raw(name).map(|raw| raw.text()) {
-        None => Ok(default),
-        Some(text) => text.trim().parse().with_context(|| {
-            let origin = conf.origin(name);
-            format!("{origin}: setting '{name}' is '{text}' and must be a number of bytes")
-        }),
     }
 }
 
@@ -128,11 +148,60 @@ fn options(settings: &Settings, conf: &NixConf) -> anyhow::Result<LocalOptions> 
             true => Symlinks::Allowed,
             false => Symlinks::Refused,
         },
-        reserved: bytes(conf, "gc-reserved-space", usual.reserved)?,
+        reserved: conf.number("gc-reserved-space")?.unwrap_or(usual.reserved),
         keep_outputs: is_on(conf, "keep-outputs", usual.keep_outputs)?,
         keep_derivations: is_on(conf, "keep-derivations", usual.keep_derivations)?,
-        min_free: bytes(conf, "min-free", usual.min_free)?,
-        max_free: bytes(conf, "max-free", usual.max_free)?,
+        min_free: conf.number("min-free")?.unwrap_or(usual.min_free),
+        max_free: conf.number("max-free")?.unwrap_or(usual.max_free),
+        free_interval: conf
+            .number("min-free-check-interval")?
+            .map_or(usual.free_interval, Duration::from_secs),
         ..usual
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use drover_config::{Environment, LocalSystem, User};
+    use rstest::rstest;
+
+    use super::*;
+
+    /// Returns the options that a `nix.conf` asks for.
+    fn from(text: &str) -> anyhow::Result<LocalOptions> {
+        let files = BTreeMap::from([(PathBuf::from("/etc/nix/nix.conf"), text.to_owned())]);
+        let environment = Environment::default();
+        let conf = NixConf::load(&environment, &files, &[])?;
+        let local = LocalSystem::new("x86_64-linux", User::Other);
+        let settings = Settings::new(&conf, &environment, &local)?;
+        options(&settings, &conf)
+    }
+
+    #[test]
+    fn sizes_may_have_units() {
+        let options = from(
+            "min-free = 1G\nmax-free = 3g\nmin-free-check-interval = 7\ngc-reserved-space = 16M\n",
+        )
+        .unwrap();
+        assert_eq!((options.min_free, options.max_free), (1 << 30, 3 << 30));
+        assert_eq!((options.free_interval, options.reserved), (Duration::from_secs(7), 16 << 20));
+        let usual = from("").unwrap();
+        assert_eq!((usual.min_free, usual.max_free), (0, u64::MAX));
+        assert_eq!((usual.free_interval, usual.reserved), (Duration::from_secs(5), 8 << 20));
+    }
+
+    #[rstest]
+    #[case::word("min-free = much")]
+    #[case::unit("max-free = 3X")]
+    #[case::fraction("min-free-check-interval = 0.5")]
+    #[case::overflow("gc-reserved-space = 99999999T")]
+    #[case::switch("keep-outputs = perhaps")]
+    fn what_is_none_is_refused_where_it_stands(#[case] line: &str) {
+        let error = format!("{:#}", from(line).unwrap_err());
+        let name = line.split(' ').next().unwrap();
+        assert!(error.contains("/etc/nix/nix.conf:1") && error.contains(name), "{error}");
+    }
 }

@@ -6,33 +6,43 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::exit::ExitStatus;
-
-/// Cancels at the first SIGINT, SIGTERM or SIGHUP, and ends the process at the second, for as long
-/// as what is returned is kept.
-pub(crate) fn cancel_on_signals(cancel: CancellationToken) -> io::Result<JoinSet<()>> {
-    let mut signals = Signals {
-        interrupt: signal(SignalKind::interrupt())?,
-        terminate: signal(SignalKind::terminate())?,
-        hangup: signal(SignalKind::hangup())?,
-    };
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        signals.next().await;
-        cancel.cancel();
-        signals.next().await;
-        std::process::exit(ExitStatus::INTERRUPTED.0.into());
-    });
-    Ok(tasks)
+/// Watches for SIGINT, SIGTERM and SIGHUP for as long as it is kept.
+pub(crate) struct Signals {
+    /// Cancelled at the first: end in good order.
+    pub(crate) first: CancellationToken,
+    /// Cancelled at the second: leave at once.
+    pub(crate) second: CancellationToken,
+    _tasks: JoinSet<()>,
 }
 
-struct Signals {
+impl Signals {
+    /// Begins to watch.
+    pub(crate) fn watch() -> io::Result<Signals> {
+        let mut source = Source {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        };
+        let (first, second) = (CancellationToken::new(), CancellationToken::new());
+        let tokens = [first.clone(), second.clone()];
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            for token in tokens {
+                source.next().await;
+                token.cancel();
+            }
+        });
+        Ok(Signals { first, second, _tasks: tasks })
+    }
+}
+
+struct Source {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
 }
 
-impl Signals {
+impl Source {
     async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

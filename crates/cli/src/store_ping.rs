@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use drover_core::StorePath;
 use drover_store::{Description, Store, Trust};
+use drover_store_remote::Address;
 use serde_json::json;
 
 use crate::arguments::PingArguments;
@@ -11,6 +12,7 @@ use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::exit::ExitStatus;
 use crate::local_store::LocalStore;
+use crate::own_store;
 use crate::terminal::Terminal;
 
 /// A path that no store has, to ask for.
@@ -34,14 +36,26 @@ pub(crate) async fn ping(
 ) -> anyhow::Result<ExitStatus> {
     let configuration = Configuration::load(&arguments.settings.overrides(), terminal)?;
     let local = LocalStore::choose(&configuration)?;
-    local.require_program(&configuration.host)?;
-    let connector = Connector::new(&configuration)?;
-    let store = connector.open_local(&local, &Default::default());
+    let own = match local.address {
+        // nobody stands between
+        Address::Local(_) => own_store::writable_layout(&configuration.settings.store),
+        _ => None,
+    };
+    let store: Box<dyn Store> = match own {
+        Some(layout) => {
+            Box::new(own_store::open(layout, &configuration.settings, &configuration.conf)?)
+        }
+        None => {
+            local.require_program(&configuration.host)?;
+            let connector = Connector::new(&configuration)?;
+            Box::new(connector.open_local(&local, &Default::default()))
+        }
+    };
 
     let start = Instant::now();
     let description = store.connect().await?;
     let connected = start.elapsed();
-    let round_trip = round_trip(&store).await?;
+    let round_trip = round_trip(&*store).await?;
     let found = Found { url: local.name, description, connected, round_trip };
     match arguments.json {
         true => terminal.print(&as_json(&found))?,

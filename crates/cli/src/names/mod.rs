@@ -1,8 +1,10 @@
 //! The commands that others call by the names of Nix's programs, and some of drover's own that do
 //! the same: what `drover-compat` needs of this machine.
 
+mod builds;
 mod daemon;
 mod programs;
+mod signals;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,18 +16,19 @@ use drover_compat::{
     Options, Output, Program, ServeAccess,
 };
 use drover_config::{StoreReference, User};
-use drover_fleet::{Service, ServiceOptions};
-use drover_schedule::MachineKind;
+use drover_fleet::Shutdown;
 use drover_store::{Keeper, Realiser, Store};
 use drover_store_local::Place;
 use drover_store_remote::RemoteStore;
 
+use self::builds::Builds;
 use crate::address::address;
-use crate::builders::machines;
+use crate::builders::{List, other_machines};
 use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::local_store::LocalStore;
 use crate::own_store;
+use crate::standing;
 use crate::terminal::Terminal;
 
 /// The release of Nix whose behaviour is followed, as programs tell it that ask for the version.
@@ -41,7 +44,17 @@ pub(crate) async fn run(
     crate::exit::ExitStatus(drover_compat::run(program, arguments, &machine).await.0)
 }
 
+/// Runs one of drover's own words that has those of a command of Nix.
+pub(crate) async fn run_own(
+    arguments: Vec<OsString>,
+    terminal: &Terminal,
+) -> crate::exit::ExitStatus {
+    let machine = ThisMachine { terminal: terminal.clone() };
+    crate::exit::ExitStatus(drover_compat::run_own(arguments, "drover", &machine).await.0)
+}
+
 /// This machine, its settings and its stores.
+#[derive(Clone)]
 struct ThisMachine {
     terminal: Terminal,
 }
@@ -57,6 +70,31 @@ enum Opened {
     Own(Arc<drover_store_local::LocalStore>),
     /// Somebody else keeps it.
     Remote(Arc<RemoteStore>),
+}
+
+/// What builds for a store.
+enum BuiltBy {
+    /// This process, on other machines.
+    ThisProcess(Arc<Builds>),
+    /// The daemon that keeps the store, or that stands before it.
+    Daemon(Arc<dyn Realiser>),
+}
+
+impl BuiltBy {
+    fn realiser(&self) -> Arc<dyn Realiser> {
+        match self {
+            BuiltBy::ThisProcess(builds) => Arc::clone(builds) as Arc<dyn Realiser>,
+            BuiltBy::Daemon(realiser) => Arc::clone(realiser),
+        }
+    }
+
+    async fn end(&self, how: Shutdown) {
+        match self {
+            BuiltBy::ThisProcess(builds) => builds.shutdown(how).await,
+            // it ends what it does for those who leave
+            BuiltBy::Daemon(_) => {}
+        }
+    }
 }
 
 impl ThisMachine {
@@ -93,9 +131,11 @@ impl ThisMachine {
             Place::Daemon(socket) => {
                 let connector = Connector::new(configuration)?;
                 let address = drover_store_remote::Address::Socket(socket);
-                let settings = configuration.local_settings();
+                let settings = configuration.client_settings();
                 let store_dir = &configuration.store_dir;
                 let store = connector.open("daemon", store_dir, &address, &settings);
+                // its protocol doesn't tell logs, but they are on this machine
+                let store = store.with_log_dir(configuration.host.log_dir.clone());
                 Ok(Opened::Remote(Arc::new(store)))
             }
         }
@@ -112,25 +152,40 @@ impl ThisMachine {
             Some(dir) => dir.parse()?,
             None => configuration.store_dir.clone(),
         };
-        let settings = configuration.local_settings();
+        let settings = configuration.client_settings();
         let store = connector.open(&reference.to_string(), &store_dir, &address, &settings);
         Ok(Opened::Remote(Arc::new(store)))
     }
 
-    /// Returns what builds for a store, on other machines; this one has no builder of its own yet.
-    fn service(&self, configuration: &Configuration) -> anyhow::Result<Service> {
-        Ok(Service::new(self.machines(configuration)?, ServiceOptions::default()))
+    /// Returns what builds for a store. Where a daemon keeps it, that is the daemon; so it is where
+    /// drover's own stands before it, as all builds go through one scheduler then.
+    fn built_by(&self, opened: &Opened, configuration: Configuration) -> anyhow::Result<BuiltBy> {
+        let layout = match opened {
+            Opened::Remote(store) => return Ok(BuiltBy::Daemon(Arc::new(store.realiser()))),
+            Opened::Own(store) => store.layout(),
+        };
+        let Some(socket) = standing::daemon_of(&layout.state) else {
+            return Ok(BuiltBy::ThisProcess(Arc::new(Builds::new(self, Arc::new(configuration))?)));
+        };
+        let connector = Connector::new(&configuration)?;
+        let address = drover_store_remote::Address::Socket(socket);
+        let settings = configuration.client_settings();
+        let daemon = connector.open("daemon", &layout.store_dir, &address, &settings);
+        Ok(BuiltBy::Daemon(Arc::new(daemon.realiser())))
     }
 
+    /// Returns the machines of `builders`, or of the value that a client gave in its place.
     fn machines(
         &self,
         configuration: &Configuration,
+        given: Option<&str>,
     ) -> anyhow::Result<Vec<drover_fleet::MachineSpec>> {
         let connector = Connector::new(configuration)?;
         let local = LocalStore::choose(configuration)?;
-        let mut found = machines(configuration, &connector, &local, &self.terminal)?;
-        found.retain(|machine| machine.description.kind == MachineKind::Remote);
-        Ok(found)
+        // what clients ask of their builds is seen to here, and may differ from client to client
+        let list = List { given, settings: Default::default() };
+        let found = other_machines(configuration, list, &connector, &local, &self.terminal)?;
+        Ok(found.machines)
     }
 }
 
@@ -209,12 +264,9 @@ impl Host for ThisMachine {
 
     async fn realiser(&self, options: &Options) -> Result<Arc<dyn Realiser>, CompatError> {
         let configuration = self.configuration(options)?;
-        match self.open(None, &configuration).map_err(|error| failed(&error))? {
-            Opened::Own(_) => {
-                Ok(Arc::new(self.service(&configuration).map_err(|error| failed(&error))?))
-            }
-            Opened::Remote(store) => Ok(Arc::new(store.realiser())),
-        }
+        let opened = self.open(None, &configuration).map_err(|error| failed(&error))?;
+        let built_by = self.built_by(&opened, configuration).map_err(|error| failed(&error))?;
+        Ok(built_by.realiser())
     }
 
     async fn run_daemon(

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use drover_fleet::{FleetEvent, NodeId};
+use drover_store::FetchEvent;
 use serde_json::{Value, json};
 
 use super::lines::{Taste, lasting_line, route};
@@ -12,6 +13,7 @@ use super::names::Names;
 use crate::builders::LOCAL;
 use crate::units;
 
+const COPY_PATH: u64 = 100;
 const COPY_PATHS: u64 = 103;
 const BUILDS: u64 = 104;
 const BUILD: u64 = 105;
@@ -47,6 +49,7 @@ pub(crate) struct Activities {
     builds: Option<u64>,
     running: BTreeMap<NodeId, u64>,
     copies: BTreeMap<u64, (u64, usize)>,
+    fetches: BTreeMap<u64, u64>,
     expected: usize,
     done: BTreeSet<NodeId>,
     failed: usize,
@@ -60,6 +63,7 @@ impl Activities {
             builds: None,
             running: BTreeMap::new(),
             copies: BTreeMap::new(),
+            fetches: BTreeMap::new(),
             expected: 0,
             done: BTreeSet::new(),
             failed: 0,
@@ -78,7 +82,7 @@ impl Activities {
                 self.expected = *to_build;
                 let builds = self.number();
                 self.builds = Some(builds);
-                let mut lines = vec![start(builds, BUILDS, "", json!([]))];
+                let mut lines = vec![start(builds, BUILDS, "", &[])];
                 lines.extend(self.totals());
                 lines
             }
@@ -113,6 +117,30 @@ impl Activities {
         }
     }
 
+    /// Returns the lines for what the local store fetches.
+    pub(crate) fn fetch_lines(&mut self, event: &FetchEvent, names: &dyn Names) -> Vec<String> {
+        let told = match event {
+            FetchEvent::Started { number, path, substituter } => {
+                let (ours, path) = (self.number(), names.whole(path));
+                self.fetches.insert(*number, ours);
+                let text = format!("copying path '{path}' from '{substituter}'");
+                Some(start(
+                    ours,
+                    COPY_PATH,
+                    &text,
+                    &[json!(path), json!(substituter), json!(LOCAL)],
+                ))
+            }
+            FetchEvent::Progress { number, done, size } => {
+                let ours = self.fetches.get(number);
+                ours.map(|ours| result(*ours, PROGRESS, json!([done, size, 0, 0])))
+            }
+            FetchEvent::Ended { number } => self.fetches.remove(number).map(stop),
+            FetchEvent::Asking { .. } | FetchEvent::Note(_) => None,
+        };
+        told.into_iter().collect()
+    }
+
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -129,7 +157,7 @@ impl Activities {
         if let Some(before) = self.running.insert(node, number) {
             lines.push(stop(before));
         }
-        lines.push(start(number, BUILD, &text, json!([path, machine, 1, 1])));
+        lines.push(start(number, BUILD, &text, &[json!(path), json!(machine), json!(1), json!(1)]));
         lines.extend(self.totals());
         lines
     }
@@ -155,7 +183,7 @@ impl Activities {
         self.copies.insert(transfer, (number, paths));
         let text = format!("copying {} {}", units::count(paths, "path"), route(from, to));
         let progress = result(number, PROGRESS, json!([0, paths, 1, 0]));
-        vec![start(number, COPY_PATHS, &text, json!([])), progress]
+        vec![start(number, COPY_PATHS, &text, &[]), progress]
     }
 
     fn copy_ended(&mut self, transfer: u64) -> Vec<String> {
@@ -169,16 +197,20 @@ impl Activities {
     }
 }
 
-fn start(number: u64, kind: u64, text: &str, fields: Value) -> String {
-    line(&json!({
+fn start(number: u64, kind: u64, text: &str, fields: &[Value]) -> String {
+    let mut value = json!({
         "action": "start",
         "id": number,
         "level": Level::Info as u64,
         "type": kind,
         "text": text,
-        "fields": fields,
         "parent": 0,
-    }))
+    });
+    // as Nix, which writes no empty list here
+    if let (Value::Object(object), false) = (&mut value, fields.is_empty()) {
+        object.insert("fields".to_owned(), fields.into());
+    }
+    line(&value)
 }
 
 fn stop(number: u64) -> String {
@@ -195,6 +227,7 @@ mod tests {
 
     use drover_fleet::FailureKind;
 
+    use super::super::fetches::tests::started;
     use super::super::lines::tests::{NAMES, failed};
     use super::*;
     use crate::terminal::{BuildLogs, Verbosity};
@@ -229,7 +262,7 @@ mod tests {
         let totals = |fields: Value| json!({ "action": "result", "id": first + 1, "type": 105, "fields": fields });
         let expected = [
             json!({ "action": "start", "id": first + 1, "level": 3, "type": 104, "text": "",
-                    "fields": [], "parent": 0 }),
+                    "parent": 0 }),
             totals(json!([0, 2, 0, 0])),
             json!({ "action": "start", "id": first + 2, "level": 3, "type": 105,
                     "text": format!("building '{HELLO}' on 'b1'"),
@@ -249,6 +282,28 @@ mod tests {
         let told = values(&[building]);
         assert_eq!(told[0]["fields"], json!([HELLO, "", 1, 1]));
         assert_eq!(told[0]["text"], json!(format!("building '{HELLO}'")));
+    }
+
+    #[test]
+    fn what_is_fetched_is_told_as_nix_does() {
+        let mut activities = Activities::new(0);
+        let mut told = |event: &FetchEvent| -> Vec<Value> {
+            let lines = activities.fetch_lines(event, &NAMES);
+            lines.iter().map(|line| serde_json::from_str(line.get(5..).unwrap()).unwrap()).collect()
+        };
+        const PATH: &str = "/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-hello";
+        assert_eq!(
+            told(&started(7, "hello")),
+            [json!({ "action": "start", "id": 1, "level": 3, "type": 100, "parent": 0,
+                     "text": format!("copying path '{PATH}' from 'https://c'"),
+                     "fields": [PATH, "https://c", "local"] })]
+        );
+        assert_eq!(
+            told(&FetchEvent::Progress { number: 7, done: 5, size: 9 }),
+            [json!({ "action": "result", "id": 1, "type": 105, "fields": [5, 9, 0, 0] })]
+        );
+        assert_eq!(told(&FetchEvent::Ended { number: 7 }), [json!({ "action": "stop", "id": 1 })]);
+        assert!(told(&FetchEvent::Ended { number: 7 }).is_empty());
     }
 
     #[test]

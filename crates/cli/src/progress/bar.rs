@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::fetches::Fetch;
 use super::lines::route;
 use super::names::Names;
 use super::state::{Building, Copy, MachineProgress, MachineState, Progress};
@@ -23,7 +24,12 @@ pub(crate) fn render(progress: &Progress, names: &dyn Names, now: Instant) -> Ve
     let mut longest: Vec<_> =
         progress.building.iter().filter(|(_, building)| is_long(building.since)).collect();
     longest.sort_by_key(|(node, building)| (building.since, **node));
-    let copies: Vec<_> = progress.copies.values().filter(|copy| is_long(copy.since)).collect();
+    let copies = progress.copies.values().filter(|copy| is_long(copy.since));
+    let fetches = progress.fetches.running.values().filter(|fetch| is_long(fetch.since));
+    let copies: Vec<String> = fetches
+        .map(|fetch| fetch_line(fetch, now))
+        .chain(copies.map(|copy| copy_line(copy, now)))
+        .collect();
     // transfers have at least a quarter of the room, where they need it
     let for_copies = copies.len().min((LINES / 4).max(LINES.saturating_sub(longest.len())));
     let for_builds = longest.len().min(LINES - for_copies);
@@ -32,8 +38,8 @@ pub(crate) fn render(progress: &Progress, names: &dyn Names, now: Instant) -> Ve
         .take(for_builds)
         .map(|(node, building)| build_line(&names.name(**node), building, now))
         .collect();
-    lines.extend(copies.iter().take(for_copies).map(|copy| copy_line(copy, now)));
     let left_out = longest.len() - for_builds + copies.len() - for_copies;
+    lines.extend(copies.into_iter().take(for_copies));
     if left_out > 0 {
         lines.push(format!("  … and {left_out} more"));
     }
@@ -57,9 +63,21 @@ fn copy_line(copy: &Copy, now: Instant) -> String {
     format!("  copying {paths} {route}: {sizes} in {time}")
 }
 
+fn fetch_line(fetch: &Fetch, now: Instant) -> String {
+    let time = units::whole_time(now.duration_since(fetch.since));
+    format!("  fetching {} in {time}", fetch.in_words())
+}
+
 /// Returns the last line: `[12/40 built, 3 building, 2 copying, 1.2 MiB/s] b1 2/4 · b2 1/4`.
 fn totals(progress: &Progress, now: Instant) -> String {
-    let mut parts = vec![format!("{}/{} built", progress.built.len(), progress.to_build)];
+    let mut parts: Vec<String> = progress.built_of_all().into_iter().collect();
+    let fetches = &progress.fetches;
+    if progress.to_build.is_none() && fetches.running.is_empty() {
+        parts.push(fetches.in_short().unwrap_or_else(|| "finding out what there is to do".into()));
+    }
+    if !fetches.running.is_empty() {
+        parts.push(format!("{} fetched, {} fetching", fetches.fetched, fetches.running.len()));
+    }
     if progress.failed > 0 {
         parts.push(format!("{} failed", progress.failed));
     }
@@ -68,6 +86,8 @@ fn totals(progress: &Progress, now: Instant) -> String {
     }
     if !progress.copies.is_empty() {
         parts.push(format!("{} copying", progress.copies.len()));
+    }
+    if !progress.copies.is_empty() || !fetches.running.is_empty() {
         parts.push(format!("{}/s", units::bytes(progress.rate(now))));
     }
     let mut machines: Vec<String> = progress
@@ -96,6 +116,9 @@ fn machine_part(name: &str, machine: &MachineProgress, building: usize) -> Strin
 mod tests {
     use drover_fleet::{FleetEvent, NodeId};
 
+    use drover_store::FetchEvent;
+
+    use super::super::fetches::tests::started;
     use super::super::lines::tests::NAMES;
     use super::super::names::ListNames;
     use super::*;
@@ -154,9 +177,29 @@ mod tests {
 
     #[test]
     fn what_is_new_has_no_line_yet() {
-        let (progress, _) = after(&[building(0, "b1")], machines(1));
+        let planned = FleetEvent::Planned { to_build: 1, to_substitute: 0, in_graph: 1 };
+        let (progress, _) = after(&[planned, building(0, "b1")], machines(1));
         let lines = render(&progress, &NAMES, Instant::now());
-        assert_eq!(lines, ["[0/0 built, 1 building]"]);
+        assert_eq!(lines, ["[0/1 built, 1 building]"]);
+    }
+
+    #[test]
+    fn says_what_comes_before_the_builds() {
+        let (mut progress, now) = after(&[], machines(1));
+        assert_eq!(render(&progress, &NAMES, now), ["[finding out what there is to do]"]);
+        let asking = FetchEvent::Asking { substituter: "https://c".to_owned() };
+        progress.apply_fetch(&asking, now);
+        assert_eq!(render(&progress, &NAMES, now), ["[asking https://c what it has]"]);
+        progress.apply_fetch(&started(1, "hello"), now);
+        let later = now + Duration::from_secs(2);
+        progress.apply_fetch(&FetchEvent::Progress { number: 1, done: 3072, size: 4096 }, later);
+        assert_eq!(
+            render(&progress, &NAMES, later),
+            [
+                "  fetching hello from https://c: 3.0 KiB of 4.0 KiB in 2s",
+                "[0 fetched, 1 fetching, 1.0 KiB/s]"
+            ]
+        );
     }
 
     #[test]

@@ -73,9 +73,13 @@ pub(crate) fn lasting_line(event: &FleetEvent, names: &dyn Names, taste: Taste) 
             let verb = match failure.kind {
                 FailureKind::Build => "failed",
                 FailureKind::TimedOut => "took too long",
+                FailureKind::LogLimit => "said too much",
                 FailureKind::HashMismatch => "has the wrong hash",
                 FailureKind::NotDeterministic => "is not deterministic",
-                FailureKind::NoMachine => "can be built nowhere",
+                FailureKind::NotFetched => "could not be fetched",
+                FailureKind::NoMachine => {
+                    return Some(format!("{} can be built nowhere", names.name(*node)));
+                }
                 // told by what they depend on, or by the user
                 FailureKind::Dependency | FailureKind::Cancelled => return None,
             };
@@ -136,10 +140,12 @@ pub(crate) fn reminder(progress: &Progress, names: &dyn Names, now: Instant) -> 
             units::count(progress.copies.len(), "transfer")
         ));
     }
+    parts.extend(progress.fetches.in_short());
     if parts.is_empty() {
         parts.push(waiting(progress));
     }
-    format!("{} ({}/{} built)", parts.join("; "), progress.built.len(), progress.to_build)
+    let built = progress.built_of_all().map(|built| format!(" ({built})"));
+    format!("{}{}", parts.join("; "), built.unwrap_or_default())
 }
 
 /// Returns what is waited for while nothing runs.
@@ -150,6 +156,7 @@ fn waiting(progress: &Progress) -> String {
     };
     let (connecting, down) = (in_state(MachineState::Connecting), in_state(MachineState::Down));
     match (connecting.as_slice(), down.as_slice()) {
+        ([], []) if progress.to_build.is_none() => "finding out what there is to do".to_owned(),
         ([], []) => "still at it".to_owned(),
         ([], down) => format!("waiting for {} to come back", down.join(", ")),
         (connecting, _) => format!("connecting to {}", connecting.join(", ")),
@@ -161,8 +168,10 @@ pub(crate) mod tests {
     use std::time::Duration;
 
     use drover_fleet::{JobFailureReport, NodeId};
+    use drover_store::FetchEvent;
     use rstest::rstest;
 
+    use super::super::fetches::tests::started;
     use super::super::names::ListNames;
     use super::*;
 
@@ -211,6 +220,7 @@ pub(crate) mod tests {
         "built hello-2.12 on b1 in 1m05s",
     )]
     #[case::failed(failed(FailureKind::Build), "hello-2.12 failed on b1")]
+    #[case::nowhere(failed(FailureKind::NoMachine), "hello-2.12 can be built nowhere")]
     #[case::retried(
         FleetEvent::Retried { node: NodeId(1), machine: b1(), cause: "lost".into() },
         "glibc-2.40 came back from b1 and is tried again: lost",
@@ -249,16 +259,22 @@ pub(crate) mod tests {
     fn reminds_of_what_takes_long() {
         let start = Instant::now();
         let mut progress = Progress::new([(b1(), 4)]);
+        assert_eq!(reminder(&progress, &NAMES, start), "finding out what there is to do");
+        progress.apply_fetch(&started(1, "hello"), start);
+        assert_eq!(reminder(&progress, &NAMES, start), "fetching hello from https://c: 0 B");
+        progress.apply_fetch(&FetchEvent::Ended { number: 1 }, start);
+        let planned = FleetEvent::Planned { to_build: 2, to_substitute: 1, in_graph: 3 };
+        progress.apply(&planned, start);
         progress.apply(&FleetEvent::Connecting { machine: b1() }, start);
-        assert_eq!(reminder(&progress, &NAMES, start), "connecting to b1 (0/0 built)");
+        assert_eq!(reminder(&progress, &NAMES, start), "connecting to b1 (0/2 built)");
         progress.apply(&FleetEvent::MachineDown { machine: b1(), cause: String::new() }, start);
-        assert_eq!(reminder(&progress, &NAMES, start), "waiting for b1 to come back (0/0 built)");
+        assert_eq!(reminder(&progress, &NAMES, start), "waiting for b1 to come back (0/2 built)");
         progress.apply(&FleetEvent::Building { node: NodeId(1), machine: b1() }, start);
         let later = start + Duration::from_secs(60);
         progress.apply(&FleetEvent::Building { node: NodeId(0), machine: b1() }, later);
         assert_eq!(
             reminder(&progress, &NAMES, start + Duration::from_secs(120)),
-            "still building: glibc-2.40 for 2m on b1, hello-2.12 for 1m on b1 (0/0 built)"
+            "still building: glibc-2.40 for 2m on b1, hello-2.12 for 1m on b1 (0/2 built)"
         );
     }
 }

@@ -7,12 +7,14 @@
 mod activity;
 mod area;
 mod bar;
+mod fetches;
 mod lines;
 mod names;
 mod screen;
 mod state;
 
 pub(crate) use activity::{Level, message};
+pub(crate) use fetches::FetchFollower;
 pub(crate) use names::GraphNames;
 pub(crate) use screen::Screen;
 pub(crate) use state::Progress;

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use drover_core::StoreDir;
+use drover_core::{StoreDir, StorePath};
 use drover_fleet::{Graph, NodeId};
 
 /// Knows what the derivations of a graph are called.
 pub(crate) trait Names: Send + Sync {
     /// Returns a derivation's whole path.
     fn path(&self, node: NodeId) -> String;
+
+    /// Returns a store path, whole.
+    fn whole(&self, path: &StorePath) -> String;
 
     /// Returns its name without hash and `.drv`.
     fn name(&self, node: NodeId) -> String {
@@ -39,6 +42,10 @@ impl Names for GraphNames {
             None => format!("derivation {}", node.0),
         }
     }
+
+    fn whole(&self, path: &StorePath) -> String {
+        self.store_dir.display(path)
+    }
 }
 
 /// Returns a name up to the first dash that no letter follows, as `DrvName` of Nix does.
@@ -60,6 +67,10 @@ pub(crate) struct ListNames(pub(crate) &'static [&'static str]);
 impl Names for ListNames {
     fn path(&self, node: NodeId) -> String {
         format!("/nix/store/{}-{}.drv", "a".repeat(32), self.0[node.0 as usize])
+    }
+
+    fn whole(&self, path: &StorePath) -> String {
+        StoreDir::default().display(path)
     }
 }
 

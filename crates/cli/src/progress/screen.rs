@@ -7,10 +7,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use drover_fleet::{FleetEvent, Observer};
+use drover_store::FetchEvent;
 
 use super::activity::{Activities, Level, message};
 use super::area::{Area, Size};
 use super::bar::render;
+use super::fetches;
 use super::lines::{Taste, lasting_line, line, reminder};
 use super::names::Names;
 use super::state::Progress;
@@ -103,6 +105,25 @@ impl Screen {
             Format::Bar | Format::Raw => text.to_owned(),
         };
         inner.waiting.push_back(line);
+    }
+}
+
+impl Screen {
+    /// Takes notice of what the local store fetches.
+    pub(crate) fn fetch(&self, event: &FetchEvent) {
+        if let FetchEvent::Note(text) = event {
+            return self.event(FleetEvent::Note(text.clone()));
+        }
+        let mut inner = self.shared.lock();
+        inner.progress.apply_fetch(event, Instant::now());
+        let lines = match &mut inner.format {
+            Format::Raw if Verbosity::Normal <= self.shared.taste.verbosity => {
+                fetches::line(event).into_iter().collect()
+            }
+            Format::Bar | Format::Raw => Vec::new(),
+            Format::Json(activities) => activities.fetch_lines(event, &*self.shared.names),
+        };
+        inner.waiting.extend(lines);
     }
 }
 

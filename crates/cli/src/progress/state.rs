@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use drover_fleet::{FleetEvent, NodeId};
+use drover_store::FetchEvent;
+
+use super::fetches::Fetches;
 
 /// Over which time the rate of transfers is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(3);
@@ -11,8 +14,8 @@ const RATE_WINDOW: Duration = Duration::from_secs(3);
 /// What is known of a run.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    /// Derivations to build.
-    pub(crate) to_build: usize,
+    /// Derivations to build, once that is known.
+    pub(crate) to_build: Option<usize>,
     /// Those that were built, unless they are built again because their outputs were lost.
     pub(crate) built: BTreeSet<NodeId>,
     /// Those that failed by themselves or through others.
@@ -23,6 +26,8 @@ pub(crate) struct Progress {
     pub(crate) machines: BTreeMap<String, MachineProgress>,
     /// Transfers that run.
     pub(crate) copies: BTreeMap<u64, Copy>,
+    /// What the local store fetches.
+    pub(crate) fetches: Fetches,
     /// Bytes that came and went lately.
     recent: VecDeque<(Instant, u64)>,
 }
@@ -83,12 +88,13 @@ impl Progress {
         let machine =
             |(name, slots)| (name, MachineProgress { slots, state: MachineState::Unused });
         Progress {
-            to_build: 0,
+            to_build: None,
             built: BTreeSet::new(),
             failed: 0,
             building: BTreeMap::new(),
             machines: machines.into_iter().map(machine).collect(),
             copies: BTreeMap::new(),
+            fetches: Fetches::default(),
             recent: VecDeque::new(),
         }
     }
@@ -96,7 +102,7 @@ impl Progress {
     /// Takes notice of an event.
     pub(crate) fn apply(&mut self, event: &FleetEvent, now: Instant) {
         match event {
-            FleetEvent::Planned { to_build, .. } => self.to_build = *to_build,
+            FleetEvent::Planned { to_build, .. } => self.to_build = Some(*to_build),
             FleetEvent::Connecting { machine } => self.set(machine, MachineState::Connecting),
             FleetEvent::Connected { machine, .. } => self.set(machine, MachineState::Up),
             FleetEvent::MachineDown { machine, .. } => self.set(machine, MachineState::Down),
@@ -130,14 +136,32 @@ impl Progress {
                 if let Some(copy) = self.copies.get_mut(transfer) {
                     copy.done = copy.done.saturating_add(*bytes);
                 }
-                self.recent.push_back((now, *bytes));
-                self.forget(now);
+                self.came(*bytes, now);
             }
             FleetEvent::CopyEnded { transfer } => {
                 self.copies.remove(transfer);
             }
             FleetEvent::Assigned { .. } | FleetEvent::LogLine { .. } | FleetEvent::Note(_) => {}
         }
+    }
+
+    /// Takes notice of what the local store fetches.
+    pub(crate) fn apply_fetch(&mut self, event: &FetchEvent, now: Instant) {
+        let bytes = self.fetches.apply(event, now);
+        if bytes > 0 {
+            self.came(bytes, now);
+        }
+    }
+
+    fn came(&mut self, bytes: u64, now: Instant) {
+        self.recent.push_back((now, bytes));
+        self.forget(now);
+    }
+
+    /// Returns how far the builds are: `3/40 built`; nothing before it is known what to build.
+    pub(crate) fn built_of_all(&self) -> Option<String> {
+        let to_build = self.to_build?;
+        Some(format!("{}/{to_build} built", self.built.len()))
     }
 
     /// Returns how many bytes come and go in a second.

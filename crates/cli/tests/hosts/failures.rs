@@ -8,7 +8,7 @@ use rstest::rstest;
 use crate::{LIMIT, Lab, assert_code, builders, stderr, stdout};
 
 /// A derivation of one shell script, its path as result.
-fn script_drv(client: &Host, name: &str, script: &str, attributes: &str) -> String {
+pub(crate) fn script_drv(client: &Host, name: &str, script: &str, attributes: &str) -> String {
     let nix = format!(
         r#"let bb = builtins.path {{ path = /w/bb; name = "busybox"; }};
 in derivation {{ name = "{name}"; system = builtins.currentSystem; builder = "${{bb}}/bin/sh"; PATH = "${{bb}}/bin"; args = [ "-c" ''{script}'' ]; {attributes} }}"#
@@ -16,18 +16,24 @@ in derivation {{ name = "{name}"; system = builtins.currentSystem; builder = "${
     client.write(&format!("/w/{name}.nix"), nix).unwrap();
     client
         .sh(&format!(
-            "mkdir -p /w/bb/bin; [ -e /w/bb/bin/sh ] || {{ cp /bin/busybox /w/bb/bin/; for a in sh sleep cat echo; do ln -s busybox /w/bb/bin/$a; done; }}; nix-instantiate /w/{name}.nix 2>/dev/null"
+            "mkdir -p /w/bb/bin; [ -e /w/bb/bin/sh ] || {{ cp /bin/busybox /w/bb/bin/; for a in sh sleep cat echo mkfifo; do ln -s busybox /w/bb/bin/$a; done; }}; nix-instantiate /w/{name}.nix 2>/dev/null"
         ))
         .unwrap()
 }
 
+const FIXED: &str = r#"outputHash = "0000000000000000000000000000000000000000000000000000"; outputHashAlgo = "sha256"; outputHashMode = "flat";"#;
+
 #[rstest]
 #[case::fails("echo some words; exit 3", "", &[], 100, "some words")]
+#[case::of_a_fixed_output_fails("echo some words; exit 3", FIXED, &[], 100, "some words")]
+#[case::is_killed("echo some words; kill -9 $$", FIXED, &[], 100, "some words")]
+#[case::makes_nothing("true", "", &[], 100, "failed to produce output")]
+#[case::makes_a_pipe("mkfifo $out", "", &[], 100, "unsupported type")]
 #[case::times_out("sleep 30", "", &["--timeout", "1"], 101, "timed out")]
 #[case::is_silent("sleep 30", "", &["--max-silent-time", "1"], 101, "timed out")]
 #[case::has_another_hash(
     "echo other > $out",
-    r#"outputHash = "0000000000000000000000000000000000000000000000000000"; outputHashAlgo = "sha256"; outputHashMode = "flat";"#,
+    FIXED,
     &[],
     102,
     "hash mismatch"
@@ -39,15 +45,17 @@ fn a_failing_build_has_its_exit_code(
     #[case] code: i32,
     #[case] words: &str,
 ) {
-    for suite in [Suite::Forky, Suite::Bookworm] {
-        let lab = Lab::new("codes", suite, suite);
-        let drv = script_drv(&lab.client, "failing", script, attributes);
-        let machines = builders("ssh-ng", &["b1", "b2"], 1);
+    let lab = Lab::new("codes", Suite::Forky, Suite::Bookworm);
+    let drv = script_drv(&lab.client, "failing", script, attributes);
+    for (scheme, host) in [("ssh-ng", "b1"), ("ssh-ng", "b2"), ("ssh", "b1"), ("ssh", "b2")] {
+        let machines = builders(scheme, &[host], 1);
         let mut arguments = vec!["build", "--no-link", "-j0", "--builders", &machines, &drv];
         arguments.extend(options);
         let failed = lab.drover(&arguments);
         assert_code(&failed, code);
-        assert!(stderr(&failed).contains(words), "{}", stderr(&failed));
+        let said = stderr(&failed);
+        assert!(said.contains(words), "{scheme}://{host}: {words:?} is not in {said}");
+        assert!(!said.contains("is down"), "{said}");
     }
 }
 
@@ -226,6 +234,54 @@ fn a_link_that_goes_silent_is_given_up() {
     let built = build.wait(LIMIT).unwrap();
     assert_code(&built, 0);
     assert!(stderr(&built).contains("b1 is down"), "{}", stderr(&built));
+}
+
+/// Its machine answers, SSH is alive, and Nix says nothing any more.
+#[test]
+fn a_builder_that_hangs_is_given_up() {
+    let lab = Lab::new("hangs", Suite::Forky, Suite::Forky);
+    let graph = [("shape", "wide"), ("n", "4"), ("sleep", "3")];
+    let drv = lab.client.instantiate(&graph).unwrap();
+    let machines = builders("ssh-ng", &["b1", "b2"], 2);
+    let build = ["drover", "build", "--no-link", "-j0", "--option", "connect-timeout", "1"];
+    let build = lab.client.spawn(&[&build[..], &["--builders", &machines, &drv]].concat()).unwrap();
+    for host in [&lab.b1, &lab.b2] {
+        until("the builds run", || is_running(host, "sleep 3"));
+    }
+    lab.b1.sh("pkill -STOP -x nix-daemon").unwrap();
+    let built = build.wait(LIMIT).unwrap();
+    assert_code(&built, 0);
+    let said = stderr(&built);
+    assert!(said.contains("b1 is down") && said.contains("sign of life"), "{said}");
+}
+
+/// Some machines greet with a notice until they are up.
+#[test]
+fn a_builder_that_is_booting_is_tried_again() {
+    let lab = Lab::new("boots", Suite::Forky, Suite::Forky);
+    let notice = "[ ! -e /tmp/booting ] || echo System is booting up.";
+    lab.b1.sh(&format!("touch /tmp/booting; sed -i '1i {notice}' /root/.bashrc")).unwrap();
+    let graph = [("shape", "wide"), ("n", "6"), ("sleep", "3")];
+    let drv = lab.client.instantiate(&graph).unwrap();
+    let machines = builders("ssh-ng", &["b1", "b2"], 1);
+    let build = ["drover", "build", "--no-link", "-j0", "--builders", &machines, &drv];
+    let mut build = lab.client.spawn(&build).unwrap();
+    build.wait_for("System is booting up.", LIMIT).unwrap();
+    lab.b1.sh("rm /tmp/booting").unwrap();
+    let built = build.wait(LIMIT).unwrap();
+    assert_code(&built, 0);
+    assert!(stderr(&built).contains(" on b1 in "), "{}", stderr(&built));
+}
+
+#[test]
+fn a_build_that_differs_from_round_to_round_has_its_exit_code() {
+    let lab = Lab::new("rounds", Suite::Bookworm, Suite::Bookworm);
+    lab.b1.sh("echo 'repeat = 1' >> /etc/nix/nix.conf").unwrap();
+    let script = "cat /proc/sys/kernel/random/uuid > $out";
+    let drv = script_drv(&lab.client, "random", script, "");
+    let machines = builders("ssh-ng", &["b1"], 1);
+    let failed = lab.drover(&["build", "--no-link", "-j0", "--builders", &machines, &drv]);
+    assert_code(&failed, 104);
 }
 
 /// A server that takes few sessions on one connection gets more connections.

@@ -2,10 +2,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test shows what went wrong by failing")]
 
+mod activities;
+mod caches;
+mod clients;
+mod connections;
 mod failures;
+mod floating;
+mod lines;
+mod memory;
+mod names;
+mod neighbours;
 mod own;
+mod servers;
+mod sources;
+mod together;
 mod trust;
 mod versions;
+mod words;
 
 use std::process::Output;
 use std::time::Duration;

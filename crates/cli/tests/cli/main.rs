@@ -9,105 +9,21 @@
     reason = "helpers of tests fail like tests"
 )]
 
+mod bad_input;
+mod evaluation;
+mod machines;
+mod world;
+
 use std::io::Read as _;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use rstest::rstest;
 use serde_json::Value;
 
-/// Needs no shell and no network: Nix makes an empty folder by itself.
-const EMPTY: &str = r#"derivation { name = "empty-1.0"; builder = "builtin:buildenv"; system = "builtin"; derivations = []; manifest = "/m"; }"#;
-
-/// Fails on every machine.
-const BROKEN: &str =
-    r#"derivation { name = "broken-1.0"; builder = "/no/such/builder"; system = "x86_64-linux"; }"#;
-
-/// A store of its own, and nothing of this machine's configuration.
-struct World {
-    dir: tempfile::TempDir,
-}
-
-impl World {
-    fn new() -> World {
-        let dir = tempfile::Builder::new().prefix("drv").tempdir().unwrap();
-        fs_err::create_dir(dir.path().join("conf")).unwrap();
-        let conf = "substituters =\nsystem = x86_64-linux\nbuild-users-group =\nsandbox = false\n";
-        fs_err::write(dir.path().join("conf/nix.conf"), conf).unwrap();
-        World { dir }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn store(&self) -> String {
-        format!("local?root={}", self.path("root").display())
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_drover"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NIX_")) {
-            command.env_remove(name);
-        }
-        command
-            .args(arguments)
-            .env("HOME", self.dir.path())
-            .env("NIX_CONF_DIR", self.path("conf"))
-            .env("NIX_USER_CONF_FILES", "")
-            .env("NIX_REMOTE", self.store())
-            .env("XDG_RUNTIME_DIR", "")
-            .env("XDG_CACHE_HOME", self.path("cache"))
-            .current_dir(self.dir.path())
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Told {
-        Told::of(self.command(arguments).output().unwrap())
-    }
-
-    fn script(&self, name: &str, text: &str) -> String {
-        let file = self.path(name);
-        fs_err::write(&file, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs_err::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
-        file.display().to_string()
-    }
-}
-
-#[derive(Debug)]
-struct Told {
-    status: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Told {
-    fn of(output: Output) -> Told {
-        Told {
-            status: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-
-    #[track_caller]
-    fn fails(&self, status: i32, words: &[&str]) {
-        assert_eq!(self.status, Some(status), "{self:#?}");
-        for word in words {
-            assert!(self.err.contains(word), "no '{word}' in {self:#?}");
-        }
-        assert!(!self.err.contains("panicked"), "{self:#?}");
-    }
-
-    #[track_caller]
-    fn succeeds(&self) -> &str {
-        assert_eq!(self.status, Some(0), "{self:#?}");
-        &self.out
-    }
-}
+use world::{BROKEN, EMPTY, Told, World};
 
 #[rstest]
 #[case::nothing(&[], "Usage")]
@@ -137,7 +53,8 @@ fn refuses(#[case] arguments: &[&str], #[case] words: &str) {
 #[test]
 fn ssh_options_must_be_closed() {
     let world = World::new();
-    let output = world.command(&["store", "ping"]).env("NIX_SSHOPTS", "-o 'x").output().unwrap();
+    let mut command = world.command(&["store", "ping", "--store", "unix:///no/such/socket"]);
+    let output = command.env("NIX_SSHOPTS", "-o 'x").output().unwrap();
     Told::of(output).fails(1, &["NIX_SSHOPTS has a ' that is not closed"]);
 }
 
@@ -159,13 +76,111 @@ fn says_how_to_get_an_evaluator(#[case] arguments: &[&str], #[case] words: &str)
     told.fails(1, &[words, "apt install nix-bin"]);
 }
 
+/// A folder for `PATH` with the evaluator and without a daemon.
+fn only_the_evaluator(world: &World) -> PathBuf {
+    let folder = world.path("evaluator");
+    fs_err::create_dir_all(&folder).unwrap();
+    let path = std::env::var_os("PATH").unwrap();
+    let mut found = std::env::split_paths(&path).map(|dir| dir.join("nix-instantiate"));
+    let real = found.find(|file| file.is_file()).unwrap().canonicalize().unwrap();
+    std::os::unix::fs::symlink(real, folder.join("nix-instantiate")).unwrap();
+    folder
+}
+
 #[test]
-fn says_how_to_get_a_store() {
+fn a_store_needs_no_daemon() {
     let world = World::new();
     let mut command = world.command(&["store", "ping"]);
     command.env("PATH", world.path("conf"));
+    assert!(Told::of(command.output().unwrap()).succeeds().contains("Protocol: local\n"));
+}
+
+#[test]
+fn says_how_to_get_a_store() {
+    let world = World::new();
+    fs_err::write(world.path("file"), "").unwrap();
+    // not even root can make a folder there
+    let store = format!("local?root={}", world.path("file/below").display());
+    for arguments in [["store", "ping"].as_slice(), &["build", "-j0", "x.drv"]] {
+        let mut command = world.command(arguments);
+        command.env("PATH", world.path("conf")).env("NIX_REMOTE", &store);
+        let told = Told::of(command.output().unwrap());
+        told.fails(1, &["may not write store", "nor a 'nix-daemon' on the PATH"]);
+    }
+}
+
+/// What is built on another machine comes into a store that no daemon has ever seen; substituters,
+/// which are on unless they are turned off, are no reason to ask for one.
+#[rstest]
+#[case::without_substituters("", "")]
+#[case::with_substituters(
+    "substituters = https://cache.example\n",
+    "warning: substituters are not asked"
+)]
+fn builds_without_a_daemon(#[case] conf: &str, #[case] warning: &str) {
+    let world = World::new();
+    let conf = format!("system = x86_64-linux\nbuild-users-group =\nsandbox = false\n{conf}");
+    let conf = if conf.contains("substituters") { conf } else { format!("{conf}substituters =\n") };
+    fs_err::write(world.path("conf/nix.conf"), conf).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let other = world.path("other");
+    let script = world.script(
+        "builder",
+        &format!("PATH='{path}' exec nix-daemon --stdio --store 'local?root={}'", other.display()),
+    );
+    let machine = format!("ssh-ng://localhost?remote-program={script} x86_64-linux");
+    let arguments = ["build", "-E", EMPTY, "--builders", &machine, "--print-out-paths"];
+    let mut command = world.command(&arguments);
+    command.env("PATH", only_the_evaluator(&world));
     let told = Told::of(command.output().unwrap());
-    told.fails(1, &["no 'nix-daemon' on the PATH", "apt install nix-bin"]);
+    let path = told.succeeds().trim_end().to_owned();
+    assert!(told.err.contains("building empty-1.0 on localhost\n"), "{told:#?}");
+    assert!(told.err.contains(warning), "{told:#?}");
+    assert!(world.path("root").join(path.trim_start_matches('/')).is_dir());
+    // stock Nix finds it valid and whole
+    let mut stock = Command::new("nix-store");
+    stock.args(["--verify-path", &path]).env("NIX_REMOTE", world.store());
+    assert!(stock.status().unwrap().success());
+}
+
+#[test]
+fn without_a_daemon_nothing_is_built_here() {
+    let world = World::new();
+    let mut command = world.command(&["build", "-E", EMPTY]);
+    command.env("PATH", only_the_evaluator(&world));
+    let told = Told::of(command.output().unwrap());
+    told.fails(1, &["this machine builds nothing: drover has no builder for it yet"]);
+}
+
+/// Without Nix's folders, without a daemon and without root there is a store of the user's own.
+#[test]
+fn a_user_without_nix_has_a_store() {
+    let world = World::new();
+    let home = world.path("home");
+    fs_err::create_dir(&home).unwrap();
+    std::os::unix::fs::chown(&home, Some(65534), Some(65534)).unwrap();
+    fs_err::set_permissions(world.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let binary = world.path("drover");
+    fs_err::copy(env!("CARGO_BIN_EXE_drover"), &binary).unwrap();
+    // hides /nix from what follows, and gives up root's rights, which this test needs
+    let script = "mkdir -p /nix && mount -t tmpfs none /nix && \
+                  exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"";
+    let mut command = Command::new("unshare");
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NIX_")) {
+        command.env_remove(name);
+    }
+    command
+        .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
+        .arg(&binary)
+        .args(["store", "ping"])
+        .env("HOME", &home)
+        .env("NIX_CONF_DIR", world.path("conf"))
+        .env_remove("XDG_DATA_HOME")
+        .env("XDG_RUNTIME_DIR", "");
+    let told = Told::of(command.output().unwrap());
+    let root = home.join(".local/share/nix/root");
+    assert!(told.succeeds().contains(&format!("Store URL: {}\n", root.display())), "{told:#?}");
+    assert!(root.join("nix/var/nix/db/db.sqlite").is_file());
 }
 
 #[test]
@@ -179,7 +194,7 @@ fn pings_the_local_store() {
     let world = World::new();
     let told = world.run(&["store", "ping"]);
     let text = told.succeeds();
-    for words in ["Store URL: local?root=", "Protocol: worker protocol 1.", "Round trip: "] {
+    for words in ["Store URL: local?root=", "Protocol: local", "Round trip: "] {
         assert!(text.contains(words), "{told:#?}");
     }
     let told = world.run(&["store", "info", "--json"]);
@@ -316,10 +331,14 @@ fn shows_derivations() {
     let expression = format!(
         r#"derivation {{ name = "b"; builder = "x"; system = "y"; a = {EMPTY}; requiredSystemFeatures = ["kvm"]; }}"#
     );
-    let told = world.run(&["derivation", "show", "-E", &expression, "-v"]);
+    let told = world.run(&["derivation", "show", "-E", &expression]);
     let json: Value = serde_json::from_str(told.succeeds()).unwrap();
     assert_eq!(json["derivations"].as_object().unwrap().len(), 1);
     assert!(told.err.contains("b.drv requires y with kvm\n"), "{told:#?}");
+    let told = world.run(&["derivation", "show", "-r", "-E", &expression, "--features"]);
+    let mut lines: Vec<&str> = told.succeeds().lines().map(|line| &line[44..]).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["b.drv y kvm", "empty-1.0.drv builtin -"], "{told:#?}");
 
     let told = world.run(&["derivation", "show", "-r", "-E", &expression, "--format", "2.8"]);
     let json: Value = serde_json::from_str(told.succeeds()).unwrap();

@@ -1,0 +1,193 @@
+//! What builds for the clients of this process: the machines of `builders`, or those that a client
+//! names in their place.
+//!
+//! Each list of machines that clients bring has a scheduler of its own: its slots are counted over
+//! all clients that bring the same list, and apart from those of the configured one. The daemon
+//! takes such a list from trusted clients only; everybody may bring the empty one.
+//!
+//! What was built for somebody who asked for it is signed with the keys of `secret-key-files`.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use drover_core::{SecretKey, StorePath};
+use drover_derivation::BasicDerivation;
+use drover_fleet::{Service, ServiceOptions, Shutdown};
+use drover_store::{
+    Keeper, MissingPaths, RealiseObserver, RealiseSettings, RealiseStatus, Realised, Realiser,
+    StoreError, Wanted,
+};
+use zeroize::Zeroizing;
+
+use super::ThisMachine;
+use crate::configuration::Configuration;
+use crate::host::processors;
+
+/// Lists of machines that are remembered while nobody uses them.
+const IDLE_LISTS: usize = 8;
+
+/// What builds for the clients of this process.
+pub(super) struct Builds {
+    machine: ThisMachine,
+    state: Mutex<State>,
+    service: Arc<Service>,
+}
+
+struct State {
+    configuration: Arc<Configuration>,
+    /// What is built is signed with these.
+    keys: Arc<Vec<SecretKey>>,
+    /// By the value of `builders`.
+    brought: BTreeMap<String, Arc<Service>>,
+}
+
+impl Builds {
+    pub(super) fn new(
+        machine: &ThisMachine,
+        configuration: Arc<Configuration>,
+    ) -> anyhow::Result<Builds> {
+        let machines = machine.machines(&configuration, None)?;
+        let service = Arc::new(Service::new(machines, ServiceOptions::default()));
+        let keys = Arc::new(keys(machine, &configuration)?);
+        let state = Mutex::new(State { configuration, keys, brought: BTreeMap::new() });
+        Ok(Builds { machine: machine.clone(), state, service })
+    }
+
+    /// Takes over other settings and machines. What is built goes on.
+    pub(super) fn reload(&self, configuration: Arc<Configuration>) -> anyhow::Result<()> {
+        let machines = self.machine.machines(&configuration, None)?;
+        let keys = Arc::new(keys(&self.machine, &configuration)?);
+        self.service.reload(machines, ServiceOptions::default());
+        let mut state = self.state();
+        (state.configuration, state.keys) = (configuration, keys);
+        Ok(())
+    }
+
+    /// Ends all that is built; see [`Service::shutdown`].
+    pub(super) async fn shutdown(&self, how: Shutdown) {
+        let brought = std::mem::take(&mut self.state().brought);
+        self.service.shutdown(how).await;
+        for service in brought.into_values() {
+            service.shutdown(how).await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what builds for a client with these settings, of which it takes out what says nothing.
+    fn service(
+        &self,
+        store: &dyn Keeper,
+        settings: &mut RealiseSettings,
+    ) -> Result<Arc<Service>, StoreError> {
+        let configuration = Arc::clone(&self.state().configuration);
+        // clients always send a number: this machine's own, or by older releases that of its
+        // processors, where nobody has asked for one
+        let usual = [configuration.settings.cores, processors().get()];
+        if settings.build.cores.is_some_and(|cores| usual.contains(&cores)) {
+            settings.build.cores = configuration.build_settings().cores;
+        }
+        let Some(builders) = settings.build.overrides.get("builders") else {
+            return Ok(Arc::clone(&self.service));
+        };
+        let mut state = self.state();
+        if *builders == state.configuration.settings.builders {
+            return Ok(Arc::clone(&self.service));
+        }
+        if let Some(service) = state.brought.get(builders) {
+            return Ok(Arc::clone(service));
+        }
+        let machines = self.machine.machines(&state.configuration, Some(builders));
+        let machines = machines.map_err(|error| StoreError::Refused {
+            store: store.name().to_owned(),
+            message: format!("{error:#}"),
+        })?;
+        if state.brought.len() >= IDLE_LISTS {
+            state.brought.retain(|_, service| Arc::strong_count(service) > 1);
+        }
+        let service = Arc::new(Service::new(machines, ServiceOptions::default()));
+        state.brought.insert(builders.clone(), Arc::clone(&service));
+        Ok(service)
+    }
+}
+
+impl Builds {
+    /// Signs what was built, in the store where it is valid now.
+    async fn sign(&self, store: &dyn Keeper, realised: &[Realised]) -> Result<(), StoreError> {
+        let keys = Arc::clone(&self.state().keys);
+        let built = realised.iter().filter(|each| each.status == RealiseStatus::Built);
+        let paths: Vec<StorePath> = built.flat_map(|each| each.outputs.values().cloned()).collect();
+        if keys.is_empty() || paths.is_empty() {
+            return Ok(());
+        }
+        for info in store.path_infos(&paths).await?.into_iter().flatten() {
+            let fingerprint = info.fingerprint(store.store_dir());
+            let signatures = keys.iter().map(|key| key.sign(&fingerprint)).collect();
+            store.add_signatures(&info.path, &signatures).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the keys of `secret-key-files`. Those that are another user's are that user's to sign with.
+fn keys(machine: &ThisMachine, configuration: &Configuration) -> anyhow::Result<Vec<SecretKey>> {
+    /// Bytes that a key's file may have.
+    const MAX_KEY: u64 = 4096;
+    let mut keys = Vec::new();
+    for file in &configuration.settings.secret_key_files {
+        let unusable = || format!("secret-key-files: '{}' can't be used", file.display());
+        let mut text = Zeroizing::new(String::new());
+        let opened = fs_err::File::open(file);
+        match opened.and_then(|file| file.take(MAX_KEY).read_to_string(&mut text)) {
+            Ok(_) => keys.push(text.trim_end().parse().with_context(unusable)?),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                machine.terminal.warn(&format!("{}: {error}", unusable()));
+            }
+            Err(error) => return Err(error).with_context(unusable),
+        }
+    }
+    Ok(keys)
+}
+
+#[async_trait]
+impl Realiser for Builds {
+    async fn realise(
+        &self,
+        store: Arc<dyn Keeper>,
+        wanted: Vec<Wanted>,
+        mut settings: RealiseSettings,
+        observer: Arc<dyn RealiseObserver>,
+    ) -> Result<Vec<Realised>, StoreError> {
+        let service = self.service(store.as_ref(), &mut settings)?;
+        let realised = service.realise(Arc::clone(&store), wanted, settings, observer).await?;
+        self.sign(store.as_ref(), &realised).await?;
+        Ok(realised)
+    }
+
+    async fn build_derivation(
+        &self,
+        store: Arc<dyn Keeper>,
+        derivation: (StorePath, BasicDerivation),
+        mut settings: RealiseSettings,
+        observer: Arc<dyn RealiseObserver>,
+    ) -> Result<Realised, StoreError> {
+        let service = self.service(store.as_ref(), &mut settings)?;
+        let building = service.build_derivation(Arc::clone(&store), derivation, settings, observer);
+        let realised = building.await?;
+        self.sign(store.as_ref(), std::slice::from_ref(&realised)).await?;
+        Ok(realised)
+    }
+
+    async fn missing(
+        &self,
+        store: Arc<dyn Keeper>,
+        wanted: Vec<Wanted>,
+    ) -> Result<MissingPaths, StoreError> {
+        self.service.missing(store, wanted).await
+    }
+}

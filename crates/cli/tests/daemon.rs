@@ -1,0 +1,540 @@
+//! The real daemon as a process: signals, the service manager, a kill, clients that go; with stock
+//! Nix as its clients and as the machine that builds. Everything is on this machine.
+//!
+//! Needs `nix-daemon`, `nix-instantiate`, `nix-store`, a static `busybox`, `perl`, and root, as the
+//! builder makes namespaces.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail like tests")]
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rstest::rstest;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long anything may take on a machine that is busy.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A folder with a store for the daemon, another for the machine that builds, and nothing of this
+/// machine's configuration.
+struct World {
+    dir: tempfile::TempDir,
+    manager: UnixDatagram,
+}
+
+/// A daemon that runs; killed when this is dropped.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Daemon {
+    fn tell(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    fn ended(&mut self) -> i32 {
+        let mut code = None;
+        until("the daemon to end", || {
+            code = self.0.try_wait().unwrap();
+            code.is_some()
+        });
+        code.and_then(|status| status.code()).unwrap_or(-1)
+    }
+}
+
+/// Waits until something is so.
+#[track_caller]
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < LIMIT, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl World {
+    fn new() -> World {
+        let dir = tempfile::Builder::new().prefix("drd").tempdir().unwrap();
+        let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        manager.set_read_timeout(Some(LIMIT)).unwrap();
+        let world = World { dir, manager };
+        for folder in ["conf", "tools/bin"] {
+            fs_err::create_dir_all(world.path(folder)).unwrap();
+        }
+        let busybox = find("busybox");
+        fs_err::copy(busybox, world.path("tools/bin/busybox")).unwrap();
+        for applet in ["sh", "sleep"] {
+            std::os::unix::fs::symlink("busybox", world.path("tools/bin").join(applet)).unwrap();
+        }
+        world.configure("");
+        world.machines(&[]);
+        world
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.path("socket")
+    }
+
+    fn store(&self) -> String {
+        format!("local?root={}", self.path("root").display())
+    }
+
+    fn configure(&self, more: &str) {
+        let conf = format!(
+            "substituters =\nsystem = x86_64-linux\nbuild-users-group =\nmax-jobs = 0\n\
+             experimental-features = nix-command\n{more}\n"
+        );
+        fs_err::write(self.path("conf/nix.conf"), conf).unwrap();
+    }
+
+    /// Configures machines, each with a store of its own and so many slots.
+    fn machines(&self, machines: &[(&str, u32)]) {
+        let mut lines = String::new();
+        for (name, slots) in machines {
+            let script = self.path(name);
+            let text = format!(
+                "#!/bin/sh\nexec nix-daemon --stdio --option sandbox true --option max-jobs 4 --store 'local?root={}'\n",
+                self.path(&format!("{name}-root")).display()
+            );
+            fs_err::write(&script, text).unwrap();
+            fs_err::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+            let uri = format!("ssh-ng://localhost?remote-program={}", script.display());
+            lines.push_str(&format!("{uri} x86_64-linux - {slots}\n"));
+        }
+        fs_err::write(self.path("conf/machines"), lines).unwrap();
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NIX_")) {
+            command.env_remove(name);
+        }
+        command
+            .args(arguments)
+            .env("HOME", self.dir.path())
+            .env("NIX_CONF_DIR", self.path("conf"))
+            .env("NIX_USER_CONF_FILES", "")
+            .env("NIX_DAEMON_SOCKET_PATH", self.socket())
+            .env("XDG_RUNTIME_DIR", "")
+            .env("XDG_CACHE_HOME", self.path("cache"))
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// A stock client of the daemon.
+    fn client(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command("nix-store", arguments);
+        let remote =
+            format!("unix://{}?root={}", self.socket().display(), self.path("root").display());
+        command.env("NIX_REMOTE", remote);
+        command
+    }
+
+    /// drover under the name of a program of Nix, on the daemon's store itself.
+    fn by_name(&self, name: &str, arguments: &[&str]) -> Command {
+        let link = self.path(name);
+        if !link.exists() {
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_drover"), &link).unwrap();
+        }
+        let mut command = self.command(link, arguments);
+        command.env("NIX_REMOTE", self.store());
+        command
+    }
+
+    fn daemon_command(&self) -> Command {
+        let mut command = self.command(env!("CARGO_BIN_EXE_drover"), &["daemon"]);
+        command
+            .env("NIX_REMOTE", self.store())
+            .env("NOTIFY_SOCKET", self.path("notify"))
+            .stderr(fs_err::File::create(self.path("log")).unwrap().into_parts().0);
+        command
+    }
+
+    /// Starts the daemon, and waits until it is ready.
+    fn daemon(&self) -> Daemon {
+        let daemon = Daemon(self.daemon_command().spawn().unwrap());
+        self.heard("READY=1");
+        daemon
+    }
+
+    /// Waits until the service manager has heard something.
+    #[track_caller]
+    fn heard(&self, what: &str) {
+        let mut buffer = [0; 4096];
+        loop {
+            let len = self.manager.recv(&mut buffer).unwrap_or_else(|error| {
+                panic!("the service manager doesn't hear {what}: {error}\n{}", self.log())
+            });
+            let said = std::str::from_utf8(buffer.get(..len).unwrap()).unwrap();
+            if said.lines().any(|line| line == what) {
+                return;
+            }
+        }
+    }
+
+    fn log(&self) -> String {
+        fs_err::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// An expression for a derivation that sleeps; its sleep can be told from any other.
+    fn expression(&self, seconds: &str) -> String {
+        format!(
+            r#"let tools = builtins.path {{ path = {tools}; name = "tools"; }}; in derivation {{
+                name = "sleeper"; system = "x86_64-linux"; builder = "${{tools}}/bin/sh";
+                args = [ "-c" "echo awake; ${{tools}}/bin/sleep {seconds}; echo > $out" ]; }}"#,
+            tools = self.path("tools").display()
+        )
+    }
+
+    /// Writes that derivation.
+    fn sleeper(&self, seconds: &str) -> String {
+        let text = self.expression(seconds);
+        let mut command = self.command("nix-instantiate", &["-E", &text]);
+        let output = command.env("NIX_REMOTE", self.store()).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    }
+
+    /// Whether stock Nix, opening the files itself, finds the store sound.
+    fn assert_sound(&self) {
+        let mut command = self.command("nix-store", &["--verify", "--check-contents"]);
+        let output = command.env("NIX_REMOTE", self.store()).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+}
+
+fn find(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    let mut found = std::env::split_paths(&path).map(|dir| dir.join(program));
+    found.find(|file| file.is_file()).unwrap_or_else(|| panic!("there is no {program}"))
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+fn succeeds(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", stderr(&output));
+    stdout(&output)
+}
+
+#[track_caller]
+fn fails(mut command: Command, code: i32) -> String {
+    let output = command.output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {said}");
+    said
+}
+
+/// Returns a time to sleep that no other test has, nor an earlier run of this one.
+fn seconds(whole: u32) -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(100);
+    format!("{whole}.{}{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Whether a process runs that sleeps for so long.
+fn sleeps(seconds: &str) -> bool {
+    let suffix = format!("sleep\0{seconds}\0");
+    let processes = fs_err::read_dir("/proc").unwrap().filter_map(Result::ok);
+    processes.into_iter().any(|process| {
+        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+        line.ends_with(suffix.as_bytes())
+    })
+}
+
+/// Starts a build and waits until it runs.
+fn started(world: &World, drv: &str, seconds: &str) -> Child {
+    let mut command = world.client(&["-r", drv]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("the build to run", || sleeps(seconds));
+    child
+}
+
+#[test]
+fn a_reload_brings_machines_and_settings_and_drops_no_build() {
+    let world = World::new();
+    let daemon = world.daemon();
+    let long = &seconds(3);
+    let drv = world.sleeper(long);
+    assert!(fails(world.client(&["-r", &drv]), 1).contains("no machine"), "{}", world.log());
+    world.machines(&[("b1", 1)]);
+    daemon.tell(Signal::HUP);
+    world.heard("RELOADING=1");
+    world.heard("READY=1");
+    let building = started(&world, &drv, long);
+    world.machines(&[("b1", 1), ("b2", 1)]);
+    daemon.tell(Signal::HUP);
+    world.heard("READY=1");
+    assert!(sleeps(long), "the build was dropped");
+    let output = building.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    world.assert_sound();
+}
+
+#[test]
+fn signatures_are_required_as_configured_last() {
+    let world = World::new();
+    world.configure("allowed-users = *\ntrusted-users =");
+    let daemon = world.daemon();
+    // what another store built and nobody signed
+    let other = World::new();
+    other.machines(&[("b1", 1)]);
+    let _others = other.daemon();
+    let built = succeeds(other.client(&["-r", &other.sleeper("0.021")]));
+    let export = other.path("export");
+    let exported = other.client(&["--export", &built]).output().unwrap();
+    fs_err::write(&export, exported.stdout).unwrap();
+    let import = || {
+        let mut command = world.client(&["--import"]);
+        command.stdin(fs_err::File::open(&export).unwrap().into_parts().0);
+        command
+    };
+    let refused = fails(import(), 1);
+    assert!(refused.contains("lacks a"), "{refused}");
+    world.configure("allowed-users = *\ntrusted-users =\nrequire-sigs = false");
+    daemon.tell(Signal::HUP);
+    world.heard("RELOADING=1");
+    world.heard("READY=1");
+    assert_eq!(succeeds(import()), built);
+    world.assert_sound();
+}
+
+/// The service manager is told that all is well while what is under way ends, and neither a reload
+/// nor a second request for patience ends it sooner.
+#[test]
+fn a_drain_lets_builds_end() {
+    let world = World::new();
+    world.machines(&[("b1", 1)]);
+    let mut command = world.daemon_command();
+    command.env("WATCHDOG_USEC", "400000");
+    let mut daemon = Daemon(command.spawn().unwrap());
+    world.heard("READY=1");
+    let long = &seconds(4);
+    let drv = world.sleeper(long);
+    let building = started(&world, &drv, long);
+    daemon.tell(Signal::USR1);
+    world.heard("STOPPING=1");
+    world.heard("WATCHDOG=1");
+    daemon.tell(Signal::HUP);
+    daemon.tell(Signal::USR1);
+    world.heard("WATCHDOG=1");
+    assert!(sleeps(long), "the build was ended");
+    let output = building.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(daemon.ended(), 0);
+    assert!(!world.socket().exists());
+    world.assert_sound();
+}
+
+#[rstest]
+#[case::at_once(None)]
+#[case::after_a_drain(Some(Signal::USR1))]
+fn a_stop_ends_builds_on_the_machines(#[case] before: Option<Signal>) {
+    let seconds = &seconds(900);
+    let world = World::new();
+    world.machines(&[("b1", 1)]);
+    let mut daemon = world.daemon();
+    let drv = world.sleeper(seconds);
+    let mut building = started(&world, &drv, seconds);
+    if let Some(before) = before {
+        daemon.tell(before);
+        world.heard("STOPPING=1");
+    }
+    daemon.tell(Signal::TERM);
+    assert_eq!(daemon.ended(), 0);
+    until("the build to end", || !sleeps(seconds));
+    assert!(!building.wait().unwrap().success());
+    world.assert_sound();
+}
+
+#[test]
+fn a_client_that_is_killed_takes_its_build_along() {
+    let world = World::new();
+    world.machines(&[("b1", 1)]);
+    let _daemon = world.daemon();
+    let long = &seconds(900);
+    let mut building = started(&world, &world.sleeper(long), long);
+    building.kill().unwrap();
+    building.wait().unwrap();
+    until("the build to end", || !sleeps(long));
+}
+
+#[test]
+fn limits_of_a_client_count() {
+    let world = World::new();
+    world.machines(&[("b1", 1)]);
+    let _daemon = world.daemon();
+    let long = &seconds(900);
+    let drv = world.sleeper(long);
+    // stock Nix tells no more of what a daemon says than that it failed
+    let said = fails(world.client(&["-r", &drv, "--timeout", "1"]), 1);
+    assert!(said.contains("timed out after 1 seconds"), "{said}");
+    until("the build to end", || !sleeps(long));
+    let said = fails(world.by_name("nix-store", &["-r", &drv, "--max-silent-time", "1"]), 101);
+    assert!(said.contains("timed out after 1 seconds of silence"), "{said}");
+    until("the build to end", || !sleeps(long));
+    // nobody builds for one who wants no machines
+    let said = fails(world.client(&["-r", &drv, "--builders", ""]), 1);
+    assert!(said.contains("no machine"), "{said}");
+}
+
+#[test]
+fn what_is_built_is_signed() {
+    let world = World::new();
+    let key = ["key", "generate-secret", "--key-name", "here-1"];
+    fs_err::write(world.path("key"), succeeds(world.by_name("nix", &key))).unwrap();
+    world.configure(&format!("secret-key-files = {}", world.path("key").display()));
+    world.machines(&[("b1", 1)]);
+    let _daemon = world.daemon();
+    let path = succeeds(world.client(&["-r", &world.sleeper("0.065")]));
+    let told = succeeds(world.by_name("nix", &["path-info", "--sigs", &path]));
+    assert!(told.contains("here-1:"), "{told}");
+}
+
+#[test]
+fn a_trusted_client_brings_its_machines() {
+    let world = World::new();
+    let _daemon = world.daemon();
+    let drv = world.sleeper("0.071");
+    fails(world.client(&["-r", &drv]), 1);
+    world.machines(&[("b1", 1)]);
+    let machines = fs_err::read_to_string(world.path("conf/machines")).unwrap();
+    let path = succeeds(world.client(&["-r", &drv, "--builders", machines.trim()]));
+    assert!(path.ends_with("-sleeper"), "{path}");
+}
+
+/// All builds for a store go through its daemon, whoever opens the store's files: these processes
+/// know no machines, the daemon does.
+#[rstest]
+#[case::realise("nix-store")]
+#[case::build("nix-build")]
+fn there_is_one_scheduler(#[case] name: &str) {
+    let world = World::new();
+    world.machines(&[("b1", 1)]);
+    let daemon = world.daemon();
+    world.machines(&[]);
+    let build = |seconds: &str| match name {
+        "nix-store" => world.by_name(name, &["-r", &world.sleeper(seconds)]),
+        _ => world.by_name(name, &["--no-out-link", "-E", &world.expression(seconds)]),
+    };
+    let path = succeeds(build("0.081"));
+    assert!(path.ends_with("-sleeper"), "{path}");
+    drop(daemon);
+    assert!(fails(build("0.082"), 1).contains("no machine"));
+}
+
+#[test]
+fn a_socket_is_handed_over() {
+    let world = World::new();
+    let script = r#"use IO::Socket::UNIX; use POSIX;
+        $^F = 9;
+        my $s = IO::Socket::UNIX->new(Local => $ENV{NIX_DAEMON_SOCKET_PATH}, Listen => 9) or die $!;
+        POSIX::dup2(fileno($s), 3) or die $!;
+        $ENV{LISTEN_FDS} = 1; $ENV{LISTEN_PID} = $$; exec @ARGV or die $!;"#;
+    let template = world.daemon_command();
+    let mut command = Command::new("perl");
+    command
+        .args(["-e", script])
+        .arg(template.get_program())
+        .args(template.get_args())
+        .envs(template.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .current_dir(world.dir.path())
+        .stdin(Stdio::null());
+    let mut daemon = Daemon(command.spawn().unwrap());
+    world.heard("READY=1");
+    fs_err::write(world.path("file"), "words").unwrap();
+    let path = succeeds(world.client(&["--add", "file"]));
+    assert_eq!(succeeds(world.client(&["-q", "--hash", &path])).len(), 59);
+    daemon.tell(Signal::TERM);
+    assert_eq!(daemon.ended(), 0);
+    assert!(world.socket().exists(), "the socket is the service manager's");
+}
+
+#[test]
+fn after_a_kill_the_next_start_finds_a_clean_store() {
+    let world = World::new();
+    fs_err::create_dir(world.path("many")).unwrap();
+    for number in 0..200 {
+        fs_err::write(world.path("many").join(number.to_string()), number.to_string()).unwrap();
+    }
+    for round in 0..3 {
+        let mut daemon = world.daemon();
+        fs_err::write(world.path("many/round"), round.to_string()).unwrap();
+        let mut adding = world.client(&["--add", "many"]).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(3 + 40 * round));
+        daemon.tell(Signal::KILL);
+        daemon.ended();
+        adding.wait().unwrap();
+        world.assert_sound();
+    }
+    let _daemon = world.daemon();
+    let path = succeeds(world.client(&["--add", "many"]));
+    succeeds(world.client(&["--verify-path", &path]));
+    let whole = succeeds(world.client(&["--gc"]));
+    assert!(whole.contains("store paths deleted"), "{whole}");
+    let left = fs_err::read_dir(world.path("root/nix/store")).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    let odd = left.iter().filter(|name| *name != ".links");
+    assert_eq!(odd.count(), 0, "{left:?}");
+    world.assert_sound();
+}
+
+#[test]
+fn a_store_that_is_made_anew_is_noticed() {
+    let world = World::new();
+    let mut daemon = world.daemon();
+    fs_err::write(world.path("file"), "words").unwrap();
+    let path = succeeds(world.client(&["--add", "file"]));
+    // a client that is connected already, and waits for its input
+    let mut waiting = world.client(&["--import"]).stdin(Stdio::piped()).spawn().unwrap();
+    let exported = world.client(&["--export", &path]).output().unwrap().stdout;
+    fs_err::remove_dir_all(world.path("root/nix/var/nix/db")).unwrap();
+    let mut stock = world.command("nix-store", &["--init"]);
+    succeeds({
+        stock.env("NIX_REMOTE", world.store());
+        stock
+    });
+    let said = fails(world.client(&["--check-validity", &path]), 1);
+    assert!(said.contains("is not valid"), "{said}");
+    std::io::Write::write_all(waiting.stdin.as_mut().unwrap(), &exported).unwrap();
+    drop(waiting.stdin.take());
+    assert!(waiting.wait().unwrap().success());
+    succeeds(world.client(&["--check-validity", &path]));
+    assert!(daemon.0.try_wait().unwrap().is_none(), "it is another daemon");
+    world.assert_sound();
+}
+
+/// A plain file in the place of the other daemon's lock, or a lock that nobody holds, is no daemon.
+#[test]
+fn a_daemon_that_was_killed_stands_in_nobodys_way() {
+    let world = World::new();
+    let mut daemon = world.daemon();
+    assert!(Path::new(&world.path("root/nix/var/nix/drover-daemon")).exists());
+    daemon.tell(Signal::KILL);
+    daemon.ended();
+    world.machines(&[("b1", 1)]);
+    let drv = world.sleeper("0.091");
+    let path = succeeds(world.by_name("nix-store", &["-r", &drv]));
+    assert!(path.ends_with("-sleeper"), "{path}");
+}
