@@ -33,11 +33,11 @@ test: ## Check everything: format, lints, tests, documentation, house rules
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 	@echo 'make test: everything passed'
 
-bench: ## Measure drover against stock Nix, on the same graphs and hosts (RUNS=3)
+bench: ## Measure drover against stock Nix, on the same hosts, in one run (RUNS=3, ROWS=push)
 	@scripts/install-needs test
-	@cargo build --release --package drover-cli
+	@cargo build --release --package drover-cli --package drover-xtask
 	@[ "$$(id -u)" = 0 ] || { echo 'The hosts that are measured take root.'; sudo -v; }
-	@$(AS_ROOT) DROVER='$(abspath $(TARGET_DIR))/release/drover' cargo xtask bench
+	@$(AS_ROOT) DROVER='$(abspath $(TARGET_DIR))/release/drover' cargo run --quiet --release --package drover-xtask -- bench
 	@cargo bench --package drover-nar --package drover-derivation --package drover-schedule
 
 fmt: ## Format all Rust code

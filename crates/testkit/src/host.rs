@@ -298,6 +298,13 @@ impl Host {
         others.map(|process| (process.pid, process.command_line())).collect()
     }
 
+    /// Returns the processor time that programs in the host have used so far, but for those that
+    /// were started from outside: theirs is their starter's.
+    pub fn processor_time(&self) -> Duration {
+        let inside = processes::inside(&self.pid_namespace);
+        inside.iter().map(processes::Process::processor_time).sum()
+    }
+
     /// Pulls the plug: every process ends at once, the disk is gone, the network hears nothing.
     pub fn stop(self) {
         drop(self);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -22,6 +23,15 @@ impl Process {
     pub(crate) fn command_line(&self) -> String {
         let bytes = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).replace('\0', " ").trim_end().to_owned()
+    }
+
+    /// Returns the processor time that it and those of its children that have ended have used.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let fields = stat.rsplit_once(") ").map(|(_, after)| after.split(' ').skip(11).take(4));
+        let ticks: u64 = fields.into_iter().flatten().filter_map(|it| it.parse::<u64>().ok()).sum();
+        // Every Linux has a hundred ticks a second here, whatever its kernel counts in.
+        Duration::from_millis(ticks * 10)
     }
 
     fn read(pid: i32) -> Option<Process> {
@@ -88,6 +98,17 @@ fn with_descendants(is_first: impl Fn(&Process) -> bool) -> Vec<Process> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_takes_processor_time() {
+        let me = i32::try_from(std::process::id()).unwrap();
+        let time = || Process::read(me).unwrap().processor_time();
+        let before = time();
+        while time() < before + Duration::from_millis(30) {
+            std::hint::black_box((0..100_000u64).fold(0, u64::wrapping_add));
+        }
+        assert!(before < time());
+    }
 
     #[test]
     fn a_child_is_below_its_parent() {

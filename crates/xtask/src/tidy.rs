@@ -117,7 +117,7 @@ fn files(workspace: &Path) -> Result<Vec<(String, String)>> {
             let kind = entry.file_type()?;
             if kind.is_dir() && ![".git", ".cache", "target"].iter().any(|it| name == *it) {
                 folders.push(path);
-            } else if kind.is_file() {
+            } else if kind.is_file() && name != ".git" {
                 // What is not text has nothing for us.
                 if let Ok(text) = fs::read_to_string(entry.path()) {
                     files.push((path.display().to_string(), text));

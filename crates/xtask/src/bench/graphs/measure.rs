@@ -7,24 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use drover_testkit::Host;
 
 use super::rows::Row;
-
-/// Who builds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    Stock,
-    Drover,
-}
-
-impl Side {
-    pub(super) const BOTH: [Side; 2] = [Side::Stock, Side::Drover];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Side::Stock => "stock",
-            Side::Drover => "drover",
-        }
-    }
-}
+use crate::bench::side::Side;
 
 /// What one build cost.
 #[derive(Clone, Copy, Debug)]
