@@ -87,7 +87,7 @@ pub(crate) fn other_machines(
     let Lines { usable, absent } =
         usable_lines(configuration, list.given, &daemon_socket, terminal)?;
     let mut hosts = Vec::new();
-    for (line, written) in &usable {
+    for UsableLine { line, written, whole } in &usable {
         if is_own_store(written, line, local, &daemon_socket) {
             terminal.warn(&format!(
                 "{}: '{}' is this machine's own store and is left out; how many builds run here \
@@ -98,8 +98,7 @@ pub(crate) fn other_machines(
             continue;
         }
         tell_of_key(line, terminal);
-        let address = whole_address(line, &daemon_socket)?;
-        join(&mut hosts, line, address);
+        join(&mut hosts, line, whole.clone());
     }
     let mut names = Names::of(hosts.iter().map(|host| host.line));
     let substitute = match configuration.settings.builders_use_substitutes {
@@ -148,9 +147,18 @@ fn terms(line: &MachineLine) -> Terms {
     }
 }
 
-/// The lines of machines that can be used, each with where its store is, and why others can't.
+/// A line whose machine can be used.
+struct UsableLine {
+    line: MachineLine,
+    /// Where its store is, as it's written.
+    written: Address,
+    /// The same, with what the other columns say of the way there.
+    whole: Address,
+}
+
+/// The lines of machines that can be used, and why others can't.
 struct Lines {
-    usable: Vec<(MachineLine, Address)>,
+    usable: Vec<UsableLine>,
     absent: Vec<String>,
 }
 
@@ -183,10 +191,10 @@ fn usable_lines(
     read.rejected.into_iter().for_each(|error| leave_out(error.into()));
     let mut usable = Vec::new();
     for line in read.machines {
-        let address = address(&line.store_uri, daemon_socket)
-            .and_then(|written| whole_address(&line, daemon_socket).map(|_| written));
-        match address {
-            Ok(address) => usable.push((line, address)),
+        let addresses = address(&line.store_uri, daemon_socket)
+            .and_then(|written| Ok((written, whole_address(&line, daemon_socket)?)));
+        match addresses {
+            Ok((written, whole)) => usable.push(UsableLine { line, written, whole }),
             Err(error) => {
                 let what = format!("{}: this machine can't be used", line.origin);
                 let error = anyhow::Error::from(error).context(what);
@@ -197,7 +205,7 @@ fn usable_lines(
             }
         }
     }
-    let lines: Vec<MachineLine> = usable.iter().map(|(line, _)| line.clone()).collect();
+    let lines: Vec<MachineLine> = usable.iter().map(|usable| usable.line.clone()).collect();
     tell(&lint(&lines), terminal);
     Ok(Lines { usable, absent })
 }

@@ -17,7 +17,7 @@ use crate::resolve::resolve;
 
 /// Whether it can be known from another build what a derivation's outputs become. That of an impure
 /// one counts only once.
-fn is_kept(derivation: &Derivation) -> bool {
+pub(crate) fn is_kept(derivation: &Derivation) -> bool {
     let mut outputs = derivation.outputs.values();
     outputs.any(|output| matches!(output, Output::Floating { .. } | Output::Deferred))
 }
@@ -52,14 +52,21 @@ pub(crate) async fn enter(driver: &Driver, ledger: &dyn Keeper) {
             Err(error) => return note(driver, &error.to_string()),
         };
         for (id, out_path) in entries {
-            let realisation = Realisation { id, out_path, signatures: Default::default() };
-            if let Err(error) =
-                ledger.register_realisation(&realisation, SignatureCheck::Skip).await
-            {
+            if let Err(error) = register(ledger, id, out_path).await {
                 return note(driver, &error.to_string());
             }
         }
     }
+}
+
+/// Registers what one output became.
+pub(crate) async fn register(
+    ledger: &dyn Keeper,
+    id: DrvOutput,
+    out_path: StorePath,
+) -> Result<(), StoreError> {
+    let realisation = Realisation { id, out_path, signatures: Default::default() };
+    ledger.register_realisation(&realisation, SignatureCheck::Skip).await
 }
 
 fn note(driver: &Driver, why: &str) {

@@ -6,16 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_core::{DrvOutput, OutputName, PathInfo, Realisation, StorePath};
-use drover_derivation::{Derivation, DerivationKind};
+use drover_core::{DrvOutput, OutputName, PathInfo, StorePath};
+use drover_derivation::Derivation;
 use drover_schedule::JobId;
 use drover_store::{
-    Keeper, RealiseObserver, RealiseSettings, RealiseStatus, Realised, SignatureCheck, StoreError,
-    Substitute, realisation_hash,
+    Keeper, RealiseObserver, RealiseSettings, RealiseStatus, Realised, StoreError, Substitute,
+    realisation_hash,
 };
 use tokio::sync::oneshot;
 
 use crate::fleet::Target;
+use crate::ledger;
 use crate::prepare::Work;
 use crate::service::bring::{Brought, bring};
 use crate::service::engine::{Command, Joining, Learned, Outcome, Reachable, Settled};
@@ -127,8 +128,7 @@ impl Request {
         answers: &[Realised],
     ) -> Result<(), StoreError> {
         for ((asked, _), answer) in asked.iter().zip(answers) {
-            let kind = asked.derivation.kind();
-            let unnamed = matches!(kind, Ok(DerivationKind::Floating | DerivationKind::Deferred));
+            let unnamed = ledger::is_kept(&asked.derivation);
             // one that a client brought along needn't be here
             if !unnamed || answer.outputs.is_empty() || !self.is_here(asked).await? {
                 continue;
@@ -136,12 +136,8 @@ impl Request {
             let hash = realisation_hash(&*self.store, &asked.target.derivation).await?;
             for (name, path) in &answer.outputs {
                 let Ok(output) = name.parse() else { continue };
-                let realisation = Realisation {
-                    id: DrvOutput { hash: hash.clone(), output },
-                    out_path: path.clone(),
-                    signatures: BTreeSet::new(),
-                };
-                self.store.register_realisation(&realisation, SignatureCheck::Skip).await?;
+                let id = DrvOutput { hash: hash.clone(), output };
+                ledger::register(&*self.store, id, path.clone()).await?;
             }
         }
         Ok(())
