@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -25,6 +26,9 @@ const MAX_BATCH: usize = 8 << 20;
 
 /// Paths that are gathered before they are added together.
 const MAX_BATCH_PATHS: usize = 1000;
+
+/// How long paths that were read wait for more to be added with.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes read at once.
 const PIECE: usize = 256 * 1024;
@@ -64,7 +68,8 @@ fn changed(store_dir: &StoreDir, error: StoreError) -> CompatError {
 
 /// Adds the paths that come on standard input, and returns them in their order.
 ///
-/// Small paths are added many at a time. Memory stays below the size of a batch, whatever comes.
+/// Small paths are added many at a time, or when no more come for now, so that who writes slowly
+/// finds what they have written. Memory stays below the size of a batch, whatever comes.
 pub(super) async fn import(
     store: &Arc<dyn Keeper>,
     input: Input,
@@ -72,7 +77,13 @@ pub(super) async fn import(
     let mut input = BufReader::with_capacity(PIECE, input);
     let mut imported = Vec::new();
     let mut batch = Batch::default();
-    while read_more(&mut input).await? {
+    loop {
+        if !batch.paths.is_empty() && !more_at_hand(&mut input).await? {
+            add(store, std::mem::take(&mut batch)).await?;
+        }
+        if !read_more(&mut input).await? {
+            break;
+        }
         let path = read_path(&mut input, store.store_dir()).await?;
         imported.push(path.info.path.clone());
         batch.bytes += path.nar.memory();
@@ -85,6 +96,14 @@ pub(super) async fn import(
         add(store, batch).await?;
     }
     Ok(imported)
+}
+
+/// Tells whether more of the input comes within a short time. Its end counts as more.
+async fn more_at_hand(input: &mut (impl AsyncBufRead + Unpin)) -> Result<bool, CompatError> {
+    match tokio::time::timeout(LONGEST_PAUSE, input.fill_buf()).await {
+        Ok(piece) => piece.map(|_| true).map_err(reading),
+        Err(_) => Ok(false),
+    }
 }
 
 async fn add(store: &Arc<dyn Keeper>, batch: Batch) -> Result<(), CompatError> {
