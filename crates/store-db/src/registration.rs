@@ -40,32 +40,7 @@ impl Database {
         }
         let store_dir = self.store_dir.clone();
         refuse_cycles(registrations, |path| store_dir.display(path))?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        self.write(|connection| {
-            let mut ids: HashMap<&StorePath, RowId> = HashMap::new();
-            for Registration { info, outputs } in registrations {
-                let full = store_dir.display(&info.path);
-                let id = match row_id(connection, &full)? {
-                    Some(id) => {
-                        update_row(connection, &full, info)?;
-                        id
-                    }
-                    None => {
-                        insert_row(connection, &full, info, now, |path| store_dir.display(path))?
-                    }
-                };
-                ids.insert(&info.path, id);
-                #[cfg(test)]
-                tests::in_the_middle();
-                let mut add = connection.prepare_cached(
-                    "insert or replace into DerivationOutputs (drv, id, path) values (?, ?, ?)",
-                )?;
-                for (name, path) in outputs {
-                    add.execute(params![id, name.as_str(), store_dir.display(path)])?;
-                }
-            }
-            refer(connection, registrations, ids, &store_dir)
-        })
+        self.write(|connection| insert(connection, registrations, &store_dir))
     }
 
     /// Replaces what is known of a valid path: hash, size, signatures, content address, and whether
@@ -286,8 +261,38 @@ fn forget_realisation_references(connection: &Connection, id: RowId) -> rusqlite
         .execute([id])
 }
 
+/// Writes the rows of paths that become valid together.
+pub(crate) fn insert(
+    connection: &Connection,
+    registrations: &[Registration],
+    store_dir: &StoreDir,
+) -> Result<(), Stop> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let mut ids: HashMap<&StorePath, RowId> = HashMap::new();
+    for Registration { info, outputs } in registrations {
+        let full = store_dir.display(&info.path);
+        let id = match row_id(connection, &full)? {
+            Some(id) => {
+                update_row(connection, &full, info)?;
+                id
+            }
+            None => insert_row(connection, &full, info, now, |path| store_dir.display(path))?,
+        };
+        ids.insert(&info.path, id);
+        #[cfg(test)]
+        tests::in_the_middle();
+        let mut add = connection.prepare_cached(
+            "insert or replace into DerivationOutputs (drv, id, path) values (?, ?, ?)",
+        )?;
+        for (name, path) in outputs {
+            add.execute(params![id, name.as_str(), store_dir.display(path)])?;
+        }
+    }
+    refer(connection, registrations, ids, store_dir)
+}
+
 /// Refuses paths that refer to each other. Only outputs of one build could.
-fn refuse_cycles(
+pub(crate) fn refuse_cycles(
     registrations: &[Registration],
     display: impl Fn(&StorePath) -> String,
 ) -> Result<(), DbError> {
