@@ -74,6 +74,15 @@ fn compressed(path: &Path) -> PathBuf {
 impl Writing {
     /// Begins a log; `None` where there is one.
     fn begin(view: &View, derivation: &StorePath) -> Result<Option<Writing>, LocalError> {
+        let [plain, _] = places(view, derivation);
+        match plain.exists() || compressed(&plain).exists() {
+            true => Ok(None),
+            false => Writing::replacing(view, derivation).map(Some),
+        }
+    }
+
+    /// Begins a log that takes the place of one that is there.
+    fn replacing(view: &View, derivation: &StorePath) -> Result<Writing, LocalError> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         view.refuse_read_only("keep a build log")?;
         let [plain, _] = places(view, derivation);
@@ -81,9 +90,6 @@ impl Writing {
             LogForm::Compressed => compressed(&plain),
             LogForm::Plain => plain.clone(),
         };
-        if plain.exists() || compressed(&plain).exists() {
-            return Ok(None);
-        }
         let parent = last.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(parent).map_err(|error| fail("create folder", parent, error))?;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -95,7 +101,7 @@ impl Writing {
             LogForm::Compressed => Box::new(BzEncoder::new(file, Compression::best())),
             LogForm::Plain => Box::new(file),
         };
-        Ok(Some(Writing { to, temporary, last, state: State::Begun }))
+        Ok(Writing { to, temporary, last, state: State::Begun })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), LocalError> {
@@ -117,6 +123,60 @@ impl Drop for Writing {
         if self.state == State::Begun {
             fs::remove_file(&self.temporary).ok();
         }
+    }
+}
+
+/// The log of a build on this machine, in the making. It takes the place of an older one when it is
+/// whole; if it is dropped before, nothing is kept. Synchronous, for threads that may block.
+pub struct BuildLogWriter {
+    store: LocalStore,
+    writing: Writing,
+}
+
+impl LocalStore {
+    /// Begins the log of a build.
+    ///
+    /// # Errors
+    ///
+    /// Its file can't be made.
+    pub async fn begin_build_log(
+        &self,
+        derivation: &StorePath,
+    ) -> Result<BuildLogWriter, StoreError> {
+        let path = derivation.clone();
+        let writing = self.blocking(move |view| Writing::replacing(view, &path)).await?;
+        Ok(BuildLogWriter { store: self.same_session(), writing })
+    }
+}
+
+impl BuildLogWriter {
+    /// Writes the next bytes.
+    ///
+    /// # Errors
+    ///
+    /// They can't be written.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.writing.write(bytes).map_err(|error| self.store.told(error))
+    }
+
+    /// Keeps the log.
+    ///
+    /// # Errors
+    ///
+    /// It can't be written or put in its place.
+    pub fn finish(self) -> Result<(), StoreError> {
+        let BuildLogWriter { store, writing } = self;
+        let last = writing.last.clone();
+        writing.finish().map_err(|error| store.told(error))?;
+        // One that was kept in the other form would be found first, or after this one is gone.
+        let other = match last.extension().is_some_and(|extension| extension == "bz2") {
+            true => last.with_extension(""),
+            false => compressed(&last),
+        };
+        if last != other {
+            fs::remove_file(other).ok();
+        }
+        Ok(())
     }
 }
 

@@ -38,8 +38,11 @@ mod repair;
 mod tree;
 mod verify;
 mod view;
+mod workshop;
 
+pub use build_log::BuildLogWriter;
 pub use drover_store_db::Sync as MetadataSync;
 pub use layout::{Access, Layout, LayoutError, Place, Surroundings, Uid};
 pub use local_store::LocalStore;
 pub use options::{ContentSync, LocalOptions, LogForm, Optimise, RequiredSignatures, Symlinks};
+pub use workshop::{BuildLocks, Product, Workshop};

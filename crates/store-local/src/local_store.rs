@@ -57,8 +57,9 @@ impl LocalStore {
         &self.shared.layout
     }
 
-    /// Returns a session on the same store.
-    pub(crate) fn new_session(&self) -> LocalStore {
+    /// Returns a session of its own on the same store: its temporary roots end when it is dropped.
+    #[must_use]
+    pub fn new_session(&self) -> LocalStore {
         LocalStore { roots: Arc::new(SessionRoots::new()), ..self.same_session() }
     }
 

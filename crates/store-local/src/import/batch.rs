@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use drover_core::{OutputName, PathInfo, StorePath};
+use drover_core::{OutputName, PathInfo, Realisation, StorePath};
 use drover_store::{StoreError, WhenValid};
 use drover_store_db::{DbError, Registration};
 use drover_store_files::LinkCheck;
@@ -83,7 +83,7 @@ impl Batch {
     }
 
     /// Removes what was skipped, replaced or not reached; most have been renamed away.
-    fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         for Ready { entry, .. } in self.ready.drain(..) {
             tree::remove(&*self.folder, &entry).ok();
         }
@@ -101,7 +101,18 @@ impl Batch {
             Tried::Busy(path) => return Ok(Outcome::Busy(path)),
         };
         reach(Point::AfterLock);
-        let valid = self.view.valid(&paths)?;
+        let done = self.commit_locked(&paths, &[]);
+        drop(locks);
+        done.map(|()| Outcome::Done)
+    }
+
+    /// Makes paths valid that are locked, with what else is known of them, all in one transaction.
+    pub(crate) fn commit_locked(
+        &self,
+        paths: &BTreeSet<StorePath>,
+        realisations: &[Realisation],
+    ) -> Result<(), LocalError> {
+        let valid = self.view.valid(paths)?;
         let keeps = |ready: &&Ready| {
             self.when_valid == WhenValid::Replace || !valid.contains(&ready.info.path)
         };
@@ -109,7 +120,7 @@ impl Batch {
         let result = match self.place(&added, &valid) {
             Ok(()) => {
                 reach(Point::BeforeTransaction);
-                register(&self.view, &added)
+                register(&self.view, &added, realisations)
             }
             Err(error) => Err((error, added.as_slice())),
         };
@@ -122,8 +133,7 @@ impl Batch {
             error
         });
         reach(Point::AfterCommit);
-        drop(locks);
-        result.map(|()| Outcome::Done)
+        result
     }
 
     /// Puts paths in their place, and what they hold on the disk.
@@ -173,18 +183,22 @@ impl Drop for Batch {
 }
 
 /// Registers paths; where it can't, returns those that were not.
-fn register<'a>(view: &View, added: &'a [&'a Ready]) -> Result<(), (LocalError, &'a [&'a Ready])> {
+fn register<'a>(
+    view: &View,
+    added: &'a [&'a Ready],
+    realisations: &[Realisation],
+) -> Result<(), (LocalError, &'a [&'a Ready])> {
     let registration =
         |ready: &&Ready| Registration { info: ready.info.clone(), outputs: ready.outputs.clone() };
     let all: Vec<Registration> = added.iter().map(registration).collect();
-    let Err(error) = view.opened.write(|database| database.register(&all)) else {
-        return Ok(());
-    };
-    // One of them is at fault; the others needn't suffer for it.
+    let written = view.opened.write(|database| database.register_built(&all, realisations));
+    let Err(error) = written else { return Ok(()) };
+    // One of them is at fault; the others needn't suffer for it. What a build has made comes whole
+    // or not at all.
     let one_is_at_fault = matches!(
         error,
         LocalError::Database(DbError::UnknownReference { .. } | DbError::Cycle { .. })
-    );
+    ) && added.iter().all(|ready| !ready.info.ultimate);
     let good = |one: &&Registration| {
         view.opened.write(|database| database.register(std::slice::from_ref(*one))).is_ok()
     };
