@@ -142,5 +142,5 @@ pub use plan::{
 pub use running::{Cause, Ended, Exit, Running, Usage};
 pub use support::{Availability, Support};
 pub use target::{Below, PathError, Target};
-pub use terminal::Terminal;
+pub use terminal::{Terminal, TerminalReader};
 pub use users::{LockedUsers, UserPool, UserPoolError};
