@@ -124,6 +124,12 @@ impl OutputRules {
         }
     }
 
+    /// Whether nothing is asked of the outputs.
+    pub fn allow_anything(&self) -> bool {
+        let nothing = |rules: &Rules| *rules == Rules { itself: rules.itself, ..Rules::default() };
+        self.by_output.values().all(nothing)
+    }
+
     /// Whether an output counts as having no references, whatever it mentions
     /// (`unsafeDiscardReferences`).
     pub fn discards_references(&self, output: &OutputName) -> bool {
