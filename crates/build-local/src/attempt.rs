@@ -1,0 +1,287 @@
+//! One run of a build's process: its user, its folders, what it's given, and its end.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use drover_derivation::Output;
+use drover_recipe::{Given, Placeholders, Setting};
+use drover_sandbox::{
+    Addresses, Cgroup, Command, Handles, HardLimit, Isolation, Leftovers, Limit, Machine, Network,
+    Personality, Plan, Resource, Scope, Terminal,
+};
+use drover_store::{BuildFailure, LogEvent, Store as _};
+use drover_store_local::Workshop;
+use rustix::io::Errno;
+
+use crate::failure::{Failing, Trouble, failed, machine};
+use crate::folders::{BuildFolders, Entrance};
+use crate::harvest::Reach;
+use crate::inputs;
+use crate::job::{Job, Shelter, Subject};
+use crate::log_file::LogFile;
+use crate::process::{Ending, Limits, Process, terminal};
+use crate::settings::{KeepFailed, KeepLog};
+use crate::surroundings::{Scene, make_store, namespaces};
+use crate::users::{BuildUser, Need};
+
+/// A build that is about to run.
+pub(crate) struct Attempt<'a> {
+    pub(crate) job: &'a Job<'a>,
+    pub(crate) subject: &'a Subject,
+    pub(crate) workshop: &'a Workshop,
+}
+
+/// A build that went well, as far as its process goes.
+pub(crate) struct Made {
+    /// Where its outputs are.
+    pub(crate) outputs: OwnedFd,
+    pub(crate) folders: Left,
+    pub(crate) user: Arc<BuildUser>,
+}
+
+/// What a build has left behind in its folders.
+pub(crate) struct Left(BuildFolders);
+
+/// Free bytes below which a failure is put down to a full disk, as in Nix.
+const ALMOST_FULL: u64 = 8 << 20;
+
+impl Attempt<'_> {
+    /// Runs it.
+    pub(crate) async fn run(&self) -> Result<Made, Trouble> {
+        let Attempt { job, subject, .. } = self;
+        let need = match subject.options.required_system_features.contains("uid-range") {
+            true => Need::Range,
+            false => Need::One,
+        };
+        let locks = job.settings.user_locks.as_ref().unwrap_or(&job.store.layout().state);
+        let user = BuildUser::lock(&job.settings.users, locks, need, job.cancel).await?;
+        let user = Arc::new(user);
+        let folders = Left(self.folders(&user)?);
+        match self.run_in(&folders.0, &user).await {
+            Ok(outputs) => Ok(Made { outputs, folders, user }),
+            Err(trouble) => {
+                folders.leave(job, !matches!(trouble, Trouble::Cancelled), user);
+                Err(trouble)
+            }
+        }
+    }
+
+    fn folders(&self, user: &BuildUser) -> Result<BuildFolders, Trouble> {
+        let Job { store, settings, .. } = self.job;
+        let parent = match &settings.build_dir {
+            Some(folder) => folder.clone(),
+            None => store.layout().state.join("builds"),
+        };
+        let entrance = match self.subject.shelter {
+            Shelter::Namespaces => Entrance::Closed,
+            Shelter::None => Entrance::Passable,
+        };
+        let name = self.subject.derivation.name.to_string();
+        let made = BuildFolders::new(&parent, &name, user.ids(), entrance);
+        made.map_err(|error| {
+            let doing = format!("make a folder for the build in '{}'", parent.display());
+            machine(&doing, &error).into()
+        })
+    }
+
+    async fn run_in(&self, folders: &BuildFolders, user: &BuildUser) -> Result<OwnedFd, Trouble> {
+        let Attempt { job, subject, workshop } = self;
+        let given = self.given(folders).await?;
+        folders
+            .write(&given.files, user.ids())
+            .map_err(|error| machine("write the build's files", &error))?;
+        let outputs = match subject.shelter {
+            Shelter::Namespaces => make_store(workshop, user),
+            Shelter::None => workshop.store().try_clone_to_owned(),
+        };
+        let outputs = outputs.map_err(|error| machine("make a store for the build", &error))?;
+        let Terminal { upper, lower } = terminal()?;
+        let mut handles = Handles::new();
+        let output = handles.add(lower);
+        let plan = self.plan(given, folders, user, &mut handles, output)?;
+        let file = match job.settings.keep_log {
+            KeepLog::Yes => {
+                let derivation = job.request.derivation.clone();
+                Some(LogFile::new(job.store.new_session(), derivation))
+            }
+            KeepLog::No => None,
+        };
+        let process = Process {
+            derivation: &subject.shown,
+            launcher: &job.launcher,
+            limits: Limits {
+                timeout: job.settings.timeout,
+                max_silent_time: job.settings.max_silent_time,
+                max_log_size: job.settings.max_log_size,
+            },
+            cancel: job.cancel,
+            log: Arc::clone(&job.log),
+            file,
+            tail: job.settings.log_lines,
+        };
+        let Ending { ended, tail } = process.run(&plan, handles, upper).await?;
+        let known = subject.derivation.outputs.values().filter_map(Output::path);
+        let paths = known.map(|path| job.store.store_dir().display(path)).collect();
+        let failing = Failing { derivation: &subject.shown, outputs: paths, tail: &tail };
+        match failing.of_exit(ended.exit) {
+            None => Ok(outputs),
+            Some(failure) => Err(self.with_full_disk(failure, folders).into()),
+        }
+    }
+
+    /// What a build begins with.
+    async fn given(&self, folders: &BuildFolders) -> Result<Given, Trouble> {
+        let Attempt { job, subject, .. } = self;
+        let store_dir = &job.store.layout().store_dir;
+        let asked = inputs::graphs(&job.store, &subject.derivation, &subject.closure).await?;
+        let mut placeholders = Placeholders::of_outputs(store_dir, &subject.scratch);
+        for (name, output) in &subject.derivation.outputs {
+            if let (Some(path), Some(scratch)) = (output.path(), subject.scratch.get(name))
+                && path != scratch
+            {
+                placeholders.redirect(path, scratch);
+            }
+        }
+        let folder = match subject.shelter {
+            Shelter::Namespaces => job.settings.sandbox_build_dir.clone(),
+            Shelter::None => folders.build().display().to_string(),
+        };
+        let cores = job.request.wishes.cores.unwrap_or(job.settings.cores);
+        let outside = |name: &str| (job.settings.outside.0)(name);
+        let setting = Setting {
+            store_dir,
+            folder: &folder,
+            cores: if cores == 0 { processors() } else { cores },
+            outside: &outside,
+        };
+        let derivation = &subject.derivation;
+        Ok(Given::new(derivation, &placeholders, &setting, asked.structured, asked.files)?)
+    }
+
+    fn plan(
+        &self,
+        given: Given,
+        folders: &BuildFolders,
+        user: &BuildUser,
+        handles: &mut Handles,
+        output: drover_sandbox::Handle,
+    ) -> Result<Plan, Trouble> {
+        let Attempt { job, subject, .. } = self;
+        let isolation = self.isolation(folders, user, handles)?;
+        let program = subject.derivation.builder.to_vec();
+        let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
+        let folder = match subject.shelter {
+            Shelter::Namespaces => job.settings.sandbox_build_dir.clone().into_bytes(),
+            Shelter::None => folders.build().into_os_string().into_encoded_bytes(),
+        };
+        let is_kin =
+            job.settings.system == "x86_64-linux" && subject.derivation.system == "i686-linux";
+        Ok(Plan {
+            command: Command {
+                arguments: [vec![name], given.args].concat(),
+                program,
+                environment: given.environment.into_iter().collect(),
+                folder,
+                output,
+                umask: 0o022,
+            },
+            identity: user.identity(),
+            groups: Vec::new(),
+            isolation,
+            filter: job.settings.filter,
+            scope: Scope::WhereSupported,
+            cgroup: Cgroup::Inherited,
+            limits: vec![Limit {
+                resource: Resource::Core,
+                soft: Some(0),
+                hard: HardLimit::Unchanged,
+            }],
+            personality: Personality {
+                machine: if is_kin { Machine::Linux32 } else { Machine::Native },
+                addresses: Addresses::Fixed,
+            },
+            oom_score: None,
+            leftovers: Leftovers::Kill,
+        })
+    }
+
+    fn isolation(
+        &self,
+        folders: &BuildFolders,
+        user: &BuildUser,
+        handles: &mut Handles,
+    ) -> Result<Isolation, Trouble> {
+        let Attempt { job, subject, workshop } = self;
+        if subject.shelter == Shelter::None {
+            return match user {
+                BuildUser::Range(_) => {
+                    Err(failed("a build with a range of users takes a sandbox").into())
+                }
+                _ => Ok(Isolation::None),
+            };
+        }
+        let scene = Scene {
+            settings: job.settings,
+            store_dir: &job.store.layout().store_dir,
+            closure: &subject.closure,
+            workshop,
+            folders,
+            user,
+            network: match subject.reach {
+                Reach::None => Network::Private,
+                Reach::Network => Network::Host,
+            },
+            support: &job.support,
+        };
+        let namespaces = namespaces(&scene, handles);
+        let namespaces = namespaces.map_err(|error| machine("prepare the sandbox", &error))?;
+        Ok(Isolation::Namespaces(Box::new(namespaces)))
+    }
+
+    /// A build that fails where the disk is full has failed for that, most likely.
+    fn with_full_disk(&self, failure: BuildFailure, folders: &BuildFolders) -> BuildFailure {
+        let BuildFailure::Failed { message } = failure else { return failure };
+        let outer = folders.outer();
+        let is_full = is_almost_full(self.workshop.folder()) || outer.is_ok_and(is_almost_full);
+        match is_full {
+            true => BuildFailure::Machine {
+                message: format!(
+                    "{message}\nnote: build failure may have been caused by lack of free disk space"
+                ),
+                disk_full: true,
+            },
+            false => BuildFailure::Failed { message },
+        }
+    }
+}
+
+impl Left {
+    /// Removes the folders, off the way of what follows; or leaves them, if they are to be kept. Until
+    /// they are gone nobody else has the user.
+    pub(crate) fn leave(self, job: &Job<'_>, has_failed: bool, user: Arc<BuildUser>) {
+        let wishes = job.request.wishes.keep_failed || job.settings.keep_failed == KeepFailed::Yes;
+        let Left(folders) = self;
+        if has_failed && wishes {
+            let note = format!("note: keeping build directory '{}'", folders.build().display());
+            job.log.event(LogEvent::Message(note));
+            return;
+        }
+        job.tracker.spawn_blocking(move || {
+            if let Err(error) = folders.remove() {
+                tracing::warn!("a build's folder can't be removed: {error}");
+            }
+            drop(user);
+        });
+    }
+}
+
+fn is_almost_full(folder: impl AsFd) -> bool {
+    let free = |stat: rustix::fs::StatVfs| stat.f_bavail.saturating_mul(stat.f_frsize);
+    let stat: Result<rustix::fs::StatVfs, Errno> = rustix::fs::fstatvfs(folder);
+    stat.map(free).is_ok_and(|free| free < ALMOST_FULL)
+}
+
+fn processors() -> u32 {
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(count).unwrap_or(1)
+}

@@ -1,0 +1,169 @@
+//! Why a build came to nothing, and whose fault that is.
+//!
+//! The words are Nix's where it has some that tools look for (`src/libstore/build/`,
+//! `unix/build/derivation-builder.cc`); the end of the log is added by who shows them.
+
+use std::io;
+
+use drover_core::OutputName;
+use drover_derivation::DerivationError;
+use drover_recipe::{RecipeError, Violation};
+use drover_sandbox::{Exit, Failure, Reason, SpawnError, Step, WaitError};
+use drover_store::{BuildFailure, StoreError};
+use drover_store_files::FilesError;
+use rustix::io::Errno;
+
+use crate::contents::ContentsError;
+use crate::suitable::Unsupported;
+
+/// Why a build came to nothing.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// It failed.
+    Failure(BuildFailure),
+    /// The store did.
+    Store(StoreError),
+    /// Nobody wants it any more.
+    Cancelled,
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Trouble {
+        Trouble::Store(error)
+    }
+}
+
+impl From<BuildFailure> for Trouble {
+    fn from(failure: BuildFailure) -> Trouble {
+        Trouble::Failure(failure)
+    }
+}
+
+impl From<DerivationError> for Trouble {
+    fn from(error: DerivationError) -> Trouble {
+        failed(error.to_string()).into()
+    }
+}
+
+impl From<RecipeError> for Trouble {
+    fn from(error: RecipeError) -> Trouble {
+        failed(error.to_string()).into()
+    }
+}
+
+impl From<Unsupported> for Trouble {
+    fn from(error: Unsupported) -> Trouble {
+        BuildFailure::Machine { message: error.to_string(), disk_full: false }.into()
+    }
+}
+
+/// The build itself failed, and would again.
+pub(crate) fn failed(message: impl Into<String>) -> BuildFailure {
+    BuildFailure::Failed { message: message.into() }
+}
+
+/// This machine could not.
+pub(crate) fn machine(doing: &str, error: &io::Error) -> BuildFailure {
+    let full = [Errno::NOSPC, Errno::DQUOT];
+    let disk_full = Errno::from_io_error(error).is_some_and(|errno| full.contains(&errno));
+    BuildFailure::Machine { message: format!("cannot {doing}: {error}"), disk_full }
+}
+
+/// Returns what is said of files that a build has left and that can't be taken as they are.
+pub(crate) fn of_files(derivation: &str, error: impl Into<ContentsError>) -> BuildFailure {
+    match error.into() {
+        ContentsError::Read(error)
+        | ContentsError::Files(FilesError::Io { source: error, .. } | FilesError::Thread(error)) => {
+            machine(&format!("take over what '{derivation}' has made"), &error)
+        }
+        ContentsError::Files(error) => failed(format!(
+            "'{derivation}' has made something that can't be in a store; rejecting this build \
+             output: {error}"
+        )),
+    }
+}
+
+/// Returns what is said of a build that could not be started.
+pub(crate) fn of_start(derivation: &str, builder: &[u8], error: &SpawnError) -> BuildFailure {
+    if let SpawnError::Step(Failure { step: Step::Execute, reason: Reason::Os(code), .. }) = error {
+        let builder = String::from_utf8_lossy(builder);
+        let why = io::Error::from_raw_os_error(*code);
+        return failed(format!(
+            "builder for '{derivation}' failed with exit code 1: executing '{builder}': {why}"
+        ));
+    }
+    let full = matches!(
+        error,
+        SpawnError::Step(Failure { reason: Reason::Os(code), .. })
+            if *code == Errno::NOSPC.raw_os_error()
+    );
+    BuildFailure::Machine { message: error.to_string(), disk_full: full }
+}
+
+/// Returns what is said of a build whose end nobody saw.
+pub(crate) fn of_wait(error: &WaitError) -> BuildFailure {
+    BuildFailure::Machine { message: error.to_string(), disk_full: false }
+}
+
+/// A build whose process is what failed, for messages.
+pub(crate) struct Failing<'a> {
+    /// The derivation's whole path.
+    pub(crate) derivation: &'a str,
+    /// The whole paths of its outputs, as far as they are known.
+    pub(crate) outputs: Vec<String>,
+    /// The end of its log.
+    pub(crate) tail: &'a [String],
+}
+
+impl Failing<'_> {
+    /// Returns what is said of a build that ended badly by itself; nothing where it went well.
+    pub(crate) fn of_exit(&self, exit: Exit) -> Option<BuildFailure> {
+        /// What ends processes where memory runs out, and by hand.
+        const KILL: i32 = 9;
+        match exit {
+            Exit::Code(0) => None,
+            Exit::Code(code) => {
+                Some(failed(self.explain(&format!("failed with exit code {code}"))))
+            }
+            Exit::Signal(KILL) => {
+                let message = self.explain("failed due to signal 9 (Killed)");
+                Some(BuildFailure::Killed { message })
+            }
+            Exit::Signal(signal) => {
+                Some(failed(self.explain(&format!("failed due to signal {signal}"))))
+            }
+        }
+    }
+
+    /// The words of Nix since 2.31.
+    fn explain(&self, how: &str) -> String {
+        let Failing { derivation, outputs, tail } = self;
+        let mut text = format!("Cannot build '{derivation}'.\nReason: builder {how}.");
+        if !outputs.is_empty() {
+            text.push_str("\nOutput paths:");
+        }
+        for path in outputs {
+            text.push_str(&format!("\n  {path}"));
+        }
+        if !tail.is_empty() {
+            text.push_str(&format!("\nLast {} log lines:", tail.len()));
+            for line in *tail {
+                text.push_str(&format!("\n> {line}"));
+            }
+            text.push_str(&format!("\nFor full logs, run:\n  nix log {derivation}"));
+        }
+        text
+    }
+}
+
+/// Returns what is said of an output that isn't there.
+pub(crate) fn not_produced(derivation: &str, output: &OutputName, path: &str) -> BuildFailure {
+    failed(format!(
+        "builder for '{derivation}' failed to produce output path for output '{output}' at '{path}'"
+    ))
+}
+
+/// Returns what is said of outputs that break a rule of their derivation.
+pub(crate) fn of_rule(violation: &Violation) -> BuildFailure {
+    failed(violation.to_string())
+}

@@ -1,0 +1,389 @@
+//! One build, from what is asked to what came of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use drover_core::{DrvOutput, Hash, HashAlgorithm, OutputName, PathInfo, Realisation, StorePath};
+use drover_derivation::{
+    BasicDerivation, BuildOptions, Derivation, DerivationKind, HashModuloCache, Output,
+    output_path_name,
+};
+use drover_recipe::{OutputFacts, OutputRules};
+use drover_sandbox::{Launcher, Support};
+use drover_store::{
+    BuildFailure, BuildLog, BuildOutcome, BuildRequest, Built, Keeper as _, LogEvent, Store as _,
+};
+use drover_store_local::{BuildLocks, LocalStore, Product, Workshop};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::attempt::Attempt;
+use crate::failure::{Trouble, failed, of_rule};
+use crate::harvest::{Harvest, Reach};
+use crate::inputs;
+use crate::settings::{BuildUsers, LocalSettings, SandboxFallback, SandboxMode};
+use crate::suitable;
+use crate::surroundings::store_paths_of;
+
+/// What a build has to do with.
+pub(crate) struct Job<'a> {
+    pub(crate) store: Arc<LocalStore>,
+    pub(crate) settings: &'a LocalSettings,
+    pub(crate) launcher: Launcher,
+    pub(crate) support: Support,
+    pub(crate) tracker: &'a TaskTracker,
+    pub(crate) request: BuildRequest,
+    pub(crate) log: Arc<dyn BuildLog>,
+    pub(crate) cancel: &'a CancellationToken,
+}
+
+/// How a build is kept from the rest of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shelter {
+    /// In namespaces of its own.
+    Namespaces,
+    /// By its user alone.
+    None,
+}
+
+/// A derivation that is about to be built.
+pub(crate) struct Subject {
+    /// Its path, and the whole of it for messages.
+    pub(crate) path: StorePath,
+    pub(crate) shown: String,
+    pub(crate) derivation: BasicDerivation,
+    pub(crate) kind: DerivationKind,
+    pub(crate) options: BuildOptions,
+    pub(crate) rules: OutputRules,
+    pub(crate) shelter: Shelter,
+    /// Whether it has the machine's network.
+    pub(crate) reach: Reach,
+    /// All that it needs, with all that this refers to.
+    pub(crate) closure: BTreeSet<StorePath>,
+    /// Where each output is to be written.
+    pub(crate) scratch: BTreeMap<OutputName, StorePath>,
+}
+
+impl Job<'_> {
+    pub(crate) async fn run(self) -> Result<BuildOutcome, Trouble> {
+        let began = Instant::now();
+        let BuildRequest { derivation, plan, .. } = &self.request;
+        let (path, derivation) = inputs::derivation(&self.store, derivation, plan).await?;
+        let mut subject = self.subject(path, derivation).await?;
+        let locks = tokio::select! {
+            locks = self.store.lock_outputs(self.to_lock(&subject)) => locks?,
+            () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
+        };
+        if let Some(outputs) = self.already_valid(&subject).await? {
+            return Ok(built(outputs, None));
+        }
+        self.choose_scratch(&mut subject).await?;
+        let products = self.build(&subject, &locks).await;
+        let (workshop, products) = match products {
+            Ok(products) => products,
+            Err(trouble) => {
+                self.clear(&subject, &locks).await?;
+                return Err(trouble);
+            }
+        };
+        self.check_rules(&subject, &products).await?;
+        let realisations = self.realisations(&subject, &products)?;
+        let names: Vec<(OutputName, StorePath)> = products
+            .iter()
+            .map(|(name, product)| (name.clone(), product.info.path.clone()))
+            .collect();
+        let products = products.into_values().collect();
+        self.store.register_outputs(workshop, locks, products, realisations).await?;
+        Ok(built(self.infos(names).await?, Some(began)))
+    }
+
+    /// Finds out all that has to be known before the outputs are locked.
+    async fn subject(
+        &self,
+        path: StorePath,
+        derivation: BasicDerivation,
+    ) -> Result<Subject, Trouble> {
+        let store_dir = self.store.store_dir();
+        let (kind, options) = (derivation.kind()?, derivation.options()?);
+        suitable::check(&derivation, &options, self.settings)?;
+        let rules = OutputRules::of(&derivation, store_dir)?;
+        let shown = store_dir.display(&path);
+        let networked = matches!(kind, DerivationKind::Fixed | DerivationKind::Impure);
+        let shelter = self.shelter(&shown, networked, &options)?;
+        let reach = match networked || shelter == Shelter::None {
+            true => Reach::Network,
+            false => Reach::None,
+        };
+        let mut roots = derivation.input_sources.clone();
+        if shelter == Shelter::Namespaces {
+            roots.extend(store_paths_of(&self.settings.paths, store_dir));
+        }
+        let closure = inputs::closure(&self.store, &roots).await?;
+        let scratch = BTreeMap::new();
+        let mut subject = Subject {
+            path,
+            shown,
+            derivation,
+            kind,
+            options,
+            rules,
+            shelter,
+            reach,
+            closure,
+            scratch,
+        };
+        subject.scratch = self.usual_scratch(&subject)?;
+        let known: BTreeSet<StorePath> = subject.scratch.values().cloned().collect();
+        self.store.hold_valid(&known, drover_store::Substitute::No).await?;
+        Ok(subject)
+    }
+
+    /// Decides whether a build is shut in.
+    fn shelter(
+        &self,
+        shown: &str,
+        networked: bool,
+        options: &BuildOptions,
+    ) -> Result<Shelter, Trouble> {
+        let layout = self.store.layout();
+        let is_diverted = layout.real.as_os_str() != layout.store_dir.as_str();
+        let wanted = match self.settings.sandbox {
+            SandboxMode::Always if options.no_chroot => {
+                let text = format!(
+                    "derivation '{shown}' has '__noChroot' set, but that's not allowed when \
+                     'sandbox' is 'true'"
+                );
+                return Err(failed(text).into());
+            }
+            SandboxMode::Always => true,
+            SandboxMode::Relaxed => !networked && !options.no_chroot,
+            SandboxMode::Never => false,
+        };
+        if !wanted && !is_diverted {
+            return self.without_shelter();
+        }
+        let possible = self.support.namespaces == drover_sandbox::Availability::Available;
+        match (possible, self.settings.fallback) {
+            (true, _) => Ok(Shelter::Namespaces),
+            (false, SandboxFallback::WithoutSandbox) if !is_diverted => {
+                let text = "this system has no namespaces for builds, so they are not shut in \
+                            ('sandbox-fallback')";
+                self.log.event(LogEvent::Message(text.to_owned()));
+                self.without_shelter()
+            }
+            _ => Err(BuildFailure::Machine {
+                message: "this system has no namespaces for builds, which this one needs"
+                    .to_owned(),
+                disk_full: false,
+            }
+            .into()),
+        }
+    }
+
+    /// A build that isn't shut in writes to the store itself, which only a group may.
+    fn without_shelter(&self) -> Result<Shelter, Trouble> {
+        let is_root = rustix::process::geteuid().is_root();
+        match self.settings.users {
+            BuildUsers::Allocated { .. } if is_root => Err(BuildFailure::Machine {
+                message: "builds that are not shut in take the users of 'build-users-group'"
+                    .to_owned(),
+                disk_full: false,
+            }
+            .into()),
+            _ => Ok(Shelter::None),
+        }
+    }
+
+    /// Returns where outputs are written unless one of them is valid already.
+    fn usual_scratch(&self, subject: &Subject) -> Result<BTreeMap<OutputName, StorePath>, Trouble> {
+        let outputs = subject.derivation.outputs.iter();
+        let scratch = outputs.map(|(name, output)| {
+            let path = match output.path() {
+                Some(path) => path.clone(),
+                None => self.placeholder_path(subject, name)?,
+            };
+            Ok((name.clone(), path))
+        });
+        scratch.collect()
+    }
+
+    /// Returns a path that no output has, but that follows from the derivation, as the same does in
+    /// Nix: what a build writes where nobody can find it to rewrite it stays the same then.
+    fn placeholder_path(
+        &self,
+        subject: &Subject,
+        output: &OutputName,
+    ) -> Result<StorePath, Trouble> {
+        let name = output_path_name(&subject.derivation.name, output)?;
+        let kind = format!("rewrite:{}:name:{output}", subject.path.base_name());
+        Ok(self.store.store_dir().make_path(&kind, &zeros()?, &name))
+    }
+
+    fn to_lock(&self, subject: &Subject) -> BTreeSet<StorePath> {
+        let outputs = subject.derivation.outputs.values();
+        let known = outputs.filter_map(Output::path).cloned();
+        let mut paths: BTreeSet<StorePath> = known.collect();
+        if paths.is_empty() {
+            paths.insert(subject.path.clone());
+        }
+        paths
+    }
+
+    /// Returns the outputs if they are all there.
+    async fn already_valid(
+        &self,
+        subject: &Subject,
+    ) -> Result<Option<Vec<(OutputName, PathInfo)>>, Trouble> {
+        let mut outputs = Vec::new();
+        for (name, output) in &subject.derivation.outputs {
+            let path = match (output.path(), subject.kind) {
+                (Some(path), _) => Some(path.clone()),
+                (None, DerivationKind::Impure) => None,
+                (None, _) => {
+                    let id = DrvOutput { hash: self.masked(subject)?, output: name.clone() };
+                    self.store.realisation(&id).await?.map(|realisation| realisation.out_path)
+                }
+            };
+            let Some(path) = path else { return Ok(None) };
+            outputs.push((name.clone(), path));
+        }
+        let paths: BTreeSet<StorePath> = outputs.iter().map(|(_, path)| path.clone()).collect();
+        let valid = self.store.hold_valid(&paths, drover_store::Substitute::No).await?;
+        match valid.len() == paths.len() {
+            true => self.infos(outputs).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn masked(&self, subject: &Subject) -> Result<Hash, Trouble> {
+        let derivation = Derivation::from(subject.derivation.clone());
+        let store_dir = self.store.store_dir();
+        Ok(HashModuloCache::new().masked(store_dir, &derivation)?.to_hash())
+    }
+
+    async fn infos(
+        &self,
+        outputs: Vec<(OutputName, StorePath)>,
+    ) -> Result<Vec<(OutputName, PathInfo)>, Trouble> {
+        let paths: BTreeSet<StorePath> = outputs.iter().map(|(_, path)| path.clone()).collect();
+        let infos = inputs::infos(&self.store, &paths).await?;
+        let find = |path: &StorePath| infos.iter().find(|info| info.path == *path).cloned();
+        Ok(outputs.into_iter().filter_map(|(name, path)| Some((name, find(&path)?))).collect())
+    }
+
+    /// A build that isn't shut in must not write where something valid is.
+    async fn choose_scratch(&self, subject: &mut Subject) -> Result<(), Trouble> {
+        if subject.shelter == Shelter::Namespaces {
+            return Ok(());
+        }
+        let paths: BTreeSet<StorePath> = subject.scratch.values().cloned().collect();
+        let valid = self.store.hold_valid(&paths, drover_store::Substitute::No).await?;
+        let drv = subject.path.base_name().to_owned();
+        for path in subject.scratch.values_mut().filter(|path| valid.contains(*path)) {
+            let kind = format!("rewrite:{drv}:{}", path.base_name());
+            *path = self.store.store_dir().make_path(&kind, &zeros()?, &path.store_name());
+        }
+        let paths: BTreeSet<StorePath> = subject.scratch.values().cloned().collect();
+        self.store.hold_valid(&paths, drover_store::Substitute::No).await?;
+        Ok(())
+    }
+
+    /// Removes what a build that isn't shut in may have left at its outputs' places.
+    async fn clear(&self, subject: &Subject, locks: &BuildLocks) -> Result<(), Trouble> {
+        if subject.shelter == Shelter::None {
+            let paths = subject.scratch.values().cloned().collect();
+            self.store.clear_outputs(locks, paths).await?;
+        }
+        Ok(())
+    }
+
+    /// Builds, and takes over what was built.
+    async fn build(
+        &self,
+        subject: &Subject,
+        locks: &BuildLocks,
+    ) -> Result<(Workshop, BTreeMap<OutputName, Product>), Trouble> {
+        self.clear(subject, locks).await?;
+        let workshop = self.store.workshop().await?;
+        let attempt = Attempt { job: self, subject, workshop: &workshop };
+        let made = attempt.run().await?;
+        let user = Arc::clone(&made.user);
+        let (folder, _) = workshop
+            .descriptors()
+            .map_err(|error| crate::failure::machine("take outputs over", &error))?;
+        let harvest = Harvest {
+            store_dir: self.store.store_dir().clone(),
+            path: subject.path.clone(),
+            derivation: subject.derivation.clone(),
+            rules: subject.rules.clone(),
+            scratch: subject.scratch.clone(),
+            closure: subject.closure.clone(),
+            owners: user.owners(),
+            reach: subject.reach,
+            from: made.outputs,
+            folder,
+        };
+        let gathered = tokio::task::spawn_blocking(move || harvest.gather()).await;
+        let gathered = gathered.unwrap_or(Err(Trouble::Cancelled));
+        made.folders.leave(self, gathered.is_err(), user);
+        Ok((workshop, gathered?))
+    }
+
+    /// Checks what the derivation asks of its outputs.
+    async fn check_rules(
+        &self,
+        subject: &Subject,
+        products: &BTreeMap<OutputName, Product>,
+    ) -> Result<(), Trouble> {
+        if subject.rules.allow_anything() {
+            return Ok(());
+        }
+        let infos = inputs::infos(&self.store, &subject.closure).await?;
+        let known: BTreeMap<StorePath, OutputFacts> = infos
+            .into_iter()
+            .map(|info| {
+                let PathInfo { path, references, nar_size, .. } = info;
+                (path, OutputFacts { references, nar_size: nar_size.0 })
+            })
+            .collect();
+        let made: BTreeMap<OutputName, PathInfo> =
+            products.iter().map(|(name, product)| (name.clone(), product.info.clone())).collect();
+        let known = |path: &StorePath| known.get(path).cloned();
+        let checked = subject.rules.check(&made, self.store.store_dir(), &known);
+        checked.map_err(|violation| of_rule(&violation).into())
+    }
+
+    /// Says what outputs became whose paths follow from their contents.
+    fn realisations(
+        &self,
+        subject: &Subject,
+        products: &BTreeMap<OutputName, Product>,
+    ) -> Result<Vec<Realisation>, Trouble> {
+        if subject.kind != DerivationKind::Floating {
+            return Ok(Vec::new());
+        }
+        let hash = self.masked(subject)?;
+        let of = |(name, product): (&OutputName, &Product)| Realisation {
+            id: DrvOutput { hash: hash.clone(), output: name.clone() },
+            out_path: product.info.path.clone(),
+            signatures: BTreeSet::new(),
+        };
+        Ok(products.iter().map(of).collect())
+    }
+}
+
+fn zeros() -> Result<Hash, Trouble> {
+    let hash = Hash::from_digest(HashAlgorithm::Sha256, &[0; 32]);
+    hash.map_err(|error| failed(error.to_string()).into())
+}
+
+fn built(outputs: Vec<(OutputName, PathInfo)>, began: Option<Instant>) -> BuildOutcome {
+    let outputs = outputs.into_iter().map(|(name, info)| (name.to_string(), info)).collect();
+    BuildOutcome::Built(Built {
+        outputs,
+        already_valid: began.is_none(),
+        took: began.map(|began| began.elapsed()),
+        nars: BTreeMap::new(),
+    })
+}

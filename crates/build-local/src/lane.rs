@@ -1,0 +1,134 @@
+//! A queue of builds on this machine.
+
+use std::sync::Arc;
+
+use drover_store::{
+    BuildLog, BuildOutcome, BuildRequest, Lane, PathStream, Pending, Store as _, StoreError,
+};
+use drover_store_local::LocalStore;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::builder::Inner;
+use crate::failure::Trouble;
+
+/// What is queued.
+enum Work {
+    Import(Box<dyn PathStream>, oneshot::Sender<Result<(), StoreError>>),
+    Build(Box<BuildRequest>, Arc<dyn BuildLog>, oneshot::Sender<Result<BuildOutcome, StoreError>>),
+}
+
+/// A queue. Dropping it kills what runs in it and forgets the rest; what is killed is gone when the
+/// builder's [`ended`](crate::LocalBuilder::ended) says so.
+pub(crate) struct LocalLane {
+    queue: mpsc::UnboundedSender<Work>,
+    name: String,
+    _end: DropGuard,
+}
+
+impl LocalLane {
+    pub(crate) fn open(inner: &Arc<Inner>, store: &Arc<LocalStore>) -> LocalLane {
+        let (queue, works) = mpsc::unbounded_channel();
+        let cancel = CancellationToken::new();
+        let worker = Worker {
+            inner: Arc::clone(inner),
+            store: Arc::new(store.new_session()),
+            cancel: cancel.clone(),
+            elsewhere: None,
+        };
+        inner.tracker.spawn(worker.run(works));
+        let name = store.layout().name.clone();
+        LocalLane { queue, name, _end: cancel.drop_guard() }
+    }
+
+    /// Queues something, and returns its answer to come.
+    fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Work,
+    ) -> Pending<T> {
+        let (answer, answered) = oneshot::channel();
+        // where nobody works any more, nobody answers
+        self.queue.send(work(answer)).ok();
+        let store = self.name.clone();
+        let ended = move |_| Err(StoreError::LaneEnded { store });
+        Box::pin(async move { answered.await.unwrap_or_else(ended) })
+    }
+}
+
+impl Lane for LocalLane {
+    fn import(&self, paths: Box<dyn PathStream>) -> Pending<()> {
+        self.ask(|answer| Work::Import(paths, answer))
+    }
+
+    fn build(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome> {
+        self.ask(|answer| Work::Build(Box::new(request), log, answer))
+    }
+}
+
+/// Works through a queue.
+struct Worker {
+    inner: Arc<Inner>,
+    /// Its temporary roots are on what was needed and made, until the queue ends.
+    store: Arc<LocalStore>,
+    cancel: CancellationToken,
+    /// A queue at the builder that takes what isn't done here.
+    elsewhere: Option<Box<dyn Lane>>,
+}
+
+impl Worker {
+    async fn run(mut self, mut works: mpsc::UnboundedReceiver<Work>) {
+        let cancel = self.cancel.clone();
+        loop {
+            let work = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                work = works.recv() => match work {
+                    Some(work) => work,
+                    None => return,
+                },
+            };
+            match work {
+                Work::Import(paths, answer) => {
+                    let imported = tokio::select! {
+                        imported = self.store.import(paths) => imported,
+                        () = cancel.cancelled() => return,
+                    };
+                    answer.send(imported).ok();
+                }
+                Work::Build(request, log, answer) => {
+                    if let Some(outcome) = self.build(*request, log).await {
+                        answer.send(outcome).ok();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Builds, here or elsewhere; nothing where nobody wants to know any more.
+    async fn build(
+        &mut self,
+        request: BuildRequest,
+        log: Arc<dyn BuildLog>,
+    ) -> Option<Result<BuildOutcome, StoreError>> {
+        if let Some(other) = self.inner.other_for(&request) {
+            let lane = match &self.elsewhere {
+                Some(lane) => lane,
+                None => match other.open_lane().await {
+                    Ok(lane) => self.elsewhere.insert(lane),
+                    Err(error) => return Some(Err(error)),
+                },
+            };
+            return tokio::select! {
+                outcome = lane.build(request, log) => Some(outcome),
+                () = self.cancel.cancelled() => None,
+            };
+        }
+        let store = Arc::clone(&self.store);
+        match self.inner.build(store, request, log, &self.cancel).await {
+            Ok(outcome) => Some(Ok(outcome)),
+            Err(Trouble::Failure(failure)) => Some(Ok(BuildOutcome::Failed(failure))),
+            Err(Trouble::Store(error)) => Some(Err(error)),
+            Err(Trouble::Cancelled) => None,
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! A build while it runs: what it says, how long it may take, and its end.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drover_sandbox::{Ended, Handles, Launcher, Plan, Running, Terminal, TerminalReader};
+use drover_store::{BuildFailure, BuildLog, LogEvent};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::{Trouble, machine, of_start, of_wait};
+use crate::log::Lines;
+use crate::log_file::LogFile;
+
+/// Bytes that are read at once.
+const PIECE: usize = 64 * 1024;
+
+/// How far a build may go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) max_silent_time: Option<Duration>,
+    pub(crate) max_log_size: Option<u64>,
+}
+
+/// A build that is to run.
+pub(crate) struct Process<'a> {
+    /// The derivation, for messages.
+    pub(crate) derivation: &'a str,
+    pub(crate) launcher: &'a Launcher,
+    pub(crate) limits: Limits,
+    pub(crate) cancel: &'a CancellationToken,
+    pub(crate) log: Arc<dyn BuildLog>,
+    pub(crate) file: Option<LogFile>,
+    /// Lines of the log's end that are handed on.
+    pub(crate) tail: usize,
+}
+
+/// How a build ended, and the end of what it said.
+pub(crate) struct Ending {
+    pub(crate) ended: Ended,
+    pub(crate) tail: Vec<String>,
+}
+
+/// Makes the terminal that a build writes to.
+pub(crate) fn terminal() -> Result<Terminal, Trouble> {
+    Terminal::new().map_err(|error| machine("make a terminal for the build", &error).into())
+}
+
+impl Process<'_> {
+    /// Runs a build to its end. Whatever comes of it, nothing of it runs any more.
+    pub(crate) async fn run(
+        mut self,
+        plan: &Plan,
+        handles: Handles,
+        upper: OwnedFd,
+    ) -> Result<Ending, Trouble> {
+        let upper = TerminalReader::new(upper);
+        let upper = upper.map_err(|error| machine("read what the build says", &error))?;
+        let mut running = tokio::select! {
+            spawned = self.launcher.spawn(plan, &handles) => {
+                let builder = &plan.command.program;
+                spawned.map_err(|error| of_start(self.derivation, builder, &error))?
+            }
+            () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
+        };
+        // or the log would never come to its end
+        drop(handles);
+        self.log.event(LogEvent::Started);
+        let ended = self.follow(&mut running, upper).await;
+        if ended.is_err() {
+            // it may have ended by itself by now
+            running.kill().await.map_err(|error| of_wait(&error))?;
+        }
+        if let Some(file) = self.file {
+            // a log that can't be kept is no reason to throw a build away
+            if let Err(error) = file.finish().await {
+                let text = format!("the log of '{}' can't be kept: {error}", self.derivation);
+                self.log.event(LogEvent::Message(text));
+            }
+        }
+        ended
+    }
+
+    async fn follow(
+        &mut self,
+        running: &mut Running,
+        upper: TerminalReader,
+    ) -> Result<Ending, Trouble> {
+        let mut heard = Heard { lines: Lines::new(Arc::clone(&self.log), self.tail), size: 0 };
+        let began = Instant::now();
+        let (mut last, mut is_open) = (began, true);
+        let mut piece = vec![0; PIECE];
+        loop {
+            let silence = self.limits.max_silent_time.map(|limit| last + limit);
+            let whole = self.limits.timeout.map(|limit| began + limit);
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
+                read = upper.read(&mut piece), if is_open => match read {
+                    Ok(len) if len > 0 => {
+                        last = Instant::now();
+                        self.hear(&mut heard, piece.get(..len).unwrap_or_default()).await?;
+                    }
+                    _ => is_open = false,
+                },
+                ended = running.wait() => {
+                    let ended = ended.map_err(|error| of_wait(&error))?;
+                    while is_open && let Ok(len) = upper.read_at_once(&mut piece) && len > 0 {
+                        self.hear(&mut heard, piece.get(..len).unwrap_or_default()).await?;
+                    }
+                    heard.lines.finish();
+                    return Ok(Ending { ended, tail: heard.lines.into_tail() });
+                }
+                () = until(whole) => {
+                    let message = self.seconds(self.limits.timeout, "");
+                    return Err(BuildFailure::TimedOut { message }.into());
+                }
+                () = until(silence) => {
+                    let message = self.seconds(self.limits.max_silent_time, " of silence");
+                    return Err(BuildFailure::TimedOut { message }.into());
+                }
+            }
+        }
+    }
+
+    async fn hear(&mut self, heard: &mut Heard, bytes: &[u8]) -> Result<(), Trouble> {
+        heard.size += bytes.len() as u64;
+        heard.lines.take(bytes);
+        if let Some(file) = &mut self.file {
+            file.take(bytes).await?;
+        }
+        match self.limits.max_log_size {
+            Some(limit) if limit < heard.size => {
+                let derivation = self.derivation;
+                let message = format!(
+                    "'{derivation}' killed after writing more than {limit} bytes of log output"
+                );
+                Err(BuildFailure::LogLimit { message }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn seconds(&self, limit: Option<Duration>, how: &str) -> String {
+        let seconds = limit.unwrap_or_default().as_secs();
+        format!("'{}' timed out after {seconds} seconds{how}", self.derivation)
+    }
+}
+
+/// What was heard of a build.
+struct Heard {
+    lines: Lines,
+    /// Bytes.
+    size: u64,
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,75 @@
+//! Which derivations can be built here.
+
+use std::collections::BTreeSet;
+
+use drover_derivation::{BasicDerivation, BuildOptions};
+
+use crate::settings::LocalSettings;
+
+/// Why a derivation can't be built here, whatever it is that it makes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unsupported {
+    /// A builder that is part of Nix, and not of drover yet.
+    #[error("drover has no '{name}' yet")]
+    Builtin {
+        /// Its name, with `builtin:`.
+        name: String,
+    },
+    /// Something that drover does not do.
+    #[error("the feature '{feature}' is not supported by drover's builder")]
+    Feature {
+        /// The feature.
+        feature: &'static str,
+    },
+    /// It's for another kind of machine.
+    #[error("a '{wanted}' is required to build it, but this machine is {}", list(.here))]
+    System {
+        /// What it needs.
+        wanted: String,
+        /// What this machine builds for.
+        here: Vec<String>,
+    },
+    /// This machine lacks something that it needs.
+    #[error("this machine lacks the required system features {}", list(.lacking))]
+    Features {
+        /// What it lacks.
+        lacking: Vec<String>,
+    },
+}
+
+fn list(words: &[String]) -> String {
+    let words: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+    words.join(", ")
+}
+
+/// What Nix's builder can do and this one can't.
+const NOT_DONE: [&str; 1] = ["recursive-nix"];
+
+/// Says whether a derivation can be built here.
+pub(crate) fn check(
+    derivation: &BasicDerivation,
+    options: &BuildOptions,
+    settings: &LocalSettings,
+) -> Result<(), Unsupported> {
+    if derivation.is_builtin() {
+        let name = String::from_utf8_lossy(&derivation.builder).into_owned();
+        return Err(Unsupported::Builtin { name });
+    }
+    let wanted = &options.required_system_features;
+    if let Some(feature) = NOT_DONE.into_iter().find(|feature| wanted.contains(*feature)) {
+        return Err(Unsupported::Feature { feature });
+    }
+    if !settings.systems.contains(&derivation.system) {
+        let here = settings.systems.iter().cloned().collect();
+        return Err(Unsupported::System { wanted: derivation.system.clone(), here });
+    }
+    // what it says of its outputs every builder of ours understands
+    let understood = BTreeSet::from(["ca-derivations".to_owned()]);
+    let lacking = wanted.iter().filter(|it| !settings.features.contains(*it));
+    let lacking: Vec<String> = lacking.filter(|it| !understood.contains(*it)).cloned().collect();
+    match lacking.is_empty() {
+        true => Ok(()),
+        false => Err(Unsupported::Features { lacking }),
+    }
+}

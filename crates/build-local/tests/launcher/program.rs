@@ -1,0 +1,10 @@
+//! The launcher of builds, as the tests' own program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match drover_sandbox::run_launcher() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}

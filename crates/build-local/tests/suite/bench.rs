@@ -1,0 +1,294 @@
+//! A workbench: two stores with the same derivations, one for drover and one for stock Nix.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use drover_build_local::{BuildUsers, LocalBuilder, LocalMachine, LocalSettings};
+use drover_core::{StoreDir, StorePath};
+use drover_derivation::{Derivation, derivation_name};
+use drover_sandbox::LauncherProgram;
+use drover_store::{
+    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildWishes, Builder as _,
+    LogEvent, Store as _,
+};
+use drover_store_local::{Access, Layout, LocalOptions, LocalStore};
+
+/// Derivations for tests.
+const CORPUS: &str = include_str!("corpus.nix");
+
+/// Where the launcher is, for who can't go where it was built.
+pub(crate) const LAUNCHER: &str = "DROVER_TEST_LAUNCHER";
+
+/// Two stores, and what builds into one of them.
+pub(crate) struct Bench {
+    pub(crate) home: tempfile::TempDir,
+    pub(crate) store: Arc<LocalStore>,
+    pub(crate) builder: LocalBuilder,
+    machine: LocalMachine,
+    form: Form,
+}
+
+/// Where a store's files are.
+#[derive(Clone, Copy)]
+enum Form {
+    /// Elsewhere than its paths say.
+    Diverted,
+    /// Where they say.
+    InPlace,
+}
+
+/// Takes down what a build says.
+#[derive(Default)]
+pub(crate) struct Heard(Mutex<Vec<LogEvent>>);
+
+impl BuildLog for Heard {
+    fn event(&self, event: LogEvent) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+impl Heard {
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let events = self.0.lock().unwrap();
+        let line = |event: &LogEvent| match event {
+            LogEvent::Line(line) => Some(line.clone()),
+            _ => None,
+        };
+        events.iter().filter_map(line).collect()
+    }
+
+    pub(crate) fn events(&self) -> Vec<LogEvent> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// Whose store is meant.
+#[derive(Clone, Copy)]
+pub(crate) enum Whose {
+    Ours,
+    Stock,
+}
+
+/// Returns users that no other test has, in this process or another: a build kills all that runs as
+/// its own.
+fn fresh_users() -> BuildUsers {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let own = std::process::id() % 256;
+    let at = own * 32 + NEXT.fetch_add(1, Ordering::Relaxed) % 32;
+    BuildUsers::Allocated { first: 0x3800_0000 + at * 0x2_0000, count: 0x2_0000 }
+}
+
+pub(crate) fn launcher() -> LauncherProgram {
+    let program = std::env::var_os(LAUNCHER).map(PathBuf::from);
+    LauncherProgram {
+        program: program
+            .unwrap_or_else(|| env!("CARGO_BIN_EXE_drover-build-local-launcher").into()),
+        arguments: Vec::new(),
+    }
+}
+
+impl Bench {
+    pub(crate) fn new() -> Bench {
+        Bench::with(|_| {})
+    }
+
+    /// A workbench whose settings are changed.
+    pub(crate) fn with(change: impl FnOnce(&mut LocalSettings)) -> Bench {
+        Bench::of(Form::Diverted, change)
+    }
+
+    /// A workbench whose store's files are where its paths say.
+    pub(crate) fn in_place(change: impl FnOnce(&mut LocalSettings)) -> Bench {
+        Bench::of(Form::InPlace, change)
+    }
+
+    fn of(form: Form, change: impl FnOnce(&mut LocalSettings)) -> Bench {
+        let home = tempfile::Builder::new().prefix("bench").tempdir().unwrap();
+        let bin = home.path().join("tools/bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::copy("/usr/bin/busybox", bin.join("busybox")).unwrap();
+        std::os::unix::fs::symlink("busybox", bin.join("sh")).unwrap();
+        std::fs::write(home.path().join("corpus.nix"), CORPUS).unwrap();
+        std::fs::create_dir(home.path().join("conf")).unwrap();
+        let conf = "substituters =\nbuild-users-group =\nsandbox = true\nsystem = x86_64-linux\n\
+                    experimental-features = ca-derivations nix-command\n";
+        std::fs::write(home.path().join("conf/nix.conf"), conf).unwrap();
+        let root = home.path().join("ours");
+        let real = root.join("nix/store");
+        let layout = Layout {
+            name: "local".to_owned(),
+            store_dir: match form {
+                Form::Diverted => StoreDir::default(),
+                Form::InPlace => real.to_str().unwrap().parse().unwrap(),
+            },
+            real,
+            state: root.join("nix/var/nix"),
+            log: root.join("nix/var/log/nix"),
+            access: Access::ReadWrite,
+        };
+        let store = Arc::new(LocalStore::new(layout, LocalOptions::default()));
+        let mut settings = LocalSettings::new(launcher(), "x86_64-linux");
+        settings.systems.insert("i686-linux".to_owned());
+        settings.cores = 3;
+        settings.users = fresh_users();
+        if Path::new("/dev/kvm").exists() {
+            settings.features.insert("kvm".to_owned());
+        }
+        change(&mut settings);
+        let builder = LocalBuilder::new(Arc::clone(&store), settings);
+        let machine = builder.machine();
+        Bench { home, store, builder, machine, form }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// Runs a program of stock Nix on one of the stores.
+    pub(crate) fn nix(&self, whose: Whose, program: &str, arguments: &[&str]) -> Output {
+        let root = match whose {
+            Whose::Ours => "ours",
+            Whose::Stock => "stock",
+        };
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NIX_")) {
+            command.env_remove(name);
+        }
+        command
+            .args(arguments)
+            .env("HOME", self.home.path())
+            .env("NIX_CONF_DIR", self.path("conf"))
+            .env("NIX_USER_CONF_FILES", "")
+            .env("outside", "a variable from outside");
+        let root = self.path(root);
+        match self.form {
+            Form::Diverted => {
+                command.env("NIX_REMOTE", format!("local?root={}", root.display()));
+            }
+            Form::InPlace => {
+                command
+                    .env("NIX_REMOTE", "local")
+                    .env("NIX_STORE_DIR", root.join("nix/store"))
+                    .env("NIX_STATE_DIR", root.join("nix/var/nix"))
+                    .env("NIX_LOG_DIR", root.join("nix/var/log/nix"));
+            }
+        }
+        command.output().unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn nix_ok(&self, whose: Whose, program: &str, arguments: &[&str]) -> String {
+        let output = self.nix(whose, program, arguments);
+        assert!(output.status.success(), "{program} {arguments:?}: {output:#?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Makes a derivation of the corpus in one of the stores.
+    #[track_caller]
+    pub(crate) fn instantiate(&self, whose: Whose, attribute: &str) -> StorePath {
+        let tools = self.path("tools");
+        let file = self.path("corpus.nix");
+        let arguments =
+            [file.to_str().unwrap(), "-A", attribute, "--arg", "tools", tools.to_str().unwrap()];
+        let text = self.nix_ok(whose, "nix-instantiate", &arguments);
+        self.store.store_dir().parse(text.split('!').next().unwrap()).unwrap()
+    }
+
+    /// Builds a derivation with all that it depends on.
+    pub(crate) async fn realise(&self, drv: &StorePath) -> (BuildOutcome, Arc<Heard>) {
+        let text = self.store.read_files(std::slice::from_ref(drv)).await.unwrap();
+        let name = derivation_name(drv).unwrap();
+        let derivation = Derivation::parse_aterm(self.store.store_dir(), &name, &text[0]).unwrap();
+        for input in derivation.input_derivations.keys() {
+            let (outcome, heard) = Box::pin(self.realise(input)).await;
+            let BuildOutcome::Built(_) = outcome else {
+                panic!("{input}: {outcome:#?} {:#?}", heard.lines())
+            };
+        }
+        self.build(drv, BuildWishes::default()).await
+    }
+
+    /// Builds one derivation.
+    pub(crate) async fn build(
+        &self,
+        drv: &StorePath,
+        wishes: BuildWishes,
+    ) -> (BuildOutcome, Arc<Heard>) {
+        let lane = self.machine.open_lane().await.unwrap();
+        let heard = Arc::new(Heard::default());
+        let request = request(drv, wishes);
+        let outcome = lane.build(request, Arc::clone(&heard) as Arc<dyn BuildLog>).await.unwrap();
+        drop(lane);
+        self.builder.ended().await;
+        (outcome, heard)
+    }
+
+    /// Builds a derivation of the corpus that must fail.
+    pub(crate) async fn fail(&self, attribute: &str) -> (BuildFailure, Arc<Heard>) {
+        let drv = self.instantiate(Whose::Ours, attribute);
+        let (outcome, heard) = self.realise(&drv).await;
+        match outcome {
+            BuildOutcome::Failed(failure) => (failure, heard),
+            built => panic!("{built:#?} {:#?}", heard.lines()),
+        }
+    }
+
+    /// Builds a derivation of the corpus that must go well, and returns its outputs' real paths.
+    pub(crate) async fn succeed(&self, attribute: &str) -> BTreeMap<String, PathBuf> {
+        let drv = self.instantiate(Whose::Ours, attribute);
+        let (outcome, heard) = self.realise(&drv).await;
+        match outcome {
+            BuildOutcome::Built(built) => built
+                .outputs
+                .into_iter()
+                .map(|(name, info)| (name, self.store.layout().real_path(&info.path)))
+                .collect(),
+            failed => panic!("{attribute}: {failed:#?} {:#?}", heard.lines()),
+        }
+    }
+
+    /// What the store knows of some paths: name, hash, size, deriver and references.
+    pub(crate) fn known(&self, whose: Whose, paths: &BTreeSet<String>) -> String {
+        let mut arguments = vec!["--dump-db"];
+        arguments.extend(paths.iter().map(String::as_str));
+        self.nix_ok(whose, "nix-store", &arguments)
+    }
+
+    /// Checks that stock Nix finds the store sound, and that no build has left anything.
+    #[track_caller]
+    pub(crate) fn assert_sound(&self) {
+        let output = self.nix(Whose::Ours, "nix-store", &["--verify", "--check-contents"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && !said.contains("error"), "{output:#?}");
+        assert_eq!(names(&self.path("ours/nix/var/nix/builds")), Vec::<String>::new());
+        let valid = self.nix_ok(Whose::Ours, "nix", &["path-info", "--all"]);
+        let known: BTreeSet<&str> = valid.lines().collect();
+        for name in names(&self.path("ours/nix/store")) {
+            let path = format!("{}/{name}", self.store.store_dir());
+            assert!(name.starts_with('.') || known.contains(path.as_str()), "{name} is left");
+        }
+    }
+}
+
+pub(crate) fn request(drv: &StorePath, wishes: BuildWishes) -> BuildRequest {
+    BuildRequest {
+        derivation: drv.clone(),
+        outputs: BTreeSet::new(),
+        known_outputs: BTreeMap::new(),
+        plan: BuildPlan::FromStore,
+        wishes,
+        bring: None,
+    }
+}
+
+/// Returns what is in a folder.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,86 @@
+# Derivations that show what a build is given and what is made of what it leaves.
+{ tools }:
+
+let
+  bin = builtins.path { path = tools; name = "tools"; };
+  sh = "${bin}/bin/sh";
+  base = {
+    system = "x86_64-linux";
+    builder = sh;
+    PATH = "${bin}/bin";
+  };
+  run = name: script: extra: derivation (base // {
+    inherit name;
+    args = [ "-e" "-c" script ];
+  } // extra);
+
+  dep = run "dep" "echo dep > $out" { };
+  deep = run "deep" "echo ${dep} > $out" { };
+
+  self = rec {
+    plain = run "plain" "echo hello; echo some text > $out" { };
+    folder = run "folder" "busybox mkdir -p $out/a/b; echo x > $out/a/b/file; busybox chmod +x $out/a/b/file; busybox ln -s a/b/file $out/link" { };
+    refers = run "refers" "echo ${dep} > $out; echo $out >> $out" { };
+    chain = run "chain" "echo ${deep} > $out" { };
+    outputs = run "outputs" "echo $dev > $out; busybox mkdir $dev; echo ${dep} > $dev/x; echo $doc > $doc" { outputs = [ "out" "dev" "doc" ]; };
+    environment = run "environment" "busybox env | busybox sort > $out; busybox pwd >> $out; busybox id >> $out; busybox ls -a /build /tmp / /dev /etc >> $out; busybox cat /etc/passwd /etc/group /etc/hosts >> $out; busybox hostname >> $out; umask >> $out; ulimit -c >> $out" { variable = "a value"; HOME = "/mine"; };
+    asFile = run "as-file" "busybox cat $bigPath > $out; echo $bigPath >> $out" { passAsFile = [ "big" ]; big = "much text"; };
+    structured = run "structured" ''
+      busybox=${bin}/bin/busybox
+      out=$($busybox sed -n 's/.*"outputs":{"out":"\([^"]*\)".*/\1/p' .attrs.json)
+      echo a > $out
+      $busybox cat .attrs.json >> $out
+    '' { __structuredAttrs = true; list = [ "a" 1 true ]; };
+    graph = run "graph" "busybox cat closure other > $out" { exportReferencesGraph = [ "closure" deep "other" dep ]; };
+    seesHello = run "sees-hello" "test -x /bin/hello && echo seen > $out" { };
+    i686 = run "i686" "busybox uname -m > $out" { system = "i686-linux"; };
+    mixedModes = run "modes" "busybox mkdir $out; echo a > $out/a; busybox chmod 600 $out/a; echo b > $out/b; busybox chmod 755 $out/b; busybox mkdir $out/d; busybox chmod 700 $out/d; busybox ln $out/a $out/c" { };
+    flat = run "flat" "printf hello > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+    recursive = run "recursive" "busybox mkdir $out; printf hello > $out/x" { outputHashMode = "recursive"; outputHashAlgo = "sha256"; outputHash = "sha256-kkG27fx02iul3ousfYLxRNWvL2KPj7mekxj2g2G6ekE="; };
+    impure = run "impure-variable" "printf '%s' \"$outside\" > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = builtins.hashString "sha256" "a variable from outside"; impureEnvVars = [ "outside" ]; };
+    floating = run "floating" "echo ${dep} > $out" { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+    floatingFlat = run "floating-flat" "echo some > $out" { __contentAddressed = true; outputHashMode = "flat"; outputHashAlgo = "sha256"; };
+    floatingSelf = run "floating-self" "busybox mkdir $out; echo $out > $out/x; busybox ln -s $out/x $out/y" { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+    floatingOutputs = run "floating-outputs" "echo $dev > $out; echo dev > $dev" { outputs = [ "out" "dev" ]; __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+    afterFloating = run "after-floating" "echo ${floating} > $out" { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+    allowed = run "allowed" "echo ${dep} > $out" { allowedReferences = [ dep ]; };
+    requisites = run "requisites" "echo ${deep} > $out" { allowedRequisites = [ dep deep ]; };
+    large = run "large" "busybox dd if=/dev/zero bs=1M count=5 2>/dev/null > $out; echo ${dep} >> $out" { };
+    silentSuccess = run "silent" "echo > $out" { };
+
+    depAlone = dep;
+
+    # attacks
+    inode = run "inode" "echo x > $out; busybox stat -c %i $out" { };
+    fixedInode = run "fixed-inode" "printf hello > $out; busybox stat -c %i $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+    plants = run "plants" "for name in copy-out out-out self-out tmp 0; do busybox ln -s /etc/hostname \${NIX_STORE}/$name; busybox ln -s /etc/hostname $name; done; busybox ln -s /etc/hostname $out.lock; busybox ln -s /etc/hostname $out.tmp; busybox ln -s /etc/hostname $out" { };
+    plantsFixed = run "plants-fixed" "busybox ln -s /etc/hostname $out.tmp; busybox mkdir $out; busybox ln -s /etc/hostname $out/link" { outputHashMode = "recursive"; outputHashAlgo = "sha256"; outputHash = "sha256-XWp2AQcDyyuTO/Cx/c7f90ISY8hZBT1Vr5hhf3IeJJg="; };
+    links = run "links" "busybox mkdir $out; busybox ln ${dep} $out/x" { };
+    setUser4755 = run "set-user" "echo > $out; busybox chmod 4755 $out || true" { };
+    setUser2755 = run "set-group" "echo > $out; busybox chmod 2755 $out || true" { };
+
+    # what fails
+    exits = run "exits" "echo before; exit 3" { };
+    signalled = run "signalled" "busybox sh -c 'kill -6 $$; busybox true'; exit $?" { };
+    absent = run "absent" "true" { };
+    noProgram = derivation (base // { name = "no-program"; builder = "/no/such/builder"; });
+    wrongHash = run "wrong-hash" "printf other > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+    notFlat = run "not-flat" "busybox mkdir $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+    cycle = run "cycle" "echo $dev > $out; echo $out > $dev" { outputs = [ "out" "dev" ]; };
+    disallowed = run "disallowed" "echo ${dep} > $out" { allowedReferences = [ ]; };
+    disallowedDeep = run "disallowed-deep" "echo ${deep} > $out" { disallowedRequisites = [ dep ]; };
+    fifo = run "fifo" "busybox mkdir $out; busybox mkfifo $out/f" { };
+    writable = run "writable" "echo > $out; busybox chmod 666 $out" { };
+    someOutputs = run "some-outputs" "echo > $out; exit 1" { outputs = [ "out" "dev" ]; };
+    talks = run "talks" "while true; do echo many words; done" { };
+    sleeps = run "sleeps" "echo begin; busybox sleep 1000" { };
+    forks = run "forks" "(busybox sleep 1000 &) ; busybox setsid busybox sleep 1000 & echo > $out" { };
+    recursiveNix = run "recursive-nix" "echo > $out" { requiredSystemFeatures = [ "recursive-nix" ]; };
+    otherSystem = run "other-system" "echo > $out" { system = "riscv64-linux"; };
+    builtin = derivation { name = "builtin"; builder = "builtin:unknown"; system = "x86_64-linux"; };
+    noChroot = run "no-chroot" "echo > $out" { __noChroot = true; };
+    whoami = run "whoami" "busybox id -u; busybox id -g; busybox grep -E '^(Cap|NoNew|Seccomp|Groups|Uid|Gid)' /proc/self/status; busybox ls /proc/self/fd; echo > $out" { };
+    network = run "network" "busybox ip link 2>/dev/null | busybox grep -c '^[0-9]' ; echo > $out" { };
+  };
+in
+self

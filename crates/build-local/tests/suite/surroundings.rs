@@ -1,0 +1,74 @@
+//! What a build sees and is, from inside.
+
+use std::collections::BTreeSet;
+
+use drover_build_local::{SandboxMode, SandboxPath};
+
+use crate::bench::{Bench, Whose};
+
+/// The environment and the surroundings of a build are those that stock Nix gives it, but for what
+/// differs between its releases and what is said here.
+#[tokio::test]
+async fn a_build_sees_what_stock_nix_shows_it() {
+    let bench = Bench::new();
+    let drv = bench.instantiate(Whose::Stock, "environment");
+    let shown = format!("/nix/store/{}", drv.base_name());
+    let cores = ["-r", &shown, "--option", "cores", "3"];
+    let theirs = bench.nix_ok(Whose::Stock, "nix-store", &cores);
+    let theirs = bench.path("stock").join(theirs.trim_start_matches('/'));
+    let ours = bench.succeed("environment").await;
+    let read = |path| -> BTreeSet<String> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(str::to_owned).collect()
+    };
+    let (ours, theirs) = (read(ours["out"].clone()), read(theirs));
+    let differs: Vec<&String> = ours.symmetric_difference(&theirs).collect();
+    assert!(differs.is_empty(), "{differs:#?}");
+}
+
+/// T27: no build is root, has capabilities, other files or another network than its own.
+#[tokio::test]
+async fn a_build_has_no_privileges() {
+    let bench = Bench::new();
+    let drv = bench.instantiate(Whose::Ours, "whoami");
+    let (_, heard) = bench.realise(&drv).await;
+    let lines = heard.lines();
+    assert_eq!(lines[..2], ["1000", "100"], "{lines:#?}");
+    for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert!(lines.contains(&format!("{name}:\t0000000000000000")), "{name}: {lines:#?}");
+    }
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(lines.iter().any(|found| found == line), "{line}: {lines:#?}");
+    }
+    // with the one that `ls` itself has opened
+    assert_eq!(lines.last().unwrap().split_whitespace().collect::<String>(), "0123", "{lines:#?}");
+}
+
+#[tokio::test]
+async fn more_of_the_machine_is_seen_on_request() {
+    let bench = Bench::with(|settings| {
+        settings.paths = ["/bin/hello=/usr/bin/busybox", "/no/such/file?"]
+            .map(|path| path.parse::<SandboxPath>().unwrap())
+            .to_vec();
+    });
+    let made = bench.succeed("seesHello").await;
+    assert_eq!(std::fs::read_to_string(&made["out"]).unwrap(), "seen\n");
+}
+
+/// Where it's said that nothing is to be shut in, all is, as the store's files are elsewhere than its
+/// paths say.
+#[tokio::test]
+async fn a_store_that_lies_elsewhere_takes_a_sandbox() {
+    let bench = Bench::with(|settings| settings.sandbox = SandboxMode::Never);
+    bench.succeed("refers").await;
+    bench.assert_sound();
+}
+
+#[tokio::test]
+async fn structured_attributes_come_as_two_files() {
+    let bench = Bench::new();
+    let made = bench.succeed("structured").await;
+    let text = std::fs::read_to_string(&made["out"]).unwrap();
+    assert!(text.starts_with("a\n"), "{text}");
+    assert!(text.contains("\"list\":[\"a\",1,true]"), "{text}");
+}
