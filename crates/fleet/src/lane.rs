@@ -96,6 +96,17 @@ impl LaneContext {
         self.before.iter().any(|lane| lane.has_changed().is_ok())
     }
 
+    /// Protects what was built into the caller's store before the lane lets go of it.
+    async fn hold_here(&self, built: &Built) {
+        let places = &self.shared.places;
+        if self.berth.place != Place::Here && !places.is_twin(self.berth.place) {
+            return;
+        }
+        let paths = built.outputs.values().map(|info| info.path.clone()).collect();
+        // what isn't there any more when it's wanted is built again
+        self.shared.local.hold_valid(&paths, Substitute::No).await.ok();
+    }
+
     async fn until_others_are_gone(&self) {
         for mut lane in self.before.iter().cloned() {
             while lane.changed().await.is_ok() {}
@@ -316,7 +327,10 @@ impl Submitted {
             (_, Ok(BuildOutcome::Failed(failure))) => {
                 JobEnd::Failed { failure, tail: self.log.take_tail() }
             }
-            (_, Ok(BuildOutcome::Built(built))) => self.built(&context, built, took),
+            (_, Ok(BuildOutcome::Built(built))) => {
+                context.hold_here(&built).await;
+                self.built(&context, built, took)
+            }
         };
         context.places_not_coming(&self.outputs);
         let flight = match end {

@@ -79,6 +79,8 @@ struct Inner {
     /// Small NARs that are kept, as they will probably be sent on.
     kept: HashMap<StorePath, Bytes>,
     kept_bytes: usize,
+    /// A machine that builds into the caller's store: what is here is there, too.
+    twin: Option<Place>,
 }
 
 /// Bytes of small NARs that are kept.
@@ -101,6 +103,16 @@ pub(crate) struct Needs {
 impl Places {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a machine count as one that builds into the caller's store.
+    pub(crate) fn set_twin(&self, machine: Place) {
+        self.inner().twin = Some(machine);
+    }
+
+    /// Whether a place is that of such a machine.
+    pub(crate) fn is_twin(&self, place: Place) -> bool {
+        self.inner().twin == Some(place)
     }
 
     /// Notes what is known of a path that is valid at a place.
@@ -334,7 +346,11 @@ impl Inner {
     }
 
     fn is_at(&self, path: &StorePath, place: Place) -> bool {
-        self.at.get(path).is_some_and(|places| places.contains(&place))
+        let is_twin = self.twin == Some(place);
+        let counts = |places: &BTreeSet<Place>| {
+            places.contains(&place) || is_twin && places.contains(&Place::Here)
+        };
+        self.at.get(path).is_some_and(counts)
     }
 
     /// Notes that a lane brings paths, from where each is best had.

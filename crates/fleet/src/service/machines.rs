@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use drover_schedule::{Event, MachineId, Place};
+use drover_schedule::{Event, MachineId, MachineKind, Place};
 
 use crate::machine::MachineSpec;
 use crate::machine_state::MachineState;
@@ -31,6 +31,9 @@ impl Engine {
     pub(crate) fn add_machine(&mut self, spec: MachineSpec) {
         let number = u32::try_from(self.driver.machines.len()).unwrap_or(u32::MAX);
         let description = spec.description.clone();
+        if description.kind == MachineKind::Local {
+            self.driver.shared.places.set_twin(Place::On(MachineId(number)));
+        }
         self.driver.shared.add_name(description.name.clone());
         self.driver.machines.push(MachineState::new(spec));
         self.tell_scheduler(Event::MachineAdded { machine: MachineId(number), description });
