@@ -52,8 +52,8 @@ async fn build_until(
     let configuration = Configuration::load(&overrides, terminal)?;
     let local = LocalStore::choose(&configuration)?;
     let connector = Connector::new(&configuration)?;
-    let machines = machines(&configuration, &connector, &local, terminal)?;
-    let own = own_store::for_building(&configuration, &local, terminal)?;
+    let own = own_store::for_building(&configuration, &local, terminal)?.map(Arc::new);
+    let machines = machines(&configuration, &connector, &local, own.as_ref(), terminal)?;
     let substitute = match &own {
         // drover asks no substituters itself
         Some(_) => Substitute::No,
@@ -61,7 +61,7 @@ async fn build_until(
     };
     let fetches = Arc::new(FetchFollower::default());
     let keeper: Arc<dyn Keeper> = match own {
-        Some(store) => Arc::new(store),
+        Some(store) => store,
         None => through_daemon(&configuration, &connector, &local, &fetches)?,
     };
     let store: Arc<dyn Store> = keeper.clone();
@@ -206,6 +206,10 @@ impl Run<'_> {
             outcome = building => outcome,
             never = say_when_cancelled(&cancel, &screen) => match never {},
         };
+        if let Some(builder) = &self.machines.builder {
+            // what was killed here is gone before this ends, and so are its folders
+            builder.ended().await;
+        }
         match outcome {
             Ok(report) => Ok(report),
             Err(BuildError::Cancelled) => Err(Interrupted.into()),

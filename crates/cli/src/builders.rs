@@ -5,20 +5,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use drover_build_local::LocalBuilder;
 use drover_config::{
     Builders, Machine as MachineLine, Origin, Scheme, Settings, lint, parse_machines,
 };
 use drover_core::StoreDir;
 use drover_fleet::{MachineSpec, Site};
 use drover_schedule::{Bandwidth, Machine, MachineKind, Terms};
-use drover_store::{BuildSettings, Substitute};
-use drover_store_remote::{Address, AddressError, Program};
+use drover_store::{BuildSettings, Builder, Substitute};
+use drover_store_remote::{Address, AddressError, Program, RemoteStore};
 
 use crate::address::{address, store_argument};
 use crate::configuration::{Configuration, tell};
 use crate::connector::Connector;
-use crate::host::{self, FileSystem};
+use crate::host::FileSystem;
 use crate::local_store::{LocalStore, StockDaemon};
+use crate::own_builder::{self, LimitsKeptBy};
 use crate::terminal::Terminal;
 
 /// What the machine is called that drover runs on.
@@ -34,6 +36,8 @@ pub(crate) struct MachineList {
     pub(crate) machines: Vec<MachineSpec>,
     /// Why there are not more: lines that are wrong, files that don't exist.
     pub(crate) absent: Vec<String>,
+    /// drover's own builder, which has to be waited for in the end.
+    pub(crate) builder: Option<LocalBuilder>,
 }
 
 /// Which machines are meant, and what they are told with each build.
@@ -44,7 +48,8 @@ pub(crate) struct List<'a> {
 }
 
 /// Returns where builds can go. What is wrong in a machines file costs that machine, and is warned
-/// of. On this machine Nix's daemon builds; where there is none, nothing does.
+/// of. On this machine drover builds where it has opened the store itself, else Nix's daemon; where
+/// there is neither, nobody does.
 ///
 /// # Errors
 ///
@@ -53,20 +58,46 @@ pub(crate) fn machines(
     configuration: &Configuration,
     connector: &Connector,
     local: &LocalStore,
+    own: Option<&Arc<drover_store_local::LocalStore>>,
     terminal: &Terminal,
 ) -> anyhow::Result<MachineList> {
     let list = List { given: None, settings: configuration.build_settings() };
     let mut found = other_machines(configuration, list, connector, local, terminal)?;
-    let Some(this) = local_machine(configuration, connector, local) else { return Ok(found) };
-    if local.stock_daemon(&configuration.host) == StockDaemon::Present {
+    let stock = match local.stock_daemon(&configuration.host) {
+        StockDaemon::Present => {
+            let settings = configuration.local_settings();
+            let (connector, local) = (connector.clone(), local.clone());
+            let open = move || connector.open_local(&local, &settings);
+            Some(Arc::new(open) as Arc<dyn Fn() -> RemoteStore + Send + Sync>)
+        }
+        StockDaemon::Absent => None,
+    };
+    let refusal = own.and_then(|own| own_builder::refusal(configuration, own.layout()));
+    let open: Arc<dyn Fn() -> Arc<dyn Site> + Send + Sync> = match (own, &refusal, stock) {
+        (Some(store), None, stock) => {
+            let other = stock.map(|open| Arc::new(open()) as Arc<dyn Builder>);
+            let limits = LimitsKeptBy::Builder;
+            let builder = own_builder::builder(configuration, Arc::clone(store), limits, other)?;
+            found.builder = Some(builder.clone());
+            Arc::new(move || Arc::new(builder.machine()))
+        }
+        (_, _, Some(open)) => Arc::new(move || Arc::new(open())),
+        (own, refusal, None) => {
+            let why = match (own, refusal) {
+                (Some(_), Some(refusal)) => refusal.as_str(),
+                _ => "its store is kept by somebody else, who doesn't build",
+            };
+            let text = format!("this machine builds nothing: {why}");
+            match found.machines.is_empty() {
+                true => terminal.warn(&text),
+                false => terminal.detail(&text),
+            }
+            return Ok(found);
+        }
+    };
+    let this = own_builder::machine(configuration, substitute(&configuration.settings), open)?;
+    if let Some(this) = this {
         found.machines.insert(0, this);
-        return Ok(found);
-    }
-    let text = "this machine builds nothing: drover has no builder for it yet, and there is no \
-                nix-daemon that could";
-    match found.machines.is_empty() {
-        true => terminal.warn(text),
-        false => terminal.detail(text),
     }
     Ok(found)
 }
@@ -115,7 +146,7 @@ pub(crate) fn other_machines(
         remote_machine(names.take(host.line), host, opening, substitute)
     });
     let machines = remote.collect();
-    Ok(MachineList { machines, absent })
+    Ok(MachineList { machines, absent, builder: None })
 }
 
 /// A machine, with the first of its lines and what the others say.
@@ -242,39 +273,6 @@ fn tell_of_key(line: &MachineLine, terminal: &Terminal) {
             key.display()
         ));
     }
-}
-
-/// Returns this machine, if it builds.
-fn local_machine(
-    configuration: &Configuration,
-    connector: &Connector,
-    local: &LocalStore,
-) -> Option<MachineSpec> {
-    let settings = &configuration.settings;
-    let slots = settings.max_jobs.resolve(host::processors());
-    if slots == 0 {
-        return None;
-    }
-    let (connector, local) = (connector.clone(), local.clone());
-    let build_settings = configuration.local_settings();
-    let mut systems = settings.extra_platforms.clone();
-    systems.insert(settings.system.clone());
-    Some(MachineSpec {
-        description: Machine {
-            name: LOCAL.to_owned(),
-            kind: MachineKind::Local,
-            systems,
-            slots,
-            speed_factor: 1.0,
-            supported_features: settings.system_features.clone(),
-            mandatory_features: Default::default(),
-            round_trip: Duration::ZERO,
-            bandwidth: Bandwidth(0),
-            other_terms: Vec::new(),
-        },
-        substitute: substitute(settings),
-        open: Arc::new(move || Arc::new(connector.open_local(&local, &build_settings))),
-    })
 }
 
 /// How a machine is reached.

@@ -21,6 +21,7 @@ mod json;
 mod local_store;
 mod names;
 mod out_link;
+mod own_builder;
 mod own_store;
 mod progress;
 mod signals;
@@ -50,8 +51,12 @@ use crate::terminal::Terminal;
 const AFTERMATH: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    let mut words = std::env::args_os();
+    let mut words = std::env::args_os().peekable();
     let called = words.next().unwrap_or_default();
+    // before any thread
+    if words.peek().is_some_and(|word| word == own_builder::LAUNCHER) {
+        return be_the_launcher();
+    }
     if let Some(program) = Program::of_argv0(Path::new(&called)) {
         return by_name(program, words.collect());
     }
@@ -74,6 +79,14 @@ fn main() -> ExitCode {
     match outcome {
         Ok(status) => status.into(),
         Err(error) => terminal.failure(&error).into(),
+    }
+}
+
+/// Starts builds for the process that has started this one.
+fn be_the_launcher() -> ExitCode {
+    match drover_sandbox::run_launcher() {
+        Ok(()) => ExitStatus::SUCCESS.into(),
+        Err(error) => Terminal::new(&VerbosityArguments::default()).failure(&error.into()).into(),
     }
 }
 

@@ -103,7 +103,7 @@ pub(crate) fn open(
 }
 
 /// Returns a setting that is on or off.
-fn is_on(conf: &NixConf, name: &str, default: bool) -> anyhow::Result<bool> {
+pub(crate) fn is_on(conf: &NixConf, name: &str, default: bool) -> anyhow::Result<bool> {
     match conf.raw(name).map(|raw| raw.text()).as_deref() {
         None => Ok(default),
         Some("true" | "yes" | "1") => Ok(true),

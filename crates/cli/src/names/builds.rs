@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
 use async_trait::async_trait;
+use drover_build_local::LocalBuilder;
 use drover_core::{SecretKey, StorePath};
 use drover_derivation::BasicDerivation;
 use drover_fleet::{Service, ServiceOptions, Shutdown};
@@ -20,6 +21,7 @@ use drover_store::{
     Keeper, MissingPaths, RealiseObserver, RealiseSettings, RealiseStatus, Realised, Realiser,
     StoreError, Wanted,
 };
+use drover_store_local::LocalStore;
 use zeroize::Zeroizing;
 
 use super::ThisMachine;
@@ -40,29 +42,47 @@ struct State {
     configuration: Arc<Configuration>,
     /// What is built is signed with these.
     keys: Arc<Vec<SecretKey>>,
-    /// By the value of `builders`.
-    brought: BTreeMap<String, Arc<Service>>,
+    /// Builds on this machine.
+    builder: Option<LocalBuilder>,
+    /// By the value of `builders`, and whether this machine is meant, too.
+    brought: BTreeMap<(String, Here), Arc<Service>>,
+}
+
+/// Whether a client has something built on this machine, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Here {
+    Builds,
+    /// It has asked for no builds here (`max-jobs = 0`).
+    No,
 }
 
 impl Builds {
     pub(super) fn new(
         machine: &ThisMachine,
         configuration: Arc<Configuration>,
+        store: &Arc<LocalStore>,
     ) -> anyhow::Result<Builds> {
-        let machines = machine.machines(&configuration, None)?;
+        let builder = machine.builder(&configuration, store)?;
+        let machines = machine.machines(&configuration, None, builder.as_ref())?;
         let service = Arc::new(Service::new(machines, ServiceOptions::default()));
         let keys = Arc::new(keys(machine, &configuration)?);
-        let state = Mutex::new(State { configuration, keys, brought: BTreeMap::new() });
+        let state = Mutex::new(State { configuration, keys, builder, brought: BTreeMap::new() });
         Ok(Builds { machine: machine.clone(), state, service })
     }
 
     /// Takes over other settings and machines. What is built goes on.
-    pub(super) fn reload(&self, configuration: Arc<Configuration>) -> anyhow::Result<()> {
-        let machines = self.machine.machines(&configuration, None)?;
+    pub(super) fn reload(
+        &self,
+        configuration: Arc<Configuration>,
+        store: &Arc<LocalStore>,
+    ) -> anyhow::Result<()> {
+        let builder = self.machine.builder(&configuration, store)?;
+        let machines = self.machine.machines(&configuration, None, builder.as_ref())?;
         let keys = Arc::new(keys(&self.machine, &configuration)?);
         self.service.reload(machines, ServiceOptions::default());
         let mut state = self.state();
         (state.configuration, state.keys) = (configuration, keys);
+        state.builder = builder;
         Ok(())
     }
 
@@ -72,6 +92,10 @@ impl Builds {
         self.service.shutdown(how).await;
         for service in brought.into_values() {
             service.shutdown(how).await;
+        }
+        let builder = self.state().builder.clone();
+        if let Some(builder) = builder {
+            builder.ended().await;
         }
     }
 
@@ -92,17 +116,25 @@ impl Builds {
         if settings.build.cores.is_some_and(|cores| usual.contains(&cores)) {
             settings.build.cores = configuration.build_settings().cores;
         }
-        let Some(builders) = settings.build.overrides.get("builders") else {
-            return Ok(Arc::clone(&self.service));
+        let overrides = &settings.build.overrides;
+        let here = match overrides.get("max-jobs").map(String::as_str) {
+            Some("0") => Here::No,
+            _ => Here::Builds,
         };
         let mut state = self.state();
-        if *builders == state.configuration.settings.builders {
+        let usual = &state.configuration.settings.builders;
+        let builders = overrides.get("builders").unwrap_or(usual).clone();
+        let builds_here = state.builder.is_some();
+        if builders == *usual && (here == Here::Builds || !builds_here) {
             return Ok(Arc::clone(&self.service));
         }
-        if let Some(service) = state.brought.get(builders) {
+        let key = (builders, here);
+        if let Some(service) = state.brought.get(&key) {
             return Ok(Arc::clone(service));
         }
-        let machines = self.machine.machines(&state.configuration, Some(builders));
+        let builder = state.builder.as_ref().filter(|_| here == Here::Builds);
+        let given = Some(key.0.as_str()).filter(|given| given != usual);
+        let machines = self.machine.machines(&state.configuration, given, builder);
         let machines = machines.map_err(|error| StoreError::Refused {
             store: store.name().to_owned(),
             message: format!("{error:#}"),
@@ -111,7 +143,7 @@ impl Builds {
             state.brought.retain(|_, service| Arc::strong_count(service) > 1);
         }
         let service = Arc::new(Service::new(machines, ServiceOptions::default()));
-        state.brought.insert(builders.clone(), Arc::clone(&service));
+        state.brought.insert(key, Arc::clone(&service));
         Ok(service)
     }
 }

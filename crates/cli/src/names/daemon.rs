@@ -53,8 +53,9 @@ impl Serving {
     ) -> anyhow::Result<Serving> {
         let (policy, policies) = watch::channel(Arc::new(policy(&configuration)));
         let built_by = match (&opened, scheduling) {
-            (Opened::Own(_), Scheduling::Own) => {
-                BuiltBy::ThisProcess(Arc::new(Builds::new(machine, Arc::new(configuration))?))
+            (Opened::Own(store), Scheduling::Own) => {
+                let builds = Builds::new(machine, Arc::new(configuration), store)?;
+                BuiltBy::ThisProcess(Arc::new(builds))
             }
             _ => machine.built_by(&opened, configuration)?,
         };
@@ -68,8 +69,8 @@ impl Serving {
     fn reload(&self, machine: &ThisMachine, options: &Options) -> anyhow::Result<()> {
         let configuration = Arc::new(Configuration::load(&options.overrides, &machine.terminal)?);
         let opened = machine.open(None, &configuration)?;
-        if let BuiltBy::ThisProcess(builds) = &self.built_by {
-            builds.reload(Arc::clone(&configuration))?;
+        if let (BuiltBy::ThisProcess(builds), Opened::Own(store)) = (&self.built_by, &opened) {
+            builds.reload(Arc::clone(&configuration), store)?;
         }
         self.server.replace_store(keeper(opened));
         self.policy.send_replace(Arc::new(policy(&configuration)));

@@ -11,13 +11,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use drover_build_local::LocalBuilder;
 use drover_compat::{
     Captured, CompatError, DaemonRequest, Destination, ExitStatus, Host, HostSettings, Input,
     Options, Output, Program, ServeAccess,
 };
 use drover_config::{StoreReference, User};
-use drover_fleet::Shutdown;
-use drover_store::{Keeper, Realiser, Store};
+use drover_fleet::{Shutdown, Site};
+use drover_store::{Keeper, Realiser, Store, Substitute};
 use drover_store_local::Place;
 use drover_store_remote::RemoteStore;
 
@@ -27,6 +28,7 @@ use crate::builders::{List, other_machines};
 use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::local_store::LocalStore;
+use crate::own_builder::{self, LimitsKeptBy};
 use crate::own_store;
 use crate::standing;
 use crate::terminal::Terminal;
@@ -160,12 +162,14 @@ impl ThisMachine {
     /// Returns what builds for a store. Where a daemon keeps it, that is the daemon; so it is where
     /// drover's own stands before it, as all builds go through one scheduler then.
     fn built_by(&self, opened: &Opened, configuration: Configuration) -> anyhow::Result<BuiltBy> {
-        let layout = match opened {
+        let store = match opened {
             Opened::Remote(store) => return Ok(BuiltBy::Daemon(Arc::new(store.realiser()))),
-            Opened::Own(store) => store.layout(),
+            Opened::Own(store) => store,
         };
+        let layout = store.layout();
         let Some(socket) = standing::daemon_of(&layout.state) else {
-            return Ok(BuiltBy::ThisProcess(Arc::new(Builds::new(self, Arc::new(configuration))?)));
+            let builds = Builds::new(self, Arc::new(configuration), store)?;
+            return Ok(BuiltBy::ThisProcess(Arc::new(builds)));
         };
         let connector = Connector::new(&configuration)?;
         let address = drover_store_remote::Address::Socket(socket);
@@ -174,18 +178,40 @@ impl ThisMachine {
         Ok(BuiltBy::Daemon(Arc::new(daemon.realiser())))
     }
 
-    /// Returns the machines of `builders`, or of the value that a client gave in its place.
+    /// Returns the machines of `builders`, or of the value that a client gave in its place; and this
+    /// one, if a builder for it is given.
     fn machines(
         &self,
         configuration: &Configuration,
         given: Option<&str>,
+        builder: Option<&LocalBuilder>,
     ) -> anyhow::Result<Vec<drover_fleet::MachineSpec>> {
         let connector = Connector::new(configuration)?;
         let local = LocalStore::choose(configuration)?;
         // what clients ask of their builds is seen to here, and may differ from client to client
         let list = List { given, settings: Default::default() };
         let found = other_machines(configuration, list, &connector, &local, &self.terminal)?;
-        Ok(found.machines)
+        let mut machines = found.machines;
+        if let Some(builder) = builder.cloned() {
+            let open = move || Arc::new(builder.machine()) as Arc<dyn Site>;
+            let this = own_builder::machine(configuration, Substitute::No, Arc::new(open))?;
+            machines.splice(0..0, this);
+        }
+        Ok(machines)
+    }
+
+    /// Returns what builds on this machine, unless its settings ask for what isn't done yet.
+    fn builder(
+        &self,
+        configuration: &Configuration,
+        store: &Arc<drover_store_local::LocalStore>,
+    ) -> anyhow::Result<Option<LocalBuilder>> {
+        if let Some(refusal) = own_builder::refusal(configuration, store.layout()) {
+            self.terminal.warn(&format!("this machine builds nothing: {refusal}"));
+            return Ok(None);
+        }
+        let limits = LimitsKeptBy::Caller;
+        own_builder::builder(configuration, Arc::clone(store), limits, None).map(Some)
     }
 }
 

@@ -77,9 +77,31 @@ fn a_build_without_machines_is_refused() {
     let client = &lab.client;
     become_the_daemon(client, "");
     let drv = client.instantiate(&[("shape", "wide"), ("n", "1")]).unwrap();
-    let said =
-        client.sh(&format!("NIX_REMOTE=daemon nix-store -r {drv} 2>&1 && exit 1; exit 0")).unwrap();
+    let ask = format!("NIX_REMOTE=daemon nix-store -r {drv} -j0 2>&1 && exit 1; exit 0");
+    let said = client.sh(&ask).unwrap();
     assert!(said.contains("no machine"), "{said}");
+}
+
+/// Without other machines the daemon builds by itself, as the users that Nix has for that.
+#[rstest]
+#[case::shut_in("true")]
+#[case::not_shut_in("false")]
+fn the_daemon_builds_by_itself(#[case] sandbox: &str) {
+    let lab = Lab::new("itself", Suite::Forky, Suite::Forky);
+    let client = &lab.client;
+    client.sh(&format!("echo 'sandbox = {sandbox}' >> /etc/nix/nix.conf")).unwrap();
+    become_the_daemon(client, "");
+    let graph = [("shape", "layers"), ("n", "3"), ("d", "3"), ("k", "2")];
+    let drv = client.instantiate(&graph).unwrap();
+    let ask = format!(
+        "NIX_REMOTE=daemon nix-store -r {drv} -j2 2>/w/err || {{ cat /w/err /w/daemon.log >&2; exit 1; }}"
+    );
+    let out = client.sh(&ask).unwrap();
+    client.sh(&format!("NIX_REMOTE=local nix-store --check-validity {}", out.trim())).unwrap();
+    assert_sound(client);
+    let left =
+        client.sh("ls /nix/var/nix/builds; ls /nix/store | grep -E 'tmp|lock' || true").unwrap();
+    assert_eq!(left.trim(), "");
 }
 
 /// Evaluation is the real one's, found behind the links.

@@ -10,6 +10,7 @@ fn an_old_client_and_a_new_one_share_a_build() {
     let lab = Lab::new("together", Suite::Bookworm, Suite::Forky);
     let (server, old, builder) = (&lab.client, &lab.b1, &lab.b2);
     server.sh("drover compat install /usr/local/bin").unwrap();
+    server.sh("echo 'max-jobs = 0' >> /etc/nix/nix.conf").unwrap();
     become_the_daemon(server, &builders("ssh-ng", &["b2"], 2));
     // the builder notes each time that it runs, and ends when it is told to
     builder.sh("mkdir -p /w && chmod 1777 /w").unwrap();

@@ -1,0 +1,260 @@
+//! drover's own builder for this machine, as configured.
+
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use drover_build_local::{
+    BuildUsers, KeepFailed, KeepLog, LocalBuilder, LocalSettings, Outside, SandboxFallback,
+    SandboxMode, SandboxPath,
+};
+use drover_config::{NixConf, Sandbox};
+use drover_fleet::{MachineSpec, Site};
+use drover_sandbox::{LauncherProgram, SyscallFilter, TmpfsSize};
+use drover_schedule::{Bandwidth, Machine, MachineKind};
+use drover_store::{Builder, Substitute};
+use drover_store_local::{Layout, LocalStore};
+
+use crate::builders::LOCAL;
+use crate::configuration::Configuration;
+use crate::host;
+use crate::own_store::is_on;
+
+/// With this argument the program is the launcher of builds.
+pub(crate) const LAUNCHER: &str = "__sandbox";
+
+/// Settings that say something of builds here and that drover doesn't carry out yet.
+const NOT_DONE: [&str; 4] = ["pre-build-hook", "post-build-hook", "diff-hook", "use-cgroups"];
+
+/// Who keeps to the limits of builds: their time and the length of their logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LimitsKeptBy {
+    /// The builder, as there's only one who has things built.
+    Builder,
+    /// Who gives builds to it, as limits differ from client to client.
+    Caller,
+}
+
+/// Says why this machine's builds can't be done by drover as it's configured.
+pub(crate) fn refusal(configuration: &Configuration, layout: &Layout) -> Option<String> {
+    let Configuration { settings, conf, .. } = configuration;
+    let is_set = |name: &&str| {
+        let text = conf.raw(name).map(|raw| raw.text()).unwrap_or_default();
+        !matches!(text.as_str(), "" | "false")
+    };
+    if let Some(name) = NOT_DONE.into_iter().find(is_set) {
+        let origin = conf.origin(name);
+        return Some(format!(
+            "{origin}: setting '{name}' is not supported by drover's builder yet"
+        ));
+    }
+    let in_place = layout.real.as_os_str() == layout.store_dir.as_str();
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root
+        && in_place
+        && settings.sandbox == Sandbox::Disabled
+        && settings.build_users_group.is_empty()
+    {
+        return Some(
+            "drover builds nothing as root: name build users by 'build-users-group', or have \
+             builds shut in by 'sandbox = true'"
+                .to_owned(),
+        );
+    }
+    None
+}
+
+/// Returns the builder, which is the same for all lists of machines.
+///
+/// # Errors
+///
+/// A setting with a value that it can't have.
+pub(crate) fn builder(
+    configuration: &Configuration,
+    store: Arc<LocalStore>,
+    limits: LimitsKeptBy,
+    other: Option<Arc<dyn Builder>>,
+) -> anyhow::Result<LocalBuilder> {
+    let settings = settings(configuration, limits)?;
+    Ok(match other {
+        Some(other) => LocalBuilder::with_other(store, settings, other),
+        None => LocalBuilder::new(store, settings),
+    })
+}
+
+/// Returns this machine, if it builds: unless `max-jobs` is 0.
+///
+/// # Errors
+///
+/// A setting with a value that it can't have.
+pub(crate) fn machine(
+    configuration: &Configuration,
+    substitute: Substitute,
+    open: Arc<dyn Fn() -> Arc<dyn Site> + Send + Sync>,
+) -> anyhow::Result<Option<MachineSpec>> {
+    let settings = &configuration.settings;
+    let slots = settings.max_jobs.resolve(host::processors());
+    if slots == 0 {
+        return Ok(None);
+    }
+    let description = Machine {
+        name: LOCAL.to_owned(),
+        kind: MachineKind::Local,
+        systems: systems(configuration),
+        slots,
+        speed_factor: speed_factor(&configuration.conf)?,
+        supported_features: settings.system_features.clone(),
+        mandatory_features: Default::default(),
+        round_trip: Duration::ZERO,
+        bandwidth: Bandwidth(0),
+        other_terms: Vec::new(),
+    };
+    Ok(Some(MachineSpec { description, substitute, open }))
+}
+
+fn systems(configuration: &Configuration) -> BTreeSet<String> {
+    let settings = &configuration.settings;
+    let mut systems = settings.extra_platforms.clone();
+    systems.insert(settings.system.clone());
+    systems
+}
+
+/// How fast this machine is beside the others, by the setting `local-speed-factor`, which Nix lacks.
+fn speed_factor(conf: &NixConf) -> anyhow::Result<f64> {
+    const NAME: &str = "local-speed-factor";
+    let Some(raw) = conf.raw(NAME) else { return Ok(1.0) };
+    let text = raw.text();
+    match text.trim().parse::<f64>() {
+        Ok(factor) if factor.is_finite() && factor > 0.0 => Ok(factor),
+        _ => anyhow::bail!(
+            "{}: setting '{NAME}' is '{text}' and must be a number above 0",
+            conf.origin(NAME)
+        ),
+    }
+}
+
+fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Result<LocalSettings> {
+    let Configuration { settings, conf, .. } = configuration;
+    let usual = LocalSettings::new(LauncherProgram::this_one(LAUNCHER), &settings.system);
+    let text = |name: &str| conf.raw(name).map(|raw| raw.text()).filter(|text| !text.is_empty());
+    let keeps = limits == LimitsKeptBy::Builder;
+    let of_builder = |limit: Option<Duration>| limit.filter(|_| keeps);
+    Ok(LocalSettings {
+        systems: systems(configuration),
+        features: settings.system_features.clone(),
+        sandbox: sandbox_mode(settings.sandbox),
+        fallback: match settings.sandbox_fallback {
+            true => SandboxFallback::WithoutSandbox,
+            false => SandboxFallback::Fail,
+        },
+        paths: sandbox_paths(configuration)?,
+        sandbox_build_dir: text("sandbox-build-dir").unwrap_or(usual.sandbox_build_dir),
+        dev_shm: match text("sandbox-dev-shm-size") {
+            Some(size) => shm_size(conf, &size)?,
+            None => usual.dev_shm,
+        },
+        build_dir: text("build-dir").map(PathBuf::from),
+        users: users(configuration)?,
+        user_locks: Some(user_locks(&configuration.host.state_dir)),
+        filter: match is_on(conf, "filter-syscalls", true)? {
+            true => SyscallFilter::Builds,
+            false => SyscallFilter::Off,
+        },
+        cores: settings.cores,
+        timeout: of_builder(settings.timeout),
+        max_silent_time: of_builder(settings.max_silent_time),
+        max_log_size: settings.max_log_size.filter(|_| keeps),
+        log_lines: usize::try_from(settings.log_lines).unwrap_or(usize::MAX),
+        keep_failed: match settings.keep_failed {
+            true => KeepFailed::Yes,
+            false => KeepFailed::No,
+        },
+        keep_log: match settings.keep_build_log {
+            true => KeepLog::Yes,
+            false => KeepLog::No,
+        },
+        certificates: certificates(text("ssl-cert-file")),
+        outside: Outside(Arc::new(|name| std::env::var_os(name).map(OsStringExt::into_vec))),
+        ..usual
+    })
+}
+
+fn sandbox_paths(configuration: &Configuration) -> anyhow::Result<Vec<SandboxPath>> {
+    let Configuration { settings, conf, .. } = configuration;
+    let origin = || conf.origin("sandbox-paths").to_string();
+    settings.sandbox_paths.iter().map(|path| path.parse().with_context(origin)).collect()
+}
+
+fn sandbox_mode(sandbox: Sandbox) -> SandboxMode {
+    match sandbox {
+        Sandbox::Enabled => SandboxMode::Always,
+        Sandbox::Relaxed => SandboxMode::Relaxed,
+        Sandbox::Disabled => SandboxMode::Never,
+    }
+}
+
+/// As whom builds run that root starts. Without a group of its own, Nix has them run as root; here
+/// they get users that belong to nobody.
+fn users(configuration: &Configuration) -> anyhow::Result<BuildUsers> {
+    let Configuration { settings, conf, .. } = configuration;
+    let group = settings.build_users_group.clone();
+    if !group.is_empty() && !is_on(conf, "auto-allocate-uids", false)? {
+        return Ok(BuildUsers::Group(group));
+    }
+    let BuildUsers::Allocated { first, count } = LocalSettings::ALLOCATED else {
+        return Ok(LocalSettings::ALLOCATED);
+    };
+    let number = |name: &'static str, usual: u32| -> anyhow::Result<u32> {
+        let given = conf.number(name)?.unwrap_or(usual.into());
+        u32::try_from(given).with_context(|| format!("{}: setting '{name}'", conf.origin(name)))
+    };
+    Ok(BuildUsers::Allocated {
+        first: number("start-id", first)?,
+        count: number("id-count", count)?,
+    })
+}
+
+/// Where Nix has its locks on users, whatever the store; where there is no Nix, in a place that is as
+/// much the same for all stores.
+fn user_locks(state: &Path) -> PathBuf {
+    match state.exists() {
+        true => state.to_owned(),
+        false => PathBuf::from("/run/drover"),
+    }
+}
+
+/// Reads the size of a file system in memory, in bytes or per cent, as `mount` does.
+fn shm_size(conf: &NixConf, text: &str) -> anyhow::Result<TmpfsSize> {
+    let bad = || {
+        format!(
+            "{}: setting 'sandbox-dev-shm-size' is '{text}' and must be a number, with 'k', 'm', \
+             'g' or '%' behind it",
+            conf.origin("sandbox-dev-shm-size")
+        )
+    };
+    if let Some(percent) = text.strip_suffix('%') {
+        return Ok(TmpfsSize::Percent(percent.parse().with_context(bad)?));
+    }
+    let (digits, shift) = match text.to_ascii_lowercase().as_bytes().last() {
+        Some(b'k') => (text.len() - 1, 10),
+        Some(b'm') => (text.len() - 1, 20),
+        Some(b'g') => (text.len() - 1, 30),
+        _ => (text.len(), 0),
+    };
+    let number: u64 = text.get(..digits).unwrap_or_default().parse().with_context(bad)?;
+    Ok(TmpfsSize::Bytes(number.checked_mul(1 << shift).with_context(bad)?))
+}
+
+fn certificates(set: Option<String>) -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|file| !file.is_empty());
+    let set = set.or_else(|| variable("NIX_SSL_CERT_FILE")).or_else(|| variable("SSL_CERT_FILE"));
+    let usual = [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/nix/var/nix/profiles/default/etc/ssl/certs/ca-bundle.crt",
+    ];
+    let usual = usual.into_iter().map(PathBuf::from).find(|file| file.exists());
+    set.map(PathBuf::from).or(usual)
+}

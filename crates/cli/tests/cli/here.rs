@@ -1,0 +1,117 @@
+//! Builds on this machine, by drover alone.
+//!
+//! Needs root, and a static busybox (Debian: `apt install busybox-static`).
+
+use std::process::Command;
+
+use rstest::rstest;
+
+use crate::only_the_evaluator;
+use crate::world::{Told, World};
+
+/// A derivation whose builder is the shell that builds are shown.
+fn shell(name: &str, script: &str, more: &str) -> String {
+    format!(
+        r#"derivation {{ name = "{name}"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-e" "-c" "{script}" ]; {more} }}"#
+    )
+}
+
+/// A hash that nothing here has.
+const FIXED: &str = r#"outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";"#;
+
+fn world(conf: &str) -> World {
+    let world = World::new();
+    let conf = format!(
+        "substituters =\nsystem = x86_64-linux\nbuild-users-group =\nsandbox = true\n\
+         sandbox-paths = /bin/sh=/usr/bin/busybox\n{conf}"
+    );
+    fs_err::write(world.path("conf/nix.conf"), conf).unwrap();
+    world
+}
+
+/// Runs drover where there is no program of Nix but the evaluator.
+fn run(world: &World, arguments: &[&str]) -> Told {
+    let mut command = world.command(arguments);
+    command.env("PATH", only_the_evaluator(world));
+    Told::of(command.output().unwrap())
+}
+
+#[test]
+fn drover_builds_by_itself() {
+    let world = world("");
+    let dep = shell("dep", "echo a line; echo dep > $out", "");
+    let expression = shell("top", "echo $dep > $out", &format!("dep = {dep};"));
+    let told = run(&world, &["build", "-E", &expression, "--print-out-paths", "-L"]);
+    let path = told.succeeds().trim_end().to_owned();
+    assert!(told.err.contains("building dep on local\n"), "{told:#?}");
+    assert!(told.err.contains("a line\n"), "{told:#?}");
+    let stock = |arguments: &[&str]| {
+        let mut stock = Command::new("nix-store");
+        let output = stock.args(arguments).env("NIX_REMOTE", world.store()).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:#?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    stock(&["--verify", "--check-contents"]);
+    stock(&["--verify-path", &path]);
+    let references = stock(&["-q", "--references", &path]);
+    assert!(references.trim_end().ends_with("-dep"), "{references}");
+    assert!(stock(&["-q", "--deriver", &path]).trim_end().ends_with("-top.drv"));
+    assert_eq!(stock(&["--read-log", references.trim_end()]), "a line\n");
+    // a second time there is nothing to do
+    let told = run(&world, &["build", "-E", &expression]);
+    told.succeeds();
+    assert!(!told.err.contains("building"), "{told:#?}");
+}
+
+#[rstest]
+#[case::failed("exit 3", "", "", 100, "failed with exit code 3")]
+#[case::timed_out("while true; do true; done", "", "timeout = 1", 101, "timed out after 1 seconds")]
+#[case::silent(
+    "while true; do true; done",
+    "",
+    "max-silent-time = 1",
+    101,
+    "timed out after 1 seconds of silence"
+)]
+#[case::hash("echo x > $out", FIXED, "", 102, "specified: sha256-LPJNul")]
+#[case::log(
+    "while true; do echo x; done",
+    "",
+    "max-build-log-size = 1000",
+    100,
+    "more than 1000 bytes"
+)]
+fn failures_have_their_codes(
+    #[case] script: &str,
+    #[case] more: &str,
+    #[case] conf: &str,
+    #[case] code: i32,
+    #[case] words: &str,
+) {
+    let world = world(conf);
+    let told = run(&world, &["build", "-E", &shell("x", script, more)]);
+    told.fails(code, &["build of x failed\n", words, "nix-store --read-log /nix/store/"]);
+}
+
+#[test]
+fn no_jobs_means_no_builds_here() {
+    let world = world("");
+    let expression = shell("x", "echo > $out", "");
+    let told = run(&world, &["build", "-j0", "-E", &expression]);
+    told.fails(1, &["no machine could build x"]);
+    world.run(&["build", "-j0", "-E", &expression]).fails(1, &["no machine could build x"]);
+}
+
+#[test]
+fn what_is_not_done_yet_is_refused_by_name() {
+    let world = world("post-build-hook = /bin/true\n");
+    let told = run(&world, &["build", "-E", &shell("x", "echo > $out", "")]);
+    told.fails(1, &["nix.conf:6: setting 'post-build-hook' is not supported by drover's builder"]);
+}
+
+#[test]
+fn a_speed_factor_must_be_one() {
+    let world = world("");
+    let arguments = ["build", "--option", "local-speed-factor", "no", "-E", "1"];
+    run(&world, &arguments).fails(1, &["setting 'local-speed-factor' is 'no'"]);
+}
