@@ -111,6 +111,7 @@ pub fn as_json(closure: &[PathInfo], store_dir: &StoreDir) -> Value {
         entry.insert("narSize".to_owned(), json!(info.nar_size.0));
         entry.insert("path".to_owned(), json!(store_dir.display(&info.path)));
         entry.insert("references".to_owned(), json!(references));
+        entry.insert("valid".to_owned(), json!(true));
         Value::Object(entry)
     };
     Value::Array(sorted(closure).into_iter().map(entry).collect())
@@ -192,5 +193,6 @@ mod tests {
         assert_eq!(graph.pointer("/0/closureSize"), Some(&json!(4)));
         assert_eq!(graph.pointer("/1/closureSize"), Some(&json!(7)));
         assert_eq!(graph.pointer("/1/references"), Some(&json!([A, B])));
+        assert_eq!(graph.pointer("/1/valid"), Some(&json!(true)));
     }
 }
