@@ -1,6 +1,7 @@
 //! One run of a build's process: its user, its folders, what it's given, and its end.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use drover_derivation::Output;
@@ -10,7 +11,8 @@ use drover_sandbox::{
     Personality, Plan, Resource, Scope, Terminal,
 };
 use drover_store::{BuildFailure, LogEvent, Store as _};
-use drover_store_local::Workshop;
+use drover_store_local::{LocalStore, Workshop};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::failure::{Failing, Trouble, failed, machine};
@@ -20,7 +22,7 @@ use crate::inputs;
 use crate::job::{Job, Shelter, Subject};
 use crate::log_file::LogFile;
 use crate::process::{Ending, Limits, Process, terminal};
-use crate::settings::{KeepFailed, KeepLog};
+use crate::settings::{KeepFailed, KeepLog, LocalSettings};
 use crate::surroundings::{Scene, make_store, namespaces};
 use crate::users::{BuildUser, Need};
 
@@ -67,14 +69,11 @@ impl Attempt<'_> {
     }
 
     fn folders(&self, user: &BuildUser) -> Result<BuildFolders, Trouble> {
-        let Job { store, settings, .. } = self.job;
-        let parent = match &settings.build_dir {
-            Some(folder) => folder.clone(),
-            None => store.layout().state.join("builds"),
-        };
-        let entrance = match self.subject.shelter {
-            Shelter::Namespaces => Entrance::Closed,
-            Shelter::None => Entrance::Passable,
+        let parent = parent(self.job.settings, &self.job.store);
+        let entrance = match (self.subject.shelter, user) {
+            (Shelter::Namespaces, BuildUser::Caller(_) | BuildUser::One(_)) => Entrance::Closed,
+            // what is shown is found as the first of these users
+            (Shelter::Namespaces, BuildUser::Range(_)) | (Shelter::None, _) => Entrance::Passable,
         };
         let name = self.subject.derivation.name.to_string();
         let made = BuildFolders::new(&parent, &name, user.ids(), entrance);
@@ -119,13 +118,28 @@ impl Attempt<'_> {
             file,
             tail: job.settings.log_lines,
         };
-        let Ending { ended, tail } = process.run(&plan, handles, upper).await?;
+        self.let_in(user, 0o711)?;
+        let ending = process.run(&plan, handles, upper).await;
+        self.let_in(user, 0o700)?;
+        let Ending { ended, tail } = ending?;
         let known = subject.derivation.outputs.values().filter_map(Output::path);
         let paths = known.map(|path| job.store.store_dir().display(path)).collect();
         let failing = Failing { derivation: &subject.shown, outputs: paths, tail: &tail };
         match failing.of_exit(ended.exit) {
             None => Ok(outputs),
             Some(failure) => Err(self.with_full_disk(failure, folders).into()),
+        }
+    }
+
+    /// Sets who may go through the workshop's folder, where nothing but the build's own store is yet:
+    /// a range of users finds that as the first of them.
+    fn let_in(&self, user: &BuildUser, mode: u32) -> Result<(), Trouble> {
+        match user {
+            BuildUser::Range(_) => {
+                let set = rustix::fs::fchmod(self.workshop.folder(), Mode::from_raw_mode(mode));
+                set.map_err(|errno| machine("open the build's store", &errno.into()).into())
+            }
+            BuildUser::Caller(_) | BuildUser::One(_) => Ok(()),
         }
     }
 
@@ -262,7 +276,10 @@ impl Left {
         let wishes = job.request.wishes.keep_failed || job.settings.keep_failed == KeepFailed::Yes;
         let Left(folders) = self;
         if has_failed && wishes {
-            let note = format!("note: keeping build directory '{}'", folders.build().display());
+            let note = match folders.keep() {
+                Ok(folder) => format!("note: keeping build directory '{}'", folder.display()),
+                Err(error) => format!("the build directory can't be kept: {error}"),
+            };
             job.log.event(LogEvent::Message(note));
             return;
         }
@@ -273,6 +290,12 @@ impl Left {
             drop(user);
         });
     }
+}
+
+/// Returns the folder that those of builds are made in.
+pub(crate) fn parent(settings: &LocalSettings, store: &LocalStore) -> PathBuf {
+    let usual = || store.layout().state.join("builds");
+    settings.build_dir.clone().unwrap_or_else(usual)
 }
 
 fn is_almost_full(folder: impl AsFd) -> bool {

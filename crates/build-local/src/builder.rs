@@ -9,7 +9,9 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::attempt;
 use crate::failure::{Trouble, machine};
+use crate::folders::BuildFolders;
 use crate::job::Job;
 use crate::machine::LocalMachine;
 use crate::settings::LocalSettings;
@@ -93,6 +95,13 @@ impl Inner {
             let support = launcher.support().await.map_err(|error: SpawnError| {
                 BuildFailure::Machine { message: error.to_string(), disk_full: false }
             })?;
+            let parent = attempt::parent(&self.settings, &self.store);
+            if let Err(error) = BuildFolders::sweep(&parent) {
+                tracing::warn!(
+                    "what killed builds have left in '{}' stays: {error}",
+                    parent.display()
+                );
+            }
             Ok::<_, Trouble>((launcher, support))
         };
         self.started.get_or_try_init(start).await.cloned()

@@ -14,12 +14,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use drover_recipe::BuildFile;
 use drover_sandbox::Ids;
 use drover_store_files::{FileName, remove_tree};
-use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{CWD, FileType, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 /// What the build's own folder is called in the outer one, and that for what it takes for `/tmp`.
 pub(crate) const BUILD: &str = "build";
 pub(crate) const TMP: &str = "tmp";
+
+/// How the names of folders begin in which a build works, and of those that are kept.
+const IN_USE: &str = "drover-";
+const KEPT: &str = "kept-";
 
 /// Who may go through the outer folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,31 @@ const FOLDER: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 impl BuildFolders {
+    /// Removes what builds have left whose process was killed; what is in use or kept stays.
+    pub(crate) fn sweep(parent: &Path) -> io::Result<()> {
+        let around = match open_safely(parent) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
+        for entry in rustix::fs::Dir::read_from(&around)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if !name.starts_with(IN_USE.as_bytes()) {
+                continue;
+            }
+            // whoever uses it has it locked; nobody else gets into it
+            let Ok(folder) = rustix::fs::openat(&around, name, FOLDER, Mode::empty()) else {
+                continue;
+            };
+            let free = FlockOperation::NonBlockingLockExclusive;
+            if rustix::fs::flock(&folder, free).is_ok() {
+                let name = FileName::new(name).map_err(io::Error::other)?;
+                remove_tree(around.as_fd(), &name).map_err(io::Error::other)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the folders of a build, and the files in them that it begins with.
     pub(crate) fn new(
         parent: &Path,
@@ -56,9 +85,10 @@ impl BuildFolders {
         }
         let around = open_safely(parent)?;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("drover-{}-{count}-{derivation}", std::process::id());
+        let name = format!("{IN_USE}{}-{count}-{derivation}", std::process::id());
         rustix::fs::mkdirat(&around, &name, Mode::RWXU)?;
         let outer = rustix::fs::openat(&around, &name, FOLDER, Mode::empty())?;
+        rustix::fs::flock(&outer, FlockOperation::NonBlockingLockExclusive)?;
         let path = parent.join(&name);
         let folders = BuildFolders { around, outer, name, path };
         folders.add(BUILD, 0o700, owner)?;
@@ -101,6 +131,14 @@ impl BuildFolders {
     /// Returns the path of the build's folder, for builds that aren't shut in and for messages.
     pub(crate) fn build(&self) -> PathBuf {
         self.path.join(BUILD)
+    }
+
+    /// Keeps it, under a name that is never swept away; returns the build's folder.
+    pub(crate) fn keep(mut self) -> io::Result<PathBuf> {
+        let kept = self.name.replacen(IN_USE, KEPT, 1);
+        rustix::fs::renameat(&self.around, &self.name, &self.around, &kept)?;
+        self.path.set_file_name(&kept);
+        Ok(self.build())
     }
 
     /// Removes all of it.
@@ -192,6 +230,20 @@ mod tests {
         }
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o1777)).unwrap();
         BuildFolders::new(&below, "x", me(), Entrance::Closed).unwrap().remove().unwrap();
+    }
+
+    #[test]
+    fn what_nobody_uses_any_more_is_swept_away() {
+        let home = tempfile::tempdir().unwrap();
+        let parent = home.path().canonicalize().unwrap().join("builds");
+        BuildFolders::sweep(&parent).unwrap();
+        let [used, kept, left] = ["used", "kept", "left"]
+            .map(|name| BuildFolders::new(&parent, name, me(), Entrance::Closed).unwrap());
+        let folders = [used.build(), kept.keep().unwrap(), left.build()];
+        drop(left);
+        BuildFolders::sweep(&parent).unwrap();
+        assert_eq!(folders.map(|folder| folder.exists()), [true, true, false]);
+        drop(used);
     }
 
     #[test]

@@ -295,26 +295,25 @@ impl Work<'_> {
 
     fn check_fixed(&self, expected: &ContentAddress) -> Result<(), Trouble> {
         let shown = self.harvest.shown();
-        let got = self.address(expected.method, expected.hash.algorithm())?;
-        if got != expected.hash {
-            let [specified, got] =
-                [&expected.hash, &got].map(|hash| hash.display(HashNotation::Sri));
-            let message = format!(
-                "hash mismatch in fixed-output derivation '{shown}':\n  specified: {specified}\n     \
-                 got:    {got}"
-            );
-            return Err(BuildFailure::HashMismatch { message }.into());
-        }
-        match self.found.references.first() {
-            None => Ok(()),
-            Some(first) => Err(failed(format!(
-                "fixed-output derivations must not reference store paths: '{shown}' references {} \
-                 distinct paths, e.g. '{}'",
-                self.found.references.len(),
-                self.harvest.store_dir.display(first)
+        if !self.found.references.is_empty() {
+            return Err(failed(format!(
+                "fixed output derivation '{}' is not allowed to refer to other store paths.\nYou may \
+                 need to use the 'unsafeDiscardReferences' derivation attribute, see the manual for \
+                 more details.",
+                self.harvest.derivation.name
             ))
-            .into()),
+            .into());
         }
+        let got = self.address(expected.method, expected.hash.algorithm())?;
+        if got == expected.hash {
+            return Ok(());
+        }
+        let [specified, got] = [&expected.hash, &got].map(|hash| hash.display(HashNotation::Sri));
+        let message = format!(
+            "hash mismatch in fixed-output derivation '{shown}':\n  specified: {specified}\n     \
+             got:    {got}"
+        );
+        Err(BuildFailure::HashMismatch { message }.into())
     }
 
     fn path_of(&self, address: &ContentAddress) -> Result<StorePath, Trouble> {

@@ -49,6 +49,61 @@ let
     silentSuccess = run "silent" "echo > $out" { };
 
     depAlone = dep;
+    rangeOfUsers = run "range" "busybox id -u; busybox id -g; busybox awk '{ print \$3 }' /proc/self/uid_map; echo > $out; busybox chown 17:18 $out" { requiredSystemFeatures = [ "uid-range" ]; };
+    structuredGraph = run "structured-graph" ''
+      busybox=${bin}/bin/busybox
+      out=$($busybox sed -n 's/.*"outputs":{"out":"\([^"]*\)".*/\1/p' .attrs.json)
+      $busybox cat .attrs.json > $out
+    '' { __structuredAttrs = true; exportReferencesGraph.closure = [ deep ]; };
+    structuredShell = run "structured-shell" ''
+      busybox=${bin}/bin/busybox
+      out=$($busybox sed -n 's/.*"outputs":{"out":"\([^"]*\)".*/\1/p' .attrs.json)
+      $busybox cat .attrs.sh > $out
+      $busybox env | $busybox sort >> $out
+    '' { __structuredAttrs = true; number = 12; float = 1.5; nothing = null; words = "it's"; table = { a = "b"; c = true; }; nested = [ [ 1 ] ]; };
+    sha1 = run "sha1" "printf hello > $out" { outputHashMode = "flat"; outputHashAlgo = "sha1"; outputHash = "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d"; };
+    floatingOutputsSelf = run "floating-outputs-self" "busybox mkdir $out; echo $out $dev > $out/x; echo $dev > $dev" { outputs = [ "out" "dev" ]; __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+    floatingSha512 = run "floating-sha512" "echo some > $out" { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha512"; };
+    deferred = run "deferred" "echo ${floating} > $out" { };
+    sizes = run "sizes" ''
+      busybox=${bin}/bin/busybox
+      out=$($busybox sed -n 's/.*"outputs":{"out":"\([^"]*\)".*/\1/p' .attrs.json)
+      echo some > $out
+    '' { __structuredAttrs = true; outputChecks.out = { maxSize = 1000; maxClosureSize = 1000; }; };
+    outputsChecked = run "outputs-checked" ''
+      busybox=${bin}/bin/busybox
+      dev=$($busybox sed -n 's/.*"dev":"\([^"]*\)".*/\1/p' .attrs.json)
+      out=$($busybox sed -n 's/.*"out":"\([^"]*\)".*/\1/p' .attrs.json)
+      echo $dev > $out; echo ${dep} > $dev
+    '' { __structuredAttrs = true; outputs = [ "out" "dev" ]; outputChecks.out.allowedReferences = [ "dev" ]; outputChecks.dev.disallowedRequisites = [ "out" ]; };
+    discards = run "discards" ''
+      busybox=${bin}/bin/busybox
+      out=$($busybox sed -n 's/.*"outputs":{"out":"\([^"]*\)".*/\1/p' .attrs.json)
+      echo ${dep} > $out
+    '' { __structuredAttrs = true; unsafeDiscardReferences.out = true; };
+    emptyFolder = run "empty-folder" "busybox mkdir $out" { };
+    manyFiles = run "many-files" "busybox mkdir $out; for i in $(busybox seq 200); do echo $i ${dep} > $out/$i; done" { };
+    deepFolder = run "deep-folder" "busybox mkdir -p $out/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15; echo ${dep} > $out/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/file" { };
+    oddNames = run "odd-names" "busybox mkdir $out; echo > \"$out/a b\"; echo > \"$out/ü\"; echo > $out/-x; echo > $out/.hidden; busybox ln -s nowhere \"$out/dangling\"" { };
+    compressedReference = run "compressed" "echo ${dep} | busybox gzip -n > $out" { };
+    splitOutputs = run "split" "busybox mkdir $out $bin; echo $bin > $out/x; echo $lib > $bin/x; echo ${deep} > $lib" { outputs = [ "out" "bin" "lib" ]; };
+    symlinkOut = run "symlink" "busybox ln -s ${dep} $out" { };
+    executableOut = run "executable" "echo x > $out; busybox chmod 711 $out" { };
+    requiresFeature = run "requires-feature" "echo > $out" { requiredSystemFeatures = [ "big-parallel" "benchmark" ]; };
+    longLog = run "long-log" "for i in $(busybox seq 20000); do echo \"line $i of a log that is long enough for several pieces\"; done; echo > $out" { };
+    wrongHashRecursive = run "wrong-hash-recursive" "busybox mkdir $out" { outputHashMode = "recursive"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+    disallowedSelf = run "disallowed-self" "echo $out > $out" { allowedReferences = [ ]; };
+    tooLarge = run "too-large" ''
+      busybox=${bin}/bin/busybox
+      out=$($busybox sed -n 's/.*"outputs":{"out":"\([^"]*\)".*/\1/p' .attrs.json)
+      echo some > $out
+    '' { __structuredAttrs = true; outputChecks.out.maxSize = 10; };
+    closureTooLarge = run "closure-too-large" ''
+      busybox=${bin}/bin/busybox
+      out=$($busybox sed -n 's/.*"outputs":{"out":"\([^"]*\)".*/\1/p' .attrs.json)
+      echo ${deep} > $out
+    '' { __structuredAttrs = true; outputChecks.out.maxClosureSize = 200; };
+    fixedRefers = run "fixed-refers" "echo ${dep} > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
 
     # attacks
     inode = run "inode" "echo x > $out; busybox stat -c %i $out" { };

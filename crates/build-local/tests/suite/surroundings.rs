@@ -1,8 +1,10 @@
 //! What a build sees and is, from inside.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
 
 use drover_build_local::{SandboxMode, SandboxPath};
+use drover_store::BuildOutcome;
 
 use crate::bench::{Bench, Whose};
 
@@ -71,4 +73,19 @@ async fn structured_attributes_come_as_two_files() {
     let text = std::fs::read_to_string(&made["out"]).unwrap();
     assert!(text.starts_with("a\n"), "{text}");
     assert!(text.contains("\"list\":[\"a\",1,true]"), "{text}");
+}
+
+/// A build that asks for a range of users is root of these, and of nothing else.
+#[tokio::test]
+async fn a_build_may_have_a_range_of_users() {
+    let bench = Bench::with(|settings| {
+        settings.features.insert("uid-range".to_owned());
+    });
+    let home = std::fs::Permissions::from_mode(0o711);
+    std::fs::set_permissions(bench.home.path(), home).unwrap();
+    let drv = bench.instantiate(Whose::Ours, "rangeOfUsers");
+    let (outcome, heard) = bench.realise(&drv).await;
+    assert!(matches!(outcome, BuildOutcome::Built(_)), "{outcome:#?} {:#?}", heard.lines());
+    assert_eq!(heard.lines(), ["0", "0", "65536"]);
+    bench.assert_sound();
 }
