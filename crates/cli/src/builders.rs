@@ -20,7 +20,7 @@ use crate::configuration::{Configuration, tell};
 use crate::connector::Connector;
 use crate::host::FileSystem;
 use crate::local_store::{LocalStore, StockDaemon};
-use crate::own_builder::{self, LimitsKeptBy};
+use crate::own_builder::{self, LimitsKeptBy, LocalBuildsBy};
 use crate::terminal::Terminal;
 
 /// What the machine is called that drover runs on.
@@ -73,15 +73,16 @@ pub(crate) fn machines(
         StockDaemon::Absent => None,
     };
     let refusal = own.and_then(|own| own_builder::refusal(configuration, own.layout()));
-    let open: Arc<dyn Fn() -> Arc<dyn Site> + Send + Sync> = match (own, &refusal, stock) {
+    let (by, open): (_, Arc<dyn Fn() -> Arc<dyn Site> + Send + Sync>) = match (own, &refusal, stock)
+    {
         (Some(store), None, stock) => {
             let other = stock.map(|open| Arc::new(open()) as Arc<dyn Builder>);
             let limits = LimitsKeptBy::Builder;
             let builder = own_builder::builder(configuration, Arc::clone(store), limits, other)?;
             found.builder = Some(builder.clone());
-            Arc::new(move || Arc::new(builder.machine()))
+            (LocalBuildsBy::Drover, Arc::new(move || Arc::new(builder.machine())))
         }
-        (_, _, Some(open)) => Arc::new(move || Arc::new(open())),
+        (_, _, Some(open)) => (LocalBuildsBy::Nix, Arc::new(move || Arc::new(open()))),
         (own, refusal, None) => {
             let why = match (own, refusal) {
                 (Some(_), Some(refusal)) => refusal.as_str(),
@@ -95,7 +96,7 @@ pub(crate) fn machines(
             return Ok(found);
         }
     };
-    let this = own_builder::machine(configuration, substitute(&configuration.settings), open)?;
+    let this = own_builder::machine(configuration, substitute(&configuration.settings), by, open)?;
     if let Some(this) = this {
         found.machines.insert(0, this);
     }

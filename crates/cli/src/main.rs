@@ -31,6 +31,7 @@ mod store_ping;
 mod summary;
 mod terminal;
 mod units;
+mod usual_shell;
 mod wanted;
 
 use std::ffi::OsString;

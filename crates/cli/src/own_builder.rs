@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use drover_build_local::{
     BuildUsers, KeepFailed, KeepLog, LocalBuilder, LocalSettings, Outside, SandboxFallback,
-    SandboxMode, SandboxPath,
+    SandboxMode, SandboxPath, Wherever,
 };
-use drover_config::{NixConf, Sandbox};
+use drover_config::{Base, NixConf, Sandbox};
 use drover_fleet::{MachineSpec, Site};
 use drover_sandbox::{LauncherProgram, SyscallFilter, TmpfsSize};
 use drover_schedule::{Bandwidth, Machine, MachineKind};
@@ -22,6 +22,7 @@ use crate::builders::LOCAL;
 use crate::configuration::Configuration;
 use crate::host;
 use crate::own_store::is_on;
+use crate::usual_shell;
 
 /// With this argument the program is the launcher of builds.
 pub(crate) const LAUNCHER: &str = "__sandbox";
@@ -85,6 +86,16 @@ pub(crate) fn builder(
     })
 }
 
+/// Who builds on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LocalBuildsBy {
+    /// drover, which leaves outputs' paths to their contents where a derivation says so, without being
+    /// told that this is an experiment.
+    Drover,
+    /// Nix's daemon.
+    Nix,
+}
+
 /// Returns this machine, if it builds: unless `max-jobs` is 0.
 ///
 /// # Errors
@@ -93,6 +104,7 @@ pub(crate) fn builder(
 pub(crate) fn machine(
     configuration: &Configuration,
     substitute: Substitute,
+    by: LocalBuildsBy,
     open: Arc<dyn Fn() -> Arc<dyn Site> + Send + Sync>,
 ) -> anyhow::Result<Option<MachineSpec>> {
     let settings = &configuration.settings;
@@ -100,13 +112,17 @@ pub(crate) fn machine(
     if slots == 0 {
         return Ok(None);
     }
+    let mut features = settings.system_features.clone();
+    if by == LocalBuildsBy::Drover {
+        features.insert("ca-derivations".to_owned());
+    }
     let description = Machine {
         name: LOCAL.to_owned(),
         kind: MachineKind::Local,
         systems: systems(configuration),
         slots,
         speed_factor: speed_factor(&configuration.conf)?,
-        supported_features: settings.system_features.clone(),
+        supported_features: features,
         mandatory_features: Default::default(),
         round_trip: Duration::ZERO,
         bandwidth: Bandwidth(0),
@@ -185,7 +201,18 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
 fn sandbox_paths(configuration: &Configuration) -> anyhow::Result<Vec<SandboxPath>> {
     let Configuration { settings, conf, .. } = configuration;
     let origin = || conf.origin("sandbox-paths").to_string();
-    settings.sandbox_paths.iter().map(|path| path.parse().with_context(origin)).collect()
+    let given = settings.sandbox_paths.iter().map(|path| path.parse().with_context(origin));
+    let mut paths: Vec<SandboxPath> = given.collect::<anyhow::Result<_>>()?;
+    let is_set = conf.raw("sandbox-paths").is_some_and(|raw| raw.base() == Base::Empty);
+    let shell = Path::new("/bin/sh");
+    if !is_set
+        && !paths.iter().any(|path| path.inside == shell)
+        && let Some(outside) = usual_shell::find()
+    {
+        let (inside, wherever) = (shell.to_owned(), Wherever::IfPresent);
+        paths.push(SandboxPath { inside, outside, wherever });
+    }
+    Ok(paths)
 }
 
 fn sandbox_mode(sandbox: Sandbox) -> SandboxMode {

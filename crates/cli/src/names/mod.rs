@@ -28,7 +28,7 @@ use crate::builders::{List, other_machines};
 use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::local_store::LocalStore;
-use crate::own_builder::{self, LimitsKeptBy};
+use crate::own_builder::{self, LimitsKeptBy, LocalBuildsBy};
 use crate::own_store;
 use crate::standing;
 use crate::terminal::Terminal;
@@ -194,7 +194,8 @@ impl ThisMachine {
         let mut machines = found.machines;
         if let Some(builder) = builder.cloned() {
             let open = move || Arc::new(builder.machine()) as Arc<dyn Site>;
-            let this = own_builder::machine(configuration, Substitute::No, Arc::new(open))?;
+            let by = LocalBuildsBy::Drover;
+            let this = own_builder::machine(configuration, Substitute::No, by, Arc::new(open))?;
             machines.splice(0..0, this);
         }
         Ok(machines)

@@ -2,9 +2,11 @@
 //!
 //! Needs root, and a static busybox (Debian: `apt install busybox-static`).
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
 
 use rstest::rstest;
+use rustix::process::{Pid, Signal};
 
 use crate::only_the_evaluator;
 use crate::world::{Told, World};
@@ -114,4 +116,50 @@ fn a_speed_factor_must_be_one() {
     let world = world("");
     let arguments = ["build", "--option", "local-speed-factor", "no", "-E", "1"];
     run(&world, &arguments).fails(1, &["setting 'local-speed-factor' is 'no'"]);
+}
+
+/// Starts a build that never ends, and returns when it runs.
+fn endless(world: &World) -> Child {
+    let expression = shell("endless", "echo it runs; while true; do true; done", "");
+    let mut command = world.command(&["build", "-L", "-E", &expression]);
+    command.env("PATH", only_the_evaluator(world)).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("it runs")));
+    child.stderr = None;
+    // what it says from now on is nobody's business, but it must be able to say it
+    std::thread::spawn(move || lines.for_each(drop));
+    child
+}
+
+fn builds(world: &World) -> Vec<String> {
+    let folder = world.path("root/nix/var/nix/builds");
+    let entries = fs_err::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn an_interrupted_build_leaves_nothing() {
+    let world = world("");
+    let mut child = endless(&world);
+    assert_eq!(builds(&world).len(), 1);
+    let pid = Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::INT).unwrap();
+    assert!(!child.wait().unwrap().success());
+    assert_eq!(builds(&world), Vec::<String>::new());
+}
+
+/// T29: a build ends with the program that has started it, however that ends.
+#[test]
+fn a_killed_program_leaves_no_build() {
+    let world = world("");
+    let mut child = endless(&world);
+    let left = builds(&world);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(builds(&world), left);
+    // the next one kills what runs as its user, and takes away what is left
+    let told = run(&world, &["build", "-E", &shell("x", "echo > $out", "")]);
+    told.succeeds();
+    assert_eq!(builds(&world), Vec::<String>::new());
 }

@@ -6,6 +6,7 @@ mod activities;
 mod caches;
 mod clients;
 mod connections;
+mod corpus;
 mod failures;
 mod floating;
 mod lines;

@@ -1,0 +1,136 @@
+//! The corpus of derivations: what drover makes of each, and what today's Nix does.
+
+use std::fmt::Write as _;
+
+use drover_testkit::Suite;
+
+use crate::Lab;
+
+/// Derivations that show what a build is given and what is made of what it leaves.
+const CORPUS: &str = include_str!("../../../build-local/tests/suite/corpus.nix");
+
+/// Those that go well.
+const GOOD: &[&str] = &[
+    "plain",
+    "folder",
+    "refers",
+    "chain",
+    "outputs",
+    "environment",
+    "asFile",
+    "structured",
+    "structuredGraph",
+    "structuredShell",
+    "graph",
+    "i686",
+    "mixedModes",
+    "flat",
+    "recursive",
+    "sha1",
+    "impure",
+    "floating",
+    "floatingFlat",
+    "floatingSelf",
+    "floatingOutputs",
+    "floatingOutputsSelf",
+    "floatingSha512",
+    "afterFloating",
+    "deferred",
+    "allowed",
+    "requisites",
+    "sizes",
+    "outputsChecked",
+    "discards",
+    "large",
+    "silentSuccess",
+    "whoami",
+    "forks",
+    "emptyFolder",
+    "manyFiles",
+    "deepFolder",
+    "oddNames",
+    "compressedReference",
+    "splitOutputs",
+    "symlinkOut",
+    "executableOut",
+    "requiresFeature",
+    "longLog",
+];
+
+/// Those that fail, with the exit status of Nix and of drover. Nix tells failures of the build from
+/// outputs that it rejects, for which it has no status of their own; to drover both are failed builds.
+const BAD: &[(&str, i32, i32)] = &[
+    ("exits", 100, 100),
+    ("noProgram", 100, 100),
+    ("someOutputs", 100, 100),
+    ("signalled", 100, 100),
+    ("wrongHash", 102, 102),
+    ("wrongHashRecursive", 102, 102),
+    ("absent", 1, 100),
+    ("notFlat", 1, 100),
+    ("cycle", 1, 100),
+    ("disallowed", 1, 100),
+    ("disallowedDeep", 1, 100),
+    ("disallowedSelf", 1, 100),
+    ("tooLarge", 1, 100),
+    ("closureTooLarge", 1, 100),
+    ("fifo", 1, 100),
+    ("writable", 1, 100),
+    ("fixedRefers", 1, 100),
+];
+
+const SETUP: &str = r#"
+export NIX_CONFIG='extra-experimental-features = ca-derivations nix-command
+sandbox = true
+cores = 3
+'
+export outside='a variable from outside'
+stock() { NIX_REMOTE='local?root=/w/stock' "$@"; }
+ours() { NIX_REMOTE='local?root=/w/ours' "$@"; }
+instantiate() { nix-instantiate --quiet /w/corpus.nix -A $1 --arg tools /opt/graph/bb 2>/dev/null | sed 's/!.*//'; }
+"#;
+
+const COMPARE: &str = r#"
+drv=$(ours instantiate ATTRIBUTE); [ "$drv" ] && [ "$drv" = "$(stock instantiate ATTRIBUTE)" ]
+theirs=0; stock nix-store -r $drv >/w/theirs.out 2>/w/theirs.err || theirs=$?
+ours=0; ours drover build $drv --no-link --print-out-paths >/w/ours.out 2>/w/ours.err || ours=$?
+if [ $theirs:$ours != NIX:DROVER ]; then
+  echo "Nix $theirs: $(tail -4 /w/theirs.err), drover $ours: $(cat /w/ours.err)"
+fi
+[ $theirs = 0 ] || exit 0
+sort -u /w/theirs.out > /w/theirs.paths; sort -u /w/ours.out > /w/ours.paths
+cmp -s /w/theirs.paths /w/ours.paths ||
+  { echo "Nix $(cat /w/theirs.paths), drover $(cat /w/ours.paths)"; exit 0; }
+for path in $(cat /w/ours.paths); do
+  stock nix-store --dump-db $path >/w/theirs.db; ours nix-store --dump-db $path >/w/ours.db
+  diff /w/theirs.db /w/ours.db || diff -r /w/stock$path /w/ours$path || true
+done
+"#;
+
+/// Same paths, hashes, references and derivers; same exit status where it fails.
+#[test]
+fn the_same_is_built_as_by_nix_of_today() {
+    let lab = Lab::new("corpus", Suite::Forky, Suite::Forky);
+    let host = &lab.client;
+    host.sh("mkdir -p /w").unwrap();
+    host.write("/w/corpus.nix", CORPUS).unwrap();
+    let mut differences = String::new();
+    let good = GOOD.iter().map(|attribute| (*attribute, 0, 0));
+    for (attribute, nix, drover) in good.chain(BAD.iter().copied()) {
+        let compare = COMPARE.replace("ATTRIBUTE", attribute);
+        let compare = compare.replace("NIX:DROVER", &format!("{nix}:{drover}"));
+        let script = format!("{SETUP}{compare}");
+        let said = match host.sh(&script) {
+            Ok(said) => said,
+            Err(error) => {
+                let text = format!("{error:#}");
+                text.split_once("--- stdout").map(|(_, said)| said.to_owned()).unwrap_or(text)
+            }
+        };
+        if !said.trim().is_empty() {
+            writeln!(differences, "{attribute}: {said}").unwrap();
+        }
+    }
+    assert!(differences.is_empty(), "\n{differences}");
+    host.sh("NIX_REMOTE='local?root=/w/ours' nix-store --verify --check-contents").unwrap();
+}
