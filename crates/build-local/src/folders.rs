@@ -155,9 +155,11 @@ fn give(file: &OwnedFd, Ids { uid, gid }: Ids) -> Result<(), Errno> {
     rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
 }
 
-/// Opens a folder where nobody else can exchange what is on the way there: no symlink, and nothing
-/// that others may write, unless only the owner of each name may take it away.
+/// Opens a folder where nobody else can exchange what is on the way there, once symlinks are followed:
+/// it all belongs to root or to this process's user, and others may write none of it, unless only the
+/// owner of each name may take it away.
 fn open_safely(path: &Path) -> io::Result<OwnedFd> {
+    let path = path.canonicalize()?;
     let mut folder = rustix::fs::openat(CWD, "/", FOLDER, Mode::empty())?;
     let mut so_far = PathBuf::from("/");
     let own = rustix::process::geteuid().as_raw();
@@ -178,13 +180,17 @@ fn open_safely(path: &Path) -> io::Result<OwnedFd> {
         let others_write = stat.st_mode & 0o022 != 0 && stat.st_mode & 0o1000 == 0;
         let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let group_only = stat.st_mode & 0o002 == 0;
+        let shown = so_far.display();
+        let refuse = |what: &str| {
+            let text = format!("{what} '{shown}', so builds can't be done below it");
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+        };
         // a group's own business, but for root, whose builds everybody's store hangs on
         if !is_folder || others_write && !(group_only && own != 0) {
-            let shown = so_far.display();
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                format!("others may write '{shown}', so builds can't be done below it"),
-            ));
+            return refuse("others may write");
+        }
+        if ![0, own].contains(&stat.st_uid) {
+            return refuse("somebody else owns");
         }
     }
     Ok(folder)
@@ -246,12 +252,21 @@ mod tests {
         drop(used);
     }
 
+    /// Where a symlink leads is what counts.
     #[test]
-    fn a_symlink_on_the_way_is_refused() {
+    fn a_folder_of_somebody_else_is_refused() {
         let home = tempfile::tempdir().unwrap();
         let home = home.path().canonicalize().unwrap();
-        std::fs::create_dir(home.join("real")).unwrap();
-        std::os::unix::fs::symlink(home.join("real"), home.join("link")).unwrap();
-        assert!(BuildFolders::new(&home.join("link"), "x", me(), Entrance::Closed).is_err());
+        let real = home.join("real");
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, home.join("link")).unwrap();
+        let link = home.join("link");
+        BuildFolders::new(&link, "x", me(), Entrance::Closed).unwrap().remove().unwrap();
+        // only root can give it to somebody else
+        if me().uid == 0 {
+            std::os::unix::fs::chown(&real, Some(65_534), Some(65_534)).unwrap();
+            let error = BuildFolders::new(&link, "x", me(), Entrance::Closed).unwrap_err();
+            assert!(error.to_string().contains("somebody else owns"), "{error}");
+        }
     }
 }

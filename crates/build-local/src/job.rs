@@ -79,23 +79,35 @@ impl Job<'_> {
             return Ok(built(outputs, None));
         }
         self.choose_scratch(&mut subject).await?;
-        let products = self.build(&subject, &locks).await;
-        let (workshop, products) = match products {
+        let workshop = self.store.workshop().await?;
+        let done = self.build_and_register(&subject, &workshop, locks).await;
+        // off the way of what follows
+        self.tracker.spawn_blocking(move || workshop.clear());
+        Ok(built(done?, Some(began)))
+    }
+
+    async fn build_and_register(
+        &self,
+        subject: &Subject,
+        workshop: &Workshop,
+        locks: BuildLocks,
+    ) -> Result<Vec<(OutputName, PathInfo)>, Trouble> {
+        let products = match self.build(subject, workshop, &locks).await {
             Ok(products) => products,
             Err(trouble) => {
-                self.clear(&subject, &locks).await?;
+                self.clear(subject, &locks).await?;
                 return Err(trouble);
             }
         };
-        self.check_rules(&subject, &products).await?;
-        let realisations = self.realisations(&subject, &products)?;
+        self.check_rules(subject, &products).await?;
+        let realisations = self.realisations(subject, &products)?;
         let names: Vec<(OutputName, StorePath)> = products
             .iter()
             .map(|(name, product)| (name.clone(), product.info.path.clone()))
             .collect();
         let products = products.into_values().collect();
         self.store.register_outputs(workshop, locks, products, realisations).await?;
-        Ok(built(self.infos(names).await?, Some(began)))
+        self.infos(names).await
     }
 
     /// Finds out all that has to be known before the outputs are locked.
@@ -302,11 +314,11 @@ impl Job<'_> {
     async fn build(
         &self,
         subject: &Subject,
+        workshop: &Workshop,
         locks: &BuildLocks,
-    ) -> Result<(Workshop, BTreeMap<OutputName, Product>), Trouble> {
+    ) -> Result<BTreeMap<OutputName, Product>, Trouble> {
         self.clear(subject, locks).await?;
-        let workshop = self.store.workshop().await?;
-        let attempt = Attempt { job: self, subject, workshop: &workshop };
+        let attempt = Attempt { job: self, subject, workshop };
         let made = attempt.run().await?;
         let user = Arc::clone(&made.user);
         let (folder, _) = workshop
@@ -327,7 +339,7 @@ impl Job<'_> {
         let gathered = tokio::task::spawn_blocking(move || harvest.gather()).await;
         let gathered = gathered.unwrap_or(Err(Trouble::Cancelled));
         made.folders.leave(self, gathered.is_err(), user);
-        Ok((workshop, gathered?))
+        gathered
     }
 
     /// Checks what the derivation asks of its outputs.

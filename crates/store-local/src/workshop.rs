@@ -123,7 +123,7 @@ impl LocalStore {
     /// Nothing was registered, and nothing is left.
     pub async fn register_outputs(
         &self,
-        workshop: Workshop,
+        workshop: &Workshop,
         locks: BuildLocks,
         products: Vec<Product>,
         realisations: Vec<Realisation>,
@@ -135,7 +135,7 @@ impl LocalStore {
             true => None,
             false => Some(self.lock_outputs(new).await?),
         };
-        let Workshop { view, folder, .. } = &workshop;
+        let Workshop { view, folder, .. } = workshop;
         view.collect_if_due();
         let ready = |Product { info, entry }| Ready { info, outputs: Default::default(), entry };
         let ready = products.into_iter().map(ready).collect();
@@ -148,7 +148,7 @@ impl LocalStore {
             done
         });
         let done = done.await;
-        drop((workshop, more, locks));
+        drop((more, locks));
         done
     }
 }
@@ -174,6 +174,17 @@ impl Workshop {
     /// Returns the store's own directory.
     pub fn store(&self) -> BorrowedFd<'_> {
         self.real_store.as_fd()
+    }
+
+    /// Removes what is in the folder, and the folder. Synchronous, for a thread that may block.
+    pub fn clear(self) {
+        match entries(self.folder()) {
+            Ok(entries) => entries.iter().for_each(|entry| {
+                // what can't be removed is garbage to the next collector
+                tree::remove(&*self.folder, entry).ok();
+            }),
+            Err(error) => tracing::warn!("cannot look into a build's folder: {error}"),
+        }
     }
 
     /// Returns descriptors of the folder and of the store's directory that live on their own.
