@@ -30,7 +30,7 @@ pub(crate) const LAUNCHER: &str = "__sandbox";
 /// Settings that say something of builds here and that drover doesn't carry out yet.
 const NOT_DONE: [&str; 4] = ["pre-build-hook", "post-build-hook", "diff-hook", "use-cgroups"];
 
-/// Who keeps to the limits of builds: their time and the length of their logs.
+/// Who keeps to the limits of builds' time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LimitsKeptBy {
     /// The builder, as there's only one who has things built.
@@ -156,8 +156,7 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
     let Configuration { settings, conf, .. } = configuration;
     let usual = LocalSettings::new(LauncherProgram::this_one(LAUNCHER), &settings.system);
     let text = |name: &str| conf.raw(name).map(|raw| raw.text()).filter(|text| !text.is_empty());
-    let keeps = limits == LimitsKeptBy::Builder;
-    let of_builder = |limit: Option<Duration>| limit.filter(|_| keeps);
+    let of_builder = |limit: Option<Duration>| limit.filter(|_| limits == LimitsKeptBy::Builder);
     Ok(LocalSettings {
         systems: systems(configuration),
         features: settings.system_features.clone(),
@@ -182,7 +181,7 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
         cores: settings.cores,
         timeout: of_builder(settings.timeout),
         max_silent_time: of_builder(settings.max_silent_time),
-        max_log_size: settings.max_log_size.filter(|_| keeps),
+        max_log_size: settings.max_log_size,
         log_lines: usize::try_from(settings.log_lines).unwrap_or(usize::MAX),
         keep_failed: match settings.keep_failed {
             true => KeepFailed::Yes,
