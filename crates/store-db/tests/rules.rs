@@ -140,6 +140,22 @@ fn signatures_are_added_to_what_is_there() {
     assert!(matches!(error, DbError::NotValid { .. }), "{error:?}");
 }
 
+/// What a build has made comes whole, or not at all.
+#[test]
+fn builds() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut database = create(folder.path());
+    let id: drover_core::DrvOutput = format!("sha256:{}!out", "0".repeat(64)).parse().expect("one");
+    let of =
+        |name| Realisation { id: id.clone(), out_path: path(name), signatures: BTreeSet::new() };
+    let [a, b] = ["a", "b"].map(|name| info(name, &[]).into());
+    database.register_built(&[a], &[of("a")]).expect("registered");
+    assert_eq!(database.realisation(&id).expect("one"), Some(of("a")));
+    // another path can't be the same output, and so isn't valid either
+    refuse(database.register_built(&[b], &[of("b")]));
+    assert_eq!(database.all_paths().expect("all"), BTreeSet::from([path("a")]));
+}
+
 #[test]
 fn realisations() {
     let folder = tempfile::tempdir().expect("a folder");
