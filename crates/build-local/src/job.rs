@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use drover_core::{DrvOutput, Hash, HashAlgorithm, OutputName, PathInfo, Realisation, StorePath};
+use drover_core::{DrvOutput, Hash, OutputName, PathInfo, Realisation, StorePath};
 use drover_derivation::{
     BasicDerivation, BuildOptions, Derivation, DerivationKind, HashModuloCache, Output,
-    output_path_name,
 };
 use drover_recipe::{OutputFacts, OutputRules};
 use drover_sandbox::{Launcher, Support};
@@ -207,31 +206,6 @@ impl Job<'_> {
         }
     }
 
-    /// Returns where outputs are written unless one of them is valid already.
-    fn usual_scratch(&self, subject: &Subject) -> Result<BTreeMap<OutputName, StorePath>, Trouble> {
-        let outputs = subject.derivation.outputs.iter();
-        let scratch = outputs.map(|(name, output)| {
-            let path = match output.path() {
-                Some(path) => path.clone(),
-                None => self.placeholder_path(subject, name)?,
-            };
-            Ok((name.clone(), path))
-        });
-        scratch.collect()
-    }
-
-    /// Returns a path that no output has, but that follows from the derivation, as the same does in
-    /// Nix: what a build writes where nobody can find it to rewrite it stays the same then.
-    fn placeholder_path(
-        &self,
-        subject: &Subject,
-        output: &OutputName,
-    ) -> Result<StorePath, Trouble> {
-        let name = output_path_name(&subject.derivation.name, output)?;
-        let kind = format!("rewrite:{}:name:{output}", subject.path.base_name());
-        Ok(self.store.store_dir().make_path(&kind, &zeros()?, &name))
-    }
-
     fn to_lock(&self, subject: &Subject) -> BTreeSet<StorePath> {
         let outputs = subject.derivation.outputs.values();
         let known = outputs.filter_map(Output::path).cloned();
@@ -282,23 +256,6 @@ impl Job<'_> {
         let infos = inputs::infos(&self.store, &paths).await?;
         let find = |path: &StorePath| infos.iter().find(|info| info.path == *path).cloned();
         Ok(outputs.into_iter().filter_map(|(name, path)| Some((name, find(&path)?))).collect())
-    }
-
-    /// A build that isn't shut in must not write where something valid is.
-    async fn choose_scratch(&self, subject: &mut Subject) -> Result<(), Trouble> {
-        if subject.shelter == Shelter::Namespaces {
-            return Ok(());
-        }
-        let paths: BTreeSet<StorePath> = subject.scratch.values().cloned().collect();
-        let valid = self.store.hold_valid(&paths, drover_store::Substitute::No).await?;
-        let drv = subject.path.base_name().to_owned();
-        for path in subject.scratch.values_mut().filter(|path| valid.contains(*path)) {
-            let kind = format!("rewrite:{drv}:{}", path.base_name());
-            *path = self.store.store_dir().make_path(&kind, &zeros()?, &path.store_name());
-        }
-        let paths: BTreeSet<StorePath> = subject.scratch.values().cloned().collect();
-        self.store.hold_valid(&paths, drover_store::Substitute::No).await?;
-        Ok(())
     }
 
     /// Removes what a build that isn't shut in may have left at its outputs' places.
@@ -383,11 +340,6 @@ impl Job<'_> {
         };
         Ok(products.iter().map(of).collect())
     }
-}
-
-fn zeros() -> Result<Hash, Trouble> {
-    let hash = Hash::from_digest(HashAlgorithm::Sha256, &[0; 32]);
-    hash.map_err(|error| failed(error.to_string()).into())
 }
 
 fn built(outputs: Vec<(OutputName, PathInfo)>, began: Option<Instant>) -> BuildOutcome {

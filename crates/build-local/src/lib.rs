@@ -39,6 +39,7 @@ mod log_file;
 mod machine;
 mod order;
 mod process;
+mod scratch;
 mod settings;
 mod suitable;
 mod surroundings;
