@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use drover_core::{DrvOutput, PathInfo, Realisation, Signature, StorePath};
 use drover_store::{
-    Adoption, ByteStream, Collected, Collection, Content, Keeper, PathStream, Repair, Roots,
-    SignatureCheck, StoreError, Verification, VerifyDepth, WhenValid,
+    Adoption, ByteStream, Collected, Collection, Content, Keeper, OwnSetting, PathStream, Repair,
+    Roots, SignatureCheck, StoreError, Verification, VerifyDepth, WhenValid,
 };
 use drover_store_locks::{GcLock, SharedGcLock};
 
@@ -47,6 +47,10 @@ impl LocalStore {
 impl Keeper for LocalStore {
     async fn session(self: Arc<Self>) -> Result<Arc<dyn Keeper>, StoreError> {
         Ok(Arc::new(self.new_session()))
+    }
+
+    fn set_own(&self, settings: &[OwnSetting]) {
+        self.set_session(settings);
     }
 
     async fn requisites(

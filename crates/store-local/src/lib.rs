@@ -39,7 +39,8 @@ mod tree;
 mod verify;
 mod view;
 
+pub use drover_store::Optimise;
 pub use drover_store_db::Sync as MetadataSync;
 pub use layout::{Access, Layout, LayoutError, Place, Surroundings, Uid};
 pub use local_store::LocalStore;
-pub use options::{ContentSync, LocalOptions, LogForm, Optimise, RequiredSignatures, Symlinks};
+pub use options::{ContentSync, LocalOptions, LogForm, RequiredSignatures, Symlinks};

@@ -23,8 +23,8 @@ pub use copy::closure_order;
 pub use error::StoreError;
 pub use fetch::{FetchEvent, FetchObserver};
 pub use keeper::{
-    Adoption, ByteStream, CollectAction, Collected, Collection, Content, Keeper, Liveness, Repair,
-    Roots, SignatureCheck, Verification, VerifyDepth, WhenValid,
+    Adoption, ByteStream, CollectAction, Collected, Collection, Content, Keeper, Liveness,
+    Optimise, OwnSetting, Repair, Roots, SignatureCheck, Verification, VerifyDepth, WhenValid,
 };
 pub use memory::MemoryStore;
 pub use path_stream::{PathStream, Verified};

@@ -12,7 +12,8 @@ use drover_derivation::{BasicDerivation, Derivation, HashModuloCache, Output, ou
 use drover_nar::{Executable, Writer, single_file_nar};
 use drover_store::contract::{Given, check_store, flat_file};
 use drover_store::{
-    Adoption, Content, Keeper, Repair, SignatureCheck, Store, Substitute, VerifyDepth, WhenValid,
+    Adoption, Content, Keeper, OwnSetting, Repair, SignatureCheck, Store, Substitute, VerifyDepth,
+    WhenValid,
 };
 use drover_store_local::{LocalOptions, LocalStore, LogForm, Optimise};
 
@@ -546,6 +547,32 @@ async fn permanent_roots() {
     std::fs::write(link, "mine").expect("written");
     let refused = home.store().add_permanent_root(&a.path, link).await.expect_err("refused");
     assert!(refused.to_string().contains("already exists"), "{refused}");
+}
+
+/// What one session has otherwise is its own, and goes when it says so.
+#[tokio::test]
+async fn sessions_have_settings_of_their_own() {
+    let home = Home::new();
+    let store = home.store();
+    let own = Arc::clone(&store).session().await.expect("a session");
+    own.set_own(&[OwnSetting::Optimise(Optimise::OnImport)]);
+    let files = ["a", "b", "c", "d"].map(|name| flat_file(name, &[7; 1000], &[]));
+    let add = |by: Arc<dyn Keeper>, at: usize| {
+        let paths = Given::boxed([files[at].clone()]);
+        async move { by.add_paths(paths, SignatureCheck::Skip, WhenValid::Keep).await }
+    };
+    let links = |at: usize| {
+        let file = home.path("store").join(files[at].0.path.base_name());
+        std::fs::metadata(file).expect("a file").nlink()
+    };
+    add(Arc::clone(&own), 0).await.expect("added");
+    add(Arc::clone(&own), 1).await.expect("added");
+    assert_eq!((links(0), links(1)), (3, 3));
+    let plain: Arc<dyn Keeper> = store.clone();
+    add(plain, 2).await.expect("added");
+    own.set_own(&[]);
+    add(own, 3).await.expect("added");
+    assert_eq!((links(0), links(2), links(3)), (3, 1, 1));
 }
 
 #[tokio::test]
