@@ -95,6 +95,21 @@ async fn what_is_impure_is_built_anew_for_each_who_asks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_pure_is_not_made_of_what_is_impure() {
+    let mut world = World::new().await;
+    let low = world.draft("low").impure().write().await;
+    let top = world.draft("top").deferred().needs(&low, &["out"]).write().await;
+    let one = Machine::new("one", 4);
+    let daemon = Daemon::new(&world, &[&one]);
+    let answer = daemon.ask(&[&top]).await.remove(0);
+    assert_eq!(answer.status, RealiseStatus::InputRejected);
+    let expected = format!("pure derivation '/nix/store/{}' depends on impure", top.path);
+    assert!(answer.message.contains(&expected), "{}", answer.message);
+    assert!(one.made().is_empty());
+    daemon.end(&[&one]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn five_hundred_clients_are_one_build_and_one_fetch() {
     let mut world = World::new().await;
     let low = world.draft("low").size(300_000).write().await;
