@@ -165,11 +165,14 @@ pub(crate) enum LocalError {
     Root(String),
     /// A damaged path that no store has as it was.
     #[error(
-        "cannot repair path '{path}': no store that is asked has it with the hash that is registered"
+        "cannot repair path '{path}': no store that is asked has it with the hash that is \
+         registered{unasked}"
     )]
     NoSource {
         /// The whole path.
         path: String,
+        /// Why others weren't asked, each behind a semicolon.
+        unasked: String,
     },
     /// Paths came and went while the store was checked.
     #[error(

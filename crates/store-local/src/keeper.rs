@@ -225,6 +225,12 @@ impl Keeper for LocalStore {
         }
     }
 
+    async fn repair(&self, path: &StorePath) -> Result<(), StoreError> {
+        let path = path.clone();
+        let info = self.blocking(move |view| view.path_info(&path)).await?;
+        repair::repair_path(self, &info).await
+    }
+
     async fn add_build_log(
         &self,
         derivation: &StorePath,

@@ -42,5 +42,5 @@ mod view;
 pub use drover_store::Optimise;
 pub use drover_store_db::Sync as MetadataSync;
 pub use layout::{Access, Layout, LayoutError, Place, Surroundings, Uid};
-pub use local_store::LocalStore;
+pub use local_store::{LocalStore, Sources};
 pub use options::{ContentSync, LocalOptions, LogForm, RequiredSignatures, Symlinks};

@@ -28,24 +28,33 @@ pub struct LocalStore {
     shared: Arc<Shared>,
     session: Arc<Session>,
     /// Where damaged paths are fetched from.
-    sources: Arc<[Arc<dyn Store>]>,
+    sources: Arc<Sources>,
+}
+
+/// Where damaged paths are fetched from.
+#[derive(Default)]
+pub struct Sources {
+    /// Stores that are asked, in this order.
+    pub stores: Vec<Arc<dyn Store>>,
+    /// Of each store that should be asked and can't be, why; the user is told where no other helps.
+    pub unasked: Vec<String>,
 }
 
 impl LocalStore {
     /// Returns the store at a place.
     pub fn new(layout: Layout, options: LocalOptions) -> LocalStore {
         let shared = Arc::new(Shared::new(layout, options));
-        LocalStore { session: Arc::new(Session::new(&shared)), shared, sources: Arc::new([]) }
+        LocalStore { session: Arc::new(Session::new(&shared)), shared, sources: Arc::default() }
     }
 
     /// Has damaged paths fetched from these stores, the first that has them as they were, where a
     /// check is to repair what it finds.
     #[must_use]
-    pub fn repairing_from(self, sources: Vec<Arc<dyn Store>>) -> LocalStore {
-        LocalStore { sources: sources.into(), ..self }
+    pub fn repairing_from(self, sources: Sources) -> LocalStore {
+        LocalStore { sources: Arc::new(sources), ..self }
     }
 
-    pub(crate) fn sources(&self) -> &[Arc<dyn Store>] {
+    pub(crate) fn sources(&self) -> &Sources {
         &self.sources
     }
 

@@ -271,6 +271,14 @@ pub trait Keeper: Store {
     /// Checks the store.
     async fn verify(&self, depth: VerifyDepth, repair: Repair) -> Result<Verification, StoreError>;
 
+    /// Puts the contents that are registered for a valid path in the place of those that are there,
+    /// from another store that has them.
+    async fn repair(&self, path: &StorePath) -> Result<(), StoreError> {
+        let _ = path;
+        let what = "repair a path, which only its keeper can";
+        Err(StoreError::Unsupported { store: self.name().to_owned(), what })
+    }
+
     /// Keeps the log of a build, as its text.
     async fn add_build_log(
         &self,

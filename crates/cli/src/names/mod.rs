@@ -5,6 +5,7 @@ mod builds;
 mod daemon;
 mod programs;
 mod signals;
+mod sources;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use drover_compat::{
 use drover_config::{StoreReference, User};
 use drover_fleet::Shutdown;
 use drover_store::{Keeper, Realiser, Store};
-use drover_store_local::Place;
+use drover_store_local::{Layout, Place};
 use drover_store_remote::RemoteStore;
 
 use self::builds::Builds;
@@ -114,10 +115,7 @@ impl ThisMachine {
             Err(_) => return self.open_remote(reference, configuration),
         };
         match place {
-            Place::Local(layout) => {
-                let Configuration { settings, conf, .. } = configuration;
-                Ok(Opened::Own(Arc::new(own_store::open(layout, settings, conf)?)))
-            }
+            Place::Local(layout) => self.open_own(layout, configuration),
             Place::Own(layout) => {
                 if !layout.state.exists() {
                     self.terminal.warn(&format!(
@@ -125,8 +123,7 @@ impl ThisMachine {
                         layout.name
                     ));
                 }
-                let Configuration { settings, conf, .. } = configuration;
-                Ok(Opened::Own(Arc::new(own_store::open(layout, settings, conf)?)))
+                self.open_own(layout, configuration)
             }
             Place::Daemon(socket) => {
                 let connector = Connector::new(configuration)?;
@@ -139,6 +136,12 @@ impl ThisMachine {
                 Ok(Opened::Remote(Arc::new(store)))
             }
         }
+    }
+
+    fn open_own(&self, layout: Layout, configuration: &Configuration) -> anyhow::Result<Opened> {
+        let Configuration { settings, conf, .. } = configuration;
+        let store = own_store::open(layout, settings, conf)?;
+        Ok(Opened::Own(Arc::new(store.repairing_from(self.sources(configuration)))))
     }
 
     fn open_remote(

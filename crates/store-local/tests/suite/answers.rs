@@ -15,7 +15,7 @@ use drover_store::{
     Adoption, Content, Keeper, OwnSetting, Repair, SignatureCheck, Store, Substitute, VerifyDepth,
     WhenValid,
 };
-use drover_store_local::{LocalOptions, LocalStore, LogForm, Optimise};
+use drover_store_local::{LocalOptions, LocalStore, LogForm, Optimise, Sources};
 
 use crate::support::{Home, Pieces, read_all};
 
@@ -362,7 +362,9 @@ async fn repairs_what_another_store_has() {
     let (mut others, others_nar) = flat_file("a", b"evil", &[]);
     others.path = a.path.clone();
     wrong.store().import(Given::boxed([(others, others_nar)])).await.expect("imported");
-    let sources: Vec<Arc<dyn Store>> = vec![wrong.store(), other.store()];
+    let stores: Vec<Arc<dyn Store>> = vec![wrong.store(), other.store()];
+    let unasked = vec!["'http://x' was not asked".to_owned()];
+    let sources = Sources { stores, unasked };
     let (layout, options) = (home.layout(), LocalOptions::default());
     let store = Arc::new(LocalStore::new(layout, options).repairing_from(sources));
     let store = store.session().await.expect("a session");
@@ -388,6 +390,7 @@ async fn repairs_what_another_store_has() {
     assert!(has(format!("{}' was modified!", b.path)), "{found:?}");
     let whole = store.store_dir().display(&c.path);
     assert!(has(format!("cannot repair path '{whole}'")), "{found:?}");
+    assert!(has("registered; 'http://x' was not asked".to_owned()), "{found:?}");
     assert_eq!(found.problems.len(), 5, "{found:?}");
     for (path, contents) in [(&a.path, "good"), (&b.path, "b"), (&c.path, "evil")] {
         assert_eq!(std::fs::read_to_string(file(path)).expect("a file"), contents);
