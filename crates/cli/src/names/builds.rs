@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
@@ -51,7 +52,7 @@ impl Builds {
     ) -> anyhow::Result<Builds> {
         let machines = machine.machines(&configuration, None)?;
         let service = Arc::new(Service::new(machines, ServiceOptions::default()));
-        let keys = Arc::new(keys(machine, &configuration)?);
+        let keys = Arc::new(keys(machine, &configuration.settings.secret_key_files)?);
         let state = Mutex::new(State { configuration, keys, brought: BTreeMap::new() });
         Ok(Builds { machine: machine.clone(), state, service })
     }
@@ -59,7 +60,7 @@ impl Builds {
     /// Takes over other settings and machines. What is built goes on.
     pub(super) fn reload(&self, configuration: Arc<Configuration>) -> anyhow::Result<()> {
         let machines = self.machine.machines(&configuration, None)?;
-        let keys = Arc::new(keys(&self.machine, &configuration)?);
+        let keys = Arc::new(keys(&self.machine, &configuration.settings.secret_key_files)?);
         self.service.reload(machines, ServiceOptions::default());
         let mut state = self.state();
         (state.configuration, state.keys) = (configuration, keys);
@@ -117,9 +118,31 @@ impl Builds {
 }
 
 impl Builds {
+    /// Returns the keys that a client wants its builds signed with: its own, if it is one who may say
+    /// so, and otherwise those of the configuration.
+    fn keys_for(
+        &self,
+        store: &dyn Keeper,
+        settings: &RealiseSettings,
+    ) -> Result<Arc<Vec<SecretKey>>, StoreError> {
+        let Some(files) = settings.build.overrides.get("secret-key-files") else {
+            return Ok(Arc::clone(&self.state().keys));
+        };
+        let files: Vec<PathBuf> = files.split_whitespace().map(PathBuf::from).collect();
+        let keys = keys(&self.machine, &files).map_err(|error| StoreError::Refused {
+            store: store.name().to_owned(),
+            message: format!("{error:#}"),
+        })?;
+        Ok(Arc::new(keys))
+    }
+
     /// Signs what was built, in the store where it is valid now.
-    async fn sign(&self, store: &dyn Keeper, realised: &[Realised]) -> Result<(), StoreError> {
-        let keys = Arc::clone(&self.state().keys);
+    async fn sign(
+        &self,
+        store: &dyn Keeper,
+        realised: &[Realised],
+        keys: &[SecretKey],
+    ) -> Result<(), StoreError> {
         let built = realised.iter().filter(|each| each.status == RealiseStatus::Built);
         let paths: Vec<StorePath> = built.flat_map(|each| each.outputs.values().cloned()).collect();
         if keys.is_empty() || paths.is_empty() {
@@ -135,11 +158,11 @@ impl Builds {
 }
 
 /// Reads the keys of `secret-key-files`. Those that are another user's are that user's to sign with.
-fn keys(machine: &ThisMachine, configuration: &Configuration) -> anyhow::Result<Vec<SecretKey>> {
+fn keys(machine: &ThisMachine, files: &[PathBuf]) -> anyhow::Result<Vec<SecretKey>> {
     /// Bytes that a key's file may have.
     const MAX_KEY: u64 = 4096;
     let mut keys = Vec::new();
-    for file in &configuration.settings.secret_key_files {
+    for file in files {
         let unusable = || format!("secret-key-files: '{}' can't be used", file.display());
         let mut text = Zeroizing::new(String::new());
         let opened = fs_err::File::open(file);
@@ -164,8 +187,9 @@ impl Realiser for Builds {
         observer: Arc<dyn RealiseObserver>,
     ) -> Result<Vec<Realised>, StoreError> {
         let service = self.service(store.as_ref(), &mut settings)?;
+        let keys = self.keys_for(store.as_ref(), &settings)?;
         let realised = service.realise(Arc::clone(&store), wanted, settings, observer).await?;
-        self.sign(store.as_ref(), &realised).await?;
+        self.sign(store.as_ref(), &realised, &keys).await?;
         Ok(realised)
     }
 
@@ -177,9 +201,10 @@ impl Realiser for Builds {
         observer: Arc<dyn RealiseObserver>,
     ) -> Result<Realised, StoreError> {
         let service = self.service(store.as_ref(), &mut settings)?;
+        let keys = self.keys_for(store.as_ref(), &settings)?;
         let building = service.build_derivation(Arc::clone(&store), derivation, settings, observer);
         let realised = building.await?;
-        self.sign(store.as_ref(), std::slice::from_ref(&realised)).await?;
+        self.sign(store.as_ref(), std::slice::from_ref(&realised), &keys).await?;
         Ok(realised)
     }
 
