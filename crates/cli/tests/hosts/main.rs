@@ -15,6 +15,7 @@ mod neighbours;
 mod own;
 mod servers;
 mod sources;
+mod tidying;
 mod together;
 mod trust;
 mod versions;
