@@ -428,6 +428,14 @@ fn what_is_built_is_signed() {
     let path = succeeds(world.client(&["-r", &world.sleeper("0.065")]));
     let told = succeeds(world.by_name("nix", &["path-info", "--sigs", &path]));
     assert!(told.contains("here-1:"), "{told}");
+    // a trusted client has its own
+    let key = ["key", "generate-secret", "--key-name", "client-1"];
+    let file = world.path("client-key").display().to_string();
+    fs_err::write(&file, succeeds(world.by_name("nix", &key))).unwrap();
+    let drv = world.sleeper("0.066");
+    let path = succeeds(world.client(&["-r", &drv, "--option", "secret-key-files", &file]));
+    let told = succeeds(world.by_name("nix", &["path-info", "--sigs", &path]));
+    assert!(told.contains("client-1:") && !told.contains("here-1:"), "{told}");
 }
 
 #[test]
