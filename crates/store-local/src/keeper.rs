@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use drover_core::{DrvOutput, PathInfo, Realisation, Signature, StorePath};
+use drover_core::{DrvOutput, Hash, PathInfo, Realisation, Signature, StorePath};
 use drover_store::{
     Adoption, ByteStream, Collected, Collection, Content, Keeper, OwnSetting, PathStream, Repair,
     Roots, SignatureCheck, StoreError, Verification, VerifyDepth, WhenValid,
@@ -143,6 +143,11 @@ impl Keeper for LocalStore {
             view.opened.write(|database| database.add_signatures(&path, &signatures))
         })
         .await
+    }
+
+    async fn realisation_hash(&self, derivation: &StorePath) -> Result<Hash, StoreError> {
+        let derivation = derivation.clone();
+        self.blocking(move |view| outputs::realisation_hash(view, &derivation)).await
     }
 
     async fn realisation(&self, output: &DrvOutput) -> Result<Option<Realisation>, StoreError> {

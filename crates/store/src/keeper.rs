@@ -6,12 +6,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{
-    DrvOutput, HashAlgorithm, IngestionMethod, PathInfo, Realisation, Signature, StoreName,
+    DrvOutput, Hash, HashAlgorithm, IngestionMethod, PathInfo, Realisation, Signature, StoreName,
     StorePath, TrustedKeys,
 };
 
 use crate::error::StoreError;
 use crate::path_stream::PathStream;
+use crate::realisation_hash::realisation_hash;
 use crate::store::Store;
 
 /// Whether paths that are added must be signed by a trusted key, or be content-addressed.
@@ -245,6 +246,11 @@ pub trait Keeper: Store {
         path: &StorePath,
         signatures: &BTreeSet<Signature>,
     ) -> Result<(), StoreError>;
+
+    /// Returns the hash under which it is kept what the outputs of a valid derivation became.
+    async fn realisation_hash(&self, derivation: &StorePath) -> Result<Hash, StoreError> {
+        realisation_hash(self, derivation).await
+    }
 
     /// Returns the path that an output of a derivation became.
     async fn realisation(&self, output: &DrvOutput) -> Result<Option<Realisation>, StoreError>;
