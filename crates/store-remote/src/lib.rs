@@ -39,6 +39,7 @@ mod stderr;
 mod steady;
 mod store;
 mod watch;
+mod wide;
 mod writer;
 
 pub use dial::{Address, AddressError, ConnectOptions, KeepAlive, Program, Wire};

@@ -18,6 +18,9 @@ use crate::watch::Watch;
 /// Bytes that are read at once at the most.
 const READ_SIZE: usize = 256 * 1024;
 
+/// Bytes that are read at once where few come.
+const SMALL_READ: usize = 8 * 1024;
+
 /// Bytes that a message may have.
 const MAX_MESSAGE: usize = 512 * 1024 * 1024;
 
@@ -26,6 +29,9 @@ pub(crate) struct Reader<R> {
     from: R,
     peer: Peer,
     buffer: BytesMut,
+    /// Bytes that there is room for at the next read: more after one that took all there was room
+    /// for, so that a stream comes in large pieces and an answer takes little memory.
+    room: usize,
     /// How the writing half gets on.
     progress: Arc<Progress>,
     watch: Option<Arc<Watch>>,
@@ -34,7 +40,7 @@ pub(crate) struct Reader<R> {
 impl<R: AsyncRead + Unpin + Send> Reader<R> {
     pub(crate) fn new(from: R, peer: Peer) -> Reader<R> {
         let progress = Arc::new(Progress::new());
-        Reader { from, peer, buffer: BytesMut::new(), progress, watch: None }
+        Reader { from, peer, buffer: BytesMut::new(), room: SMALL_READ, progress, watch: None }
     }
 
     /// Has the server watched while it's silent for long.
@@ -57,7 +63,8 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
 
     /// Waits for more bytes. At the end of the stream it is an error.
     pub(crate) async fn fill(&mut self, patience: Patience) -> Result<(), StoreError> {
-        self.buffer.reserve(READ_SIZE.min(self.buffer.len().max(8 * 1024)));
+        self.buffer.reserve(self.room);
+        let room = self.buffer.capacity() - self.buffer.len();
         let read = match patience {
             Patience::Idle => self.from.read_buf(&mut self.buffer).await,
             Patience::Watched => {
@@ -94,7 +101,14 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
                 self.peer.stderr.ended().await;
                 Err(self.peer.ended())
             }
-            Ok(_) => Ok(()),
+            Ok(read) => {
+                self.room = match read {
+                    read if read == room => (self.room * 2).min(READ_SIZE),
+                    read if read <= self.room / 4 => (self.room / 2).max(SMALL_READ),
+                    _ => self.room,
+                };
+                Ok(())
+            }
             Err(error) => Err(self.peer.lost(error.to_string())),
         }
     }
