@@ -25,13 +25,28 @@ use crate::session::{Language, serve_options};
 
 /// A queue of builds: one channel, whose server does one thing after another.
 pub(crate) struct RemoteLane {
-    lease: Lease,
+    lease: Arc<Lease>,
     pool: Arc<Pool>,
+    further: Further,
+}
+
+/// Where is asked for what only the end of a build tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Further {
+    /// On another channel, as builds are queued on this one.
+    Elsewhere,
+    /// On this one, as nothing is queued behind the build.
+    SameChannel,
 }
 
 impl RemoteLane {
     pub(crate) fn new(lease: Lease, pool: Arc<Pool>) -> RemoteLane {
-        RemoteLane { lease, pool }
+        RemoteLane { lease: Arc::new(lease), pool, further: Further::Elsewhere }
+    }
+
+    /// Returns a lane for a single build, which takes no other channel.
+    pub(crate) fn alone(lease: Lease, pool: Arc<Pool>) -> RemoteLane {
+        RemoteLane { lease: Arc::new(lease), pool, further: Further::SameChannel }
     }
 }
 
@@ -49,6 +64,15 @@ impl Lane for RemoteLane {
 }
 
 impl RemoteLane {
+    fn finish(&self, known: BTreeMap<String, StorePath>) -> Finish {
+        let lease = match self.further {
+            Further::Elsewhere => None,
+            Further::SameChannel => Some(Arc::clone(&self.lease)),
+        };
+        let (store, pool) = (self.pool.name().to_owned(), Arc::clone(&self.pool));
+        Finish { store, pool, lease, known }
+    }
+
     /// Returns the settings of a build: those of this store, and what is asked of it alone.
     fn settings(&self, wishes: BuildWishes) -> BuildSettings {
         let mut settings = self.pool.opener().settings.clone();
@@ -119,7 +143,7 @@ impl RemoteLane {
         let known: BTreeSet<StorePath> = known_outputs.values().cloned().collect();
         let infos = session.serve_path_infos(dialect, known);
         let stderr = session.channel.peer().stderr.clone();
-        let finish = Finish::new(&self.pool, known_outputs);
+        let finish = self.finish(known_outputs);
         Box::pin(async move {
             let result = match built.await {
                 Ok(Ok(result)) => result,
@@ -164,7 +188,7 @@ impl RemoteLane {
             .flat_map(|size| known_outputs.values().map(|path| (path, *size)))
             .map(|(path, size)| (path.clone(), session.hoped_nar(path, size)))
             .collect();
-        let finish = Finish::new(&self.pool, known_outputs);
+        let finish = self.finish(known_outputs);
         Box::pin(async move {
             let result = match built.await {
                 Ok(response) => only_result(response),
@@ -252,14 +276,12 @@ fn only_result(response: Response) -> BuildResult {
 struct Finish {
     store: String,
     pool: Arc<Pool>,
+    /// The channel to ask on; another one where there is none.
+    lease: Option<Arc<Lease>>,
     known: BTreeMap<String, StorePath>,
 }
 
 impl Finish {
-    fn new(pool: &Arc<Pool>, known: BTreeMap<String, StorePath>) -> Finish {
-        Finish { store: pool.name().to_owned(), pool: Arc::clone(pool), known }
-    }
-
     /// Checks that every output is there, and asks for those whose paths only the build could tell.
     async fn outcome(
         self,
@@ -276,7 +298,10 @@ impl Finish {
         let unknown: Vec<StorePath> =
             names.values().filter(|path| !by_path.contains_key(path)).cloned().collect();
         if !unknown.is_empty() {
-            let lease = self.pool.lease(Purpose::Question).await?;
+            let lease = match self.lease {
+                Some(lease) => lease,
+                None => Arc::new(self.pool.lease(Purpose::Question).await?),
+            };
             for info in lease.session().path_infos(&unknown).await?.into_iter().flatten() {
                 by_path.insert(info.path.clone(), info);
             }

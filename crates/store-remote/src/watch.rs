@@ -8,10 +8,29 @@
 use std::sync::{OnceLock, Weak};
 use std::time::Duration;
 
-use drover_store::StoreError;
+use drover_store::{Pending, StoreError};
 use tokio::time::Instant;
 
+use crate::pool::Pool;
 use crate::steady::Steady;
+
+/// Where a sign of life is asked for.
+pub(crate) enum Asked {
+    /// On the steady channel.
+    Steady(Weak<Steady>),
+    /// On any channel, when it's its turn.
+    Pool(Weak<Pool>),
+}
+
+impl Asked {
+    /// Begins to ask, unless the store is gone.
+    fn sign_of_life(&self, limit: Duration) -> Option<Pending<()>> {
+        match self {
+            Asked::Steady(steady) => Some(steady.upgrade()?.sign_of_life(limit)),
+            Asked::Pool(pool) => Some(pool.upgrade()?.sign_of_life(limit)),
+        }
+    }
+}
 
 /// Connect timeouts after which a silent server is asked for a sign of life, and that it has to give
 /// one: a minute each, unless the user is less patient.
@@ -21,18 +40,18 @@ const TIMEOUTS: u32 = 6;
 pub(crate) struct Watch {
     connect_timeout: Duration,
     patience: Duration,
-    steady: OnceLock<Weak<Steady>>,
+    asked: OnceLock<Asked>,
 }
 
 impl Watch {
     pub(crate) fn new(connect_timeout: Duration) -> Watch {
         let patience = connect_timeout.saturating_mul(TIMEOUTS).max(Duration::from_millis(100));
-        Watch { connect_timeout, patience, steady: OnceLock::new() }
+        Watch { connect_timeout, patience, asked: OnceLock::new() }
     }
 
     /// Says on which channel to ask. The first one stays.
-    pub(crate) fn ask_on(&self, steady: Weak<Steady>) {
-        self.steady.get_or_init(|| steady);
+    pub(crate) fn ask_on(&self, asked: Asked) {
+        self.asked.get_or_init(|| asked);
     }
 
     /// Returns when the server gives no sign of life any more. Dropped as soon as it gives one by
@@ -44,9 +63,10 @@ impl Watch {
         let mut too_late = 0;
         loop {
             tokio::time::sleep(self.patience).await;
-            let Some(steady) = self.steady.get().and_then(Weak::upgrade) else { continue };
+            let asking = self.asked.get().and_then(|asked| asked.sign_of_life(self.patience));
+            let Some(asking) = asking else { continue };
             let asked = Instant::now();
-            match steady.sign_of_life(self.patience).await {
+            match asking.await {
                 Err(error @ StoreError::Silent { .. }) => return error,
                 Err(error) if self.connect_timeout <= asked.elapsed() => {
                     too_late += 1;

@@ -23,10 +23,10 @@ use drover_store_local::{Layout, Place};
 use drover_store_remote::RemoteStore;
 
 use self::builds::Builds;
-use crate::address::address;
+use crate::address::{address, connections};
 use crate::builders::{List, other_machines};
 use crate::configuration::Configuration;
-use crate::connector::Connector;
+use crate::connector::{Connector, bounded};
 use crate::local_store::LocalStore;
 use crate::own_store;
 use crate::standing;
@@ -157,7 +157,7 @@ impl ThisMachine {
         };
         let settings = configuration.client_settings();
         let store = connector.open(&reference.to_string(), &store_dir, &address, &settings);
-        Ok(Opened::Remote(Arc::new(store)))
+        Ok(Opened::Remote(Arc::new(bounded(store, connections(reference)?))))
     }
 
     /// Returns what builds for a store. Where a daemon keeps it, that is the daemon; so it is where

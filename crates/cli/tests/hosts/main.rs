@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test shows what went wrong by failing")]
 
 mod activities;
+mod bounds;
 mod caches;
 mod clients;
 mod connections;
