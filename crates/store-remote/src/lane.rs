@@ -20,8 +20,12 @@ use crate::failure::{Asked, exited, failure, refusal};
 use crate::import::Addition;
 use crate::log::Listener;
 use crate::pool::{Lease, Pool, Purpose};
-use crate::reply::Patience;
+use crate::reply::{Patience, Silence};
 use crate::session::{Language, serve_options};
+
+/// The version of the worker protocol from which on servers tell what they do: that a request for a
+/// build has arrived, first of all.
+const TELLS_ACTIVITIES: u8 = 20;
 
 /// A queue of builds: one channel, whose server does one thing after another.
 pub(crate) struct RemoteLane {
@@ -85,11 +89,11 @@ impl RemoteLane {
         &self,
         dialect: &ServeDialect,
         (derivation, basic): (StorePath, Box<BasicDerivation>),
-        settings: ServeBuildOptions,
+        (settings, silence): (ServeBuildOptions, Silence),
         log: Arc<dyn BuildLog>,
     ) -> Pending<Result<BuildResult, BuildFailure>> {
         let request = ServeRequest::BuildDerivation(derivation, basic, settings);
-        let built = self.lease.session().serve_build(dialect, &request, log);
+        let built = self.lease.session().serve_build(dialect, &request, silence, log);
         Box::pin(async move {
             let result = built.await?;
             Ok(match result.status.is_success() {
@@ -104,13 +108,13 @@ impl RemoteLane {
         &self,
         dialect: &ServeDialect,
         (derivation, outputs): (&StorePath, &BTreeSet<String>),
-        settings: ServeBuildOptions,
+        (settings, silence): (ServeBuildOptions, Silence),
         log: Arc<dyn BuildLog>,
     ) -> Pending<Result<BuildResult, BuildFailure>> {
         let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
         let wanted = format!("{}!{}", dialect.store_dir.display(derivation), outputs.join(","));
         let request = ServeRequest::BuildPaths(vec![wanted], settings).encode(dialect);
-        let built = self.lease.session().serve_build_paths(request, log);
+        let built = self.lease.session().serve_build_paths(request, silence, log);
         Box::pin(async move {
             Ok(match built.await? {
                 None => Ok(BuildResult::new(BuildStatus::Built, "")),
@@ -126,18 +130,20 @@ impl RemoteLane {
         log: Arc<dyn BuildLog>,
     ) -> Pending<BuildOutcome> {
         let BuildRequest { derivation, outputs, known_outputs, plan, wishes, .. } = request;
-        let settings = serve_options(&self.settings(wishes));
+        let settings = self.settings(wishes);
+        // words come by another way, so that only the end of all time can be told
+        let limits = (serve_options(&settings), settings.timeout);
         let session = self.lease.session();
         log.event(drover_store::LogEvent::Started);
         let built = match plan {
             BuildPlan::Derivation(basic) => {
-                self.serve_derivation(dialect, (derivation, basic), settings, log)
+                self.serve_derivation(dialect, (derivation, basic), limits, log)
             }
             BuildPlan::FromStore => {
                 if outputs.iter().any(|output| !known_outputs.contains_key(output)) {
                     return Box::pin(async { Ok(BuildOutcome::Failed(cannot_tell_outputs())) });
                 }
-                self.serve_from_store(dialect, (&derivation, &outputs), settings, log)
+                self.serve_from_store(dialect, (&derivation, &outputs), limits, log)
             }
         };
         let known: BTreeSet<StorePath> = known_outputs.values().cloned().collect();
@@ -175,10 +181,11 @@ impl RemoteLane {
             BuildPlan::Derivation(_) => Asked::Derivation,
             BuildPlan::FromStore => Asked::FromStore,
         };
-        session.settle(dialect, &self.settings(wishes));
+        let settings = self.settings(wishes);
+        session.settle(dialect, &settings);
+        let patience = patience(dialect, &settings);
         let wire_request = wire_request(dialect, derivation, outputs, plan);
-        let built =
-            session.ask_with(dialect, wire_request, Patience::Watched, Listener::Build(log));
+        let built = session.ask_with(dialect, wire_request, patience, Listener::Build(log));
         let infos: Vec<_> = known_outputs
             .values()
             .map(|path| session.ask(dialect, Request::QueryPathInfo(path.clone())))
@@ -209,6 +216,15 @@ impl RemoteLane {
             let nars = checked_nars(&finish.store, &known, nars).await?;
             finish.outcome(result, known, nars).await
         })
+    }
+}
+
+/// Returns how long a build's server may be silent.
+fn patience(dialect: &Dialect, settings: &BuildSettings) -> Patience {
+    let silence = settings.max_silent_time.into_iter().chain(settings.timeout).min();
+    match dialect.since(TELLS_ACTIVITIES) {
+        true => Patience::Beginning(silence),
+        false => Patience::Begun(silence),
     }
 }
 

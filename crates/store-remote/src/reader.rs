@@ -21,6 +21,14 @@ const READ_SIZE: usize = 256 * 1024;
 /// Bytes that are read at once where few come.
 const SMALL_READ: usize = 8 * 1024;
 
+/// Returns when a server gives no sign of life any more.
+async fn until_it_hangs(watch: Option<&Watch>) -> StoreError {
+    match watch {
+        Some(watch) => watch.until_it_hangs().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Bytes that a message may have.
 const MAX_MESSAGE: usize = 512 * 1024 * 1024;
 
@@ -67,21 +75,19 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
         let room = self.buffer.capacity() - self.buffer.len();
         let read = match patience {
             Patience::Idle => self.from.read_buf(&mut self.buffer).await,
-            Patience::Watched => {
+            Patience::Watched | Patience::Beginning(_) | Patience::Begun(_) => {
                 let watch = self.watch.clone();
-                let hangs = async {
-                    match &watch {
-                        Some(watch) => watch.until_it_hangs().await,
-                        None => std::future::pending().await,
-                    }
-                };
+                let (hangs, stands_still) =
+                    (until_it_hangs(watch.as_deref()), self.stands_still(patience));
                 tokio::select! {
                     biased;
                     read = self.from.read_buf(&mut self.buffer) => read,
                     error = hangs => return Err(error),
+                    error = stands_still => return Err(error),
                 }
             }
             Patience::Limited(limit, doing) => {
+                let limit = self.watch.as_ref().map_or(limit, |watch| watch.limit(limit));
                 let mut wait = limit;
                 loop {
                     let read = self.from.read_buf(&mut self.buffer);
@@ -124,6 +130,29 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
         let shown: Vec<u8> = self.buffer.iter().copied().take(40).collect();
         let reason = format!("it said \"{}\" without being asked", shown.escape_ascii());
         StoreError::Protocol { store: self.peer.name.clone(), reason }
+    }
+
+    /// Returns when a build has been silent for longer than it may be, though its machine lives.
+    fn stands_still(&self, patience: Patience) -> impl Future<Output = StoreError> + Send + use<R> {
+        let grace = self.watch.as_ref().map(|watch| watch.beginning());
+        let limit = match patience {
+            Patience::Beginning(_) => grace.map(|grace| (grace, "beginning a build")),
+            Patience::Begun(silence) => {
+                let limit = silence.zip(grace).map(|(silence, grace)| silence + grace);
+                limit.map(|limit| (limit, "building beyond its limits"))
+            }
+            Patience::Watched | Patience::Limited(..) | Patience::Idle => None,
+        };
+        let error = limit.map(|(limit, doing)| (limit, self.silent(limit, doing)));
+        async move {
+            match error {
+                Some((limit, error)) => {
+                    tokio::time::sleep(limit).await;
+                    error
+                }
+                None => std::future::pending().await,
+            }
+        }
     }
 
     fn silent(&self, limit: Duration, doing: &'static str) -> StoreError {
@@ -219,11 +248,11 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
         &mut self,
         awaiting: &mut Awaiting,
     ) -> Result<Option<StoreError>, StoreError> {
-        let patience = awaiting.patience;
         let refused = match awaiting.preamble {
             Preamble::Messages { minor } => self.messages(awaiting, minor).await?,
             Preamble::None => None,
         };
+        let patience = awaiting.patience;
         if refused.is_none() {
             self.message(patience, |from| awaiting.answer.decode(from)).await?;
         }
@@ -241,7 +270,9 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
     ) -> Result<Option<StoreError>, StoreError> {
         loop {
             let message = self.message(awaiting.patience, |from| LogMessage::decode(from, minor));
-            match (message.await?, &awaiting.pulls) {
+            let message = message.await?;
+            awaiting.patience = awaiting.patience.begun();
+            match (message, &awaiting.pulls) {
                 (LogMessage::Last, _) => return Ok(None),
                 (LogMessage::Error(error), _) => {
                     let message = crate::log::plain_text(&error.message);

@@ -90,6 +90,8 @@ pub mod activity {
     pub const COPY_PATH: u64 = 100;
     /// A file is fetched: URL.
     pub const FILE_TRANSFER: u64 = 101;
+    /// Paths are made valid: the whole of a request.
+    pub const REALISE: u64 = 102;
     /// Paths are copied.
     pub const COPY_PATHS: u64 = 103;
     /// A derivation is built: derivation, machine, round, rounds.

@@ -16,6 +16,7 @@ mod neighbours;
 mod own;
 mod servers;
 mod sources;
+mod standstill;
 mod tidying;
 mod together;
 mod trust;
