@@ -30,6 +30,7 @@ mod path_questions;
 mod pool;
 mod pull;
 mod reader;
+mod real_files;
 mod realiser;
 mod reply;
 mod root_link;

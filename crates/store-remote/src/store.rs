@@ -23,6 +23,7 @@ use crate::log::Listener;
 use crate::nar_stream::{Hashed, NarStream};
 use crate::opener::{Opener, Protocol};
 use crate::pool::{Lease, Pool, Purpose};
+use crate::real_files;
 use crate::realiser::RemoteRealiser;
 use crate::session::{Language, patience};
 use crate::turn_lane::{self, TurnLane, TurnStream};
@@ -331,16 +332,10 @@ impl Store for RemoteStore {
     }
 
     async fn read_files(&self, paths: &[StorePath]) -> Result<Vec<Bytes>, StoreError> {
-        if let Some(real_dir) = &self.real_dir {
-            let files: Vec<PathBuf> =
-                paths.iter().map(|path| real_dir.join(path.base_name())).collect();
-            let read = tokio::task::spawn_blocking(move || {
-                files.into_iter().map(|file| fs_err::read(file).map(Bytes::from)).collect()
-            });
-            // a store elsewhere under the same name, or one we may not read: then by the protocol
-            if let Ok(Ok::<Vec<Bytes>, std::io::Error>(files)) = read.await {
-                return Ok(files);
-            }
+        if let Some(real_dir) = &self.real_dir
+            && let Some(files) = real_files::read(real_dir, paths).await
+        {
+            return Ok(files);
         }
         drover_store::read_exported_files(self, paths).await
     }

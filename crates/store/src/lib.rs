@@ -33,4 +33,6 @@ pub use realiser::{
     AfterFailure, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
     RealiseStatus, Realised, Realiser, Wanted,
 };
-pub use store::{Description, Missing, Store, Substitute, read_exported_files, read_exported_nar};
+pub use store::{
+    Description, MAX_FILE, Missing, Store, Substitute, read_exported_files, read_exported_nar,
+};

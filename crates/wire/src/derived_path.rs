@@ -157,7 +157,11 @@ impl DerivedPath {
         }
         let max = MadeDerivation::MAX_STEPS;
         if steps.len() > max {
-            return Err(DecodeError::TooMany { count: steps.len() as u64, max });
+            return Err(DecodeError::TooMany {
+                what: "derivations in between",
+                count: steps.len() as u64,
+                max,
+            });
         }
         Ok(DerivedPath::Made(MadeDerivation { derivation, steps }, outputs))
     }

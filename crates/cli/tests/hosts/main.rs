@@ -7,6 +7,7 @@ mod bounds;
 mod caches;
 mod clients;
 mod connections;
+mod counts;
 mod failures;
 mod floating;
 mod lines;
