@@ -3,6 +3,7 @@
 //! Follows the store settings of Nix (`src/libstore/include/nix/store/*ssh-store*.hh`) and what
 //! they become on the command line (`ssh-store.cc`, `legacy-ssh-store.cc`).
 
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use drover_config::{HostKey, Scheme, StoreReference};
@@ -73,7 +74,6 @@ fn ssh_target(store: &StoreReference) -> Result<SshTarget, AddressError> {
     if is_flag(&host) || authority.user.as_deref().is_some_and(is_flag) {
         return Err(bad_host());
     }
-    check_max_connections(store)?;
     Ok(SshTarget {
         host,
         user: authority.user.clone(),
@@ -92,13 +92,16 @@ fn bad_parameter(store: &StoreReference, name: &str, value: &str) -> AddressErro
     }
 }
 
-/// Drover has a pool of its own, so the number is only checked.
-fn check_max_connections(store: &StoreReference) -> Result<(), AddressError> {
+/// Returns how many connections may be open at once, where the user bounds that. Nix takes 1 for 0.
+///
+/// # Errors
+///
+/// A value that is no number.
+pub(crate) fn connections(store: &StoreReference) -> Result<Option<NonZeroU32>, AddressError> {
     let name = "max-connections";
-    match store.param(name) {
-        Some(value) if value.parse::<u32>().is_err() => Err(bad_parameter(store, name, value)),
-        _ => Ok(()),
-    }
+    let Some(value) = store.param(name) else { return Ok(None) };
+    let number = value.parse().map_err(|_| bad_parameter(store, name, value))?;
+    Ok(Some(NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN)))
 }
 
 fn compression(store: &StoreReference) -> Result<Compression, AddressError> {
@@ -196,16 +199,29 @@ mod tests {
         "ssh://b1?compress=maybe",
         "store 'ssh://b1?compress=maybe': parameter 'compress' can't be 'maybe'"
     )]
-    #[case::connections(
-        "ssh://b1?max-connections=x",
-        "store 'ssh://b1?max-connections=x': parameter 'max-connections' can't be 'x'"
-    )]
     #[case::host_key(
         "ssh://b1?base64-ssh-public-host-key=eA",
         "store 'ssh://b1?base64-ssh-public-host-key=eA': parameter 'base64-ssh-public-host-key' can't be 'eA'"
     )]
     fn refuses(#[case] uri: &str, #[case] expected: &str) {
         assert_eq!(parsed(uri).unwrap_err().to_string(), expected);
+    }
+
+    #[rstest]
+    #[case("ssh-ng://b1", Some(None))]
+    #[case("ssh-ng://b1?max-connections=4", Some(Some(4)))]
+    #[case("unix:///s?max-connections=1", Some(Some(1)))]
+    #[case("daemon?max-connections=0", Some(Some(1)))]
+    #[case("ssh://b1?max-connections=x", None)]
+    #[case("ssh://b1?max-connections=-1", None)]
+    fn bounds(#[case] uri: &str, #[case] expected: Option<Option<u32>>) {
+        let found = connections(&uri.parse().unwrap());
+        assert_eq!(found.as_ref().ok().map(|bound| bound.map(NonZeroU32::get)), expected);
+        if let Err(error) = found {
+            let value = uri.split_once('=').unwrap().1;
+            let told = format!("store '{uri}': parameter 'max-connections' can't be '{value}'");
+            assert_eq!(error.to_string(), told);
+        }
     }
 
     #[rstest]

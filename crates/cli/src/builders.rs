@@ -1,6 +1,7 @@
 //! From the machines that are configured to those of a fleet.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +14,12 @@ use drover_core::StoreDir;
 use drover_fleet::{MachineSpec, Site};
 use drover_schedule::{Bandwidth, Machine, MachineKind, Terms};
 use drover_store::{BuildSettings, Builder, Substitute};
-use drover_store_remote::{Address, AddressError, Program, RemoteStore};
+use drover_store_remote::{Address, AddressError, Program, RemoteStore, builds_at_once};
 
-use crate::address::{address, store_argument};
+use crate::address::{address, connections, store_argument};
 use crate::configuration::{Configuration, tell};
-use crate::connector::Connector;
-use crate::host::FileSystem;
+use crate::connector::{Connector, bounded};
+use crate::host::{self, FileSystem};
 use crate::local_store::{LocalStore, StockDaemon};
 use crate::own_builder::{self, LimitsKeptBy, LocalBuildsBy};
 use crate::terminal::Terminal;
@@ -139,6 +140,8 @@ pub(crate) fn other_machines(
     };
     let remote = hosts.into_iter().map(|host| {
         let opening = Opening {
+            // checked when the line was read; Nix's own bound for ssh:// is that of one build
+            connections: connections(&host.line.store_uri).ok().flatten(),
             address: host.address.clone(),
             store_dir: configuration.store_dir.clone(),
             settings: list.settings.clone(),
@@ -224,7 +227,8 @@ fn usable_lines(
     let mut usable = Vec::new();
     for line in read.machines {
         let addresses = address(&line.store_uri, daemon_socket)
-            .and_then(|written| Ok((written, whole_address(&line, daemon_socket)?)));
+            .and_then(|written| Ok((written, whole_address(&line, daemon_socket)?)))
+            .and_then(|addresses| connections(&line.store_uri).map(|_| addresses));
         match addresses {
             Ok((written, whole)) => usable.push(UsableLine { line, written, whole }),
             Err(error) => {
@@ -279,6 +283,7 @@ fn tell_of_key(line: &MachineLine, terminal: &Terminal) {
 /// How a machine is reached.
 struct Opening {
     address: Address,
+    connections: Option<NonZeroU32>,
     store_dir: StoreDir,
     settings: BuildSettings,
     connector: Connector,
@@ -290,21 +295,24 @@ fn remote_machine(
     opening: Opening,
     substitute: Substitute,
 ) -> MachineSpec {
+    let Opening { address, connections, store_dir, settings, connector } = opening;
+    // each build has a connection
+    let at_once = connections.map_or(u32::MAX, |bound| builds_at_once(bound).get());
+    let bounded_terms = |terms: Terms| Terms { slots: terms.slots.min(at_once), ..terms };
     let description = Machine {
         name: name.clone(),
         kind: MachineKind::Remote,
         systems: line.systems.clone(),
-        slots: line.max_jobs,
+        slots: line.max_jobs.min(at_once),
         speed_factor: f64::from(line.speed_factor.get()),
         supported_features: line.supported_features.clone(),
         mandatory_features: line.mandatory_features.clone(),
         round_trip: ROUND_TRIP,
         bandwidth: BANDWIDTH,
-        other_terms,
+        other_terms: other_terms.into_iter().map(bounded_terms).collect(),
     };
-    let Opening { address, store_dir, settings, connector } = opening;
     let open = move || -> Arc<dyn Site> {
-        Arc::new(connector.open(&name, &store_dir, &address, &settings))
+        Arc::new(bounded(connector.open(&name, &store_dir, &address, &settings), connections))
     };
     MachineSpec { description, substitute, open: Arc::new(open) }
 }
@@ -467,6 +475,7 @@ mod tests {
         let local = LocalStore {
             name: local.to_owned(),
             address: address(&local.parse().unwrap(), socket).unwrap(),
+            connections: None,
             store_dir: StoreDir::default(),
             real_dir: None,
             argument: None,

@@ -1,5 +1,6 @@
 //! Opens stores: what all connections of a command have in common.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -50,9 +51,18 @@ impl Connector {
     /// Opens the local store; it connects on first use.
     pub(crate) fn open_local(&self, store: &LocalStore, settings: &BuildSettings) -> RemoteStore {
         let opened = self.open(&store.name, &store.store_dir, &store.address, settings);
+        let opened = bounded(opened, store.connections);
         match &store.real_dir {
             Some(real_dir) => opened.with_real_dir(real_dir.clone()),
             None => opened,
         }
+    }
+}
+
+/// Bounds the connections to a store, where they are to be.
+pub(crate) fn bounded(store: RemoteStore, connections: Option<NonZeroU32>) -> RemoteStore {
+    match connections {
+        Some(bound) => store.with_connections(bound),
+        None => store,
     }
 }

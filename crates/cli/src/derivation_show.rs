@@ -1,11 +1,11 @@
 //! `drover derivation show`: derivations as the JSON that Nix prints.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use drover_core::{StoreDir, StorePath};
-use drover_derivation::{Derivation, ShowFormat, derivation_name, show_json};
+use drover_derivation::{Derivation, MAX_ATERM_SIZE, ShowFormat, derivation_name, show_json};
 use drover_fleet::Graph;
 use drover_store::Store;
 
@@ -115,7 +115,12 @@ fn plain_file(
     let file = current_dir.join(&path);
     let name = file.file_name().and_then(|name| StorePath::from_base_name(name.to_str()?).ok());
     match (wanted::derivation_path(&path, local, current_dir), name) {
-        (Err(_), Some(name)) if file.is_file() => Ok(Some((name, fs_err::read(&file)?))),
+        (Err(_), Some(name)) if file.is_file() => {
+            let mut bytes = Vec::new();
+            // one byte more, so that it's refused for its size
+            fs_err::File::open(&file)?.take(MAX_ATERM_SIZE as u64 + 1).read_to_end(&mut bytes)?;
+            Ok(Some((name, bytes)))
+        }
         _ => Ok(None),
     }
 }

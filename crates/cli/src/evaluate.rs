@@ -287,6 +287,7 @@ mod tests {
         LocalStore {
             name: "daemon".to_owned(),
             address: Address::Socket("/s".into()),
+            connections: None,
             store_dir: StoreDir::default(),
             real_dir: None,
             argument: None,

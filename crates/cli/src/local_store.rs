@@ -4,6 +4,7 @@
 //! the way of everybody else, and of those who want what only Nix's daemon can do yet, substitute
 //! and build on this machine: the daemon that listens, or else a private `nix-daemon --stdio`.
 
+use std::num::NonZeroU32;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use drover_store_local::{Layout, Place};
 use drover_store_remote::{Address, Program};
 use rustix::fs::Access;
 
-use crate::address::{address, store_argument};
+use crate::address::{address, connections, store_argument};
 use crate::configuration::Configuration;
 use crate::host::Host;
 use crate::own_store;
@@ -36,6 +37,8 @@ pub(crate) struct LocalStore {
     pub(crate) name: String,
     /// How it is reached.
     pub(crate) address: Address,
+    /// How many connections to it may be open at once, where that is bounded.
+    pub(crate) connections: Option<NonZeroU32>,
     /// The directory that its paths are in.
     pub(crate) store_dir: StoreDir,
     /// Where its files are on this machine.
@@ -71,6 +74,7 @@ impl LocalStore {
                 _ => store_argument(store),
             },
             address,
+            connections: connections(store)?,
             real_dir: real_dir(store, &store_dir),
             store_dir,
             argument: (*store.scheme() != Scheme::Auto).then(|| store_argument(store)),
@@ -82,6 +86,7 @@ impl LocalStore {
         let root: StoreReference = layout.name.parse()?;
         Ok(LocalStore {
             address: address(&root, &host.daemon_socket())?,
+            connections: None,
             argument: Some(store_argument(&root)),
             name: layout.name,
             store_dir: layout.store_dir,
@@ -209,6 +214,7 @@ mod tests {
         let store = LocalStore {
             name: String::new(),
             address: Address::Socket("/s".into()),
+            connections: None,
             store_dir: StoreDir::default(),
             real_dir: Some("/r/nix/store".into()),
             argument: None,

@@ -126,6 +126,7 @@ mod tests {
         LocalStore {
             name: "daemon".to_owned(),
             address: Address::Socket("/s".into()),
+            connections: None,
             store_dir: StoreDir::default(),
             real_dir: Some(root.join("nix/store")),
             argument: None,

@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail like tests")]
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -138,7 +138,11 @@ impl World {
 
     /// A stock client of the daemon.
     fn client(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command("nix-store", arguments);
+        self.client_program("nix-store", arguments)
+    }
+
+    fn client_program(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = self.command(name, arguments);
         let remote =
             format!("unix://{}?root={}", self.socket().display(), self.path("root").display());
         command.env("NIX_REMOTE", remote);
@@ -199,6 +203,24 @@ impl World {
                 args = [ "-c" "echo awake; ${{tools}}/bin/sleep {seconds}; echo > $out" ]; }}"#,
             tools = self.path("tools").display()
         )
+    }
+
+    /// Writes a derivation of a shell's command; returns what `nix-instantiate` prints.
+    fn derivation(&self, name: &str, command: &str, options: &[&str]) -> String {
+        let text = format!(
+            r#"let tools = builtins.path {{ path = {tools}; name = "tools"; }}; in derivation {{
+                name = "{name}"; system = "x86_64-linux"; builder = "${{tools}}/bin/sh";
+                args = [ "-c" "{command}" ]; }}"#,
+            tools = self.path("tools").display()
+        );
+        let mut command = self.command("nix-instantiate", &[&["-E", &text], options].concat());
+        command.env("NIX_REMOTE", self.store());
+        succeeds(command)
+    }
+
+    /// Returns where a path of the daemon's store is.
+    fn real(&self, path: &str) -> PathBuf {
+        self.path("root").join(path.trim_start_matches('/'))
     }
 
     /// Writes that derivation.
@@ -410,6 +432,152 @@ fn what_is_built_is_signed() {
     let path = succeeds(world.client(&["-r", &world.sleeper("0.065")]));
     let told = succeeds(world.by_name("nix", &["path-info", "--sigs", &path]));
     assert!(told.contains("here-1:"), "{told}");
+    // a trusted client has its own
+    let key = ["key", "generate-secret", "--key-name", "client-1"];
+    let file = world.path("client-key").display().to_string();
+    fs_err::write(&file, succeeds(world.by_name("nix", &key))).unwrap();
+    let drv = world.sleeper("0.066");
+    let path = succeeds(world.client(&["-r", &drv, "--option", "secret-key-files", &file]));
+    let told = succeeds(world.by_name("nix", &["path-info", "--sigs", &path]));
+    assert!(told.contains("client-1:"), "{told}");
+}
+
+#[test]
+fn what_a_trusted_client_says_of_the_store_counts() {
+    let world = World::new();
+    world.machines(&[("b1", 1)]);
+    let _daemon = world.daemon();
+    let optimise = ["--option", "auto-optimise-store", "true"];
+    let built = |name: &str, options: &[&str]| {
+        let drv = world.derivation(name, "echo the same > $out", &[]);
+        let path = succeeds(world.client(&[&["-r", &drv], options].concat()));
+        (drv, path)
+    };
+    let [(_, first), (_, second)] = ["first", "second"].map(|name| built(name, &optimise));
+    let (_, third) = built("third", &[]);
+    let links = |path: &str| std::fs::metadata(world.real(path)).unwrap().nlink();
+    assert_eq!((links(&first), links(&second), links(&third)), (3, 3, 1));
+
+    let root = world.path("drv").display().to_string();
+    let kept = world.derivation("kept", "echo kept > $out", &["--add-root", &root, "--indirect"]);
+    let kept = fs_err::read_link(&kept).unwrap().display().to_string();
+    let path = succeeds(world.client(&["-r", &kept]));
+    succeeds(world.client(&["--gc", "--option", "keep-outputs", "true"]));
+    assert!(world.real(&path).exists() && !world.real(&first).exists());
+    succeeds(world.client(&["--gc"]));
+    assert!(!world.real(&path).exists() && world.real(&kept).exists());
+    world.assert_sound();
+}
+
+#[test]
+fn the_cores_that_a_client_asks_for_reach_the_build() {
+    let world = World::new();
+    world.machines(&[("b1", 1)]);
+    let _daemon = world.daemon();
+    let other = (std::thread::available_parallelism().unwrap().get() + 1).to_string();
+    let drv = world.derivation("cores", "echo $NIX_BUILD_CORES > $out", &[]);
+    let path = succeeds(world.client(&["-r", &drv, "--cores", &other]));
+    assert_eq!(fs_err::read_to_string(world.real(&path)).unwrap().trim(), other);
+}
+
+/// Stock Nix repeats a build on its own machine, never on another; there is no builder for this
+/// machine yet.
+#[test]
+fn a_build_that_is_to_be_checked_is_refused_by_name() {
+    let world = World::new();
+    world.machines(&[("b1", 1)]);
+    let _daemon = world.daemon();
+    let drv = world.derivation("twice", "echo > $out", &[]);
+    succeeds(world.client(&["-r", &drv]));
+    let said = fails(world.client(&["-r", &drv, "--check"]), 1);
+    assert!(said.contains("cannot check builds by repeating them on other machines"), "{said}");
+    let said = fails(world.client(&["-r", &drv, "--repair"]), 1);
+    let expected = "cannot repair paths by building them again on other machines";
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
+fn a_derivation_can_be_named_to_nix_build() {
+    let world = World::new();
+    world.machines(&[("b1", 1)]);
+    let daemon = world.daemon();
+    let drv = world.derivation("named", "echo > $out", &[]);
+    let path = succeeds(world.by_name("nix-build", &["--no-out-link", &drv]));
+    assert!(path.ends_with("-named"), "{path}");
+    drop(daemon);
+    std::os::unix::fs::symlink(&drv, world.path("link")).unwrap();
+    for name in [format!("{drv}!out"), drv.clone(), "link".to_owned()] {
+        assert_eq!(succeeds(world.by_name("nix-build", &["-o", "result", &name])), path, "{name}");
+        assert_eq!(fs_err::read_link(world.path("result")).unwrap(), Path::new(&path));
+    }
+    // with something to evaluate beside it
+    let text = r#"derivation { name = "other"; system = "x86_64-linux"; builder = "/bin/sh"; }"#;
+    fs_err::write(world.path("other.nix"), text).unwrap();
+    let both = world.by_name("nix-build", &["--dry-run", "other.nix", &drv]).output().unwrap();
+    assert!(both.status.success() && stderr(&both).contains("-other.drv"), "{}", stderr(&both));
+    let said = fails(world.by_name("nix-build", &[&format!("{drv}!dev")]), 1);
+    assert!(said.contains("does not have output 'dev'"), "{said}");
+    let said = fails(world.by_name("nix-build", &[&format!("{drv}!dev,out")]), 1);
+    assert!(said.contains("building more than one derivation output is not supported"), "{said}");
+}
+
+/// What is damaged comes from the stores of `substituters` that can be opened.
+#[test]
+fn damaged_paths_are_fetched_again() {
+    let (world, other) = (World::new(), World::new());
+    let cache = "https://cache.example.org";
+    world.configure(&format!("substituters = {cache} {}", other.store()));
+    let _daemon = world.daemon();
+    let file = world.path("file");
+    fs_err::write(&file, "as it was").unwrap();
+    let path = succeeds(world.client(&["--add", &file.display().to_string()]));
+    let own = |arguments: &[&str]| {
+        let mut command = world.command(env!("CARGO_BIN_EXE_drover"), arguments);
+        command.env("NIX_REMOTE", world.store());
+        command
+    };
+    let damage = || {
+        fs_err::remove_file(world.real(&path)).unwrap();
+        fs_err::write(world.real(&path), "damaged").unwrap();
+    };
+    let verify = ["--verify", "--check-contents", "--repair"];
+    damage();
+    // nobody has it
+    let said = fails(world.client(&verify), 1);
+    assert!(said.contains("was modified!"), "{said}");
+    let said = fails(own(&["store", "repair", &path]), 1);
+    let expected = format!("substituter '{cache}' was not asked");
+    assert!(said.contains(&expected) && said.contains("cannot repair path"), "{said}");
+    succeeds(other.by_name("nix-store", &["--add", &file.display().to_string()]));
+    let repairs = [
+        world.client(&verify),
+        world.by_name("nix-store", &verify),
+        world.by_name("nix-store", &["--repair-path", &path]),
+        own(&["store", "repair", &path]),
+    ];
+    for repair in repairs {
+        damage();
+        let said = format!("{repair:?}");
+        succeeds(repair);
+        assert_eq!(fs_err::read_to_string(world.real(&path)).unwrap(), "as it was", "{said}");
+    }
+    world.assert_sound();
+}
+
+/// Clients with `ca-derivations` ask for that of all that was built, and abort where it isn't there.
+#[test]
+fn it_is_noted_what_outputs_are_whose_paths_are_known() {
+    let world = World::new();
+    // with the feature this waits until nobody else has the store open
+    let drv = world.derivation("noted", "echo > $out", &[]);
+    world.configure("extra-experimental-features = ca-derivations");
+    world.machines(&[("b1", 1)]);
+    let _daemon = world.daemon();
+    let cache = format!("file://{}", world.path("cache").display());
+    for _ in ["built", "there already"] {
+        let copy = world.client_program("nix", &["copy", "--to", &cache, &drv]);
+        succeeds(copy);
+    }
 }
 
 #[test]

@@ -16,8 +16,8 @@ use crate::console::Console;
 use crate::error::CompatError;
 use crate::exit::ExitStatus;
 use crate::host::Host;
-use crate::installable::{PathWithOutputs, absolute};
-use crate::nix_store::Rehearsal;
+use crate::installable::{MAX_LINKS, PathWithOutputs, absolute};
+use crate::nix_store::{Rehearsal, read_derivation};
 use crate::options::{Cursor, Options, Taken, parse_command_line};
 use crate::realise::Work;
 
@@ -33,8 +33,10 @@ pub enum OutLink {
 /// A call of `nix-build`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildRequest {
-    /// What `nix-instantiate` is to evaluate: its arguments.
+    /// What `nix-instantiate` is told of what it evaluates.
     pub evaluation: Vec<OsString>,
+    /// What is to be built: Nix files, or derivations in the store; with `-E`, expressions.
+    pub subjects: Vec<OsString>,
     /// Where links to results go.
     pub out_link: OutLink,
     /// Whether it is done or only told.
@@ -47,6 +49,7 @@ pub struct BuildRequest {
 pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Parsed<BuildRequest>, CompatError> {
     let mut request = BuildRequest {
         evaluation: Vec::new(),
+        subjects: Vec::new(),
         out_link: OutLink::At("./result".into()),
         rehearsal: Rehearsal::No,
         mode: RealiseMode::Normal,
@@ -87,7 +90,7 @@ fn take(
             evaluation.extend(values);
         }
         _ if argument.as_bytes().starts_with(b"-") => return Ok(Taken::No),
-        _ => evaluation.push(argument.to_owned()),
+        _ => request.subjects.push(argument.to_owned()),
     }
     Ok(Taken::Yes)
 }
@@ -112,10 +115,15 @@ pub(crate) async fn run(
         action: "creating a folder for links to derivations",
         source,
     })?;
-    let targets = match evaluate(&request, options, host, &*store, roots.path()).await? {
-        Evaluated::Failed(status) => return Ok(status),
-        Evaluated::Targets(targets) => targets,
-    };
+    let mut request = request;
+    let mut targets = take_derivations(&mut request, &*store, &host.working_dir()).await?;
+    let is_stdin = request.evaluation.iter().any(|argument| argument == "-");
+    if targets.is_empty() || is_stdin || !request.subjects.is_empty() {
+        match evaluate(&request, options, host, &*store, roots.path()).await? {
+            Evaluated::Failed(status) => return Ok(status),
+            Evaluated::Targets(evaluated) => targets.extend(evaluated),
+        }
+    }
     let wanted: Vec<Wanted> = targets
         .iter()
         .map(|target| {
@@ -135,6 +143,77 @@ pub(crate) async fn run(
     }
     console.flush().await?;
     Ok(ExitStatus::SUCCESS)
+}
+
+/// Takes the derivations out of what is to be built: there is nothing to evaluate.
+///
+/// # Errors
+///
+/// One that isn't there, or of which more than one output is asked for.
+async fn take_derivations(
+    request: &mut BuildRequest,
+    store: &dyn Keeper,
+    base: &Path,
+) -> Result<Vec<Target>, CompatError> {
+    if request.evaluation.iter().any(|argument| argument == "-E" || argument == "--expr") {
+        return Ok(Vec::new());
+    }
+    let mut targets = Vec::new();
+    for subject in std::mem::take(&mut request.subjects) {
+        match derivation_in_store(store, &subject, base)? {
+            None => request.subjects.push(subject),
+            Some(found) => targets.push(target(store, found).await?),
+        }
+    }
+    Ok(targets)
+}
+
+/// Returns the derivation in the store that an argument is or leads to by links, which in a store
+/// below a root lead nowhere else. A file below a derivation's path is none.
+fn derivation_in_store(
+    store: &dyn Keeper,
+    subject: &OsStr,
+    base: &Path,
+) -> Result<Option<PathWithOutputs>, CompatError> {
+    let mut path = absolute(Path::new(subject), base);
+    for _ in 0..MAX_LINKS {
+        let bytes = path.as_os_str().as_bytes();
+        let plain = bytes.split(|byte| *byte == b'!').next().unwrap_or_default();
+        let plain = std::str::from_utf8(plain).ok();
+        match plain.and_then(|plain| store.store_dir().parse(plain).ok()) {
+            Some(found) if found.is_derivation() => {
+                let found =
+                    PathWithOutputs::follow(store.store_dir(), path.as_os_str(), b'!', base);
+                return found.map(Some);
+            }
+            Some(_) => return Ok(None),
+            None => {}
+        }
+        let Ok(target) = std::fs::read_link(&path) else { return Ok(None) };
+        path = absolute(&target, path.parent().unwrap_or(Path::new("/")));
+    }
+    Ok(None)
+}
+
+/// Returns the output that is wanted of a derivation: the one that is named, or the one that the
+/// derivation has in its variable `outputName`, or `out`.
+async fn target(store: &dyn Keeper, found: PathWithOutputs) -> Result<Target, CompatError> {
+    let PathWithOutputs { path, outputs } = found;
+    let shown = store.store_dir().display(&path);
+    let mut outputs = outputs.into_iter();
+    let named = outputs.next();
+    if outputs.next().is_some() {
+        let message = "building more than one derivation output is not supported";
+        return Err(CompatError::failed(format!("{message}, in '{shown}'")));
+    }
+    let derivation = read_derivation(store, &path).await?;
+    let own = || derivation.environment.get("outputName").map(String::from_utf8_lossy);
+    let output = named.or_else(|| Some(own()?.into_owned())).unwrap_or_else(|| "out".to_owned());
+    if !derivation.outputs.contains_key(output.as_str()) {
+        let message = format!("derivation '{shown}' does not have output '{output}'");
+        return Err(CompatError::failed(message));
+    }
+    Ok(Target { derivation: path, output })
 }
 
 enum Evaluated {
@@ -159,7 +238,7 @@ async fn evaluate(
         ]);
     }
     arguments.extend(["--add-root".into(), roots.join("drv").into(), "--indirect".into()]);
-    arguments.extend(request.evaluation.iter().cloned());
+    arguments.extend(request.evaluation.iter().chain(&request.subjects).cloned());
     let captured = host.capture_real("nix-instantiate", &arguments).await?;
     if captured.status != ExitStatus::SUCCESS {
         return Ok(Evaluated::Failed(captured.status));
@@ -228,12 +307,14 @@ mod tests {
 
     #[rstest]
     #[case(&[], &[])]
-    #[case(&["x.nix", "-A", "a", "-j0"], &["x.nix", "-A", "a"])]
+    #[case(&["x.nix", "-A", "a", "-j0"], &["-A", "a", "x.nix"])]
     #[case(&["-kA", "a", "-E", "{}: 1"], &["-A", "a", "-E", "{}: 1"])]
+    #[case(&["/nix/store/x.drv", "-I", "a"], &["-I", "a", "/nix/store/x.drv"])]
     #[case(&["--argstr", "n", "-v", "-k", "--arg", "x", "1"], &["--argstr", "n", "-v", "--arg", "x", "1"])]
     #[case(&["-I", "nixpkgs=x", "-"], &["-I", "nixpkgs=x", "-"])]
     fn what_is_evaluated(#[case] arguments: &[&str], #[case] expected: &[&str]) {
-        assert_eq!(parsed(arguments).unwrap().1.evaluation, expected);
+        let request = parsed(arguments).unwrap().1;
+        assert_eq!([request.evaluation, request.subjects].concat(), expected);
     }
 
     #[test]

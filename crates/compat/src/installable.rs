@@ -14,7 +14,7 @@ use drover_store::Wanted;
 use crate::error::CompatError;
 
 /// Links followed from the user's path to the store; as many as the system follows.
-const MAX_LINKS: usize = 40;
+pub(crate) const MAX_LINKS: usize = 40;
 
 /// Returns a path without `.`, `..` and doubled slashes, absolute.
 ///

@@ -165,6 +165,13 @@ impl TrustedKeys {
         self.0.entry(key.name.clone()).or_insert(key);
     }
 
+    /// Adds the keys of others, unless one of the same name is there.
+    pub fn extend(&mut self, others: &TrustedKeys) {
+        for key in others.0.values() {
+            self.add(key.clone());
+        }
+    }
+
     /// Returns the keys' names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

@@ -12,7 +12,7 @@ use drover_core::{
 };
 use drover_store::{
     CollectAction, Collection, Content, Keeper, Liveness, SignatureCheck, StoreError, Substitute,
-    VerifyDepth, WhenValid, realisation_hash,
+    VerifyDepth, WhenValid,
 };
 use drover_wire::{
     CheckContents, Dialect, GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult,
@@ -316,7 +316,7 @@ impl Context {
         derivation: &StorePath,
         output: OutputName,
     ) -> Result<DrvOutput, Failure> {
-        let hash = self.told(realisation_hash(&*self.keeper, derivation).await)?;
+        let hash = self.told(self.keeper.realisation_hash(derivation).await)?;
         Ok(DrvOutput { hash, output })
     }
 

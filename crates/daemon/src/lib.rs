@@ -25,6 +25,7 @@ mod import;
 mod limits;
 mod listener;
 mod log_queue;
+mod made;
 mod nar_out;
 mod observer;
 mod peer;

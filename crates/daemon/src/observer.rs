@@ -26,6 +26,8 @@ pub(crate) struct Observer {
     store_dir: StoreDir,
     lines: BuildLines,
     open: Mutex<HashMap<(Kind, StorePath), ActivityId>>,
+    /// The whole of it.
+    whole: ActivityId,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,7 +45,19 @@ fn next_id() -> ActivityId {
 
 impl Observer {
     pub(crate) fn new(log: Arc<LogQueue>, store_dir: StoreDir, lines: BuildLines) -> Observer {
-        Observer { log, store_dir, lines, open: Mutex::default() }
+        // As Nix does. It tells the client at once that the request has arrived, whatever is waited
+        // for then: it may give a silent server up.
+        let whole = next_id();
+        let message = LogMessage::StartActivity {
+            id: whole,
+            level: Level::Error as u64,
+            kind: activity::REALISE,
+            text: String::new(),
+            fields: Vec::new(),
+            parent: ActivityId(0),
+        };
+        log.push(&message, Loss::Never);
+        Observer { log, store_dir, lines, open: Mutex::default(), whole }
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<(Kind, StorePath), ActivityId>> {
@@ -96,6 +110,7 @@ impl Observer {
         for (_, id) in self.open().drain() {
             self.log.push(&LogMessage::StopActivity(id), Loss::Never);
         }
+        self.log.push(&LogMessage::StopActivity(self.whole), Loss::Never);
     }
 }
 

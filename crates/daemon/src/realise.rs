@@ -9,12 +9,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use drover_core::StorePath;
 use drover_derivation::{BasicDerivation, Derivation, DerivationKind};
-use drover_store::{AfterFailure, RealiseStatus, Realised, Wanted};
-use drover_wire::{BuildMode, BuildResult, BuildStatus, DerivedPath, Missing, Request, Response};
+use drover_store::{AfterFailure, RealiseStatus, Realised};
+use drover_wire::{
+    BuildMode, BuildResult, BuildStatus, DerivedPath, MadeOutputs, Missing, Request, Response,
+};
 
 use crate::answer::{Answer, Context};
 use crate::failure::Failure;
 use crate::log_queue::Level;
+use crate::made::{Making, wanted};
 use crate::observer::Observer;
 use crate::server::ClientTrust;
 
@@ -74,11 +77,14 @@ impl Context {
     ) -> Result<Vec<Realised>, Failure> {
         self.client.trust.may_build(mode)?;
         let observer = self.observer();
-        let wanted: Vec<Wanted> = paths.iter().cloned().map(wanted).collect();
-        let count = wanted.len();
-        let (keeper, settings) = (Arc::clone(&self.keeper), self.settings.realise(mode));
-        let realised = self.shared.realiser.realise(keeper, wanted, settings, observer.0.clone());
-        let realised = realised.await.map_err(|error| self.failure(&error))?;
+        let making = Making {
+            realiser: &*self.shared.realiser,
+            keeper: Arc::clone(&self.keeper),
+            settings: self.settings.realise(mode),
+            observer: observer.0.clone(),
+        };
+        let count = paths.len();
+        let realised = making.realise(paths).await.map_err(|error| self.failure(&error))?;
         if realised.len() != count {
             return Err(Failure::new(format!("{} answers to {count} builds", realised.len())));
         }
@@ -195,14 +201,6 @@ impl Context {
     }
 }
 
-fn wanted(path: DerivedPath) -> Wanted {
-    match path {
-        DerivedPath::Opaque(path) => Wanted::Path(path),
-        DerivedPath::All(path) => Wanted::AllOutputs(path),
-        DerivedPath::Outputs(path, outputs) => Wanted::Outputs(path, outputs),
-    }
-}
-
 /// Returns a result as it travels, with those outputs that were asked for.
 pub(crate) fn build_result(realised: Realised, asked: Option<&DerivedPath>) -> BuildResult {
     let mut result = BuildResult::new(status(realised.status), realised.message);
@@ -212,7 +210,7 @@ pub(crate) fn build_result(realised: Realised, asked: Option<&DerivedPath>) -> B
         (result.start_time, result.stop_time) = (since_1970(began), since_1970(ended));
     }
     result.outputs = match asked {
-        Some(DerivedPath::Outputs(_, names)) => {
+        Some(DerivedPath::Outputs(_, names) | DerivedPath::Made(_, MadeOutputs::Some(names))) => {
             realised.outputs.into_iter().filter(|(name, _)| names.contains(name)).collect()
         }
         _ => realised.outputs,

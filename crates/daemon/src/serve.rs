@@ -12,7 +12,7 @@ use drover_core::{PathInfo, StorePath};
 use drover_derivation::BasicDerivation;
 use drover_store::{
     AfterFailure, BuildSettings, Keeper, RealiseMode, RealiseObserver, RealiseSettings,
-    SignatureCheck, StoreError, Substitute, Wanted, WhenValid,
+    SignatureCheck, StoreError, Substitute, WhenValid,
 };
 use drover_wire::{
     Dialect, Encoder, Lock, SERVE_LATEST, ServeBuildOptions, ServeDialect, ServeRequest,
@@ -28,6 +28,7 @@ use crate::failure::Failure;
 use crate::feed::{Feeder, sized_nar};
 use crate::import::next_exported;
 use crate::log_queue::LogQueue;
+use crate::made::Making;
 use crate::nar_out::NarOut;
 use crate::realise::{build_result, exit_status};
 use crate::server::{Server, Shared};
@@ -272,18 +273,14 @@ impl Serving<'_> {
             version: WORKER_OLDEST,
             features: BTreeSet::new(),
         };
-        let mut wanted = Vec::with_capacity(paths.len());
-        for path in paths {
-            wanted.push(match drover_wire::DerivedPath::parse(path, &dialect)? {
-                drover_wire::DerivedPath::Opaque(path) => Wanted::Path(path),
-                drover_wire::DerivedPath::All(path) => Wanted::AllOutputs(path),
-                drover_wire::DerivedPath::Outputs(path, outputs) => Wanted::Outputs(path, outputs),
-            });
-        }
+        let parse = |path: &String| drover_wire::DerivedPath::parse(path, &dialect);
+        let paths = paths.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let shared = Arc::clone(&self.server.shared);
         let (keeper, observer) = (Arc::clone(&self.keeper), Arc::clone(&self.server.observer));
+        let settings = settings(options);
         let work = async move {
-            shared.realiser.realise(keeper, wanted, settings(options), observer).await
+            let realiser = &*shared.realiser;
+            Making { realiser, keeper, settings, observer }.realise(&paths).await
         };
         let result = self.wires.run(self.server.shared.limits, work).await?;
         let (status, message) = match result {

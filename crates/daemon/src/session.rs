@@ -111,6 +111,9 @@ impl Session {
             Request::SetOptions(options) => {
                 let policy = Arc::clone(&self.shared.policy.borrow());
                 self.settings.apply(&options, self.client.trust, &policy, &self.wires.log);
+                if let Some(keeper) = &self.keeper {
+                    keeper.set_own(&self.settings.store);
+                }
                 self.reply(Ok(Response::Nothing));
                 Ok(())
             }
@@ -155,6 +158,7 @@ impl Session {
             Some(keeper) => Arc::clone(keeper),
             None => {
                 let keeper = self.shared.keeper().session().await?;
+                keeper.set_own(&self.settings.store);
                 self.keeper = Some(Arc::clone(&keeper));
                 keeper
             }

@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
-use drover_store::{AfterFailure, BuildSettings, RealiseMode, RealiseSettings, Substitute};
+use drover_core::TrustedKeys;
+use drover_store::{
+    AfterFailure, BuildSettings, Optimise, OwnSetting, RealiseMode, RealiseSettings, Substitute,
+};
 use drover_wire::{BuildMode, ClientOptions};
 
 use crate::log_queue::LogQueue;
@@ -22,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) after_failure: AfterFailure,
     pub(crate) substitute: Substitute,
     pub(crate) build: BuildSettings,
+    /// What the store does otherwise for this connection.
+    pub(crate) store: Vec<OwnSetting>,
 }
 
 impl Settings {
@@ -32,6 +37,7 @@ impl Settings {
             after_failure: policy.after_failure,
             substitute: policy.substitute,
             build: policy.build.clone(),
+            store: Vec::new(),
         }
     }
 
@@ -107,7 +113,10 @@ impl Settings {
                 }
             }
             "builders" if trusted || value.is_empty() => self.set(name, value),
-            _ if trusted => self.set(name, value),
+            _ if trusted => {
+                self.store.extend(own_setting(name, value, log));
+                self.set(name, value);
+            }
             "substituters" | "binary-caches" | "extra-substituters" => {
                 let allowed: Vec<&str> =
                     value.split_whitespace().filter(|url| is_trusted(url, policy, log)).collect();
@@ -137,6 +146,50 @@ fn is_trusted(url: &str, policy: &Policy, log: &LogQueue) -> bool {
 
 fn seconds(number: u64) -> Option<Duration> {
     (number > 0).then(|| Duration::from_secs(number))
+}
+
+/// Returns what a setting changes in the store, if anything.
+fn own_setting(name: &str, value: &str, log: &LogQueue) -> Option<OwnSetting> {
+    match name {
+        "keep-outputs" | "gc-keep-outputs" => switch(name, value, log).map(OwnSetting::KeepOutputs),
+        "keep-derivations" | "gc-keep-derivations" => {
+            switch(name, value, log).map(OwnSetting::KeepDerivations)
+        }
+        "auto-optimise-store" => switch(name, value, log).map(|on| {
+            OwnSetting::Optimise(match on {
+                true => Optimise::OnImport,
+                false => Optimise::OnDemand,
+            })
+        }),
+        "trusted-public-keys" | "binary-cache-public-keys" => {
+            keys(name, value, log).map(OwnSetting::TrustedKeys)
+        }
+        "extra-trusted-public-keys" | "extra-binary-cache-public-keys" => {
+            keys(name, value, log).map(OwnSetting::MoreTrustedKeys)
+        }
+        _ => None,
+    }
+}
+
+fn keys(name: &str, value: &str, log: &LogQueue) -> Option<TrustedKeys> {
+    match TrustedKeys::parse(value.split_whitespace()) {
+        Ok(keys) => Some(keys),
+        Err(error) => {
+            log.warn(&format!("setting '{name}' can't be used: {error}"));
+            None
+        }
+    }
+}
+
+fn switch(name: &str, value: &str, log: &LogQueue) -> Option<bool> {
+    match value {
+        "true" | "yes" | "1" => Some(true),
+        "false" | "no" | "0" => Some(false),
+        _ => {
+            log.warn(&format!("Boolean setting '{name}' has invalid value '{value}'"));
+            None
+        }
+    }
 }
 
 fn number(name: &str, value: &str, log: &LogQueue) -> Option<u64> {

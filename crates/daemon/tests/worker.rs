@@ -20,8 +20,8 @@ use drover_store::{AfterFailure, Substitute};
 use drover_wire::{
     BuildMode, BuildStatus, CheckContents, ClientOptions, DerivedPath, Encoder,
     FEATURE_REALISATION_WITH_PATH, Field, GarbageAction, GarbageLiveness, GarbageRequest,
-    LogMessage, NewContent, OutputId, RealisedOutput, Repair, Request, Response, SignatureCheck,
-    activity, encode_keyed_path_info, result,
+    LogMessage, MadeDerivation, MadeOutputs, NewContent, OutputId, RealisedOutput, Repair, Request,
+    Response, SignatureCheck, activity, encode_keyed_path_info, result,
 };
 use proptest::prelude::*;
 use rstest::rstest;
@@ -519,6 +519,43 @@ async fn settings_of_clients_who_are_not_trusted(
     }
 }
 
+#[rstest]
+#[case::outputs("keep-outputs", "true", "[KeepOutputs(true)]")]
+#[case::old_name("gc-keep-outputs", "1", "[KeepOutputs(true)]")]
+#[case::derivations("keep-derivations", "false", "[KeepDerivations(false)]")]
+#[case::optimise("auto-optimise-store", "true", "[Optimise(OnImport)]")]
+#[case::never("auto-optimise-store", "no", "[Optimise(OnDemand)]")]
+#[case::keys("trusted-public-keys", "", "[TrustedKeys(TrustedKeys({}))]")]
+#[case::no_switch("keep-outputs", "perhaps", "[]")]
+#[tokio::test]
+async fn what_trusted_clients_have_the_store_do(
+    #[case] name: &str,
+    #[case] value: &str,
+    #[case] expected: &str,
+) {
+    for trust in [UNTRUSTED, TRUSTED] {
+        for asks_before in [false, true] {
+            let world = world();
+            let mut peer = world.connect(trust, 38).await;
+            if asks_before {
+                peer.call(Request::FindRoots).await.unwrap();
+            }
+            peer.call(options(&[(name, value)])).await.unwrap();
+            peer.call(Request::FindRoots).await.unwrap();
+            let own = format!("{:?}", world.keeper.state().own);
+            assert_eq!(own, if trust == TRUSTED { expected } else { "[]" });
+            // each takes the place of the one before
+            peer.call(options(&[])).await.unwrap();
+            assert!(world.keeper.state().own.is_empty());
+        }
+    }
+    let world = world();
+    let mut peer = world.trusted().await;
+    peer.call(options(&[("keep-outputs", "perhaps")])).await.unwrap();
+    let expected = "Boolean setting 'keep-outputs' has invalid value 'perhaps'";
+    assert!(peer.lines().contains(expected), "{}", peer.lines());
+}
+
 #[tokio::test]
 async fn a_substituter_that_nobody_vouches_for_is_left_out_and_named() {
     let policy =
@@ -538,6 +575,62 @@ async fn a_substituter_that_nobody_vouches_for_is_left_out_and_named() {
 
 // ---- builds
 
+/// A derivation whose output is a derivation, and what that one's output is.
+fn maker(world: &World, inner: &[(&str, &str)]) -> (StorePath, StorePath) {
+    let (_, made) = basic("made", inner);
+    let output = made.outputs.values().next().unwrap().path().unwrap().clone();
+    let text = Derivation::from(made).to_aterm(&StoreDir::default());
+    let (drv, _) = derivation(world, "made.drv", &[("text", &String::from_utf8(text).unwrap())]);
+    (drv, output)
+}
+
+fn made(derivation: &StorePath, steps: &[&str]) -> DerivedPath {
+    let steps = steps.iter().map(|step| (*step).to_owned()).collect();
+    let made = MadeDerivation { derivation: derivation.clone(), steps };
+    DerivedPath::Made(made, MadeOutputs::Some(BTreeSet::from(["out".to_owned()])))
+}
+
+#[tokio::test]
+async fn what_derivations_make_is_built_step_by_step() {
+    let world = world();
+    let (drv, out) = maker(&world, &[("text", "t")]);
+    let (plain, plain_out) = derivation(&world, "plain", &[("text", "p")]);
+    let mut peer = world.trusted().await;
+    let asked = vec![made(&drv, &["out"]), DerivedPath::All(plain)];
+    let build = Request::BuildPathsWithResults(asked, BuildMode::Normal);
+    let Ok(Response::BuildResults(results)) = peer.call(build).await else { panic!() };
+    let outputs: Vec<_> = results.iter().map(|(_, result)| result.outputs["out"].clone()).collect();
+    assert_eq!(outputs, [out.clone(), plain_out]);
+    assert_eq!(results[0].0, format!("{}!out!out", StoreDir::default().display(&drv)));
+    assert!(world.keeper.has(&out));
+}
+
+#[rstest]
+#[case::failing(&[("fail", "1")], &["out"], "builder for '/nix/store/")]
+#[case::no_such_output(&[("text", "t")], &["dev"], "output 'dev' of '/nix/store/")]
+#[case::no_derivation(&[("text", "t")], &["out", "out"], "', which is not a derivation")]
+#[tokio::test]
+async fn what_is_not_made_is_named(
+    #[case] inner: &[(&str, &str)],
+    #[case] steps: &[&str],
+    #[case] expected: &str,
+) {
+    let world = world();
+    let (drv, _) = maker(&world, inner);
+    let mut peer = world.trusted().await;
+    let error = peer.call(Request::BuildPaths(vec![made(&drv, steps)], BuildMode::Normal)).await;
+    let error = error.unwrap_err();
+    assert!(error.contains(expected), "{error}");
+    // nor is what can't be made itself
+    let (drv, _) = derivation(&world, "broken.drv", &[("fail", "1")]);
+    let build = Request::BuildPathsWithResults(vec![made(&drv, &["out"])], BuildMode::Normal);
+    let Ok(Response::BuildResults(results)) = peer.call(build).await else { panic!() };
+    let (_, result) = &results[0];
+    assert_eq!(result.status, BuildStatus::DependencyFailed);
+    assert!(result.error.contains("failed to obtain derivation of '/nix/store/"), "{result:?}");
+    assert!(result.error.contains("builder for '/nix/store/"), "{result:?}");
+}
+
 #[tokio::test]
 async fn builds_are_told_as_nix_tells_them() {
     let world = world();
@@ -552,7 +645,12 @@ async fn builds_are_told_as_nix_tells_them() {
     assert_eq!(result.outputs, BTreeMap::from([("out".to_owned(), out)]));
     let mut running = None;
     let mut told = Vec::new();
-    for message in &peer.log {
+    // first of all that the request is there, as clients may give a silent server up
+    let whole_of_it = |message: &LogMessage| {
+        matches!(message, LogMessage::StartActivity { kind: activity::REALISE, .. })
+    };
+    assert!(peer.log.first().is_some_and(whole_of_it), "{:?}", peer.log);
+    for message in peer.log.iter().filter(|message| !whole_of_it(message)) {
         match message {
             LogMessage::StartActivity { id, kind, fields, text, level, .. }
                 if *kind == activity::BUILD =>

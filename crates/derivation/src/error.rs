@@ -29,7 +29,10 @@ impl DerivationError {
 #[non_exhaustive]
 pub enum DerivationProblem {
     /// The file is larger than [`MAX_ATERM_SIZE`](crate::MAX_ATERM_SIZE).
-    #[error("it has {size} bytes, more than {limit}")]
+    #[error(
+        "it has {size} bytes, more than {limit}; it should refer to large data by its path \
+         (builtins.toFile, builtins.path)"
+    )]
     TooLarge {
         /// Bytes of the file.
         size: usize,

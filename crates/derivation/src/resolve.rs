@@ -17,14 +17,38 @@ const PLACEHOLDER: usize = 53;
 
 impl Derivation {
     /// Whether it has to be resolved before it is built: it has input derivations, and paths of
-    /// outputs that are not known.
+    /// outputs that are not known, its own or those that it mentions.
+    ///
+    /// A fixed output's own path is known, but what it is made of may be floating outputs. Nix
+    /// resolves every one (`Derivation::shouldResolve` in `src/libstore/derivations.cc`); those that
+    /// needn't be keep their own name here.
     ///
     /// # Errors
     ///
     /// Those of [`BasicDerivation::kind`].
     pub fn must_resolve(&self) -> Result<bool, DerivationError> {
-        let known = matches!(self.kind()?, DerivationKind::InputAddressed | DerivationKind::Fixed);
-        Ok(!known && !self.input_derivations.is_empty())
+        if self.input_derivations.is_empty() {
+            return Ok(false);
+        }
+        match self.kind()? {
+            DerivationKind::InputAddressed => Ok(false),
+            DerivationKind::Fixed => self.mentions_placeholders(),
+            _ => Ok(true),
+        }
+    }
+
+    /// Whether the text of the derivation has a placeholder of one of its inputs.
+    fn mentions_placeholders(&self) -> Result<bool, DerivationError> {
+        let mut placeholders = HashMap::new();
+        for (path, outputs) in &self.input_derivations {
+            for output in outputs {
+                let placeholder = downstream_placeholder(path, output)?;
+                placeholders.insert(placeholder.into_bytes(), String::new());
+            }
+        }
+        let variables = self.environment.iter().flat_map(|(name, value)| [name, value]);
+        let command = std::iter::once(&self.builder).chain(&self.args).map(|text| text.as_bytes());
+        Ok(command.chain(variables).any(|text| replace(text, &placeholders).len() < text.len()))
     }
 
     /// Returns the derivation with the paths of its inputs' outputs in the place of the input

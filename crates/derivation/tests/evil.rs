@@ -254,7 +254,8 @@ fn refuses_what_stands_around() {
     let large = parse(&vec![b' '; MAX_ATERM_SIZE + 1]).unwrap_err();
     assert_eq!(
         large.to_string(),
-        "derivation 'plain.drv': it has 67108865 bytes, more than 67108864"
+        "derivation 'plain.drv': it has 67108865 bytes, more than 67108864; it should refer to large \
+         data by its path (builtins.toFile, builtins.path)"
     );
 }
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use drover_core::{StoreDir, StorePath};
 use drover_derivation::{
-    Derivation, DerivationKind, DerivationProblem, HashModulo, HashModuloCache, ShowFormat,
-    derivation_name, show_json,
+    ByteString, Derivation, DerivationKind, DerivationProblem, HashModulo, HashModuloCache,
+    ShowFormat, derivation_name, downstream_placeholder, show_json,
 };
 use rstest::rstest;
 
@@ -171,6 +171,38 @@ fn refuses_dynamic_derivations_by_name() {
         "derivation 'dynamic.drv': position 15: it depends on dynamic derivations, which are not \
          supported"
     );
+}
+
+#[test]
+fn fixed_outputs_are_resolved_where_they_mention_floating_ones() {
+    let store_dir = StoreDir::default();
+    let derivations = derivations("", &store_dir);
+    let named = |name: &str| {
+        let found = derivations.iter().find(|(path, _)| path.name() == format!("{name}.drv"));
+        found.unwrap().1.clone()
+    };
+    let mut fixed = named("fixed-on-floating");
+    assert_eq!(fixed.must_resolve(), Ok(true));
+    let [(input, outputs)] = fixed.input_derivations.iter().collect::<Vec<_>>()[..] else {
+        panic!("one input")
+    };
+    let (input, output) = (input.clone(), outputs.iter().next().unwrap().clone());
+    let realised = StorePath::from_base_name("0s7piywhyxxxjgl17bqhm4rfz95np7s4-here").unwrap();
+    let resolved = fixed.resolve(&store_dir, |_, _| Some(realised.clone())).unwrap();
+    let shown = store_dir.display(&realised);
+    assert_eq!(resolved.environment.get("floatingNar"), Some(shown.as_bytes()));
+    assert_eq!(resolved.outputs, fixed.outputs);
+    // with nothing to replace it keeps its name
+    let placeholder = downstream_placeholder(&input, &output).unwrap();
+    let variables: BTreeMap<ByteString, ByteString> = fixed
+        .environment
+        .iter()
+        .filter(|(_, value)| *value != placeholder.as_bytes())
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    fixed.basic.environment = variables.into_iter().collect();
+    assert_eq!(fixed.must_resolve(), Ok(false));
+    assert_eq!(named("on-fixed").must_resolve(), Ok(false));
 }
 
 /// Lines of words.

@@ -205,6 +205,7 @@ impl Driver {
                 if state.verdict == Awaited::No {
                     state.verdict = Awaited::Yes;
                     self.undecided += 1;
+                    self.shared.set_jobs_left(self.undecided);
                 }
                 self.pending.push(Event::Rebuild { job });
             }
@@ -267,6 +268,7 @@ impl Driver {
                 {
                     state.verdict = Awaited::No;
                     self.undecided = self.undecided.saturating_sub(1);
+                    self.shared.set_jobs_left(self.undecided);
                 }
                 self.decided(job, verdict);
             }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use drover_core::{StoreDir, StorePath};
-use drover_derivation::{Derivation, DerivationError, derivation_name};
+use drover_derivation::{Derivation, DerivationError, DerivationKind, derivation_name};
 use drover_store::{Store, StoreError};
 
 /// A derivation's place in the graph.
@@ -55,6 +55,14 @@ pub enum GraphError {
         path: String,
         /// The path that follows from the contents, whole.
         actual: String,
+    },
+    /// What is pure can't be made of what is another each time.
+    #[error("pure derivation '{derivation}' depends on impure derivation '{input}'")]
+    ImpureInput {
+        /// The path, whole.
+        derivation: String,
+        /// The input's path, whole.
+        input: String,
     },
     /// A derivation that was asked for and is not in the graph that was read.
     #[error("'{path}' is not in the graph")]
@@ -125,6 +133,36 @@ impl Graph {
                 .ok_or(GraphError::TooLarge { limit: LIMIT })?;
             self.by_path.insert(path.clone(), NodeId(number));
             next.push(path.clone());
+        }
+        Ok(())
+    }
+
+    /// Checks that only impure derivations and fixed outputs are made of impure ones.
+    ///
+    /// Follows `DerivationResolutionGoal::resolveDerivation` in
+    /// `src/libstore/build/derivation-resolution-goal.cc` of Nix.
+    ///
+    /// # Errors
+    ///
+    /// [`GraphError::ImpureInput`] for the first of the nodes that is.
+    pub(crate) fn check_purity(
+        &self,
+        store_dir: &StoreDir,
+        nodes: impl Iterator<Item = NodeId>,
+    ) -> Result<(), GraphError> {
+        let kind = |node: &Node| node.derivation.kind().ok();
+        for node in nodes.filter_map(|id| self.node(id)) {
+            if matches!(kind(node), Some(DerivationKind::Impure | DerivationKind::Fixed)) {
+                continue;
+            }
+            let inputs = node.derivation.input_derivations.keys();
+            let mut inputs = inputs.filter_map(|path| self.node(self.find(path)?));
+            if let Some(input) = inputs.find(|input| kind(input) == Some(DerivationKind::Impure)) {
+                return Err(GraphError::ImpureInput {
+                    derivation: store_dir.display(&node.path),
+                    input: store_dir.display(&input.path),
+                });
+            }
         }
         Ok(())
     }

@@ -33,6 +33,7 @@ impl Driver {
         }
         self.job_of = work.job_of;
         self.undecided = work.jobs.len();
+        self.shared.set_jobs_left(self.undecided);
         for (job, plan) in (0..).map(JobId).zip(work.jobs) {
             self.submit(job, plan);
         }

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::ahead::fetch_ahead;
 use crate::check::{Promised, check_built};
 use crate::event::Observer;
 use crate::inputs::{Busy, Import, all_landed, bring, broken, goes_aside};
@@ -307,7 +308,16 @@ impl Submitted {
             Some(import) => import.finish(&context).await,
             None => Ok(()),
         };
-        let outcome = match self.outcome_in_time(&context).await {
+        let inputs = match context.shared.is_target(&self.plan.path) {
+            true => self.inputs.clone(),
+            false => Vec::new(),
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.outcome_in_time(&context) => outcome,
+            never = fetch_ahead(&context.shared, &inputs) => never,
+        };
+        let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(failure) => {
                 context.places_not_coming(&self.outputs);

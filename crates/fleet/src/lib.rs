@@ -5,6 +5,7 @@
 //! elsewhere or the caller needs them. Everything that happens is told to an [`Observer`]; progress,
 //! summaries and logs read that one stream.
 
+mod ahead;
 mod approach;
 mod check;
 mod driver;

@@ -106,6 +106,7 @@ pub(crate) async fn prepare(
         }
         search.run(local, &wanted, &BTreeSet::new()).await?;
     }
+    graph.check_purity(local.store_dir(), search.needed.keys().copied())?;
     let mut work = search.plan();
     work.substituted = substituted;
     work.substitutable = used;

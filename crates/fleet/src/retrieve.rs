@@ -1,7 +1,6 @@
 //! Brings what was asked for into the caller's store.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 
 use drover_core::{OutputName, PathInfo, StorePath};
 use drover_schedule::{JobId, MachineId, Place};
@@ -12,8 +11,7 @@ use crate::event::{FailureKind, FleetEvent, JobFailureReport};
 use crate::fault::full_text;
 use crate::fleet::{BuildError, CopyBack, Target, TargetResult};
 use crate::merge::{Culprit, Origin};
-use crate::shared::Shared;
-use crate::transfer::{AlsoHere, Destination, copy_all};
+use crate::transfer::{copy_all, here};
 
 /// How often a machine may fail while it is fetched from, before what it has is given up.
 const ATTEMPTS: usize = 3;
@@ -62,17 +60,6 @@ pub(crate) async fn retrieve(
             give_up(driver, *machine, only_there, error);
         }
         driver.let_scheduler_decide();
-    }
-}
-
-/// The caller's own store.
-fn here(shared: &Shared, culprit: &Culprit) -> Destination {
-    Destination {
-        store: Arc::clone(&shared.local),
-        berth: shared.places.berth(Place::Here),
-        machine: None,
-        culprit: culprit.clone(),
-        also_here: AlsoHere::No,
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use drover_core::{OutputName, PathInfo, StoreDir, StorePath};
 use drover_schedule::{JobId, MachineId, Place};
 use drover_store::{Description, Store, StoreError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::event::{FleetEvent, Observer};
@@ -67,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) tees: Tees,
     /// Derivations that were asked for.
     pub(crate) targets: OnceLock<BTreeSet<StorePath>>,
+    /// Jobs of a run that have no verdict yet.
+    left: watch::Sender<usize>,
     /// The tasks of lanes, so that their end can be waited for.
     pub(crate) tracker: TaskTracker,
 }
@@ -96,6 +98,7 @@ impl Shared {
             output_sizes: OutputSizes::default(),
             tees: Tees::default(),
             targets: OnceLock::new(),
+            left: watch::Sender::new(0),
             tracker: TaskTracker::new(),
         }
     }
@@ -154,6 +157,17 @@ impl Shared {
     /// Whether a derivation's outputs, and so probably its inputs, will be wanted here.
     pub(crate) fn is_target(&self, derivation: &StorePath) -> bool {
         self.targets.get().is_some_and(|targets| targets.contains(derivation))
+    }
+
+    /// Notes how many jobs of a run have no verdict yet.
+    pub(crate) fn set_jobs_left(&self, left: usize) {
+        self.left.send_replace(left);
+    }
+
+    /// Waits until a run has one job left.
+    pub(crate) async fn until_one_job_is_left(&self) {
+        // the sender lives as long as this does
+        drop(self.left.subscribe().wait_for(|left| *left == 1).await);
     }
 
     /// Whether what is built on one machine may be wanted on another.

@@ -1,10 +1,12 @@
-//! Paths that go from one machine to another and will probably be wanted here, too: they are fed to
-//! the caller's store on their way, so that they cross the link from where they were built once.
+//! Paths that will probably be wanted here: what goes from one machine to another is fed to the
+//! caller's store on its way, so that it crosses the link from where it was built once; and what the
+//! last build is made of is fetched while it runs.
 //!
 //! Such a path is not registered before it's known that it is wanted: its last bytes are held back
 //! until then, and given up if it isn't.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ use crate::transfer::{Landing, broken_off, landed};
 const AT_ONCE: usize = 8;
 
 /// Pieces on their way to the caller's store. The other machine gets them no faster.
-const QUEUE: usize = 16;
+const QUEUE: usize = 4;
 
 /// How long a path is held. Meanwhile nobody else can add it to the caller's store.
 const HELD: Duration = Duration::from_secs(60);
@@ -38,14 +40,45 @@ pub(crate) struct Tees {
 struct Tee {
     wanted: oneshot::Sender<Vec<Landing>>,
     added: AbortOnDropHandle<Result<(), StoreError>>,
+    /// What fetches it, if it isn't fed from what passes.
+    source: Option<AbortOnDropHandle<()>>,
 }
 
 impl Tees {
     /// Feeds a path to `store` while it passes through `stream`, unless too many are held.
     pub(crate) fn feed(&self, store: &Arc<dyn Store>, info: &PathInfo, stream: Merged) -> Teed {
+        Teed { stream, to: self.begin(store, info, None) }
+    }
+
+    /// Fetches a path into `store`, unless too many are held.
+    pub(crate) fn fetch(
+        &self,
+        store: &Arc<dyn Store>,
+        info: &PathInfo,
+        open: impl Future<Output = Result<Merged, StoreError>> + Send + 'static,
+    ) {
+        let (begin, begun) = oneshot::channel();
+        let fetched = self.tracker.spawn(async move {
+            // where it fails, whoever wants the path finds out why
+            if let (Ok(to), Ok(stream)) = (begun.await, open.await) {
+                drain(Teed { stream, to }).await.ok();
+            }
+        });
+        let fetched = AbortOnDropHandle::new(fetched);
+        drop(begin.send(self.begin(store, info, Some(fetched))));
+    }
+
+    /// Begins to add a path, of which pieces come by what is returned; `source` is kept until the
+    /// path is given up or added.
+    fn begin(
+        &self,
+        store: &Arc<dyn Store>,
+        info: &PathInfo,
+        source: Option<AbortOnDropHandle<()>>,
+    ) -> Option<mpsc::Sender<Piece>> {
         let mut tees = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if tees.len() >= AT_ONCE || tees.contains_key(&info.path) {
-            return Teed { stream, to: None };
+            return None;
         }
         let (to, pieces) = mpsc::channel(QUEUE);
         let (wanted, is_wanted) = oneshot::channel();
@@ -54,8 +87,8 @@ impl Tees {
         let store = Arc::clone(store);
         let added = self.tracker.spawn(async move { store.import(Box::new(held)).await });
         let added = AbortOnDropHandle::new(added);
-        tees.insert(info.path.clone(), Tee { wanted, added });
-        Teed { stream, to: Some(to) }
+        tees.insert(info.path.clone(), Tee { wanted, added, source });
+        Some(to)
     }
 
     /// Whether a path was fed to the store.
@@ -67,7 +100,7 @@ impl Tees {
     /// was not, or that failed, it has to be copied.
     pub(crate) async fn register(&self, path: &StorePath, gates: Vec<Landing>) -> Registered {
         let tee = self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
-        let Some(Tee { wanted, added }) = tee else { return Registered::No };
+        let Some(Tee { wanted, added, source: _source }) = tee else { return Registered::No };
         if wanted.send(gates).is_err() {
             return Registered::No;
         }
@@ -82,6 +115,13 @@ impl Tees {
     pub(crate) fn clear(&self) {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
+}
+
+/// Reads one path to its end, for those who are fed with it.
+async fn drain(mut path: Teed) -> Result<(), StoreError> {
+    path.next_path().await?;
+    while path.to.is_some() && path.chunk().await?.is_some() {}
+    Ok(())
 }
 
 /// Whether a path was registered from what had been held.

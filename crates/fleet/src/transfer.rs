@@ -46,6 +46,17 @@ pub(crate) enum AlsoHere {
     No,
 }
 
+/// The caller's own store.
+pub(crate) fn here(shared: &Shared, culprit: &Culprit) -> Destination {
+    Destination {
+        store: Arc::clone(&shared.local),
+        berth: shared.places.berth(Place::Here),
+        machine: None,
+        culprit: culprit.clone(),
+        also_here: AlsoHere::No,
+    }
+}
+
 /// Tells when something is there.
 pub(crate) type Landing = watch::Receiver<bool>;
 
@@ -235,7 +246,7 @@ async fn copy_one(
     to.store.import(Box::new(Gated { stream, gates, held: None })).await
 }
 
-async fn open(
+pub(crate) async fn open(
     shared: &Arc<Shared>,
     to: &Destination,
     paths: Vec<Sourced>,

@@ -148,7 +148,7 @@ impl Adding {
         }
         let mut outputs = Default::default();
         if info.path.is_derivation() {
-            let text = tree::read_file(&*self.folder, ENTRY)?;
+            let text = tree::read_file(&*self.folder, ENTRY, &self.view.display(&info.path))?;
             let derivation = self.view.parse_derivation(&info.path, &text)?;
             check_derivation(&self.view, &info.path, &derivation, |_| None)?;
             outputs = known_outputs(&derivation);

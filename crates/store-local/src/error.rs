@@ -13,6 +13,17 @@ use drover_store_locks::LockError;
 
 use crate::gc::GcError;
 
+/// What a file system has none of any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Lacking {
+    /// It can hold no more files, whatever their size.
+    #[error("all {0} inodes of the store's file system are in use")]
+    Inodes(u64),
+    /// It is full, or the user's share of it.
+    #[error("the store's file system is full")]
+    Bytes,
+}
+
 /// Why the local store could not do what it was asked. Where Nix has words for it that scripts may
 /// look for, they are Nix's.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +41,16 @@ pub(crate) enum LocalError {
     /// The files of a path, or a NAR that is none.
     #[error(transparent)]
     Files(#[from] FilesError),
+    /// There is no room for the files of a path.
+    #[error("there is no room for '{path}': {lacking}; 'drover gc' makes room")]
+    NoRoom {
+        /// The whole path.
+        path: String,
+        /// What there is none of.
+        lacking: Lacking,
+        /// What the system said.
+        source: FilesError,
+    },
     /// Something behind a NAR.
     #[error("{bytes} trailing bytes after the NAR")]
     Trailing {
@@ -152,8 +173,12 @@ pub(crate) enum LocalError {
         /// What is wrong with it.
         source: DerivationError,
     },
-    /// A file that should be a regular one of a bounded size.
-    #[error("'{}' is not a regular file of at most {limit} bytes", path.display())]
+    /// A file that should be a regular one of a bounded size, as it should be a derivation.
+    #[error(
+        "'{}' is not a regular file of at most {limit} bytes; a derivation should refer to large \
+         data by its path (builtins.toFile, builtins.path)",
+        path.display()
+    )]
     NotAFile {
         /// The file.
         path: PathBuf,
@@ -165,11 +190,14 @@ pub(crate) enum LocalError {
     Root(String),
     /// A damaged path that no store has as it was.
     #[error(
-        "cannot repair path '{path}': no store that is asked has it with the hash that is registered"
+        "cannot repair path '{path}': no store that is asked has it with the hash that is \
+         registered{unasked}"
     )]
     NoSource {
         /// The whole path.
         path: String,
+        /// Why others weren't asked, each behind a semicolon.
+        unasked: String,
     },
     /// Paths came and went while the store was checked.
     #[error(

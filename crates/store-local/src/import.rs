@@ -9,6 +9,7 @@
 mod batch;
 mod check;
 mod flow;
+mod room;
 mod unpacking;
 
 pub(crate) use batch::{Batch, Ready, commit};

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use drover_core::{DrvOutput, PathInfo, Realisation, Signature, StorePath};
+use drover_core::{DrvOutput, Hash, PathInfo, Realisation, Signature, StorePath};
 use drover_store::{
-    Adoption, ByteStream, Collected, Collection, Content, Keeper, PathStream, Repair, Roots,
-    SignatureCheck, StoreError, Verification, VerifyDepth, WhenValid,
+    Adoption, ByteStream, Collected, Collection, Content, Keeper, OwnSetting, PathStream, Repair,
+    Roots, SignatureCheck, StoreError, Verification, VerifyDepth, WhenValid,
 };
 use drover_store_locks::{GcLock, SharedGcLock};
 
@@ -47,6 +47,10 @@ impl LocalStore {
 impl Keeper for LocalStore {
     async fn session(self: Arc<Self>) -> Result<Arc<dyn Keeper>, StoreError> {
         Ok(Arc::new(self.new_session()))
+    }
+
+    fn set_own(&self, settings: &[OwnSetting]) {
+        self.set_session(settings);
     }
 
     async fn requisites(
@@ -141,6 +145,11 @@ impl Keeper for LocalStore {
         .await
     }
 
+    async fn realisation_hash(&self, derivation: &StorePath) -> Result<Hash, StoreError> {
+        let derivation = derivation.clone();
+        self.blocking(move |view| outputs::realisation_hash(view, &derivation)).await
+    }
+
     async fn realisation(&self, output: &DrvOutput) -> Result<Option<Realisation>, StoreError> {
         let output = output.clone();
         self.blocking(move |view| view.opened.read(|database| database.realisation(&output))).await
@@ -219,6 +228,12 @@ impl Keeper for LocalStore {
             Repair::No => Ok(found.unrepaired()),
             Repair::Yes => Ok(repair::repair(self, found).await),
         }
+    }
+
+    async fn repair(&self, path: &StorePath) -> Result<(), StoreError> {
+        let path = path.clone();
+        let info = self.blocking(move |view| view.path_info(&path)).await?;
+        repair::repair_path(self, &info).await
     }
 
     async fn add_build_log(

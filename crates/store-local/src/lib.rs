@@ -41,8 +41,9 @@ mod view;
 mod workshop;
 
 pub use build_log::BuildLogWriter;
+pub use drover_store::Optimise;
 pub use drover_store_db::Sync as MetadataSync;
 pub use layout::{Access, Layout, LayoutError, Place, Surroundings, Uid};
-pub use local_store::LocalStore;
-pub use options::{ContentSync, LocalOptions, LogForm, Optimise, RequiredSignatures, Symlinks};
+pub use local_store::{LocalStore, Sources};
+pub use options::{ContentSync, LocalOptions, LogForm, RequiredSignatures, Symlinks};
 pub use workshop::{BuildLocks, Product, Workshop};

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use drover_core::{PathInfo, StoreDir, StorePath};
 use drover_store::{
-    Description, Missing, PathStream, SignatureCheck, Store, StoreError, Substitute, Trust,
-    WhenValid,
+    Description, Missing, OwnSetting, PathStream, SignatureCheck, Store, StoreError, Substitute,
+    Trust, WhenValid,
 };
 
 use crate::error::LocalError;
 use crate::import::{Checks, import};
-use crate::view::{SessionRoots, Shared, View};
+use crate::view::{Session, Shared, View};
 use crate::{Layout, LocalOptions, export, links, outputs};
 
 /// Paths up to which the database is asked on the thread that wants to know: it answers within some
@@ -26,29 +26,35 @@ const FEW: usize = 4;
 /// another one on the same database connections.
 pub struct LocalStore {
     shared: Arc<Shared>,
-    roots: Arc<SessionRoots>,
+    session: Arc<Session>,
     /// Where damaged paths are fetched from.
-    sources: Arc<[Arc<dyn Store>]>,
+    sources: Arc<Sources>,
+}
+
+/// Where damaged paths are fetched from.
+#[derive(Default)]
+pub struct Sources {
+    /// Stores that are asked, in this order.
+    pub stores: Vec<Arc<dyn Store>>,
+    /// Of each store that should be asked and can't be, why; the user is told where no other helps.
+    pub unasked: Vec<String>,
 }
 
 impl LocalStore {
     /// Returns the store at a place.
     pub fn new(layout: Layout, options: LocalOptions) -> LocalStore {
-        LocalStore {
-            shared: Arc::new(Shared::new(layout, options)),
-            roots: Arc::new(SessionRoots::new()),
-            sources: Arc::new([]),
-        }
+        let shared = Arc::new(Shared::new(layout, options));
+        LocalStore { session: Arc::new(Session::new(&shared)), shared, sources: Arc::default() }
     }
 
     /// Has damaged paths fetched from these stores, the first that has them as they were, where a
     /// check is to repair what it finds.
     #[must_use]
-    pub fn repairing_from(self, sources: Vec<Arc<dyn Store>>) -> LocalStore {
-        LocalStore { sources: sources.into(), ..self }
+    pub fn repairing_from(self, sources: Sources) -> LocalStore {
+        LocalStore { sources: Arc::new(sources), ..self }
     }
 
-    pub(crate) fn sources(&self) -> &[Arc<dyn Store>] {
+    pub(crate) fn sources(&self) -> &Sources {
         &self.sources
     }
 
@@ -57,17 +63,22 @@ impl LocalStore {
         &self.shared.layout
     }
 
+    /// Has these settings count for this session, and otherwise those of the store.
+    pub(crate) fn set_session(&self, own: &[OwnSetting]) {
+        self.session.set_options(self.shared.options.with(own));
+    }
+
     /// Returns a session of its own on the same store: its temporary roots end when it is dropped.
     #[must_use]
     pub fn new_session(&self) -> LocalStore {
-        LocalStore { roots: Arc::new(SessionRoots::new()), ..self.same_session() }
+        LocalStore { session: Arc::new(Session::new(&self.shared)), ..self.same_session() }
     }
 
     /// Returns the same session once more.
     pub(crate) fn same_session(&self) -> LocalStore {
         LocalStore {
             shared: self.shared.clone(),
-            roots: self.roots.clone(),
+            session: self.session.clone(),
             sources: self.sources.clone(),
         }
     }
@@ -77,8 +88,8 @@ impl LocalStore {
         &self,
         work: impl FnOnce(&View) -> Result<T, LocalError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (shared, roots) = (self.shared.clone(), self.roots.clone());
-        let done = tokio::task::spawn_blocking(move || work(&View::new(&shared, &roots)?)).await;
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let done = tokio::task::spawn_blocking(move || work(&View::new(&shared, &session)?)).await;
         let done = done.unwrap_or_else(|error| Err(LocalError::Thread(error.to_string())));
         done.map_err(|error| self.told(error))
     }
@@ -86,7 +97,7 @@ impl LocalStore {
     /// Returns what blocking work sees, for tests that run it on their own thread.
     #[cfg(test)]
     pub(crate) fn view(&self) -> View {
-        View::new(&self.shared, &self.roots).expect("a store")
+        View::new(&self.shared, &self.session).expect("a store")
     }
 
     /// Returns an error as everyone who uses a store is told of it.

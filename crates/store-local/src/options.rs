@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use drover_core::TrustedKeys;
+use drover_store::{Optimise, OwnSetting};
 
 /// The settings of a local store.
 #[derive(Clone, Debug)]
@@ -58,15 +59,6 @@ pub enum ContentSync {
     Off,
 }
 
-/// Whether equal files become hard links when they are added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Optimise {
-    /// They do.
-    OnImport,
-    /// Only when asked for.
-    OnDemand,
-}
-
 /// How build logs are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogForm {
@@ -83,6 +75,31 @@ pub enum Symlinks {
     Refused,
     /// It may.
     Allowed,
+}
+
+impl LocalOptions {
+    /// Returns these, but for what one session has otherwise.
+    pub(crate) fn with(&self, own: &[OwnSetting]) -> LocalOptions {
+        let mut options = self.clone();
+        for setting in own {
+            match setting {
+                OwnSetting::KeepOutputs(keep) => options.keep_outputs = *keep,
+                OwnSetting::KeepDerivations(keep) => options.keep_derivations = *keep,
+                OwnSetting::Optimise(optimise) => options.optimise = *optimise,
+                OwnSetting::TrustedKeys(keys) => {
+                    if let RequiredSignatures::By(trusted) = &mut options.signatures {
+                        trusted.clone_from(keys);
+                    }
+                }
+                OwnSetting::MoreTrustedKeys(keys) => {
+                    if let RequiredSignatures::By(trusted) = &mut options.signatures {
+                        trusted.extend(keys);
+                    }
+                }
+            }
+        }
+        options
+    }
 }
 
 impl Default for LocalOptions {

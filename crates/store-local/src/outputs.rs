@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use drover_core::{DrvOutput, OutputName, StorePath};
-use drover_derivation::{Derivation, DerivationKind};
+use drover_core::{DrvOutput, Hash, OutputName, StorePath};
+use drover_derivation::{Derivation, DerivationKind, HashModuloCache};
 use drover_store::Missing;
 
 use crate::error::LocalError;
@@ -36,21 +36,27 @@ fn by_realisation(
     if matches!(kind, DerivationKind::InputAddressed | DerivationKind::Fixed) {
         return Ok(outputs);
     }
-    let store_dir = &view.layout().store_dir;
-    let hash = view
-        .with_input_hashes(
-            path,
-            derivation,
-            |_| None,
-            |hashes| hashes.masked(store_dir, derivation),
-        )?
-        .to_hash();
+    let hash = masked_hash(view, path, derivation)?;
     for (name, path) in &mut outputs {
         let id = DrvOutput { hash: hash.clone(), output: name.clone() };
         let realisation = view.opened.read(|database| database.realisation(&id))?;
         *path = realisation.map(|realisation| realisation.out_path);
     }
     Ok(outputs)
+}
+
+fn masked_hash(view: &View, path: &StorePath, derivation: &Derivation) -> Result<Hash, LocalError> {
+    let store_dir = &view.layout().store_dir;
+    let masked = |hashes: &HashModuloCache| hashes.masked(store_dir, derivation);
+    Ok(view.with_input_hashes(path, derivation, |_| None, masked)?.to_hash())
+}
+
+/// Returns the hash under which realisations of a derivation's outputs are kept. Those of what it
+/// depends on are remembered from one question to the next.
+pub(crate) fn realisation_hash(view: &View, path: &StorePath) -> Result<Hash, LocalError> {
+    let not_valid = || LocalError::NotValid { path: view.display(path) };
+    let derivation = view.derivation(path)?.ok_or_else(not_valid)?;
+    masked_hash(view, path, &derivation)
 }
 
 /// Says what must be built for all outputs of derivations. Nothing can be fetched.

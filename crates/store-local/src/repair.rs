@@ -40,9 +40,10 @@ pub(crate) async fn repair(store: &LocalStore, found: Found) -> Verification {
 }
 
 /// Puts the contents that are registered in the place of those that are there.
-async fn repair_path(store: &LocalStore, info: &PathInfo) -> Result<(), StoreError> {
+pub(crate) async fn repair_path(store: &LocalStore, info: &PathInfo) -> Result<(), StoreError> {
     let mut last = None;
-    for source in store.sources() {
+    let sources = store.sources();
+    for source in &sources.stores {
         let outcome = async {
             let known = source.path_infos(std::slice::from_ref(&info.path)).await?;
             let Some(known) = known.into_iter().flatten().next() else { return Ok(false) };
@@ -69,7 +70,8 @@ async fn repair_path(store: &LocalStore, info: &PathInfo) -> Result<(), StoreErr
         }
     }
     let path = store.layout().store_dir.display(&info.path);
-    Err(last.unwrap_or_else(|| store.told(LocalError::NoSource { path })))
+    let unasked = sources.unasked.iter().map(|why| format!("; {why}")).collect();
+    Err(last.unwrap_or_else(|| store.told(LocalError::NoSource { path, unasked })))
 }
 
 /// A path with the info that is registered, and the contents that another store has.

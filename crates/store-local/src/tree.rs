@@ -72,7 +72,15 @@ pub(crate) fn git_hash(
 }
 
 /// Reads a flat file that is unpacked.
-pub(crate) fn read_file(folder: &impl AsFd, entry: &str) -> Result<Vec<u8>, LocalError> {
+///
+/// # Errors
+///
+/// One that is larger than 64 MiB; `known_as` is what it's called in that.
+pub(crate) fn read_file(
+    folder: &impl AsFd,
+    entry: &str,
+    known_as: &str,
+) -> Result<Vec<u8>, LocalError> {
     let mut text = Vec::new();
     let mut size = 0;
     read_blocks(folder, entry, |block| {
@@ -82,7 +90,7 @@ pub(crate) fn read_file(folder: &impl AsFd, entry: &str) -> Result<Vec<u8>, Loca
         }
     })?;
     if WHOLE < size {
-        return Err(LocalError::NotAFile { path: Path::new(entry).to_owned(), limit: WHOLE });
+        return Err(LocalError::NotAFile { path: Path::new(known_as).to_owned(), limit: WHOLE });
     }
     Ok(text)
 }

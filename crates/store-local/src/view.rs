@@ -24,7 +24,8 @@ const HASHES: usize = 200_000;
 /// What all views of one store share.
 pub(crate) struct Shared {
     pub(crate) layout: Layout,
-    pub(crate) options: LocalOptions,
+    /// As the store is configured.
+    pub(crate) options: Arc<LocalOptions>,
     opened: Mutex<Option<Arc<Opened>>>,
     /// How many imports and exports work at the same time; nobody holds one while a client dawdles.
     pub(crate) jobs: Arc<Semaphore>,
@@ -45,7 +46,7 @@ impl Shared {
         Shared {
             auto: AutoCollect::new(limits),
             layout,
-            options,
+            options: Arc::new(options),
             opened: Mutex::new(None),
             jobs: Arc::new(Semaphore::new(cores * 4)),
             hashes: Mutex::new(HashModuloCache::new()),
@@ -74,16 +75,25 @@ impl Shared {
     }
 }
 
-/// The temporary roots of a session; those of a store that was removed are forgotten with it.
-pub(crate) struct SessionRoots(Mutex<Option<(Arc<Opened>, Arc<TempRoots>)>>);
+/// What belongs to one session.
+pub(crate) struct Session {
+    /// Those of a store that was removed are forgotten with it.
+    roots: Mutex<Option<(Arc<Opened>, Arc<TempRoots>)>>,
+    /// The store's, but for what this session has otherwise.
+    options: Mutex<Arc<LocalOptions>>,
+}
 
-impl SessionRoots {
-    pub(crate) fn new() -> SessionRoots {
-        SessionRoots(Mutex::new(None))
+impl Session {
+    pub(crate) fn new(shared: &Shared) -> Session {
+        Session { roots: Mutex::new(None), options: Mutex::new(shared.options.clone()) }
     }
 
-    fn of(&self, opened: &Arc<Opened>, layout: &Layout) -> Arc<TempRoots> {
-        let mut held = lock(&self.0);
+    pub(crate) fn set_options(&self, options: LocalOptions) {
+        *lock(&self.options) = Arc::new(options);
+    }
+
+    fn roots(&self, opened: &Arc<Opened>, layout: &Layout) -> Arc<TempRoots> {
+        let mut held = lock(&self.roots);
         match held.as_ref() {
             Some((of, roots)) if Arc::ptr_eq(of, opened) => roots.clone(),
             _ => {
@@ -101,13 +111,15 @@ pub(crate) struct View {
     pub(crate) shared: Arc<Shared>,
     pub(crate) opened: Arc<Opened>,
     pub(crate) roots: Arc<TempRoots>,
+    options: Arc<LocalOptions>,
 }
 
 impl View {
-    pub(crate) fn new(shared: &Arc<Shared>, roots: &SessionRoots) -> Result<View, LocalError> {
+    pub(crate) fn new(shared: &Arc<Shared>, session: &Session) -> Result<View, LocalError> {
         let opened = shared.opened()?;
-        let roots = roots.of(&opened, &shared.layout);
-        Ok(View { shared: shared.clone(), opened, roots })
+        let roots = session.roots(&opened, &shared.layout);
+        let options = lock(&session.options).clone();
+        Ok(View { shared: shared.clone(), opened, roots, options })
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -115,7 +127,7 @@ impl View {
     }
 
     pub(crate) fn options(&self) -> &LocalOptions {
-        &self.shared.options
+        &self.options
     }
 
     /// Returns the whole path, for messages.

@@ -166,6 +166,11 @@ impl Keeper for RemoteStore {
         when_valid: WhenValid,
     ) -> Result<(), StoreError> {
         let addition = addition(signatures, when_valid);
+        let paths = match self.pool.takes_turns() {
+            // nothing is waited for while a turn is held
+            true => crate::spool::spooled(paths, self.pool.name()).await?,
+            false => paths,
+        };
         let lease = self.pool.lease(Purpose::Write).await?;
         if let (Language::Serve(_), true) = (&lease.session().language, addition != Addition::PLAIN)
         {

@@ -20,18 +20,37 @@ use crate::failure::{Asked, exited, failure, refusal};
 use crate::import::Addition;
 use crate::log::Listener;
 use crate::pool::{Lease, Pool, Purpose};
-use crate::reply::Patience;
+use crate::reply::{Patience, Silence};
 use crate::session::{Language, serve_options};
+
+/// The version of the worker protocol from which on servers tell what they do: that a request for a
+/// build has arrived, first of all.
+const TELLS_ACTIVITIES: u8 = 20;
 
 /// A queue of builds: one channel, whose server does one thing after another.
 pub(crate) struct RemoteLane {
-    lease: Lease,
+    lease: Arc<Lease>,
     pool: Arc<Pool>,
+    further: Further,
+}
+
+/// Where is asked for what only the end of a build tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Further {
+    /// On another channel, as builds are queued on this one.
+    Elsewhere,
+    /// On this one, as nothing is queued behind the build.
+    SameChannel,
 }
 
 impl RemoteLane {
     pub(crate) fn new(lease: Lease, pool: Arc<Pool>) -> RemoteLane {
-        RemoteLane { lease, pool }
+        RemoteLane { lease: Arc::new(lease), pool, further: Further::Elsewhere }
+    }
+
+    /// Returns a lane for a single build, which takes no other channel.
+    pub(crate) fn alone(lease: Lease, pool: Arc<Pool>) -> RemoteLane {
+        RemoteLane { lease: Arc::new(lease), pool, further: Further::SameChannel }
     }
 }
 
@@ -49,6 +68,15 @@ impl Lane for RemoteLane {
 }
 
 impl RemoteLane {
+    fn finish(&self, known: BTreeMap<String, StorePath>) -> Finish {
+        let lease = match self.further {
+            Further::Elsewhere => None,
+            Further::SameChannel => Some(Arc::clone(&self.lease)),
+        };
+        let (store, pool) = (self.pool.name().to_owned(), Arc::clone(&self.pool));
+        Finish { store, pool, lease, known }
+    }
+
     /// Returns the settings of a build: those of this store, and what is asked of it alone.
     fn settings(&self, wishes: BuildWishes) -> BuildSettings {
         let mut settings = self.pool.opener().settings.clone();
@@ -61,11 +89,11 @@ impl RemoteLane {
         &self,
         dialect: &ServeDialect,
         (derivation, basic): (StorePath, Box<BasicDerivation>),
-        settings: ServeBuildOptions,
+        (settings, silence): (ServeBuildOptions, Silence),
         log: Arc<dyn BuildLog>,
     ) -> Pending<Result<BuildResult, BuildFailure>> {
         let request = ServeRequest::BuildDerivation(derivation, basic, settings);
-        let built = self.lease.session().serve_build(dialect, &request, log);
+        let built = self.lease.session().serve_build(dialect, &request, silence, log);
         Box::pin(async move {
             let result = built.await?;
             Ok(match result.status.is_success() {
@@ -80,13 +108,13 @@ impl RemoteLane {
         &self,
         dialect: &ServeDialect,
         (derivation, outputs): (&StorePath, &BTreeSet<String>),
-        settings: ServeBuildOptions,
+        (settings, silence): (ServeBuildOptions, Silence),
         log: Arc<dyn BuildLog>,
     ) -> Pending<Result<BuildResult, BuildFailure>> {
         let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
         let wanted = format!("{}!{}", dialect.store_dir.display(derivation), outputs.join(","));
         let request = ServeRequest::BuildPaths(vec![wanted], settings).encode(dialect);
-        let built = self.lease.session().serve_build_paths(request, log);
+        let built = self.lease.session().serve_build_paths(request, silence, log);
         Box::pin(async move {
             Ok(match built.await? {
                 None => Ok(BuildResult::new(BuildStatus::Built, "")),
@@ -102,24 +130,26 @@ impl RemoteLane {
         log: Arc<dyn BuildLog>,
     ) -> Pending<BuildOutcome> {
         let BuildRequest { derivation, outputs, known_outputs, plan, wishes, .. } = request;
-        let settings = serve_options(&self.settings(wishes));
+        let settings = self.settings(wishes);
+        // words come by another way, so that only the end of all time can be told
+        let limits = (serve_options(&settings), settings.timeout);
         let session = self.lease.session();
         log.event(drover_store::LogEvent::Started);
         let built = match plan {
             BuildPlan::Derivation(basic) => {
-                self.serve_derivation(dialect, (derivation, basic), settings, log)
+                self.serve_derivation(dialect, (derivation, basic), limits, log)
             }
             BuildPlan::FromStore => {
                 if outputs.iter().any(|output| !known_outputs.contains_key(output)) {
                     return Box::pin(async { Ok(BuildOutcome::Failed(cannot_tell_outputs())) });
                 }
-                self.serve_from_store(dialect, (&derivation, &outputs), settings, log)
+                self.serve_from_store(dialect, (&derivation, &outputs), limits, log)
             }
         };
         let known: BTreeSet<StorePath> = known_outputs.values().cloned().collect();
         let infos = session.serve_path_infos(dialect, known);
         let stderr = session.channel.peer().stderr.clone();
-        let finish = Finish::new(&self.pool, known_outputs);
+        let finish = self.finish(known_outputs);
         Box::pin(async move {
             let result = match built.await {
                 Ok(Ok(result)) => result,
@@ -151,10 +181,11 @@ impl RemoteLane {
             BuildPlan::Derivation(_) => Asked::Derivation,
             BuildPlan::FromStore => Asked::FromStore,
         };
-        session.settle(dialect, &self.settings(wishes));
+        let settings = self.settings(wishes);
+        session.settle(dialect, &settings);
+        let patience = patience(dialect, &settings);
         let wire_request = wire_request(dialect, derivation, outputs, plan);
-        let built =
-            session.ask_with(dialect, wire_request, Patience::Watched, Listener::Build(log));
+        let built = session.ask_with(dialect, wire_request, patience, Listener::Build(log));
         let infos: Vec<_> = known_outputs
             .values()
             .map(|path| session.ask(dialect, Request::QueryPathInfo(path.clone())))
@@ -164,7 +195,7 @@ impl RemoteLane {
             .flat_map(|size| known_outputs.values().map(|path| (path, *size)))
             .map(|(path, size)| (path.clone(), session.hoped_nar(path, size)))
             .collect();
-        let finish = Finish::new(&self.pool, known_outputs);
+        let finish = self.finish(known_outputs);
         Box::pin(async move {
             let result = match built.await {
                 Ok(response) => only_result(response),
@@ -185,6 +216,15 @@ impl RemoteLane {
             let nars = checked_nars(&finish.store, &known, nars).await?;
             finish.outcome(result, known, nars).await
         })
+    }
+}
+
+/// Returns how long a build's server may be silent.
+fn patience(dialect: &Dialect, settings: &BuildSettings) -> Patience {
+    let silence = settings.max_silent_time.into_iter().chain(settings.timeout).min();
+    match dialect.since(TELLS_ACTIVITIES) {
+        true => Patience::Beginning(silence),
+        false => Patience::Begun(silence),
     }
 }
 
@@ -252,14 +292,12 @@ fn only_result(response: Response) -> BuildResult {
 struct Finish {
     store: String,
     pool: Arc<Pool>,
+    /// The channel to ask on; another one where there is none.
+    lease: Option<Arc<Lease>>,
     known: BTreeMap<String, StorePath>,
 }
 
 impl Finish {
-    fn new(pool: &Arc<Pool>, known: BTreeMap<String, StorePath>) -> Finish {
-        Finish { store: pool.name().to_owned(), pool: Arc::clone(pool), known }
-    }
-
     /// Checks that every output is there, and asks for those whose paths only the build could tell.
     async fn outcome(
         self,
@@ -276,7 +314,10 @@ impl Finish {
         let unknown: Vec<StorePath> =
             names.values().filter(|path| !by_path.contains_key(path)).cloned().collect();
         if !unknown.is_empty() {
-            let lease = self.pool.lease(Purpose::Question).await?;
+            let lease = match self.lease {
+                Some(lease) => lease,
+                None => Arc::new(self.pool.lease(Purpose::Question).await?),
+            };
             for info in lease.session().path_infos(&unknown).await?.into_iter().flatten() {
                 by_path.insert(info.path.clone(), info);
             }

@@ -12,6 +12,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::{Receiver, Sender};
 
+use crate::wide::Wide;
+
 const VERSION: u32 = 4;
 const HELLO: u32 = 0x0000_0001;
 const NEW_SESSION: u32 = 0x1000_0002;
@@ -46,6 +48,7 @@ pub(crate) struct MuxSession {
 /// What keeps a session open.
 pub(crate) struct MuxControl {
     _stream: UnixStream,
+    _wide: [Option<Wide>; 2],
 }
 
 /// Opens a session that runs `command` by the user's shell there. Returns when the server has
@@ -67,6 +70,7 @@ pub(crate) async fn open_session(socket: &Path, command: &str) -> Result<MuxSess
     let (stdin_there, stdin) = std::io::pipe()?;
     let (stdout, stdout_there) = std::io::pipe()?;
     let (stderr, stderr_there) = std::io::pipe()?;
+    let wide = [Wide::make(stdin.as_fd()), Wide::make(stdout.as_fd())];
     for there in [stdin_there.as_fd(), stdout_there.as_fd(), stderr_there.as_fd()] {
         pass(&stream, there).await?;
     }
@@ -85,7 +89,7 @@ pub(crate) async fn open_session(socket: &Path, command: &str) -> Result<MuxSess
         stdin: Sender::from_owned_fd(OwnedFd::from(stdin))?,
         stdout: Receiver::from_owned_fd(OwnedFd::from(stdout))?,
         stderr: Receiver::from_owned_fd(OwnedFd::from(stderr))?,
-        control: MuxControl { _stream: stream },
+        control: MuxControl { _stream: stream, _wide: wide },
     })
 }
 

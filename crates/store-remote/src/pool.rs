@@ -2,9 +2,11 @@
 //!
 //! A channel is used by one at a time. Reading and writing paths have permits, and nobody waits for
 //! one in a circle: who holds a writer's permit holds all the readers' that he needs, readers'
-//! permits of several stores are taken in one order, and small paths need none.
+//! permits of several stores are taken in one order, and small paths need none. Where the user bounds
+//! the number of channels they are used by turns instead ([`Turns`]).
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drover_core::StorePath;
@@ -16,6 +18,8 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use crate::opener::{Known, Opener};
 use crate::session::Session;
 use crate::steady::{Questions, Steady};
+use crate::turns::{Turn, Turns};
+use crate::watch::Asked;
 
 /// Transfers out of one machine at once; each has a flow-control window of its own.
 const READS: usize = 6;
@@ -44,19 +48,37 @@ pub(crate) struct Pool {
     warming: Mutex<Vec<AbortOnDropHandle<Option<Session>>>>,
     reads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
+    /// Where the number of channels is bounded, what stands in the place of those permits.
+    pub(crate) turns: Option<Turns>,
     steady: Arc<Steady>,
     moving_roots: Mutex<Option<AbortOnDropHandle<()>>>,
     /// What the first connection found out.
     known: OnceCell<Known>,
     /// Starts tasks. Each has an owner that ends it, the pool or who waits for it.
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
 }
 
-/// A channel that is in use. Dropped, it goes back if it is in order, and is closed otherwise.
+/// A channel that is in use. Dropped, it goes back if it is in order and for everybody, and is closed
+/// otherwise.
 pub(crate) struct Lease {
     session: Option<Session>,
     pool: Arc<Pool>,
-    _permit: Option<OwnedSemaphorePermit>,
+    afterwards: Afterwards,
+    _permit: Permit,
+}
+
+/// What becomes of a channel that was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Afterwards {
+    Reused,
+    Closed,
+}
+
+/// What has to be held while a channel is used.
+enum Permit {
+    Nothing,
+    Transfer { _permit: OwnedSemaphorePermit },
+    Turn { _turn: Turn },
 }
 
 impl Lease {
@@ -70,7 +92,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take().filter(|session| session.channel.is_reusable()) {
+        let afterwards = self.afterwards;
+        let is_reused =
+            |session: &Session| afterwards == Afterwards::Reused && session.channel.is_reusable();
+        if let Some(session) = self.session.take().filter(is_reused) {
             locked(&self.pool.idle).push(session);
         }
     }
@@ -81,19 +106,25 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
-    pub(crate) fn new(opener: Opener) -> Pool {
-        Pool::of(Arc::new(opener))
+    pub(crate) fn new(opener: Opener) -> Arc<Pool> {
+        Pool::of(Arc::new(opener), None)
     }
 
-    /// Returns a pool of channels of its own to the same server.
-    pub(crate) fn apart(&self) -> Pool {
-        Pool::of(Arc::clone(&self.opener))
+    /// Returns a pool of channels of its own to the same server, as many at the most.
+    pub(crate) fn apart(&self) -> Arc<Pool> {
+        let bound = self.turns.as_ref().map(Turns::bound);
+        Pool::of(Arc::clone(&self.opener), bound)
     }
 
-    fn of(opener: Arc<Opener>) -> Pool {
+    /// Returns a pool of at most so many channels to the same server.
+    pub(crate) fn bounded(&self, bound: NonZeroU32) -> Arc<Pool> {
+        Pool::of(Arc::clone(&self.opener), Some(bound))
+    }
+
+    fn of(opener: Arc<Opener>, bound: Option<NonZeroU32>) -> Arc<Pool> {
         let steady = Arc::new(Steady::new(Arc::clone(&opener)));
-        opener.watch.ask_on(Arc::downgrade(&steady));
-        Pool {
+        let pool = Arc::new(Pool {
+            turns: bound.map(Turns::new),
             steady,
             opener,
             idle: Mutex::default(),
@@ -103,7 +134,17 @@ impl Pool {
             moving_roots: Mutex::default(),
             known: OnceCell::new(),
             tasks: TaskTracker::new(),
+        });
+        match bound {
+            None => pool.opener.watch.ask_on(Asked::Steady(Arc::downgrade(&pool.steady))),
+            Some(_) => pool.opener.watch.ask_on(Asked::Pool(Arc::downgrade(&pool))),
         }
+        pool
+    }
+
+    /// Whether channels are used by turns.
+    pub(crate) fn takes_turns(&self) -> bool {
+        self.turns.is_some()
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -148,30 +189,62 @@ impl Pool {
         }
         let session = match found {
             Some(session) => session,
-            None => self.opener.open().await?.0,
+            None => self.open_one_more().await?,
         };
-        if purpose != Purpose::Question && session.holds_roots() {
+        if purpose != Purpose::Question && session.holds_roots() && !self.takes_turns() {
             self.move_roots();
         }
-        Ok(Lease { session: Some(session), pool: Arc::clone(self), _permit: permit })
+        Ok(self.leased(session, Afterwards::Reused, permit))
     }
 
-    async fn permit(&self, purpose: Purpose) -> Result<Option<OwnedSemaphorePermit>, StoreError> {
-        let semaphore = match purpose {
-            Purpose::Read => &self.reads,
-            Purpose::Write => &self.writes,
-            Purpose::Lane | Purpose::Question => return Ok(None),
-        };
+    fn leased(self: &Arc<Self>, session: Session, afterwards: Afterwards, permit: Permit) -> Lease {
+        let (session, pool) = (Some(session), Arc::clone(self));
+        Lease { session, pool, afterwards, _permit: permit }
+    }
+
+    async fn open_one_more(&self) -> Result<Session, StoreError> {
+        let (session, _) = self.opener.open().await?;
+        if self.takes_turns() {
+            // the one whose place it takes may have held them
+            self.steady.hold_all(&session).await?;
+        }
+        Ok(session)
+    }
+
+    async fn permit(&self, purpose: Purpose) -> Result<Permit, StoreError> {
         let closed = |_| StoreError::Lost {
             store: self.name().to_owned(),
             reason: "it was closed".to_owned(),
         };
-        Arc::clone(semaphore).acquire_owned().await.map(Some).map_err(closed)
+        if let Some(turns) = &self.turns {
+            return turns.take(purpose).await.map(|_turn| Permit::Turn { _turn }).map_err(closed);
+        }
+        let semaphore = match purpose {
+            Purpose::Read => &self.reads,
+            Purpose::Write => &self.writes,
+            Purpose::Lane | Purpose::Question => return Ok(Permit::Nothing),
+        };
+        let permit = Arc::clone(semaphore).acquire_owned().await;
+        permit.map(|_permit| Permit::Transfer { _permit }).map_err(closed)
+    }
+
+    /// Takes a channel that nobody has used, and that nobody will use again: it takes an idle one's
+    /// place where their number is bounded.
+    pub(crate) async fn lease_fresh(self: &Arc<Self>) -> Result<Lease, StoreError> {
+        let permit = self.permit(Purpose::Lane).await?;
+        if self.takes_turns() {
+            drop(self.take_idle(Purpose::Lane));
+        }
+        let session = self.open_one_more().await?;
+        Ok(self.leased(session, Afterwards::Closed, permit))
     }
 
     /// Opens channels in the background, unless so many are there or on their way, so that nobody
     /// waits for them later.
     pub(crate) fn warm(&self, channels: usize) {
+        if self.takes_turns() {
+            return;
+        }
         let idle = locked(&self.idle).len();
         let mut warming = locked(&self.warming);
         for _ in idle + warming.len()..channels {
@@ -207,13 +280,17 @@ impl Pool {
         substitute: Substitute,
     ) -> Result<Option<BTreeSet<StorePath>>, StoreError> {
         let mut first = None;
+        // before the others wait for us, who may hold it
+        let permit = match (&self.turns, self.known.initialized()) {
+            (Some(_), false) => self.permit(Purpose::Question).await?,
+            _ => Permit::Nothing,
+        };
         let known = self.known.get_or_try_init(|| async {
             let (roots, asked) = (self.steady.note(paths), paths.clone());
             let questions = Questions { roots, asked, substitute: Some(substitute) };
             let (session, known, answered) = self.opener.open_asking(&questions).await?;
             session.mark_roots();
-            let (session, pool) = (Some(session), Arc::clone(self));
-            first = Some((Lease { session, pool, _permit: None }, answered));
+            first = Some((self.leased(session, Afterwards::Reused, permit), answered));
             Ok::<Known, StoreError>(known)
         });
         known.await?;
@@ -229,9 +306,16 @@ impl Pool {
         self: &Arc<Self>,
         paths: &BTreeSet<StorePath>,
     ) -> Result<(), StoreError> {
+        let asked = paths.clone();
+        if self.takes_turns() {
+            let lease = self.lease(Purpose::Question).await?;
+            let roots = self.steady.add(paths, lease.session());
+            let questions = Questions { roots, asked, substitute: None };
+            return questions.ask(lease.session()).await.map(drop);
+        }
         let steady = self.steady().await?;
         let roots = self.steady.add(paths, &steady);
-        let questions = Questions { roots, asked: paths.clone(), substitute: None };
+        let questions = Questions { roots, asked, substitute: None };
         questions.ask(&steady).await.map(drop)
     }
 

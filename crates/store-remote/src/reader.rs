@@ -18,6 +18,17 @@ use crate::watch::Watch;
 /// Bytes that are read at once at the most.
 const READ_SIZE: usize = 256 * 1024;
 
+/// Bytes that are read at once where few come.
+const SMALL_READ: usize = 8 * 1024;
+
+/// Returns when a server gives no sign of life any more.
+async fn until_it_hangs(watch: Option<&Watch>) -> StoreError {
+    match watch {
+        Some(watch) => watch.until_it_hangs().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Bytes that a message may have.
 const MAX_MESSAGE: usize = 512 * 1024 * 1024;
 
@@ -26,6 +37,9 @@ pub(crate) struct Reader<R> {
     from: R,
     peer: Peer,
     buffer: BytesMut,
+    /// Bytes that there is room for at the next read: more after one that took all there was room
+    /// for, so that a stream comes in large pieces and an answer takes little memory.
+    room: usize,
     /// How the writing half gets on.
     progress: Arc<Progress>,
     watch: Option<Arc<Watch>>,
@@ -34,7 +48,7 @@ pub(crate) struct Reader<R> {
 impl<R: AsyncRead + Unpin + Send> Reader<R> {
     pub(crate) fn new(from: R, peer: Peer) -> Reader<R> {
         let progress = Arc::new(Progress::new());
-        Reader { from, peer, buffer: BytesMut::new(), progress, watch: None }
+        Reader { from, peer, buffer: BytesMut::new(), room: SMALL_READ, progress, watch: None }
     }
 
     /// Has the server watched while it's silent for long.
@@ -57,24 +71,23 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
 
     /// Waits for more bytes. At the end of the stream it is an error.
     pub(crate) async fn fill(&mut self, patience: Patience) -> Result<(), StoreError> {
-        self.buffer.reserve(READ_SIZE.min(self.buffer.len().max(8 * 1024)));
+        self.buffer.reserve(self.room);
+        let room = self.buffer.capacity() - self.buffer.len();
         let read = match patience {
             Patience::Idle => self.from.read_buf(&mut self.buffer).await,
-            Patience::Watched => {
+            Patience::Watched | Patience::Beginning(_) | Patience::Begun(_) => {
                 let watch = self.watch.clone();
-                let hangs = async {
-                    match &watch {
-                        Some(watch) => watch.until_it_hangs().await,
-                        None => std::future::pending().await,
-                    }
-                };
+                let (hangs, stands_still) =
+                    (until_it_hangs(watch.as_deref()), self.stands_still(patience));
                 tokio::select! {
                     biased;
                     read = self.from.read_buf(&mut self.buffer) => read,
                     error = hangs => return Err(error),
+                    error = stands_still => return Err(error),
                 }
             }
             Patience::Limited(limit, doing) => {
+                let limit = self.watch.as_ref().map_or(limit, |watch| watch.limit(limit));
                 let mut wait = limit;
                 loop {
                     let read = self.from.read_buf(&mut self.buffer);
@@ -94,7 +107,14 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
                 self.peer.stderr.ended().await;
                 Err(self.peer.ended())
             }
-            Ok(_) => Ok(()),
+            Ok(read) => {
+                self.room = match read {
+                    read if read == room => (self.room * 2).min(READ_SIZE),
+                    read if read <= self.room / 4 => (self.room / 2).max(SMALL_READ),
+                    _ => self.room,
+                };
+                Ok(())
+            }
             Err(error) => Err(self.peer.lost(error.to_string())),
         }
     }
@@ -110,6 +130,29 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
         let shown: Vec<u8> = self.buffer.iter().copied().take(40).collect();
         let reason = format!("it said \"{}\" without being asked", shown.escape_ascii());
         StoreError::Protocol { store: self.peer.name.clone(), reason }
+    }
+
+    /// Returns when a build has been silent for longer than it may be, though its machine lives.
+    fn stands_still(&self, patience: Patience) -> impl Future<Output = StoreError> + Send + use<R> {
+        let grace = self.watch.as_ref().map(|watch| watch.beginning());
+        let limit = match patience {
+            Patience::Beginning(_) => grace.map(|grace| (grace, "beginning a build")),
+            Patience::Begun(silence) => {
+                let limit = silence.zip(grace).map(|(silence, grace)| silence + grace);
+                limit.map(|limit| (limit, "building beyond its limits"))
+            }
+            Patience::Watched | Patience::Limited(..) | Patience::Idle => None,
+        };
+        let error = limit.map(|(limit, doing)| (limit, self.silent(limit, doing)));
+        async move {
+            match error {
+                Some((limit, error)) => {
+                    tokio::time::sleep(limit).await;
+                    error
+                }
+                None => std::future::pending().await,
+            }
+        }
     }
 
     fn silent(&self, limit: Duration, doing: &'static str) -> StoreError {
@@ -205,11 +248,11 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
         &mut self,
         awaiting: &mut Awaiting,
     ) -> Result<Option<StoreError>, StoreError> {
-        let patience = awaiting.patience;
         let refused = match awaiting.preamble {
             Preamble::Messages { minor } => self.messages(awaiting, minor).await?,
             Preamble::None => None,
         };
+        let patience = awaiting.patience;
         if refused.is_none() {
             self.message(patience, |from| awaiting.answer.decode(from)).await?;
         }
@@ -227,7 +270,9 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
     ) -> Result<Option<StoreError>, StoreError> {
         loop {
             let message = self.message(awaiting.patience, |from| LogMessage::decode(from, minor));
-            match (message.await?, &awaiting.pulls) {
+            let message = message.await?;
+            awaiting.patience = awaiting.patience.begun();
+            match (message, &awaiting.pulls) {
                 (LogMessage::Last, _) => return Ok(None),
                 (LogMessage::Error(error), _) => {
                     let message = crate::log::plain_text(&error.message);

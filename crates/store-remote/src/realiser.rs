@@ -19,9 +19,9 @@ use drover_wire::{BuildMode, BuildResult, ClientOptions, DerivedPath, Dialect, R
 use crate::activities::Activities;
 use crate::ends::{by_words, failed, realised_of, succeeded};
 use crate::log::Listener;
-use crate::pool::{Pool, Purpose};
+use crate::pool::{Lease, Pool, Purpose};
 use crate::reply::Patience;
-use crate::session::{Language, Session};
+use crate::session::Language;
 
 /// Makes paths valid in the store behind a connection.
 ///
@@ -34,7 +34,7 @@ pub struct RemoteRealiser {
 
 /// A connection for one request.
 struct Apart {
-    session: Session,
+    lease: Lease,
     dialect: Dialect,
     listener: Listener,
 }
@@ -54,27 +54,27 @@ impl RemoteRealiser {
         settings: &RealiseSettings,
         observer: Arc<dyn RealiseObserver>,
     ) -> Result<Apart, StoreError> {
-        let (session, _) = self.pool.opener().open().await?;
-        let dialect = match &session.language {
+        let lease = self.pool.lease_fresh().await?;
+        let dialect = match &lease.session().language {
             Language::Worker(dialect) => dialect.clone(),
             Language::Serve(_) => return self.cannot("build what a daemon's client asks for"),
         };
         // its failing would be the connection's, which the build finds
-        drop(session.ask(&dialect, Request::SetOptions(client_options(settings))));
+        drop(lease.session().ask(&dialect, Request::SetOptions(client_options(settings))));
         let activities = Activities::new(dialect.store_dir.clone(), observer);
-        Ok(Apart { session, dialect, listener: Listener::Messages(Arc::new(activities)) })
+        Ok(Apart { lease, dialect, listener: Listener::Messages(Arc::new(activities)) })
     }
 }
 
 impl Apart {
     async fn build(&self, request: Request) -> Result<Response, StoreError> {
         let listener = self.listener.clone();
-        self.session.ask_with(&self.dialect, request, Patience::Watched, listener).await
+        self.lease.session().ask_with(&self.dialect, request, Patience::Watched, listener).await
     }
 
     fn unexpected(&self) -> StoreError {
         let reason = "it answered something else than was asked".to_owned();
-        StoreError::Protocol { store: self.session.channel.peer().name.clone(), reason }
+        StoreError::Protocol { store: self.lease.session().channel.peer().name.clone(), reason }
     }
 
     /// Returns the paths of a derivation's outputs as far as they are known; nothing where the
@@ -89,7 +89,7 @@ impl Apart {
             return Ok(BTreeMap::new());
         }
         let request = Request::QueryDerivationOutputMap(derivation.clone());
-        let known = match self.session.ask(&self.dialect, request).await {
+        let known = match self.lease.session().ask(&self.dialect, request).await {
             Ok(Response::OutputMap(known)) => known,
             Ok(_) => return Err(self.unexpected()),
             Err(StoreError::Refused { .. }) => return Ok(BTreeMap::new()),
@@ -179,7 +179,7 @@ impl Apart {
                 _ => self.outputs(wanted).await?.into_values().collect(),
             };
             let substitute = drover_wire::Substitute::No;
-            let found = self.session.valid_paths(&paths, substitute).await?;
+            let found = self.lease.session().valid_paths(&paths, substitute).await?;
             valid.push(!paths.is_empty() && found.len() == paths.len());
         }
         Ok(valid)

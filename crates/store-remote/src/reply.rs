@@ -27,8 +27,26 @@ pub(crate) enum Patience {
     /// A build may be silent for as long as it runs, if its server gives a sign of life when it's
     /// asked for one on another channel ([`Watch`](crate::watch::Watch)).
     Watched,
+    /// The same, of a request whose beginning the server tells at once: it says the first word soon.
+    Beginning(Silence),
+    /// The same, where it has begun, or where that isn't told.
+    Begun(Silence),
     /// Nothing is owed.
     Idle,
+}
+
+/// How long a build may be silent, if the user bounds that. The server keeps that bound itself; one
+/// that stands still can't, and gets a little longer.
+pub(crate) type Silence = Option<Duration>;
+
+impl Patience {
+    /// Returns the patience after the first word.
+    pub(crate) fn begun(self) -> Patience {
+        match self {
+            Patience::Beginning(silence) => Patience::Begun(silence),
+            other => other,
+        }
+    }
 }
 
 /// Reads an answer, and hands it over.

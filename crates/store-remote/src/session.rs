@@ -17,9 +17,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::channel::Channel;
 use crate::log::Listener;
 use crate::reply::{
-    Awaiting, Delivery, Hope, NarChunk, NarSink, Patience, Preamble, StandardError, answer,
+    Awaiting, Delivery, Hope, NarChunk, NarSink, Patience, Preamble, Silence, StandardError, answer,
 };
 use crate::writer::Outgoing;
+
+// These are meant for a user of the usual patience; see [`Watch::limit`](crate::watch::Watch::limit).
 
 /// How long a server may take for a question about paths.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(120);
@@ -193,12 +195,13 @@ impl Session {
         &self,
         dialect: &ServeDialect,
         request: &ServeRequest,
+        silence: Silence,
         log: Arc<dyn BuildLog>,
     ) -> impl Future<Output = Result<BuildResult, StoreError>> + Send + use<> {
         let bytes = request.encode(dialect);
         let dialect = dialect.clone();
         let log = Listener::Build(log);
-        self.call(bytes, Patience::Watched, log, StandardError::BuildLog, move |from| {
+        self.call(bytes, Patience::Begun(silence), log, StandardError::BuildLog, move |from| {
             decode_serve_build_result(from, &dialect)
         })
     }
@@ -208,15 +211,20 @@ impl Session {
     pub(crate) fn serve_build_paths(
         &self,
         request: Vec<u8>,
+        silence: Silence,
         log: Arc<dyn BuildLog>,
     ) -> impl Future<Output = Result<Option<(u64, String)>, StoreError>> + Send + use<> {
         let log = Listener::Build(log);
-        self.call(request, Patience::Watched, log, StandardError::BuildLog, |from| {
-            match from.number()? {
+        self.call(
+            request,
+            Patience::Begun(silence),
+            log,
+            StandardError::BuildLog,
+            |from| match from.number()? {
                 0 => Ok(None),
                 status => Ok(Some((status, from.message()?))),
-            }
-        })
+            },
+        )
     }
 
     /// Sends for a NAR that is taken as it comes.

@@ -96,7 +96,8 @@ impl Steady {
         }
     }
 
-    async fn hold_all(&self, session: &Session) -> Result<(), StoreError> {
+    /// Has a channel hold all that is held.
+    pub(crate) async fn hold_all(&self, session: &Session) -> Result<(), StoreError> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !held.is_empty() {
             let questions = Questions { roots: held, ..Questions::default() };

@@ -1,6 +1,7 @@
 //! A store at the other end of a connection.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +23,10 @@ use crate::log::Listener;
 use crate::nar_stream::{Hashed, NarStream};
 use crate::opener::{Opener, Protocol};
 use crate::pool::{Lease, Pool, Purpose};
+use crate::real_files;
 use crate::realiser::RemoteRealiser;
 use crate::session::{Language, patience};
+use crate::turn_lane::{self, TurnLane, TurnStream};
 
 /// Bytes up to which a NAR is fetched on the steady channel, where others wait behind it.
 const SMALL: u64 = 1024 * 1024;
@@ -74,13 +77,20 @@ impl RemoteStore {
         let limit = options.connect_timeout;
         let opener = Opener::new(name.to_owned(), store_dir, dialler, protocol, limit, settings);
         RemoteStore {
-            pool: Arc::new(Pool::new(opener)),
+            pool: Pool::new(opener),
             place,
             real_dir: None,
             log_dir: None,
             notes: Arc::new(SilentLog),
             fetches: None,
         }
+    }
+
+    /// Bounds the number of connections to the store that are open at once (`max-connections`), those
+    /// of each view apart. With a bound nothing is sent ahead, and one connection is kept from builds
+    /// unless it is the only one: see [`builds_at_once`](crate::builds_at_once).
+    pub fn with_connections(self, bound: NonZeroU32) -> RemoteStore {
+        RemoteStore { pool: self.pool.bounded(bound), ..self }
     }
 
     /// Says where the store's files are on this machine, so that derivations can be read there.
@@ -128,7 +138,7 @@ impl RemoteStore {
     /// Returns the same store with channels of its own.
     pub(crate) fn apart(&self) -> RemoteStore {
         RemoteStore {
-            pool: Arc::new(self.pool.apart()),
+            pool: self.pool.apart(),
             place: self.place,
             real_dir: self.real_dir.clone(),
             log_dir: self.log_dir.clone(),
@@ -142,6 +152,9 @@ impl RemoteStore {
         infos: Vec<PathInfo>,
         hashed: Hashed,
     ) -> Result<Box<dyn PathStream>, StoreError> {
+        if self.pool.takes_turns() {
+            return Ok(Box::new(TurnStream::new(Arc::clone(&self.pool), infos, hashed)));
+        }
         let lease = self.pool.lease(Purpose::Read).await?;
         Ok(Box::new(NarStream::new(self.pool.name().to_owned(), lease, infos, hashed)))
     }
@@ -297,6 +310,9 @@ impl Store for RemoteStore {
         if info.nar_size.0 > SMALL {
             return drover_store::read_exported_nar(self, info).await;
         }
+        if self.pool.takes_turns() {
+            return drover_store::read_exported_nar(self, info).await;
+        }
         let session = self.pool.steady().await?;
         let nar = session.whole_nar(&info).await?;
         let mut verified = Verified::new(self.pool.name().to_owned(), info);
@@ -308,21 +324,18 @@ impl Store for RemoteStore {
     }
 
     async fn import(&self, paths: Box<dyn PathStream>) -> Result<(), StoreError> {
+        if self.pool.takes_turns() {
+            return turn_lane::import(&self.pool, paths, Addition::PLAIN).await;
+        }
         let lease = self.pool.lease(Purpose::Write).await?;
         crate::import::import(lease.session(), paths, Addition::PLAIN).await
     }
 
     async fn read_files(&self, paths: &[StorePath]) -> Result<Vec<Bytes>, StoreError> {
-        if let Some(real_dir) = &self.real_dir {
-            let files: Vec<PathBuf> =
-                paths.iter().map(|path| real_dir.join(path.base_name())).collect();
-            let read = tokio::task::spawn_blocking(move || {
-                files.into_iter().map(|file| fs_err::read(file).map(Bytes::from)).collect()
-            });
-            // a store elsewhere under the same name, or one we may not read: then by the protocol
-            if let Ok(Ok::<Vec<Bytes>, std::io::Error>(files)) = read.await {
-                return Ok(files);
-            }
+        if let Some(real_dir) = &self.real_dir
+            && let Some(files) = real_files::read(real_dir, paths).await
+        {
+            return Ok(files);
         }
         drover_store::read_exported_files(self, paths).await
     }
@@ -356,6 +369,10 @@ impl Builder for RemoteStore {
     }
 
     async fn open_lane(&self) -> Result<Box<dyn Lane>, StoreError> {
+        if self.pool.takes_turns() {
+            self.pool.connect().await?;
+            return Ok(Box::new(TurnLane::new(Arc::clone(&self.pool))));
+        }
         let lease = self.pool.lease(Purpose::Lane).await?;
         Ok(Box::new(RemoteLane::new(lease, Arc::clone(&self.pool))))
     }

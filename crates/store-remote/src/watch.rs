@@ -4,35 +4,75 @@
 //! reads no question before the build has ended, and SSH only watches the link. So while a build is
 //! silent its server is asked a question that costs nothing, on the steady channel. A server that
 //! doesn't answer in time is lost, whatever its machine says of being alive.
+//!
+//! That tells nothing of a single process that stands still. Where it owes anything but the words of a
+//! build that runs, it is given up by the clock: the answer to a question, the next piece of a path, the
+//! first word of a build that has its turn. A build that has begun may be silent for as long as the user
+//! allows, which is for ever by default.
 
 use std::sync::{OnceLock, Weak};
 use std::time::Duration;
 
-use drover_store::StoreError;
+use drover_store::{Pending, StoreError};
 use tokio::time::Instant;
 
+use crate::pool::Pool;
 use crate::steady::Steady;
+
+/// Where a sign of life is asked for.
+pub(crate) enum Asked {
+    /// On the steady channel.
+    Steady(Weak<Steady>),
+    /// On any channel, when it's its turn.
+    Pool(Weak<Pool>),
+}
+
+impl Asked {
+    /// Begins to ask, unless the store is gone.
+    fn sign_of_life(&self, limit: Duration) -> Option<Pending<()>> {
+        match self {
+            Asked::Steady(steady) => Some(steady.upgrade()?.sign_of_life(limit)),
+            Asked::Pool(pool) => Some(pool.upgrade()?.sign_of_life(limit)),
+        }
+    }
+}
 
 /// Connect timeouts after which a silent server is asked for a sign of life, and that it has to give
 /// one: a minute each, unless the user is less patient.
 const TIMEOUTS: u32 = 6;
 
+/// The connect timeout by default.
+const USUAL_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Watches the channels to one server.
 pub(crate) struct Watch {
     connect_timeout: Duration,
     patience: Duration,
-    steady: OnceLock<Weak<Steady>>,
+    asked: OnceLock<Asked>,
 }
 
 impl Watch {
     pub(crate) fn new(connect_timeout: Duration) -> Watch {
         let patience = connect_timeout.saturating_mul(TIMEOUTS).max(Duration::from_millis(100));
-        Watch { connect_timeout, patience, steady: OnceLock::new() }
+        Watch { connect_timeout, patience, asked: OnceLock::new() }
+    }
+
+    /// Returns how long a server may be silent for which `usual` is meant: less, if the user is less
+    /// patient than by default.
+    pub(crate) fn limit(&self, usual: Duration) -> Duration {
+        let share = self.connect_timeout.as_secs_f64() / USUAL_TIMEOUT.as_secs_f64();
+        usual.min(usual.mul_f64(share.min(1.0)).max(self.patience))
+    }
+
+    /// Returns how long a build that has its turn may take to begin, and how long a server may need
+    /// to end one that has gone beyond its limits.
+    pub(crate) fn beginning(&self) -> Duration {
+        self.patience.saturating_mul(2)
     }
 
     /// Says on which channel to ask. The first one stays.
-    pub(crate) fn ask_on(&self, steady: Weak<Steady>) {
-        self.steady.get_or_init(|| steady);
+    pub(crate) fn ask_on(&self, asked: Asked) {
+        self.asked.get_or_init(|| asked);
     }
 
     /// Returns when the server gives no sign of life any more. Dropped as soon as it gives one by
@@ -44,9 +84,10 @@ impl Watch {
         let mut too_late = 0;
         loop {
             tokio::time::sleep(self.patience).await;
-            let Some(steady) = self.steady.get().and_then(Weak::upgrade) else { continue };
+            let asking = self.asked.get().and_then(|asked| asked.sign_of_life(self.patience));
+            let Some(asking) = asking else { continue };
             let asked = Instant::now();
-            match steady.sign_of_life(self.patience).await {
+            match asking.await {
                 Err(error @ StoreError::Silent { .. }) => return error,
                 Err(error) if self.connect_timeout <= asked.elapsed() => {
                     too_late += 1;
@@ -57,5 +98,21 @@ impl Watch {
                 Ok(()) | Err(_) => too_late = 0,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_patience_is_the_users() {
+        let seconds = Duration::from_secs;
+        let watch = |timeout| Watch::new(seconds(timeout));
+        assert_eq!(watch(10).limit(seconds(120)), seconds(120));
+        assert_eq!(watch(60).limit(seconds(120)), seconds(120), "never longer than it's meant");
+        assert_eq!(watch(1).limit(seconds(300)), seconds(30));
+        assert_eq!(watch(1).limit(seconds(6)), seconds(6), "the sign of life is as it is");
+        assert_eq!(watch(5).beginning(), seconds(60));
     }
 }

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::num::NonZeroU32;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -28,6 +29,15 @@ async fn serve_protocol() {
     let description = store.connect().await.expect("a connection");
     assert!(description.protocol.starts_with("serve protocol 2."), "{description:?}");
     check_store(&store, "serve").await;
+}
+
+/// With a single connection all of it takes turns.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection() {
+    let (first, second) = (folder(), folder());
+    let bounded = |address| store_at(address, LIMIT).with_connections(NonZeroU32::MIN);
+    check_store(&bounded(worker(first.path())), "worker").await;
+    check_store(&bounded(serve(second.path())), "serve").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use drover_core::StorePath;
-use drover_store::{BuildOutcome, BuildPlan, BuildRequest, Builder as _, SilentLog, StoreError};
-use drover_wire::{BuildResult, BuildStatus, Request, Response};
+use drover_store::{
+    BuildOutcome, BuildPlan, BuildRequest, BuildSettings, Builder as _, SilentLog, StoreError,
+};
+use drover_wire::{ActivityId, BuildResult, BuildStatus, LogMessage, Request, Response};
 use support::{Fake, file, serve_file, soon};
 
 /// A connect timeout of which a few are quickly over.
@@ -25,6 +27,65 @@ fn build() -> BuildRequest {
     }
 }
 
+/// The word with which a server of Nix says that it begins.
+fn begins() -> LogMessage {
+    LogMessage::StartActivity {
+        id: ActivityId(1),
+        level: 0,
+        kind: drover_wire::activity::REALISE,
+        text: String::new(),
+        fields: Vec::new(),
+        parent: ActivityId(0),
+    }
+}
+
+/// Returns a server whose builds say this and nothing else, while its other connections live.
+fn still(word: Option<LogMessage>) -> Fake {
+    Fake::new(move |_, mut client| {
+        let word = word.clone();
+        async move {
+            let Some(dialect) = client.greet(38).await else { return };
+            while let Some(request) = client.request(&dialect).await {
+                match request {
+                    Request::BuildPathsWithResults(..) => {
+                        if let Some(word) = word {
+                            client.say(word).await;
+                        }
+                        return client.wait_for_end().await;
+                    }
+                    Request::QueryValidPaths(paths, _) => {
+                        client.answer(&dialect, &Response::Paths(paths)).await;
+                    }
+                    Request::SetOptions(_) => client.answer(&dialect, &Response::Nothing).await,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    })
+}
+
+/// The process that should build stands still before it has begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_does_not_begin_is_given_up() {
+    let fake = still(None);
+    let store = fake.patient_store(LIMIT);
+    let lane = soon(store.open_lane()).await.expect("a lane");
+    let error = soon(lane.build(build(), Arc::new(SilentLog))).await.expect_err("it never begins");
+    assert!(matches!(error, StoreError::Silent { .. }), "{error:?}");
+    assert!(error.to_string().ends_with("while beginning a build"), "{error}");
+}
+
+/// It stands still while it builds, and can't keep the user's limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_goes_beyond_its_limits_is_given_up() {
+    let fake = still(Some(begins()));
+    let settings = BuildSettings { max_silent_time: Some(LIMIT), ..BuildSettings::default() };
+    let store = fake.patient_store_with(LIMIT, settings);
+    let lane = soon(store.open_lane()).await.expect("a lane");
+    let error = soon(lane.build(build(), Arc::new(SilentLog))).await.expect_err("it never ends");
+    assert!(error.to_string().ends_with("while building beyond its limits"), "{error}");
+}
+
 /// Returns a server that builds for as long as it takes to give so many signs of life, and which
 /// gives at most so many.
 fn builder(ends_after: usize, gives: usize) -> (Fake, Arc<AtomicUsize>) {
@@ -37,6 +98,7 @@ fn builder(ends_after: usize, gives: usize) -> (Fake, Arc<AtomicUsize>) {
             while let Some(request) = client.request(&dialect).await {
                 match request {
                     Request::BuildPathsWithResults(..) => {
+                        client.say(begins()).await;
                         while given.load(Ordering::Acquire) < ends_after {
                             tokio::time::sleep(LIMIT / 5).await;
                         }
@@ -92,6 +154,7 @@ async fn a_server_that_takes_one_connection_is_left_alone() {
         }
         let Some(dialect) = client.greet(38).await else { return };
         client.request(&dialect).await;
+        client.say(begins()).await;
         tokio::time::sleep(LIMIT * 40).await;
         let result = BuildResult::new(BuildStatus::Built, "");
         let response = Response::BuildResults(vec![("x".to_owned(), result)]);

@@ -73,6 +73,21 @@ pub enum StoreError {
         /// The path.
         path: StorePath,
     },
+    /// A path that is larger than what is read whole.
+    #[error(
+        "'{path}' in '{store}' has {size} bytes, and a file of more than {limit} is not read; a \
+         derivation should refer to large data by its path (builtins.toFile, builtins.path)"
+    )]
+    TooLarge {
+        /// The store.
+        store: String,
+        /// The path.
+        path: StorePath,
+        /// Its size as a NAR.
+        size: u64,
+        /// The most that is read.
+        limit: u64,
+    },
     /// A NAR that is none.
     #[error("'{store}' sent a bad NAR of '{path}'")]
     Nar {
@@ -121,6 +136,11 @@ impl StoreError {
     /// Whether it says something of the machine or the link and nothing of the request: elsewhere,
     /// or later, the same request may do.
     pub fn is_infrastructure(&self) -> bool {
-        !matches!(self, StoreError::Refused { .. } | StoreError::Unsupported { .. })
+        !matches!(
+            self,
+            StoreError::Refused { .. }
+                | StoreError::Unsupported { .. }
+                | StoreError::TooLarge { .. }
+        )
     }
 }

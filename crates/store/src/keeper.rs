@@ -6,12 +6,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{
-    DrvOutput, HashAlgorithm, IngestionMethod, PathInfo, Realisation, Signature, StoreName,
-    StorePath,
+    DrvOutput, Hash, HashAlgorithm, IngestionMethod, PathInfo, Realisation, Signature, StoreName,
+    StorePath, TrustedKeys,
 };
 
 use crate::error::StoreError;
 use crate::path_stream::PathStream;
+use crate::realisation_hash::realisation_hash;
 use crate::store::Store;
 
 /// Whether paths that are added must be signed by a trusted key, or be content-addressed.
@@ -142,11 +143,46 @@ pub enum Adoption {
     Measured,
 }
 
+/// A setting of a store that one of its clients has for itself, other than the store is configured.
+///
+/// These are settings which Nix's local store looks up when it needs them, so that what a trusted
+/// client says counts there, too (`gcKeepOutputs` and `gcKeepDerivations` in
+/// `src/libstore/gc.cc`, `autoOptimiseStore` and `getPublicKeys` in `src/libstore/local-store.cc`). It
+/// reads others, such as `require-sigs`, when it is opened.
+#[derive(Clone, Debug)]
+pub enum OwnSetting {
+    /// `keep-outputs`: whether outputs of live derivations live.
+    KeepOutputs(bool),
+    /// `keep-derivations`: whether derivations of live outputs live.
+    KeepDerivations(bool),
+    /// `auto-optimise-store`.
+    Optimise(Optimise),
+    /// `trusted-public-keys`, where signatures are required at all.
+    TrustedKeys(TrustedKeys),
+    /// `extra-trusted-public-keys`: beside those that are trusted.
+    MoreTrustedKeys(TrustedKeys),
+}
+
+/// Whether equal files become hard links when they are added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Optimise {
+    /// They do.
+    OnImport,
+    /// Only when asked for.
+    OnDemand,
+}
+
 /// A store as its keeper sees it.
 #[async_trait]
 pub trait Keeper: Store {
     /// Returns a view of this store whose temporary roots end when it is dropped.
     async fn session(self: Arc<Self>) -> Result<Arc<dyn Keeper>, StoreError>;
+
+    /// Has these settings count for this view, in the place of all that were given to it before;
+    /// those that aren't among them are as the store is configured.
+    ///
+    /// A store that somebody else keeps has that one's settings, and nothing changes there.
+    fn set_own(&self, _settings: &[OwnSetting]) {}
 
     /// Returns valid paths and all that they refer to, each after what it refers to and otherwise by
     /// name; `None` where this store has no better way than being asked for one path after another,
@@ -211,6 +247,11 @@ pub trait Keeper: Store {
         signatures: &BTreeSet<Signature>,
     ) -> Result<(), StoreError>;
 
+    /// Returns the hash under which it is kept what the outputs of a valid derivation became.
+    async fn realisation_hash(&self, derivation: &StorePath) -> Result<Hash, StoreError> {
+        realisation_hash(self, derivation).await
+    }
+
     /// Returns the path that an output of a derivation became.
     async fn realisation(&self, output: &DrvOutput) -> Result<Option<Realisation>, StoreError>;
 
@@ -235,6 +276,14 @@ pub trait Keeper: Store {
 
     /// Checks the store.
     async fn verify(&self, depth: VerifyDepth, repair: Repair) -> Result<Verification, StoreError>;
+
+    /// Puts the contents that are registered for a valid path in the place of those that are there,
+    /// from another store that has them.
+    async fn repair(&self, path: &StorePath) -> Result<(), StoreError> {
+        let _ = path;
+        let what = "repair a path, which only its keeper can";
+        Err(StoreError::Unsupported { store: self.name().to_owned(), what })
+    }
 
     /// Keeps the log of a build, as its text.
     async fn add_build_log(

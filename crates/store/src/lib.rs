@@ -23,8 +23,8 @@ pub use copy::closure_order;
 pub use error::StoreError;
 pub use fetch::{FetchEvent, FetchObserver};
 pub use keeper::{
-    Adoption, ByteStream, CollectAction, Collected, Collection, Content, Keeper, Liveness, Repair,
-    Roots, SignatureCheck, Verification, VerifyDepth, WhenValid,
+    Adoption, ByteStream, CollectAction, Collected, Collection, Content, Keeper, Liveness,
+    Optimise, OwnSetting, Repair, Roots, SignatureCheck, Verification, VerifyDepth, WhenValid,
 };
 pub use memory::MemoryStore;
 pub use path_stream::{PathStream, Verified};
@@ -33,4 +33,6 @@ pub use realiser::{
     AfterFailure, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
     RealiseStatus, Realised, Realiser, Wanted,
 };
-pub use store::{Description, Missing, Store, Substitute, read_exported_files, read_exported_nar};
+pub use store::{
+    Description, MAX_FILE, Missing, Store, Substitute, read_exported_files, read_exported_nar,
+};

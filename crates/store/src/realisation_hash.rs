@@ -18,8 +18,8 @@ const MAX_DERIVATIONS: usize = 200_000;
 /// # Errors
 ///
 /// Derivations that can't be read, or too many of them.
-pub async fn realisation_hash(
-    store: &dyn Store,
+pub async fn realisation_hash<S: Store + ?Sized>(
+    store: &S,
     derivation: &StorePath,
 ) -> Result<Hash, StoreError> {
     let store_dir = store.store_dir();

@@ -120,7 +120,7 @@ pub trait Store: Send + Sync {
 }
 
 /// Bytes that a file may have which is read whole.
-const MAX_FILE: u64 = 64 * 1024 * 1024;
+pub const MAX_FILE: u64 = 64 * 1024 * 1024;
 
 /// Reads flat files out of their NARs.
 ///
@@ -137,7 +137,8 @@ pub async fn read_exported_files<S: Store + ?Sized>(
         let missing = || StoreError::NotValid { store: name(), path: path.clone() };
         let info = info.ok_or_else(missing)?;
         if info.nar_size.0 > MAX_FILE {
-            return Err(StoreError::Unsupported { store: name(), what: "read a file over 64 MiB" });
+            let (store, path, size) = (name(), path.clone(), info.nar_size.0);
+            return Err(StoreError::TooLarge { store, path, size, limit: MAX_FILE });
         }
         infos.push(info);
     }

@@ -63,7 +63,19 @@ impl Host {
         self.set_link(Link::Mute)
     }
 
-    /// Undoes [`Host::cut`] and [`Host::mute`].
+    /// Lets no more than so many kilobits a second leave the host.
+    ///
+    /// # Errors
+    ///
+    /// If `tc` refuses.
+    pub fn throttle(&self, kilobits: u32) -> Result<()> {
+        let rate = format!("{kilobits}kbit");
+        let limits = ["tbf", "rate", &rate, "burst", "64k", "latency", "400ms"];
+        let line = [["tc", "qdisc", "replace", "dev", "eth0", "root"].as_slice(), &limits].concat();
+        self.run_ok(&line).map(drop)
+    }
+
+    /// Undoes [`Host::cut`], [`Host::mute`] and [`Host::throttle`].
     ///
     /// # Errors
     ///

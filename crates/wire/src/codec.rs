@@ -222,7 +222,21 @@ impl<'a> Decoder<'a> {
         &mut self,
         item: impl Fn(&mut Self) -> Result<T, DecodeError>,
     ) -> Result<C, DecodeError> {
-        self.list_of(8, item)
+        self.list_of(("items of a list", MAX_COUNT), 8, item)
+    }
+
+    /// Reads a list of at most `max` items, which are called `what` where they are more.
+    ///
+    /// # Errors
+    ///
+    /// More items, or an error of an item.
+    pub fn list_up_to<T, C: Default + Extend<T>>(
+        &mut self,
+        what: &'static str,
+        max: usize,
+        item: impl Fn(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<C, DecodeError> {
+        self.list_of((what, max), 8, item)
     }
 
     /// Reads a list whose items have `least` bytes each at least. So many bytes have to have arrived
@@ -230,14 +244,15 @@ impl<'a> Decoder<'a> {
     /// missing too, so that a long list is begun anew a few times and not once for each packet.
     fn list_of<T, C: Default + Extend<T>>(
         &mut self,
+        (what, max): (&'static str, usize),
         least: usize,
         item: impl Fn(&mut Self) -> Result<T, DecodeError>,
     ) -> Result<C, DecodeError> {
         let count = self.number()?;
         let count = usize::try_from(count)
             .ok()
-            .filter(|count| *count <= MAX_COUNT)
-            .ok_or(DecodeError::TooMany { count, max: MAX_COUNT })?;
+            .filter(|count| *count <= max)
+            .ok_or(DecodeError::TooMany { what, count, max })?;
         let rest = self.all.len() - self.at;
         if count * least > rest {
             return Err(DecodeError::Incomplete { missing: count * least - rest });
@@ -261,9 +276,23 @@ impl<'a> Decoder<'a> {
     ///
     /// Too many, or one that isn't a store path.
     pub fn paths(&mut self, store_dir: &StoreDir) -> Result<BTreeSet<StorePath>, DecodeError> {
+        self.paths_up_to("store paths", MAX_COUNT, store_dir)
+    }
+
+    /// Reads a set of at most `max` store paths, which are called `what` where they are more.
+    ///
+    /// # Errors
+    ///
+    /// Too many, or one that isn't a store path.
+    pub fn paths_up_to(
+        &mut self,
+        what: &'static str,
+        max: usize,
+        store_dir: &StoreDir,
+    ) -> Result<BTreeSet<StorePath>, DecodeError> {
         // length, directory, slash, hash part, dash, one character of name
         let text = store_dir.as_str().len() + 35;
-        self.list_of(8 + text + padding(text), |each| each.path(store_dir))
+        self.list_of((what, max), 8 + text + padding(text), |each| each.path(store_dir))
     }
 }
 

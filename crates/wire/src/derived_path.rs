@@ -31,6 +31,42 @@ pub enum DerivedPath {
     All(StorePath),
     /// Some outputs of a derivation.
     Outputs(StorePath, BTreeSet<String>),
+    /// Outputs of a derivation that another one makes.
+    Made(MadeDerivation, MadeOutputs),
+}
+
+/// A derivation that is an output of another one, or an output of such a one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MadeDerivation {
+    /// The derivation that is there.
+    pub derivation: StorePath,
+    /// Its output, which is a derivation, that one's output, and so on; at least one and at most
+    /// [`MadeDerivation::MAX_STEPS`].
+    pub steps: Vec<String>,
+}
+
+impl MadeDerivation {
+    /// How many derivations may be made by one another.
+    pub const MAX_STEPS: usize = 16;
+}
+
+/// Outputs of a derivation that isn't known yet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MadeOutputs {
+    /// All.
+    All,
+    /// These.
+    Some(BTreeSet<String>),
+}
+
+impl MadeOutputs {
+    /// Returns what is asked for, now that the derivation is known.
+    pub fn of(self, derivation: StorePath) -> DerivedPath {
+        match self {
+            MadeOutputs::All => DerivedPath::All(derivation),
+            MadeOutputs::Some(outputs) => DerivedPath::Outputs(derivation, outputs),
+        }
+    }
 }
 
 pub(crate) fn encode_mode(out: &mut Encoder, mode: BuildMode) {
@@ -62,16 +98,18 @@ pub(crate) fn decode_derived_paths(
 }
 
 impl DerivedPath {
-    /// Returns the derivation or the plain path.
+    /// Returns the derivation or the plain path, or the derivation that makes the derivation.
     pub fn path(&self) -> &StorePath {
         match self {
             DerivedPath::Opaque(path) | DerivedPath::All(path) | DerivedPath::Outputs(path, _) => {
                 path
             }
+            DerivedPath::Made(made, _) => &made.derivation,
         }
     }
 
-    /// `PATH`, `DRV!*` or `DRV!out,dev`; before 1.30 a bare derivation stands for all its outputs.
+    /// `PATH`, `DRV!*`, `DRV!out,dev`, or `DRV!out!out` for what a derivation makes that is an output
+    /// itself; before 1.30 a bare derivation stands for all its outputs.
     pub fn display(&self, dialect: &Dialect) -> String {
         let store_dir = &dialect.store_dir;
         match self {
@@ -81,8 +119,15 @@ impl DerivedPath {
             }
             DerivedPath::All(path) => store_dir.display(path),
             DerivedPath::Outputs(path, outputs) => {
-                let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
-                format!("{}!{}", store_dir.display(path), outputs.join(","))
+                format!("{}!{}", store_dir.display(path), joined(outputs))
+            }
+            DerivedPath::Made(made, outputs) => {
+                let outputs = match outputs {
+                    MadeOutputs::All => "*".to_owned(),
+                    MadeOutputs::Some(outputs) => joined(outputs),
+                };
+                let derivation = store_dir.display(&made.derivation);
+                format!("{derivation}!{}!{outputs}", made.steps.join("!"))
             }
         }
     }
@@ -91,20 +136,76 @@ impl DerivedPath {
     ///
     /// # Errors
     ///
-    /// A path that is none.
+    /// A path that is none, or more than [`MadeDerivation::MAX_STEPS`] derivations in a row.
     pub fn parse(text: &str, dialect: &Dialect) -> Result<DerivedPath, DecodeError> {
         let path = |text| dialect.store_dir.parse(text);
-        match text.split_once('!') {
-            None if dialect.since(30) => Ok(DerivedPath::Opaque(path(text)?)),
-            None => match path(text)? {
-                path if path.is_derivation() => Ok(DerivedPath::All(path)),
+        let Some((derivation, outputs)) = text.rsplit_once('!') else {
+            return match path(text)? {
+                path if !dialect.since(30) && path.is_derivation() => Ok(DerivedPath::All(path)),
                 path => Ok(DerivedPath::Opaque(path)),
-            },
-            Some((derivation, "*")) => Ok(DerivedPath::All(path(derivation)?)),
-            Some((derivation, outputs)) => {
-                let outputs = outputs.split(',').map(str::to_owned).collect();
-                Ok(DerivedPath::Outputs(path(derivation)?, outputs))
-            }
+            };
+        };
+        let outputs = match outputs {
+            "*" => MadeOutputs::All,
+            some => MadeOutputs::Some(some.split(',').map(str::to_owned).collect()),
+        };
+        let mut steps = derivation.split('!');
+        let derivation = path(steps.next().unwrap_or_default())?;
+        let steps: Vec<String> = steps.map(str::to_owned).collect();
+        if steps.is_empty() {
+            return Ok(outputs.of(derivation));
         }
+        let max = MadeDerivation::MAX_STEPS;
+        if steps.len() > max {
+            return Err(DecodeError::TooMany {
+                what: "derivations in between",
+                count: steps.len() as u64,
+                max,
+            });
+        }
+        Ok(DerivedPath::Made(MadeDerivation { derivation, steps }, outputs))
+    }
+}
+
+fn joined(outputs: &BTreeSet<String>) -> String {
+    outputs.iter().map(String::as_str).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::{FEATURE_REALISATION_WITH_PATH, Version};
+
+    fn dialect(minor: u8) -> Dialect {
+        Dialect {
+            store_dir: drover_core::StoreDir::default(),
+            version: Version { major: 1, minor },
+            features: [FEATURE_REALISATION_WITH_PATH.to_owned()].into(),
+        }
+    }
+
+    const DRV: &str = "/nix/store/0s7piywhyxxxjgl17bqhm4rfz95np7s4-made.drv";
+
+    #[rstest]
+    #[case::one("!out!out", &["out"])]
+    #[case::all("!out!*", &["out"])]
+    #[case::several("!a!b!c,d", &["a", "b"])]
+    fn outputs_of_what_a_derivation_makes(#[case] text: &str, #[case] expected: &[&str]) {
+        let text = format!("{DRV}{text}");
+        let parsed = DerivedPath::parse(&text, &dialect(38)).unwrap();
+        let DerivedPath::Made(made, _) = &parsed else { panic!("{parsed:?}") };
+        assert_eq!(made.steps, expected);
+        assert_eq!(parsed.display(&dialect(38)), text);
+    }
+
+    #[test]
+    fn nobody_makes_us_count_derivations_without_end() {
+        let steps = |count: usize| format!("{DRV}{}", "!out".repeat(count + 1));
+        let max = MadeDerivation::MAX_STEPS;
+        assert!(DerivedPath::parse(&steps(max), &dialect(38)).is_ok());
+        let error = DerivedPath::parse(&steps(max + 1), &dialect(38)).unwrap_err();
+        assert!(matches!(error, DecodeError::TooMany { .. }), "{error}");
     }
 }

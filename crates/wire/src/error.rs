@@ -21,8 +21,10 @@ pub enum DecodeError {
         max: usize,
     },
     /// A list with more items than it may have.
-    #[error("list of {count} items exceeds limit {max}")]
+    #[error("{count} {what} exceed limit {max}")]
     TooMany {
+        /// What the items are.
+        what: &'static str,
         /// The count that the peer announced.
         count: u64,
         /// The largest that is accepted.

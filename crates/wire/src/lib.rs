@@ -23,7 +23,7 @@ mod substitutable;
 
 pub use build_result::{BuildResult, BuildStatus};
 pub use codec::{Decoder, Encoder, MAX_BYTES, MAX_COUNT, MAX_TEXT};
-pub use derived_path::{BuildMode, DerivedPath};
+pub use derived_path::{BuildMode, DerivedPath, MadeDerivation, MadeOutputs};
 pub use dialect::{
     Dialect, FEATURE_REALISATION_WITH_PATH, ServerInfo, Trust, Version, WORKER_LATEST,
     WORKER_OLDEST, client_hello, client_magic, client_version, exchanges_features, read_client_end,

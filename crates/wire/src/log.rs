@@ -90,6 +90,8 @@ pub mod activity {
     pub const COPY_PATH: u64 = 100;
     /// A file is fetched: URL.
     pub const FILE_TRANSFER: u64 = 101;
+    /// Paths are made valid: the whole of a request.
+    pub const REALISE: u64 = 102;
     /// Paths are copied.
     pub const COPY_PATHS: u64 = 103;
     /// A derivation is built: derivation, machine, round, rounds.
@@ -199,8 +201,13 @@ fn encode_fields(out: &mut Encoder, fields: &[Field]) {
     });
 }
 
+/// Fields that a message may have; those of Nix have seven at the most.
+const MAX_FIELDS: usize = 1000;
+/// Lines that may say where an error comes from.
+const MAX_TRACES: usize = 100_000;
+
 fn decode_fields(from: &mut Decoder<'_>) -> Result<Vec<Field>, DecodeError> {
-    from.list(|from| match from.number()? {
+    from.list_up_to("fields of an activity", MAX_FIELDS, |from| match from.number()? {
         0 => Ok(Field::Number(from.number()?)),
         1 => Ok(Field::Text(from.message()?)),
         found => Err(DecodeError::Number { what: "field type", found }),
@@ -235,7 +242,7 @@ impl RemoteError {
         from.message()?;
         let message = from.message()?;
         from.number_up_to("position of an error", 0)?;
-        let traces = from.list(|from| {
+        let traces = from.list_up_to("traces of an error", MAX_TRACES, |from| {
             from.number_up_to("position of a trace", 0)?;
             from.message()
         })?;

@@ -72,7 +72,7 @@ pub(crate) fn decode_contents(
         path,
         deriver,
         nar_hash,
-        references: from.paths(store_dir)?,
+        references: from.paths_up_to("references of a path", MAX_REFERENCES, store_dir)?,
         registration_time: from.number()?,
         nar_size: NarSize(from.number()?),
         ultimate: false,
@@ -81,10 +81,18 @@ pub(crate) fn decode_contents(
     })
 }
 
+/// References that a path may have. Those of a whole system are some ten thousand.
+const MAX_REFERENCES: usize = 100_000;
+/// Signatures that a path may have.
+const MAX_SIGNATURES: usize = 1000;
+
 pub(crate) fn decode_signatures(
     from: &mut Decoder<'_>,
 ) -> Result<BTreeSet<Signature>, DecodeError> {
-    let signatures: Vec<Option<Signature>> = from.list(|from| Ok(from.text()?.parse().ok()))?;
+    let signatures: Vec<Option<Signature>> =
+        from.list_up_to("signatures of a path", MAX_SIGNATURES, |from| {
+            Ok(from.text()?.parse().ok())
+        })?;
     Ok(signatures.into_iter().flatten().collect())
 }
 

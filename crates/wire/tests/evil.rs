@@ -67,7 +67,8 @@ fn a_length_that_is_allowed_is_waited_for_and_not_allocated() {
 fn huge_counts_are_refused(#[case] count: u64) {
     let mut wire = numbers(&[count]);
     wire.resize(4096, 0);
-    let expected = Err(DecodeError::TooMany { count, max: MAX_COUNT });
+    let what = "store paths";
+    let expected = Err(DecodeError::TooMany { what, count, max: MAX_COUNT });
     assert_eq!(Decoder::new(&wire).paths(&StoreDir::default()), expected);
     let response =
         Response::decode(&mut Decoder::new(&wire), &dialect(), &Request::QueryAllValidPaths);

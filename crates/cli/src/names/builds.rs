@@ -9,17 +9,18 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
 use async_trait::async_trait;
 use drover_build_local::LocalBuilder;
-use drover_core::{SecretKey, StorePath};
-use drover_derivation::BasicDerivation;
+use drover_core::{DrvOutput, Realisation, SecretKey, StorePath};
+use drover_derivation::{BasicDerivation, Derivation, DerivationKind, derivation_name};
 use drover_fleet::{Service, ServiceOptions, Shutdown};
 use drover_store::{
     Keeper, MissingPaths, RealiseObserver, RealiseSettings, RealiseStatus, Realised, Realiser,
-    StoreError, Wanted,
+    SignatureCheck, StoreError, Wanted,
 };
 use drover_store_local::LocalStore;
 use zeroize::Zeroizing;
@@ -65,7 +66,7 @@ impl Builds {
         let builder = machine.builder(&configuration, store)?;
         let machines = machine.machines(&configuration, None, builder.as_ref())?;
         let service = Arc::new(Service::new(machines, ServiceOptions::default()));
-        let keys = Arc::new(keys(machine, &configuration)?);
+        let keys = Arc::new(keys(machine, &configuration.settings.secret_key_files)?);
         let state = Mutex::new(State { configuration, keys, builder, brought: BTreeMap::new() });
         Ok(Builds { machine: machine.clone(), state, service })
     }
@@ -78,7 +79,7 @@ impl Builds {
     ) -> anyhow::Result<()> {
         let builder = self.machine.builder(&configuration, store)?;
         let machines = self.machine.machines(&configuration, None, builder.as_ref())?;
-        let keys = Arc::new(keys(&self.machine, &configuration)?);
+        let keys = Arc::new(keys(&self.machine, &configuration.settings.secret_key_files)?);
         self.service.reload(machines, ServiceOptions::default());
         let mut state = self.state();
         (state.configuration, state.keys) = (configuration, keys);
@@ -149,9 +150,31 @@ impl Builds {
 }
 
 impl Builds {
+    /// Returns the keys that a client wants its builds signed with: its own, if it is one who may say
+    /// so, and otherwise those of the configuration.
+    fn keys_for(
+        &self,
+        store: &dyn Keeper,
+        settings: &RealiseSettings,
+    ) -> Result<Arc<Vec<SecretKey>>, StoreError> {
+        let Some(files) = settings.build.overrides.get("secret-key-files") else {
+            return Ok(Arc::clone(&self.state().keys));
+        };
+        let files: Vec<PathBuf> = files.split_whitespace().map(PathBuf::from).collect();
+        let keys = keys(&self.machine, &files).map_err(|error| StoreError::Refused {
+            store: store.name().to_owned(),
+            message: format!("{error:#}"),
+        })?;
+        Ok(Arc::new(keys))
+    }
+
     /// Signs what was built, in the store where it is valid now.
-    async fn sign(&self, store: &dyn Keeper, realised: &[Realised]) -> Result<(), StoreError> {
-        let keys = Arc::clone(&self.state().keys);
+    async fn sign(
+        &self,
+        store: &dyn Keeper,
+        realised: &[Realised],
+        keys: &[SecretKey],
+    ) -> Result<(), StoreError> {
         let built = realised.iter().filter(|each| each.status == RealiseStatus::Built);
         let paths: Vec<StorePath> = built.flat_map(|each| each.outputs.values().cloned()).collect();
         if keys.is_empty() || paths.is_empty() {
@@ -166,12 +189,52 @@ impl Builds {
     }
 }
 
+/// Notes what the outputs of derivations are, where floating ones are in use: a client with
+/// `ca-derivations` asks for that of every derivation, be its outputs' paths known from the beginning
+/// or not, and ends with an assertion where it gets no answer.
+///
+/// Follows `registerOutputs` in `src/libstore/unix/build/derivation-builder.cc` of Nix.
+async fn note_outputs(
+    store: &dyn Keeper,
+    wanted: &[Wanted],
+    realised: &[Realised],
+) -> Result<(), StoreError> {
+    for (wanted, realised) in wanted.iter().zip(realised) {
+        let (Wanted::AllOutputs(path) | Wanted::Outputs(path, _)) = wanted else { continue };
+        if !realised.status.is_success() || is_impure(store, path).await? {
+            continue;
+        }
+        let hash = store.realisation_hash(path).await?;
+        for (name, out_path) in &realised.outputs {
+            let Ok(output) = name.parse() else { continue };
+            let id = DrvOutput { hash: hash.clone(), output };
+            if store.realisation(&id).await?.is_none() {
+                let (out_path, signatures) = (out_path.clone(), Default::default());
+                let realisation = Realisation { id, out_path, signatures };
+                store.register_realisation(&realisation, SignatureCheck::Skip).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a derivation's outputs are others each time. One that can't be read has none to note.
+async fn is_impure(store: &dyn Keeper, path: &StorePath) -> Result<bool, StoreError> {
+    let Some(name) = derivation_name(path) else { return Ok(true) };
+    let files = store.read_files(std::slice::from_ref(path)).await?;
+    let parsed = files.iter().map(|file| {
+        let derivation = Derivation::parse_aterm(store.store_dir(), &name, file).ok()?;
+        derivation.kind().ok()
+    });
+    Ok(parsed.flatten().all(|kind| kind == DerivationKind::Impure))
+}
+
 /// Reads the keys of `secret-key-files`. Those that are another user's are that user's to sign with.
-fn keys(machine: &ThisMachine, configuration: &Configuration) -> anyhow::Result<Vec<SecretKey>> {
+fn keys(machine: &ThisMachine, files: &[PathBuf]) -> anyhow::Result<Vec<SecretKey>> {
     /// Bytes that a key's file may have.
     const MAX_KEY: u64 = 4096;
     let mut keys = Vec::new();
-    for file in &configuration.settings.secret_key_files {
+    for file in files {
         let unusable = || format!("secret-key-files: '{}' can't be used", file.display());
         let mut text = Zeroizing::new(String::new());
         let opened = fs_err::File::open(file);
@@ -196,8 +259,13 @@ impl Realiser for Builds {
         observer: Arc<dyn RealiseObserver>,
     ) -> Result<Vec<Realised>, StoreError> {
         let service = self.service(store.as_ref(), &mut settings)?;
+        let keys = self.keys_for(store.as_ref(), &settings)?;
+        let asked = wanted.clone();
         let realised = service.realise(Arc::clone(&store), wanted, settings, observer).await?;
-        self.sign(store.as_ref(), &realised).await?;
+        if self.state().configuration.settings.experimental_features.contains("ca-derivations") {
+            note_outputs(store.as_ref(), &asked, &realised).await?;
+        }
+        self.sign(store.as_ref(), &realised, &keys).await?;
         Ok(realised)
     }
 
@@ -209,9 +277,10 @@ impl Realiser for Builds {
         observer: Arc<dyn RealiseObserver>,
     ) -> Result<Realised, StoreError> {
         let service = self.service(store.as_ref(), &mut settings)?;
+        let keys = self.keys_for(store.as_ref(), &settings)?;
         let building = service.build_derivation(Arc::clone(&store), derivation, settings, observer);
         let realised = building.await?;
-        self.sign(store.as_ref(), std::slice::from_ref(&realised)).await?;
+        self.sign(store.as_ref(), std::slice::from_ref(&realised), &keys).await?;
         Ok(realised)
     }
 

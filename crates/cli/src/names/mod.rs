@@ -5,6 +5,7 @@ mod builds;
 mod daemon;
 mod programs;
 mod signals;
+mod sources;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -19,14 +20,14 @@ use drover_compat::{
 use drover_config::{StoreReference, User};
 use drover_fleet::{Shutdown, Site};
 use drover_store::{Keeper, Realiser, Store, Substitute};
-use drover_store_local::Place;
+use drover_store_local::{Layout, Place};
 use drover_store_remote::RemoteStore;
 
 use self::builds::Builds;
-use crate::address::address;
+use crate::address::{address, connections};
 use crate::builders::{List, other_machines};
 use crate::configuration::Configuration;
-use crate::connector::Connector;
+use crate::connector::{Connector, bounded};
 use crate::local_store::LocalStore;
 use crate::own_builder::{self, LimitsKeptBy, LocalBuildsBy};
 use crate::own_store;
@@ -116,10 +117,7 @@ impl ThisMachine {
             Err(_) => return self.open_remote(reference, configuration),
         };
         match place {
-            Place::Local(layout) => {
-                let Configuration { settings, conf, .. } = configuration;
-                Ok(Opened::Own(Arc::new(own_store::open(layout, settings, conf)?)))
-            }
+            Place::Local(layout) => self.open_own(layout, configuration),
             Place::Own(layout) => {
                 if !layout.state.exists() {
                     self.terminal.warn(&format!(
@@ -127,8 +125,7 @@ impl ThisMachine {
                         layout.name
                     ));
                 }
-                let Configuration { settings, conf, .. } = configuration;
-                Ok(Opened::Own(Arc::new(own_store::open(layout, settings, conf)?)))
+                self.open_own(layout, configuration)
             }
             Place::Daemon(socket) => {
                 let connector = Connector::new(configuration)?;
@@ -141,6 +138,12 @@ impl ThisMachine {
                 Ok(Opened::Remote(Arc::new(store)))
             }
         }
+    }
+
+    fn open_own(&self, layout: Layout, configuration: &Configuration) -> anyhow::Result<Opened> {
+        let Configuration { settings, conf, .. } = configuration;
+        let store = own_store::open(layout, settings, conf)?;
+        Ok(Opened::Own(Arc::new(store.repairing_from(self.sources(configuration)))))
     }
 
     fn open_remote(
@@ -156,7 +159,7 @@ impl ThisMachine {
         };
         let settings = configuration.client_settings();
         let store = connector.open(&reference.to_string(), &store_dir, &address, &settings);
-        Ok(Opened::Remote(Arc::new(store)))
+        Ok(Opened::Remote(Arc::new(bounded(store, connections(reference)?))))
     }
 
     /// Returns what builds for a store. Where a daemon keeps it, that is the daemon; so it is where

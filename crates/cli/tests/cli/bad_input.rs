@@ -75,6 +75,46 @@ fn a_derivation_that_is_no_file(#[case] spoil: fn(&Path)) {
     assert_eq!(said.err.lines().count(), 1, "{said:#?}");
 }
 
+/// KiB that a run may take in all.
+const MOST: u64 = 100 * 1024;
+
+/// A sound derivation of 100 MB, in a store of one's own, in one behind a daemon, and outside.
+#[test]
+fn a_derivation_that_is_large() {
+    let world = World::new();
+    fs_err::write(world.path("large"), "x".repeat(100_000_000)).unwrap();
+    let expression = r#"derivation { name = "a"; system = "x86_64-linux"; builder = "/bin/sh"; large = builtins.readFile ./large; }"#;
+    fs_err::write(world.path("a.nix"), expression).unwrap();
+    let added = std::process::Command::new("nix-instantiate")
+        .args([world.path("a.nix"), "--store".into(), world.path("root")])
+        .env("NIX_CONF_DIR", world.path("conf"))
+        .output()
+        .unwrap();
+    let path = Told::of(added).succeeds().trim().to_owned();
+    let real = world.path("root").join(path.trim_start_matches('/'));
+    let outside = world.path(path.rsplit('/').next().unwrap());
+    fs_err::copy(real, &outside).unwrap();
+    let outside = outside.display().to_string();
+    // drover itself doesn't add such a thing
+    let own = world.command(&["--add", &outside]).arg0("nix-store").output().unwrap();
+    Told::of(own).fails(1, &["error: ", "-a.drv'", "67108864", "builtins.toFile"]);
+    let daemon = ["--option", "substituters", "file:///no/such/cache"];
+    let runs: [&[&str]; 5] = [
+        &["build", "-j0", "--no-link", &path],
+        &[&["build", "-j0", "--no-link", &path], daemon.as_slice()].concat(),
+        &["derivation", "show", &path],
+        &["derivation", "show", "-r", &path],
+        &["derivation", "show", &outside],
+    ];
+    for line in runs {
+        let (said, peak) = world.run_measured(line);
+        // what, the rule, and what can be done
+        said.fails(1, &["error: ", "a.drv'", "67108864", "builtins.toFile"]);
+        assert!(said.err.len() < 2000, "{said:#?}");
+        assert!(peak < MOST, "{peak} KiB: {line:?}");
+    }
+}
+
 #[test]
 fn a_derivation_that_is_not_there() {
     let path = "/nix/store/q6cz8xnq7m50dva7v6l8ppsb9ifxahz2-a.drv";

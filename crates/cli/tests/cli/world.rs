@@ -51,6 +51,23 @@ impl World {
         command
     }
 
+    /// Runs drover, and returns what it told with the KiB of memory that it took at most.
+    pub(crate) fn run_measured(&self, arguments: &[&str]) -> (Told, u64) {
+        let mut child =
+            self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let status = format!("/proc/{}/status", child.id());
+        let mut peak = 0;
+        // the high-water mark stays readable until the process is gone
+        while child.try_wait().unwrap().is_none() {
+            let told = fs_err::read_to_string(&status).unwrap_or_default();
+            let line = told.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let now = line.and_then(|line| line.trim().split(' ').next()?.parse().ok());
+            peak = now.unwrap_or(0).max(peak);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        (Told::of(child.wait_with_output().unwrap()), peak)
+    }
+
     pub(crate) fn run(&self, arguments: &[&str]) -> Told {
         Told::of(self.command(arguments).output().unwrap())
     }

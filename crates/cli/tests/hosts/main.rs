@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test shows what went wrong by failing")]
 
 mod activities;
+mod bounds;
 mod caches;
 mod clients;
 mod connections;
 mod corpus;
+mod counts;
 mod failures;
 mod floating;
 mod lines;
@@ -16,6 +18,8 @@ mod neighbours;
 mod own;
 mod servers;
 mod sources;
+mod standstill;
+mod tidying;
 mod together;
 mod trust;
 mod versions;

@@ -139,7 +139,14 @@ fn store_flag(
             reading.key_file = Some(cursor.argument(argument)?);
         }
         (Name::KeyGenerate, "--key-name") => reading.key_name = Some(cursor.text(argument)?),
-        (Name::StoreDelete | Name::StoreVerify | Name::StoreSign | Name::ShowDerivation, _) => {
+        (
+            Name::StoreDelete
+            | Name::StoreVerify
+            | Name::StoreRepair
+            | Name::StoreSign
+            | Name::ShowDerivation,
+            _,
+        ) => {
             return Ok(selection_flag(flag, reading));
         }
         _ => return Ok(Taken::No),

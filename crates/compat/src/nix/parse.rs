@@ -188,6 +188,7 @@ fn about_paths(name: Name, reading: Reading, layout: Layout) -> Result<NixReques
             signatures_needed: reading.signatures_needed,
             layout,
         }),
+        Name::StoreRepair => NixRequest::StoreRepair(paths),
         Name::StoreSign => match reading.key_file {
             Some(file) => NixRequest::StoreSign { paths, key_file: file.into(), layout },
             None => return Err(CompatError::usage("flag '--key-file' is required")),

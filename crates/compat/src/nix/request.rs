@@ -160,6 +160,8 @@ pub enum NixRequest {
     },
     /// Check paths.
     StoreVerify(VerifyRequest),
+    /// Repair paths.
+    StoreRepair(Selection),
     /// Sign paths.
     StoreSign {
         /// The paths.

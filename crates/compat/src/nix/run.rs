@@ -128,6 +128,12 @@ impl Session<'_> {
                 self.delete(paths, liveness, layout).await?;
             }
             NixRequest::StoreVerify(request) => return verify(self, request).await,
+            NixRequest::StoreRepair(paths) => {
+                let (store, paths) = self.selected(paths).await?;
+                for path in paths {
+                    store.repair(&path).await?;
+                }
+            }
             NixRequest::StoreSign { paths, key_file, layout } => {
                 sign(self, paths, &key_file, layout).await?;
             }

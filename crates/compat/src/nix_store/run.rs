@@ -6,9 +6,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::sync::Arc;
 
 use drover_core::{HashAlgorithm, Hasher, PathInfo, StorePath};
-use drover_store::{
-    CollectAction, Collection, Keeper, Liveness, RealiseMode, Repair, VerifyDepth, Wanted,
-};
+use drover_store::{CollectAction, Collection, Keeper, Liveness, Repair, VerifyDepth};
 use tokio::io::AsyncReadExt as _;
 
 use super::keep::Roots;
@@ -24,7 +22,6 @@ use crate::garbage;
 use crate::host::Host;
 use crate::installable::{absolute, follow_to_store};
 use crate::options::{Options, Verbosity};
-use crate::realise::Work;
 use crate::size::render_size;
 
 /// Bytes of words that standard input may have.
@@ -250,9 +247,10 @@ impl Session<'_> {
     }
 
     async fn repair_paths(&mut self, paths: &[OsString]) -> Result<(), CompatError> {
-        let wanted = self.follow_all(paths)?.into_iter().map(Wanted::Path).collect();
-        let work = Work::new(self.host, self.options, self.store.clone()).await?;
-        work.realise(wanted, RealiseMode::Repair, &mut self.console).await
+        for path in self.follow_all(paths)? {
+            self.store.repair(&path).await?;
+        }
+        Ok(())
     }
 
     /// Returns the derivation that a path is, or was built from.

@@ -15,8 +15,8 @@ use drover_nar::{Executable, single_file_nar};
 use drover_store::contract::Given;
 use drover_store::{
     ByteStream, CollectAction, Collected, Collection, Content, Description, Keeper, Missing,
-    PathStream, Repair, Roots, SignatureCheck, Store, StoreError, Substitute, Trust, Verification,
-    Verified, VerifyDepth, WhenValid,
+    OwnSetting, PathStream, Repair, Roots, SignatureCheck, Store, StoreError, Substitute, Trust,
+    Verification, Verified, VerifyDepth, WhenValid,
 };
 use tokio::sync::watch;
 
@@ -30,6 +30,8 @@ pub struct State {
     pub links: BTreeMap<String, Option<StorePath>>,
     pub logs: BTreeMap<StorePath, Vec<u8>>,
     pub substitutable: BTreeSet<StorePath>,
+    /// What the last view was told that the store does otherwise for it.
+    pub own: Vec<OwnSetting>,
 }
 
 #[derive(Default)]
@@ -224,6 +226,10 @@ impl Keeper for TestKeeper {
             views: Arc::clone(&self.views),
             collections: Arc::clone(&self.collections),
         }))
+    }
+
+    fn set_own(&self, settings: &[OwnSetting]) {
+        self.state().own = settings.to_vec();
     }
 
     async fn add_temporary_root(&self, path: &StorePath) -> Result<(), StoreError> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use drover_core::{OutputName, PathInfo, StorePath};
+use drover_derivation::{Derivation, DerivationKind};
 use drover_schedule::{Event, JobId, JobStatus, Place};
 use drover_store::Keeper;
 
@@ -11,7 +12,7 @@ use crate::driver::{Interest, JobPhase};
 use crate::prepare::JobPlan;
 use crate::service::engine::{Client, Engine, Joining, Learned};
 use crate::service::router::ClientId;
-use crate::service::table::{Bundle, BundleId, Key, Progress, Use};
+use crate::service::table::{Bundle, BundleId, GoodFor, Key, Progress, Use};
 use crate::terms::Terms;
 
 /// Built jobs that nobody waits for are kept for whoever asks next, up to so many.
@@ -86,11 +87,16 @@ impl Engine {
             let own = plan.dependencies.iter();
             let dependencies: Vec<JobId> =
                 own.filter_map(|job| mapped.get(job.0 as usize).copied().flatten()).collect();
-            let job = self.table.shareable(&key, &dependencies).unwrap_or_else(|| {
+            let good_for = good_for(&plan.derivation);
+            let job = self.table.shareable(&key, &dependencies, good_for).unwrap_or_else(|| {
                 let (job, node) = self.table.add(key, dependencies.clone());
                 self.router.open(node, plan.path.clone());
                 for output in plan.derivation.outputs.keys() {
                     self.realised.add(&(plan.path.clone(), output.clone()));
+                    if good_for == GoodFor::Waiters {
+                        // what depends on it waits for what it becomes this time
+                        self.driver.shared.places.unrealise(&plan.path, output);
+                    }
                 }
                 (plan.node, plan.dependencies) = (node, dependencies);
                 new.push((job, plan));
@@ -345,6 +351,13 @@ impl Engine {
                 self.forget(job);
             }
         }
+    }
+}
+
+fn good_for(derivation: &Derivation) -> GoodFor {
+    match derivation.kind() {
+        Ok(DerivationKind::Impure) => GoodFor::Waiters,
+        _ => GoodFor::Everybody,
     }
 }
 

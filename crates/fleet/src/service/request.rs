@@ -11,7 +11,6 @@ use drover_derivation::Derivation;
 use drover_schedule::JobId;
 use drover_store::{
     Keeper, RealiseObserver, RealiseSettings, RealiseStatus, Realised, StoreError, Substitute,
-    realisation_hash,
 };
 use tokio::sync::oneshot;
 
@@ -133,7 +132,7 @@ impl Request {
             if !unnamed || answer.outputs.is_empty() || !self.is_here(asked).await? {
                 continue;
             }
-            let hash = realisation_hash(&*self.store, &asked.target.derivation).await?;
+            let hash = self.store.realisation_hash(&asked.target.derivation).await?;
             for (name, path) in &answer.outputs {
                 let Ok(output) = name.parse() else { continue };
                 let id = DrvOutput { hash: hash.clone(), output };

@@ -31,6 +31,15 @@ pub(crate) enum Content {
     Given(Vec<u8>),
 }
 
+/// Whom the end of a build is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GoodFor {
+    /// For all who ask, whenever they do.
+    Everybody,
+    /// For those who waited for it: an impure derivation is built anew for each who asks later.
+    Waiters,
+}
+
 /// A job's paths and what else protects its inputs, as the client found them who asked for it.
 pub(crate) struct Bundle {
     pub(crate) paths: Vec<StorePath>,
@@ -141,11 +150,20 @@ impl Table {
     }
 
     /// Returns the job that a new client may share, which found that it depends on these.
-    pub(crate) fn shareable(&self, key: &Key, dependencies: &[JobId]) -> Option<JobId> {
+    pub(crate) fn shareable(
+        &self,
+        key: &Key,
+        dependencies: &[JobId],
+        good_for: GoodFor,
+    ) -> Option<JobId> {
         let job = *self.by_key.get(key)?;
         let entry = self.get(job)?;
         let is_alike = dependencies.iter().all(|other| entry.dependencies.contains(other));
-        let is_usable = !matches!(entry.progress, Progress::Failed(_));
+        let is_usable = match entry.progress {
+            Progress::Open => true,
+            Progress::Built => good_for == GoodFor::Everybody,
+            Progress::Failed(_) => false,
+        };
         (is_alike && is_usable).then_some(job)
     }
 

@@ -193,6 +193,10 @@ impl Workshop<'_> {
         let mut outputs = Outputs::new();
         for (name, output) in &basic.outputs {
             let mut text = format!("{}:{name}:", basic.name).into_bytes();
+            if matches!(output, Output::Impure { .. }) {
+                let times = self.site.machine.made.lock().unwrap().len();
+                text.extend_from_slice(format!("{times}").as_bytes());
+            }
             text.resize(text.len().max(recipe.size), b'.');
             let nar = single_file_nar(&text, Executable::No);
             let references = match recipe.keeps {
@@ -200,7 +204,7 @@ impl Workshop<'_> {
                 Keeps::Nothing => BTreeSet::new(),
             };
             let (path, content_address) = match output {
-                Output::Floating { .. } => {
+                Output::Floating { .. } | Output::Impure { .. } => {
                     let (path, address) = self.addressed(basic, name, &nar, &references);
                     (path, Some(address))
                 }

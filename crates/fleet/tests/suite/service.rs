@@ -7,8 +7,8 @@ use std::time::Duration;
 use drover_derivation::{BasicDerivation, Derivation, derivation_name};
 use drover_fleet::{ServiceOptions, Shutdown};
 use drover_store::{
-    AfterFailure, BuildFailure, RealiseEvent, RealiseMode, RealiseStatus, Realiser, StoreError,
-    Wanted,
+    AfterFailure, BuildFailure, RealiseEvent, RealiseMode, RealiseStatus, Realiser, Store as _,
+    StoreError, Wanted,
 };
 
 use crate::clients::{Crowd, Daemon, Heard, built, settings};
@@ -61,6 +61,51 @@ async fn two_clients_share_a_build_and_its_log() {
         assert_eq!(heard.lines(), first.lines());
         assert!(!heard.lines().is_empty(), "{:?}", heard.events());
     }
+    daemon.end(&[&one]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_impure_is_built_anew_for_each_who_asks() {
+    let mut world = World::new().await;
+    let low = world.draft("low").impure().took(Duration::from_secs(10)).write().await;
+    let top = world.draft("top").impure().needs(&low, &["out"]).write().await;
+    let one = Machine::new("one", 4);
+    let daemon = Daemon::new(&world, &[&one]);
+    let mut made = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        let answers = daemon.ask(&[&top]).await;
+        built(&answers);
+        let out = answers[0].outputs["out"].clone();
+        let info = one.store.path_infos(std::slice::from_ref(&out)).await.unwrap().remove(0);
+        let mut inputs = info.unwrap().references;
+        inputs.retain(|path| path.name() == "low");
+        made.extend(inputs);
+        made.insert(out);
+    }
+    assert_eq!(one.made(), ["low", "top", "low", "top", "low", "top"]);
+    assert_eq!(made.len(), 6, "each is made of what was built for it: {made:?}");
+    // those who ask while it is built get what becomes of it
+    let mut crowd = Crowd::default();
+    crowd.add(daemon.ask_with(&[&low], AfterFailure::Stop, Arc::default()));
+    after(5).await;
+    crowd.add(daemon.ask_with(&[&low], AfterFailure::Stop, Arc::default()));
+    crowd.all().await.iter().for_each(|answers| built(answers));
+    assert_eq!(one.made().len(), 7);
+    daemon.end(&[&one]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_pure_is_not_made_of_what_is_impure() {
+    let mut world = World::new().await;
+    let low = world.draft("low").impure().write().await;
+    let top = world.draft("top").deferred().needs(&low, &["out"]).write().await;
+    let one = Machine::new("one", 4);
+    let daemon = Daemon::new(&world, &[&one]);
+    let answer = daemon.ask(&[&top]).await.remove(0);
+    assert_eq!(answer.status, RealiseStatus::InputRejected);
+    let expected = format!("pure derivation '/nix/store/{}' depends on impure", top.path);
+    assert!(answer.message.contains(&expected), "{}", answer.message);
+    assert!(one.made().is_empty());
     daemon.end(&[&one]).await;
 }
 

@@ -92,6 +92,7 @@ pub(crate) struct Draft<'a> {
 enum Kind {
     InputAddressed,
     Floating,
+    Impure,
     Deferred,
 }
 
@@ -264,6 +265,12 @@ impl Draft<'_> {
         self
     }
 
+    /// What it makes is another each time.
+    pub(crate) fn impure(mut self) -> Self {
+        self.kind = Kind::Impure;
+        self
+    }
+
     pub(crate) fn deferred(mut self) -> Self {
         self.kind = Kind::Deferred;
         self
@@ -306,6 +313,9 @@ impl Draft<'_> {
         let output = match self.kind {
             Kind::Floating => {
                 Output::Floating { method: IngestionMethod::Nar, algorithm: HashAlgorithm::Sha256 }
+            }
+            Kind::Impure => {
+                Output::Impure { method: IngestionMethod::Nar, algorithm: HashAlgorithm::Sha256 }
             }
             Kind::InputAddressed | Kind::Deferred => Output::Deferred,
         };

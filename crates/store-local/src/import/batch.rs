@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use drover_core::{OutputName, PathInfo, Realisation, StorePath};
-use drover_store::{StoreError, WhenValid};
+use drover_store::{Optimise, StoreError, WhenValid};
 use drover_store_db::{DbError, Registration};
 use drover_store_files::LinkCheck;
 use drover_store_locks::{PathLocks, TempDir, Tried};
@@ -12,7 +12,7 @@ use drover_store_locks::{PathLocks, TempDir, Tried};
 use crate::LocalStore;
 use crate::error::LocalError;
 use crate::failpoint::{Point, reach};
-use crate::options::{ContentSync, Optimise};
+use crate::options::ContentSync;
 use crate::patience::Patience;
 use crate::tree;
 use crate::view::View;

@@ -104,8 +104,11 @@ impl Unpacking {
             match part {
                 Part::Path(info) => self.begin(info)?,
                 Part::Bytes(bytes) => {
-                    if let Current::Unpacked { unpack, .. } = &mut self.current {
-                        unpack.push(&bytes)?;
+                    if let Current::Unpacked { info, unpack, .. } = &mut self.current {
+                        let view = &self.view;
+                        unpack
+                            .push(&bytes)
+                            .map_err(|error| super::room::told(view, &info.path, error))?;
                     }
                 }
                 Part::EndOfPath => {
@@ -170,7 +173,7 @@ impl Unpacking {
             if !info.path.is_derivation() {
                 return Ok(None);
             }
-            let text = tree::read_file(folder, &entry)?;
+            let text = tree::read_file(folder, &entry, &self.view.display(&info.path))?;
             let derivation = self.view.parse_derivation(&info.path, &text)?;
             let pending = |path: &StorePath| self.derivations.get(path).cloned();
             check::check_derivation(&self.view, &info.path, &derivation, pending)?;

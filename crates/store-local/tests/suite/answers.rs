@@ -12,9 +12,10 @@ use drover_derivation::{BasicDerivation, Derivation, HashModuloCache, Output, ou
 use drover_nar::{Executable, Writer, single_file_nar};
 use drover_store::contract::{Given, check_store, flat_file};
 use drover_store::{
-    Adoption, Content, Keeper, Repair, SignatureCheck, Store, Substitute, VerifyDepth, WhenValid,
+    Adoption, Content, Keeper, OwnSetting, Repair, SignatureCheck, Store, Substitute, VerifyDepth,
+    WhenValid,
 };
-use drover_store_local::{LocalOptions, LocalStore, LogForm, Optimise};
+use drover_store_local::{LocalOptions, LocalStore, LogForm, Optimise, Sources};
 
 use crate::support::{Home, Pieces, read_all};
 
@@ -361,7 +362,9 @@ async fn repairs_what_another_store_has() {
     let (mut others, others_nar) = flat_file("a", b"evil", &[]);
     others.path = a.path.clone();
     wrong.store().import(Given::boxed([(others, others_nar)])).await.expect("imported");
-    let sources: Vec<Arc<dyn Store>> = vec![wrong.store(), other.store()];
+    let stores: Vec<Arc<dyn Store>> = vec![wrong.store(), other.store()];
+    let unasked = vec!["'http://x' was not asked".to_owned()];
+    let sources = Sources { stores, unasked };
     let (layout, options) = (home.layout(), LocalOptions::default());
     let store = Arc::new(LocalStore::new(layout, options).repairing_from(sources));
     let store = store.session().await.expect("a session");
@@ -387,6 +390,7 @@ async fn repairs_what_another_store_has() {
     assert!(has(format!("{}' was modified!", b.path)), "{found:?}");
     let whole = store.store_dir().display(&c.path);
     assert!(has(format!("cannot repair path '{whole}'")), "{found:?}");
+    assert!(has("registered; 'http://x' was not asked".to_owned()), "{found:?}");
     assert_eq!(found.problems.len(), 5, "{found:?}");
     for (path, contents) in [(&a.path, "good"), (&b.path, "b"), (&c.path, "evil")] {
         assert_eq!(std::fs::read_to_string(file(path)).expect("a file"), contents);
@@ -546,6 +550,32 @@ async fn permanent_roots() {
     std::fs::write(link, "mine").expect("written");
     let refused = home.store().add_permanent_root(&a.path, link).await.expect_err("refused");
     assert!(refused.to_string().contains("already exists"), "{refused}");
+}
+
+/// What one session has otherwise is its own, and goes when it says so.
+#[tokio::test]
+async fn sessions_have_settings_of_their_own() {
+    let home = Home::new();
+    let store = home.store();
+    let own = Arc::clone(&store).session().await.expect("a session");
+    own.set_own(&[OwnSetting::Optimise(Optimise::OnImport)]);
+    let files = ["a", "b", "c", "d"].map(|name| flat_file(name, &[7; 1000], &[]));
+    let add = |by: Arc<dyn Keeper>, at: usize| {
+        let paths = Given::boxed([files[at].clone()]);
+        async move { by.add_paths(paths, SignatureCheck::Skip, WhenValid::Keep).await }
+    };
+    let links = |at: usize| {
+        let file = home.path("store").join(files[at].0.path.base_name());
+        std::fs::metadata(file).expect("a file").nlink()
+    };
+    add(Arc::clone(&own), 0).await.expect("added");
+    add(Arc::clone(&own), 1).await.expect("added");
+    assert_eq!((links(0), links(1)), (3, 3));
+    let plain: Arc<dyn Keeper> = store.clone();
+    add(plain, 2).await.expect("added");
+    own.set_own(&[]);
+    add(own, 3).await.expect("added");
+    assert_eq!((links(0), links(2), links(3)), (3, 1, 1));
 }
 
 #[tokio::test]

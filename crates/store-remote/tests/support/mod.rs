@@ -236,6 +236,21 @@ impl Fake {
         store_at(Address::Socket(self.socket.clone()), limit)
     }
 
+    /// The same, with settings for builds.
+    pub(crate) fn patient_store_with(
+        &self,
+        limit: Duration,
+        settings: BuildSettings,
+    ) -> RemoteStore {
+        let options = ConnectOptions {
+            connect_timeout: limit,
+            ssh_arguments: Vec::new(),
+            runtime_dir: Arc::new(folder()),
+        };
+        let address = Address::Socket(self.socket.clone());
+        RemoteStore::new("test", StoreDir::default(), address, &options, settings)
+    }
+
     pub(crate) fn impatient_store(&self) -> RemoteStore {
         store_at(Address::Socket(self.socket.clone()), Duration::from_secs(1))
     }
