@@ -19,7 +19,7 @@ use drover_store_remote::{Address, AddressError, Program, RemoteStore, builds_at
 use crate::address::{address, connections, store_argument};
 use crate::configuration::{Configuration, tell};
 use crate::connector::{Connector, bounded};
-use crate::host::{self, FileSystem};
+use crate::host::FileSystem;
 use crate::local_store::{LocalStore, StockDaemon};
 use crate::own_builder::{self, LimitsKeptBy, LocalBuildsBy};
 use crate::terminal::Terminal;

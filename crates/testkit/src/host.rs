@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
@@ -22,6 +22,8 @@ use crate::fleet::{Member, Shared};
 use crate::running::{Running, describe, ending};
 use crate::{Suite, processes, seed};
 
+/// How long killed processes may take to be gone.
+const KILLED_WITHIN: Duration = Duration::from_secs(10);
 /// How long [`Host::run`] lets a program run.
 const RUN_LIMIT: Duration = Duration::from_secs(180);
 /// How long a host may take to start; it takes a fraction of a second on an idle machine.
@@ -310,11 +312,19 @@ impl Host {
         drop(self);
     }
 
+    /// Kills processes, and waits until they are gone, with what they listened on.
     fn kill(&self, wanted: impl Fn(&str) -> bool) {
-        for process in processes::inside(&self.pid_namespace) {
-            if process.pid != self.init && wanted(&process.command_line()) {
+        let deadline = Instant::now() + KILLED_WITHIN;
+        loop {
+            let mut left = processes::inside(&self.pid_namespace);
+            left.retain(|process| process.pid != self.init && wanted(&process.command_line()));
+            if left.is_empty() || deadline <= Instant::now() {
+                return;
+            }
+            for process in left {
                 processes::send(process.pid, Signal::KILL);
             }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
