@@ -19,8 +19,12 @@ pub(crate) fn summary(report: &Report) -> Vec<String> {
     let mut lines = table(&rows);
     let busy: Duration = used.iter().map(|machine| machine.busy).sum();
     lines.push(format!(
-        "{} in {}, {} of build time{}",
+        "{}{} in {}, {} of build time{}",
         units::count(report.built, "build"),
+        match report.found {
+            0 => String::new(),
+            found => format!(" and {found} found built"),
+        },
         units::time(report.took),
         units::time(busy),
         speedup(busy, report.took),
@@ -80,6 +84,7 @@ mod tests {
         Report {
             targets: Vec::new(),
             failures: Vec::new(),
+            found: 0,
             built: machines.iter().map(|machine| machine.builds).sum(),
             machines,
             took: Duration::from_millis(3200),
@@ -107,6 +112,14 @@ mod tests {
                 "21 builds in 3.2s, 20.0s of build time (6.2 at a time)",
             ]
         );
+    }
+
+    #[test]
+    fn tells_what_was_found() {
+        let b1 = MachineTotals { machine: "b1".to_owned(), builds: 2, ..MachineTotals::default() };
+        let report = Report { found: 3, ..report(vec![b1]) };
+        let last = summary(&report).pop().unwrap_or_default();
+        assert_eq!(last, "2 builds and 3 found built in 3.2s, 0.0s of build time");
     }
 
     #[test]

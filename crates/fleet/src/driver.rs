@@ -8,12 +8,12 @@ use drover_schedule::{
     ByteCount, Command, Event, JobId, JobStatus, Lane, MachineId, MachineKind, Moment, OnFailure,
     Outcome, PathId, Place, Scheduler, Settings, Verdict,
 };
-use drover_store::Substitute;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::event::{FleetEvent, JobFailureReport};
 use crate::fleet::Fleet;
+use crate::found::{Greeted, greet, seek};
 use crate::graph::Graph;
 use crate::intake::expected_channels;
 use crate::machine::MachineSpec;
@@ -22,7 +22,7 @@ use crate::merge::{Found, Sources as _, fetch_small};
 use crate::path_ids::PathIds;
 use crate::places::Kept;
 use crate::prepare::{JobPlan, Work};
-use crate::shared::{Happened, Shared};
+use crate::shared::{Answer, Happened, Shared};
 
 /// A job in a run.
 pub(crate) struct JobState {
@@ -67,6 +67,8 @@ pub(crate) enum JobPhase {
     /// It came back after it was told to stop.
     Stopped,
     Built,
+    /// Nobody needs it, as long as what was found elsewhere is there.
+    Unneeded,
     Failed(Box<JobFailureReport>),
 }
 
@@ -79,6 +81,8 @@ pub(crate) struct Driver {
     pub(crate) jobs: Vec<JobState>,
     pub(crate) job_of: HashMap<crate::graph::NodeId, JobId>,
     pub(crate) options: crate::fleet::FleetOptions,
+    /// Jobs that needed no build, as their outputs were found somewhere.
+    pub(crate) found: BTreeSet<JobId>,
     /// What failed by itself, until the scheduler has its verdict.
     pub(crate) reports: HashMap<JobId, JobFailureReport>,
     pub(crate) paths: PathIds,
@@ -102,6 +106,7 @@ impl Driver {
         fleet: &Fleet,
         machines: Vec<MachineSpec>,
         graph: Arc<Graph>,
+        targets: BTreeSet<StorePath>,
         work: Work,
     ) -> Driver {
         let (tell, happened) = mpsc::unbounded_channel();
@@ -116,6 +121,7 @@ impl Driver {
             local_machine.map(|(machine, _)| machine),
             tell,
         ));
+        shared.targets.get_or_init(|| targets);
         let on_failure = match fleet.options.keep_going {
             true => OnFailure::KeepGoing,
             false => OnFailure::StopAll,
@@ -147,6 +153,7 @@ impl Driver {
             jobs: Vec::new(),
             job_of: HashMap::new(),
             options,
+            found: BTreeSet::new(),
             reports: HashMap::new(),
             paths: PathIds::default(),
             lasting: Lasting::OneRun,
@@ -197,7 +204,9 @@ impl Driver {
         }
         match status {
             None | Some(JobStatus::Stopping { .. }) => self.decided(job, Verdict::Cancelled),
-            Some(JobStatus::Done(outcome)) if outcome != Outcome::Built => {
+            Some(JobStatus::Done(outcome))
+                if !matches!(outcome, Outcome::Built | Outcome::Unneeded) =>
+            {
                 // it was being built again, and that was cancelled without a word
                 self.decided(job, Verdict::Cancelled);
             }
@@ -289,26 +298,19 @@ impl Driver {
         let shared = Arc::clone(&self.shared);
         let name = shared.name_of(machine);
         shared.observer.event(FleetEvent::Connecting { machine: name });
+        let sought = self.sought(machine);
+        let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
         state.connecting.spawn(async move {
             let began = Instant::now();
-            let connected = async {
-                // the questions go with the greeting; what it lacks it may fetch when a job needs it
-                let valid = site.hold_valid(&interesting, Substitute::No).await?;
-                let description = site.connect().await?;
-                Ok((description, valid))
-            };
-            match connected.await {
-                Ok((description, valid)) => {
+            match greet(site.as_ref(), &interesting, &sought).await {
+                Ok(Greeted { description, valid, found, unasked }) => {
                     let took = began.elapsed();
                     let round_trip = site.round_trip().unwrap_or_default();
-                    shared.tell(Happened::Connected {
-                        machine,
-                        generation,
-                        description,
-                        valid,
-                        took,
-                        round_trip,
-                    });
+                    let answer = Answer { description, valid, found, took, round_trip };
+                    shared.tell(Happened::Connected { machine, generation, answer });
+                    if !unasked.is_empty() {
+                        seek(site.as_ref(), &shared, (machine, generation), &unasked).await;
+                    }
                 }
                 Err(error) => {
                     shared.tell(Happened::ConnectFailed { machine, generation, error });

@@ -114,6 +114,18 @@ pub enum FleetEvent {
         /// Bytes of its outputs' NARs.
         bytes: u64,
     },
+    /// A derivation needs no build: its outputs are on a machine already.
+    Found {
+        /// The derivation.
+        node: NodeId,
+        /// The machine.
+        machine: String,
+    },
+    /// A derivation needs no build: only such that were found somewhere need it.
+    Unneeded {
+        /// The derivation.
+        node: NodeId,
+    },
     /// A derivation was not built, for good.
     Failed {
         /// The derivation.

@@ -83,6 +83,8 @@ pub struct Report {
     pub machines: Vec<MachineTotals>,
     /// Derivations that were built.
     pub built: usize,
+    /// Derivations that needed no build, as their outputs were on a machine already.
+    pub found: usize,
     /// How long it all took.
     pub took: Duration,
 }
@@ -200,9 +202,8 @@ impl Fleet {
             in_graph: graph.len(),
         });
         let machines = self.usable_machines(&graph, &work).await?;
-        let mut driver = Driver::new(self, machines, graph, work);
         let wanted = targets.iter().map(|target| target.derivation.clone()).collect();
-        driver.shared.targets.get_or_init(|| wanted);
+        let mut driver = Driver::new(self, machines, graph, wanted, work);
         driver.take_approached(&approach);
         drop(approach);
         let built = tokio::select! {

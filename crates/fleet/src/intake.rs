@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use drover_core::StorePath;
-use drover_schedule::{Event, JobId, MachineId, Place};
+use drover_schedule::{Demand, Event, JobId, MachineId, Place};
 use drover_store::closure_order;
 
 use crate::approach::Approach;
-use crate::driver::{Awaited, Driver, Interest, JobPhase, JobState};
+use crate::driver::{Awaited, Driver, Interest, JobPhase, JobState, Lasting};
+use crate::fleet::CopyBack;
 use crate::prepare::{JobPlan, Work};
 
 impl Driver {
@@ -46,6 +47,15 @@ impl Driver {
         }
     }
 
+    /// Says who wants what a job makes.
+    fn demand(&self, plan: &JobPlan) -> Demand {
+        let only_others = self.options.copy_back == CopyBack::Wanted
+            // whoever else wants it may come later
+            && self.lasting == Lasting::OneRun
+            && !self.shared.is_target(&plan.path);
+        if only_others { Demand::ForOthers } else { Demand::Asked }
+    }
+
     /// Has a job built, whose number is free or the next.
     pub(crate) fn submit(&mut self, job: JobId, plan: JobPlan) {
         let derivation = &plan.derivation;
@@ -68,6 +78,7 @@ impl Driver {
                 true => drover_schedule::Preference::PreferLocal,
                 false => drover_schedule::Preference::Anywhere,
             },
+            demand: self.demand(&plan),
             inputs: plan.inputs.iter().map(|path| self.path_id(path)).collect(),
             dependencies: plan.dependencies.clone(),
             outputs: known(&plan).iter().map(|path| self.path_id(path)).collect(),

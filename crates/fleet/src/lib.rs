@@ -13,6 +13,7 @@ mod event;
 mod fault;
 mod fetch;
 mod fleet;
+mod found;
 mod graph;
 mod guess;
 mod inputs;

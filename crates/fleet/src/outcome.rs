@@ -17,26 +17,20 @@ use crate::lane::JobEnd;
 use crate::machine_state::Left;
 use crate::merge::{Origin, SMALL};
 use crate::places::Kept;
-use crate::shared::Happened;
+use crate::shared::{Answer, Happened};
 
 impl Driver {
     pub(crate) fn take(&mut self, happened: Happened) {
         match happened {
-            Happened::Connected { machine, generation, description, valid, took, round_trip } => {
-                if !self.is_current(machine, generation) {
-                    return;
+            Happened::Connected { machine, generation, answer } => {
+                if self.is_current(machine, generation) {
+                    self.connected(machine, generation, answer);
                 }
-                if let Some(state) = self.machines.get_mut(machine.0 as usize) {
-                    state.note_trust(description.trust);
-                    if let Some(site) = &state.site {
-                        self.shared.set_site(machine, generation, Arc::clone(site));
-                    }
+            }
+            Happened::Found { machine, generation, found } => {
+                if self.is_current(machine, generation) {
+                    self.take_found(machine, found);
                 }
-                let place = self.shared.place_of(machine);
-                self.found_at(&valid, place);
-                self.tell_scheduler(Event::Connected { machine, round_trip });
-                let machine = self.shared.name_of(machine);
-                self.shared.observer.event(FleetEvent::Connected { machine, took });
             }
             Happened::ConnectFailed { machine, generation, error } => {
                 if self.is_current(machine, generation) {
@@ -65,6 +59,21 @@ impl Driver {
                 }
             }
         }
+    }
+
+    fn connected(&mut self, machine: MachineId, generation: u32, answer: Answer) {
+        let Answer { description, valid, found, took, round_trip } = answer;
+        if let Some(state) = self.machines.get_mut(machine.0 as usize) {
+            state.note_trust(description.trust);
+            if let Some(site) = &state.site {
+                self.shared.set_site(machine, generation, Arc::clone(site));
+            }
+        }
+        self.found_at(&valid, self.shared.place_of(machine));
+        self.tell_scheduler(Event::Connected { machine, round_trip });
+        let name = self.shared.name_of(machine);
+        self.shared.observer.event(FleetEvent::Connected { machine: name, took });
+        self.take_found(machine, found);
     }
 
     pub(crate) fn is_current(&self, machine: MachineId, generation: u32) -> bool {
@@ -123,6 +132,7 @@ impl Driver {
         let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
         // one that is built once more gets no second verdict
         state.state = JobPhase::Built;
+        self.found.remove(&job);
         let (plan, mut outputs, mut bytes) = (Arc::clone(&state.plan), Vec::new(), 0);
         let mut nars = built.nars;
         for info in built.outputs.into_values() {

@@ -24,15 +24,10 @@ use crate::transfer::Destination;
 
 /// Something that happened outside the driver.
 pub(crate) enum Happened {
-    /// A machine answered, and has these paths.
-    Connected {
-        machine: MachineId,
-        generation: u32,
-        description: Description,
-        valid: BTreeSet<StorePath>,
-        took: Duration,
-        round_trip: Duration,
-    },
+    /// A machine answered.
+    Connected { machine: MachineId, generation: u32, answer: Answer },
+    /// A machine that works already has these outputs of jobs.
+    Found { machine: MachineId, generation: u32, found: Vec<PathInfo> },
     /// A machine could not be connected to.
     ConnectFailed { machine: MachineId, generation: u32, error: StoreError },
     /// A job ended, one way or another.
@@ -41,6 +36,17 @@ pub(crate) enum Happened {
     Kept { path: StorePath },
     /// Paths were added to a machine's store.
     Arrived { machine: MachineId, generation: u32, paths: Vec<(StorePath, u64)> },
+}
+
+/// What a machine said when it was connected to.
+pub(crate) struct Answer {
+    pub(crate) description: Description,
+    /// Paths that jobs need and that it has.
+    pub(crate) valid: BTreeSet<StorePath>,
+    /// Outputs of jobs that it has.
+    pub(crate) found: Vec<PathInfo>,
+    pub(crate) took: Duration,
+    pub(crate) round_trip: Duration,
 }
 
 /// A connection, with the generation of its machine.

@@ -9,6 +9,7 @@ use drover_schedule::{JobId, MachineId, Reasons, Verdict};
 use crate::driver::{Driver, JobPhase};
 use crate::event::{FailureKind, FleetEvent, JobFailureReport, MachineTotals};
 use crate::fleet::{Report, TargetResult};
+use crate::graph::NodeId;
 use crate::machine_state::MachineState;
 
 impl Driver {
@@ -27,6 +28,7 @@ impl Driver {
         };
         let phase = match verdict {
             Verdict::Built => JobPhase::Built,
+            Verdict::Unneeded => JobPhase::Unneeded,
             Verdict::Failed => {
                 let known = known.unwrap_or_else(|| report(FailureKind::Build, String::new()));
                 JobPhase::Failed(Box::new(known))
@@ -55,13 +57,20 @@ impl Driver {
                 JobPhase::Failed(Box::new(own))
             }
         };
-        if let JobPhase::Failed(failure) = &phase {
-            let event = FleetEvent::Failed { node, failure: failure.clone() };
-            self.shared.observer.event(event);
-        }
+        self.tell_end(node, &phase);
         if let Some(state) = self.jobs.get_mut(job.0 as usize) {
             state.state = phase;
         }
+    }
+
+    /// Tells that a job ended in another way than by being built.
+    fn tell_end(&self, node: NodeId, phase: &JobPhase) {
+        let event = match phase {
+            JobPhase::Failed(failure) => FleetEvent::Failed { node, failure: failure.clone() },
+            JobPhase::Unneeded => FleetEvent::Unneeded { node },
+            _ => return,
+        };
+        self.shared.observer.event(event);
     }
 
     fn reasons_text(&self, reasons: &Reasons) -> String {
@@ -79,9 +88,10 @@ impl Driver {
 
     pub(crate) fn into_report(mut self, targets: Vec<TargetResult>, took: Duration) -> Report {
         let mut failures = Vec::new();
-        let mut built = 0;
-        for job in std::mem::take(&mut self.jobs) {
+        let (mut built, mut found) = (0, 0);
+        for (id, job) in (0..).map(JobId).zip(std::mem::take(&mut self.jobs)) {
             match job.state {
+                JobPhase::Built if self.found.contains(&id) => found += 1,
                 JobPhase::Built => built += 1,
                 JobPhase::Failed(failure)
                     if !matches!(
@@ -111,7 +121,7 @@ impl Driver {
             }
         };
         let machines = (0..).map(MachineId).zip(&self.machines).map(totals).collect();
-        Report { targets, failures, machines, built, took }
+        Report { targets, failures, machines, built, found, took }
     }
 }
 

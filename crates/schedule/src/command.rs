@@ -47,7 +47,9 @@ pub type Reasons = Arc<[(MachineId, Reason)]>;
 /// How a job ended.
 ///
 /// A job gets exactly one verdict, except that one which was `Built` gets another after
-/// [`Rebuild`](crate::Event::Rebuild), and when its lost outputs could not be built again.
+/// [`Rebuild`](crate::Event::Rebuild), and when its lost outputs could not be built again. One that
+/// was `Unneeded` may be built later without another verdict, as such outputs were lost; it gets
+/// another one where that fails.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// It was built.
@@ -66,6 +68,8 @@ pub enum Verdict {
     },
     /// It was cancelled.
     Cancelled,
+    /// It was not built, as nobody needs it: what depends on it was found somewhere.
+    Unneeded,
     /// No machine that could take it is left, or it was tried too often.
     NoMachineLeft {
         /// What each machine said.

@@ -167,6 +167,16 @@ pub enum Preference {
     PreferLocal,
 }
 
+/// Who wants a job's outputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Demand {
+    /// The caller, whoever else does.
+    #[default]
+    Asked,
+    /// Only jobs that depend on it.
+    ForOthers,
+}
+
 /// A job, as its derivation describes it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Job {
@@ -178,6 +188,8 @@ pub struct Job {
     pub required_features: BTreeSet<String>,
     /// Where it would rather run.
     pub preference: Preference,
+    /// Who wants its outputs.
+    pub demand: Demand,
     /// Paths that must be on the machine, besides the outputs of its dependencies.
     pub inputs: Vec<PathId>,
     /// Jobs whose outputs it needs; submitted earlier or in the same batch.

@@ -100,6 +100,18 @@ pub enum Event {
         /// What it made and how big that is; valid on the machine where it ran.
         outputs: Vec<(PathId, ByteCount)>,
     },
+    /// A job need not be built: all that it makes is valid on a machine that is up. It gets the
+    /// verdict `Built`. A job that was started goes on, and this is ignored.
+    ///
+    /// What nobody needs any more then, among jobs that are only there for others, is let be.
+    Found {
+        /// The job.
+        job: JobId,
+        /// The machine.
+        machine: MachineId,
+        /// What it makes and how big that is.
+        outputs: Vec<(PathId, ByteCount)>,
+    },
     /// A started job came back without having been built.
     Failed {
         /// The job.

@@ -108,6 +108,8 @@ pub enum Outcome {
     Impossible,
     /// It was cancelled.
     Cancelled,
+    /// Nobody needs it.
+    Unneeded,
     /// No machine was left for it.
     NoMachineLeft,
 }
@@ -142,6 +144,8 @@ pub struct JobCounts {
     pub no_machine: usize,
     /// Cancelled.
     pub cancelled: usize,
+    /// Not built, as nobody needs them.
+    pub unneeded: usize,
 }
 
 /// The state of one machine.

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use crate::description::Preference;
+use crate::description::{Demand, Preference};
 use crate::explanation::{Outcome, Why};
 use crate::id::{JobId, Lane, MachineId, PathId};
 use crate::table::RequirementId;
@@ -14,6 +14,7 @@ pub(crate) struct JobRecord {
     pub(crate) name: Box<str>,
     pub(crate) requirement: RequirementId,
     pub(crate) preference: Preference,
+    pub(crate) demand: Demand,
     /// Inputs and outputs of dependencies, sorted, each once.
     pub(crate) needs: Box<[PathId]>,
     /// Sorted, each once.

@@ -50,6 +50,7 @@ mod estimate;
 mod event;
 mod explain;
 mod explanation;
+mod found;
 mod id;
 mod index;
 mod job;
@@ -67,7 +68,7 @@ mod submit;
 mod table;
 
 pub use command::{Command, Reasons, Verdict};
-pub use description::{Job, Machine, MachineKind, Preference, Terms};
+pub use description::{Demand, Job, Machine, MachineKind, Preference, Terms};
 pub use event::{Event, JobFailure, MachineFault};
 pub use explanation::{
     Choice, Explanation, JobCounts, JobStatus, MachineExplanation, MachineSnapshot, MachineState,

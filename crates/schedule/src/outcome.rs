@@ -171,9 +171,11 @@ impl Scheduler {
         let because = match outcome {
             Outcome::Cancelled => Outcome::Cancelled,
             Outcome::DependencyFailed { because } => Outcome::DependencyFailed { because },
-            Outcome::Built | Outcome::Failed | Outcome::Impossible | Outcome::NoMachineLeft => {
-                Outcome::DependencyFailed { because: job }
-            }
+            Outcome::Built
+            | Outcome::Failed
+            | Outcome::Impossible
+            | Outcome::NoMachineLeft
+            | Outcome::Unneeded => Outcome::DependencyFailed { because: job },
         };
         self.end_dependents(job, because);
     }

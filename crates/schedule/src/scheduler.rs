@@ -55,6 +55,11 @@ pub struct Scheduler {
     pub(crate) ripe: VecDeque<JobId>,
     /// Requirements which a machine was lost to.
     pub(crate) bereft: BTreeSet<RequirementId>,
+    /// Jobs that were found built, whose dependencies may be needed no more.
+    pub(crate) newly_found: Vec<JobId>,
+    /// Until when nothing is started before the other machines have said what they have, once
+    /// something was found on one.
+    pub(crate) hold: Option<Moment>,
     /// Lanes at the end of which another job might be queued.
     pub(crate) tails: BTreeSet<Lane>,
     pub(crate) commands: Vec<Command>,
@@ -87,6 +92,8 @@ impl Scheduler {
             wake: None,
             ripe: VecDeque::new(),
             bereft: BTreeSet::new(),
+            newly_found: Vec::new(),
+            hold: None,
             tails: BTreeSet::new(),
             commands: Vec::new(),
         }
@@ -119,7 +126,11 @@ impl Scheduler {
         }
         self.submit(batch);
         self.settle();
-        let revisit = self.dispatch();
+        self.let_unneeded_be();
+        let revisit = match self.holding_until() {
+            Some(until) => Some(until),
+            None => self.dispatch(),
+        };
         self.reconnect();
         self.ask_for_wake(revisit);
         std::mem::take(&mut self.commands)
@@ -142,6 +153,7 @@ impl Scheduler {
             Event::Drain { machine } => self.set_duty(machine, Duty::Draining),
             Event::Resume { machine } => self.set_duty(machine, Duty::Working),
             Event::Finished { job, took, outputs } => self.finished(job, took, &outputs),
+            Event::Found { job, machine, outputs } => self.found(job, machine, &outputs),
             Event::Failed { job, failure: JobFailure::Build } => self.build_failed(job),
             Event::Failed { job, failure: JobFailure::Infrastructure { cause } } => {
                 self.attempt_failed(job, &cause);
@@ -275,5 +287,6 @@ pub(crate) fn count(counts: &mut JobCounts, state: State) -> &mut usize {
         State::Ended(Outcome::DependencyFailed { .. }) => &mut counts.dependency_failed,
         State::Ended(Outcome::Impossible | Outcome::NoMachineLeft) => &mut counts.no_machine,
         State::Ended(Outcome::Cancelled) => &mut counts.cancelled,
+        State::Ended(Outcome::Unneeded) => &mut counts.unneeded,
     }
 }

@@ -21,6 +21,9 @@ pub struct Settings {
     pub chain_depth: u32,
     /// How many jobs may stand in one lane when they do not need each other.
     pub prefetch_depth: u32,
+    /// How long nothing is started, once a job's outputs were found on a machine, while others that
+    /// may have more have not answered yet.
+    pub hold: Duration,
     /// How long a machine is left alone after its first failure in a row.
     pub back_off_first: Duration,
     /// What the back-off is multiplied by with each further failure in a row.
@@ -43,6 +46,7 @@ impl Default for Settings {
             reconnections: 3,
             chain_depth: 32,
             prefetch_depth: 2,
+            hold: Duration::from_secs(2),
             back_off_first: Duration::from_secs(1),
             back_off_factor: 4,
             back_off_limit: Duration::from_secs(300),

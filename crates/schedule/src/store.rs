@@ -4,6 +4,7 @@
 //! waiting job needs, can be had from the caller's store or from a machine that is up.
 
 use crate::description::MachineKind;
+use crate::explanation::Outcome;
 use crate::id::{ByteCount, JobId, MachineId, PathId, Place};
 use crate::job::{Afterwards, State, VerdictDue};
 use crate::machine::Link;
@@ -21,7 +22,7 @@ impl Scheduler {
         }
     }
 
-    fn note_present(&mut self, path: PathId, place: Place) {
+    pub(crate) fn note_present(&mut self, path: PathId, place: Place) {
         let shared = self.machine_at(place);
         let record = self.paths.entry(path);
         record.seen = Seen::Once;
@@ -134,6 +135,7 @@ impl Scheduler {
         record.rebuilds += 1;
         let is_enough = self.settings.rebuilds < record.rebuilds;
         let requirement = record.requirement;
+        self.need_dependencies(job);
         if let Some(because) = self.failed_dependency(job) {
             self.end_for_dependency(job, because);
         } else if is_enough {
@@ -169,6 +171,10 @@ impl Scheduler {
             | State::Started { .. }
             | State::Stopping { then: Afterwards::Again, .. } => {
                 record.verdict = VerdictDue::Owed;
+            }
+            State::Ended(Outcome::Unneeded) => {
+                record.verdict = VerdictDue::Owed;
+                self.need(job);
             }
             State::Stopping { then: Afterwards::End(_), .. } | State::Ended(_) => {}
         }

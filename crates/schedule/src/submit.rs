@@ -63,6 +63,7 @@ impl Scheduler {
             name: description.name.into_boxed_str(),
             requirement,
             preference: description.preference,
+            demand: description.demand,
             needs: description.inputs.into_boxed_slice(),
             dependencies: dependencies.into_boxed_slice(),
             dependents: Vec::new(),
@@ -184,6 +185,7 @@ impl Scheduler {
                 self.end(*job, Outcome::Impossible, Verdict::Impossible { reasons });
                 continue;
             }
+            self.need_dependencies(*job);
             if let Some(because) = self.failed_dependency(*job) {
                 self.end_for_dependency(*job, because);
             } else if self.jobs.at(*job).missing == 0 {
@@ -201,6 +203,8 @@ impl Scheduler {
             match self.jobs.get(*dependency).map(|record| record.state) {
                 None => Some(*dependency),
                 Some(State::Ended(Outcome::DependencyFailed { because })) => Some(because),
+                // it can be built after all
+                Some(State::Ended(Outcome::Unneeded)) => None,
                 Some(State::Ended(_)) => Some(*dependency),
                 Some(_) => None,
             }

@@ -73,13 +73,16 @@ fn jobs() -> impl Strategy<Value = Vec<(Job, Truth)>> {
         (0..3_u32, 1..2000_u64),
         prop::option::weighted(0.6, 1..2000_u64),
         prop::bool::weighted(0.04),
-        (prop::bool::weighted(0.1), prop::bool::weighted(0.1)),
+        (prop::bool::weighted(0.1), prop::bool::weighted(0.1), any::<bool>()),
         prop::option::weighted(0.15, features()),
     );
     prop::collection::vec(one, 1..40).prop_map(|descriptions| {
         let numbered = descriptions.into_iter().zip(0_u32..);
         let build =
-            |((back, (_, takes), expected, fails, (arm, local), wanted), number): (_, u32)| {
+            |((back, (_, takes), expected, fails, (arm, local, asked), wanted), number): (
+                _,
+                u32,
+            )| {
                 let back: Vec<u32> = back;
                 let needs: Vec<u32> =
                     back.iter().filter_map(|back| number.checked_sub(*back)).collect();
@@ -91,6 +94,7 @@ fn jobs() -> impl Strategy<Value = Vec<(Job, Truth)>> {
                 if local {
                     description.preference = Preference::PreferLocal;
                 }
+                description.demand = if asked { Demand::Asked } else { Demand::ForOthers };
                 truth.fails = fails;
                 (description, truth)
             };
@@ -124,6 +128,7 @@ prop_compose! {
         machines in machines(),
         jobs in jobs(),
         faults in faults(),
+        left in prop::collection::vec((0..6_usize, 0..40_u32), 0..12),
         flaky in prop::sample::select(vec![0, 0, 3, 10]),
         stop_all in prop::bool::weighted(0.2),
         stock in prop::bool::weighted(0.15),
@@ -144,6 +149,12 @@ prop_compose! {
                 faults.push((at + Duration::from_secs(9), Fault::Resume { machine }));
             }
         }
+        let left = left.into_iter().filter(|(machine, job)| {
+            let is_remote = |machine: &Machine| machine.kind == MachineKind::Remote;
+            machines.get(*machine).is_some_and(is_remote)
+                && jobs.get(*job as usize).is_some_and(|(_, truth)| !truth.fails)
+        });
+        let left = left.collect();
         let settings = Settings {
             on_failure: if stop_all { OnFailure::StopAll } else { OnFailure::KeepGoing },
             policy: match stock {
@@ -152,7 +163,8 @@ prop_compose! {
             },
             ..Settings::default()
         };
-        World { settings, machines, jobs, output_size: ByteCount(1_000_000), faults, flaky, seed }
+        let output_size = ByteCount(1_000_000);
+        World { settings, machines, jobs, output_size, faults, left, flaky, seed }
     }
 }
 
@@ -174,6 +186,11 @@ proptest! {
             match verdicts.last().unwrap() {
                 Verdict::Built => prop_assert!(!truth.fails, "{job}\n{log}"),
                 Verdict::Failed => prop_assert!(truth.fails, "{job}\n{log}"),
+                Verdict::Unneeded => {
+                    let description = &world.jobs[job.0 as usize].0;
+                    prop_assert_eq!(description.demand, Demand::ForOthers);
+                    prop_assert!(!world.left.is_empty(), "{job}\n{log}");
+                }
                 Verdict::Cancelled => prop_assert!(has_cancel || !goes_on, "{job}\n{log}"),
                 Verdict::NoMachineLeft { .. } => prop_assert!(!is_calm, "{job}\n{log}"),
                 Verdict::Impossible { reasons } => {

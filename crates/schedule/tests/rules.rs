@@ -850,3 +850,82 @@ fn forgotten_jobs_and_paths_can_be_numbered_anew() {
     let again = bench.scheduler.on_all(Moment(bench.now), submit(0, vec![making(7, &[])]));
     assert_eq!(again, [start(0, 0, 0, None)]);
 }
+
+fn for_others(output: u32, dependencies: &[u32]) -> Job {
+    Job { demand: Demand::ForOthers, ..making(output, dependencies) }
+}
+
+fn found(job: u32, machine: u32) -> Event {
+    let outputs = vec![(PathId(job), ByteCount(1))];
+    Event::Found { job: JobId(job), machine: MachineId(machine), outputs }
+}
+
+/// What is found isn't built, nor what only it needed; what something else needs, or the caller, is.
+#[test]
+fn what_is_found_is_not_built() {
+    let mut bench = Bench::new(Settings::default(), vec![machine(4)]);
+    let jobs = vec![
+        for_others(0, &[]),
+        for_others(1, &[0]),
+        making(2, &[1]),
+        for_others(3, &[]),
+        making(4, &[3]),
+        making(5, &[]),
+        making(6, &[3, 5]),
+    ];
+    bench.scheduler.on_all(Moment::START, submit(0, jobs));
+    let events = [connected(0), found(2, 0), found(6, 0)];
+    let commands = bench.scheduler.on_all(Moment::START, events);
+    let expected = [
+        done(2, Verdict::Built),
+        done(6, Verdict::Built),
+        done(1, Verdict::Unneeded),
+        done(0, Verdict::Unneeded),
+        start(3, 0, 0, None),
+        start(5, 0, 1, None),
+        start(4, 0, 0, Some(3)),
+    ];
+    assert_eq!(commands, expected);
+    // what runs is not taken back
+    assert_eq!(bench.on(found(5, 0)), []);
+    let counts = bench.scheduler.snapshot().jobs;
+    assert_eq!((counts.built, counts.unneeded, counts.started), (2, 2, 3));
+}
+
+/// What was let be is built after all when what was found is lost.
+#[test]
+fn what_was_found_and_is_lost_is_built() {
+    let mut bench = Bench::new(Settings::default(), vec![machine(1), machine(1)]);
+    let jobs = vec![for_others(0, &[]), for_others(1, &[0]), making(2, &[1]), making(3, &[2])];
+    bench.scheduler.on_all(Moment::START, submit(0, jobs));
+    let events = [connected(0), connected(1), found(2, 0)];
+    let commands = bench.scheduler.on_all(Moment::START, events);
+    let first = [done(2, Verdict::Built), done(1, Verdict::Unneeded), done(0, Verdict::Unneeded)];
+    assert_eq!(commands, [first.as_slice(), &[start(3, 0, 0, None)]].concat());
+    let commands = bench.on(failed(0, MachineFault::Lost));
+    assert!(commands.contains(&start(0, 1, 0, None)), "{commands:?}");
+    assert!(commands.contains(&start(3, 1, 0, Some(2))), "{commands:?}");
+}
+
+/// Where something was left on one machine, the others are asked before anything is built again.
+#[test]
+fn the_others_may_have_more() {
+    let both = || vec![machine(1), machine(1)];
+    let jobs = || vec![making(0, &[]), making(1, &[]), making(2, &[])];
+    let mut bench = Bench::new(Settings::default(), both());
+    bench.scheduler.on_all(Moment::START, submit(0, jobs()));
+    let commands = bench.scheduler.on_all(Moment::START, [connected(0), found(0, 0)]);
+    assert_eq!(commands[0], done(0, Verdict::Built));
+    assert_eq!(wakes(&commands), [seconds(2)]);
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    let commands = bench.scheduler.on_all(Moment::START, [connected(1), found(1, 1)]);
+    assert_eq!(commands, [done(1, Verdict::Built), start(2, 0, 0, None)]);
+    // but not for ever, and not where nothing was found
+    let mut bench = Bench::new(Settings::default(), both());
+    bench.scheduler.on_all(Moment::START, submit(0, jobs()));
+    bench.scheduler.on_all(Moment::START, [connected(0), found(0, 0)]);
+    assert_eq!(bench.later(2, Event::Tick), [start(1, 0, 0, None)]);
+    let mut bench = Bench::new(Settings::default(), both());
+    bench.scheduler.on_all(Moment::START, submit(0, jobs()));
+    assert_eq!(bench.on(connected(0))[0], start(0, 0, 0, None));
+}

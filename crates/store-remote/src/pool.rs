@@ -277,6 +277,7 @@ impl Pool {
     async fn connect_asking(
         self: &Arc<Self>,
         paths: &BTreeSet<StorePath>,
+        sought: &BTreeSet<StorePath>,
         substitute: Substitute,
     ) -> Result<Option<BTreeSet<StorePath>>, StoreError> {
         let mut first = None;
@@ -286,7 +287,7 @@ impl Pool {
             _ => Permit::Nothing,
         };
         let known = self.known.get_or_try_init(|| async {
-            let (roots, asked) = (self.steady.note(paths), paths.clone());
+            let (roots, asked) = (self.steady.note(paths), paths.union(sought).cloned().collect());
             let questions = Questions { roots, asked, substitute: Some(substitute) };
             let (session, known, answered) = self.opener.open_asking(&questions).await?;
             session.mark_roots();
@@ -325,10 +326,21 @@ impl Pool {
         paths: &BTreeSet<StorePath>,
         substitute: Substitute,
     ) -> Result<BTreeSet<StorePath>, StoreError> {
-        if let Some(valid) = self.connect_asking(paths, substitute).await? {
+        self.hold_and_seek(paths, &BTreeSet::new(), substitute).await
+    }
+
+    /// The same, and returns which of `sought` are valid, too, which aren't kept.
+    pub(crate) async fn hold_and_seek(
+        self: &Arc<Self>,
+        paths: &BTreeSet<StorePath>,
+        sought: &BTreeSet<StorePath>,
+        substitute: Substitute,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        if let Some(valid) = self.connect_asking(paths, sought, substitute).await? {
             return Ok(valid);
         }
-        let asked = paths.clone();
+        let asked: BTreeSet<StorePath> = paths.union(sought).cloned().collect();
+        let all = asked.len();
         let Some(steady) = self.steady.opened().await else {
             let lease = self.lease(Purpose::Question).await?;
             let roots = self.steady.add(paths, lease.session());
@@ -338,7 +350,7 @@ impl Pool {
         let roots = self.steady.add(paths, &steady);
         let questions = Questions { roots, asked, substitute: None };
         let valid = questions.ask(&steady).await?;
-        if substitute == Substitute::No || valid.len() == paths.len() {
+        if substitute == Substitute::No || valid.len() == all {
             return Ok(valid);
         }
         // what others wait for on the steady channel shall not wait for substituters

@@ -277,6 +277,17 @@ impl Store for RemoteStore {
         }
     }
 
+    async fn hold_and_seek(
+        &self,
+        held: &BTreeSet<StorePath>,
+        sought: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        if held.is_empty() && sought.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        self.pool.hold_and_seek(held, sought, wire_substitute(Substitute::No)).await
+    }
+
     async fn substitute(
         &self,
         paths: &BTreeSet<StorePath>,

@@ -72,6 +72,16 @@ pub trait Store: Send + Sync {
         substitute: Substitute,
     ) -> Result<BTreeSet<StorePath>, StoreError>;
 
+    /// Protects `held` as [`hold_valid`](Store::hold_valid) does, and asks in the same go which of
+    /// `sought` are valid, which needn't be protected. Returns those of both that are valid.
+    async fn hold_and_seek(
+        &self,
+        held: &BTreeSet<StorePath>,
+        sought: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        self.hold_valid(&held.union(sought).cloned().collect(), Substitute::No).await
+    }
+
     /// Has paths fetched from the store's own substituters, holds them like
     /// [`hold_valid`](Store::hold_valid), and returns those that are valid then. What is said
     /// meanwhile goes to `log`, where the store says anything. It takes as long as that takes.

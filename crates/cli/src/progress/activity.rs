@@ -51,6 +51,8 @@ pub(crate) struct Activities {
     copies: BTreeMap<u64, (u64, usize)>,
     fetches: BTreeMap<u64, u64>,
     expected: usize,
+    /// Derivations that need no build after all.
+    spared: BTreeSet<NodeId>,
     done: BTreeSet<NodeId>,
     failed: usize,
 }
@@ -65,6 +67,7 @@ impl Activities {
             copies: BTreeMap::new(),
             fetches: BTreeMap::new(),
             expected: 0,
+            spared: BTreeSet::new(),
             done: BTreeSet::new(),
             failed: 0,
         }
@@ -87,6 +90,10 @@ impl Activities {
                 lines
             }
             FleetEvent::Building { node, machine } => self.build_started(*node, machine, names),
+            FleetEvent::Found { node, .. } | FleetEvent::Unneeded { node } => {
+                self.spared.insert(*node);
+                self.totals().into_iter().collect()
+            }
             FleetEvent::LogLine { node, line } => self.result(*node, BUILD_LOG_LINE, line),
             FleetEvent::Phase { node, phase } => self.result(*node, SET_PHASE, phase),
             FleetEvent::Built { node, machine, .. } => {
@@ -147,6 +154,7 @@ impl Activities {
     }
 
     fn build_started(&mut self, node: NodeId, machine: &str, names: &dyn Names) -> Vec<String> {
+        self.spared.remove(&node);
         let path = names.path(node);
         let (text, machine) = match machine {
             LOCAL => (format!("building '{path}'"), ""),
@@ -192,7 +200,8 @@ impl Activities {
     }
 
     fn totals(&self) -> Option<String> {
-        let fields = json!([self.done.len(), self.expected, self.running.len(), self.failed]);
+        let expected = self.expected.saturating_sub(self.spared.len());
+        let fields = json!([self.done.len(), expected, self.running.len(), self.failed]);
         Some(result(self.builds?, PROGRESS, fields))
     }
 }

@@ -175,6 +175,18 @@ mod tests {
         );
     }
 
+    /// What is found, and what only that needs, is not counted, unless it's built after all.
+    #[test]
+    fn what_needs_no_build_is_not_counted() {
+        let spared = |node| FleetEvent::Unneeded { node: NodeId(node) };
+        let found = FleetEvent::Found { node: NodeId(0), machine: "b1".to_owned() };
+        let planned = FleetEvent::Planned { to_build: 5, to_substitute: 0, in_graph: 5 };
+        let events = [planned, found, spared(1), spared(2), building(2, "b1")];
+        let (progress, now) = after(&events, machines(0));
+        let last = render(&progress, &NAMES, now).pop().unwrap();
+        assert!(last.starts_with("[0/3 built, 1 building]"), "{last}");
+    }
+
     #[test]
     fn what_is_new_has_no_line_yet() {
         let planned = FleetEvent::Planned { to_build: 1, to_substitute: 0, in_graph: 1 };

@@ -44,6 +44,9 @@ pub(crate) fn line(event: &FleetEvent, names: &dyn Names, taste: Taste) -> Optio
         FleetEvent::Building { node, machine } => {
             Some(format!("building {} on {machine}", names.name(*node)))
         }
+        FleetEvent::Found { node, machine } => {
+            Some(format!("found {} built on {machine}", names.name(*node)))
+        }
         FleetEvent::Built { node, machine, took, .. } => {
             Some(format!("built {} on {machine} in {}", names.name(*node), units::time(*took)))
         }
@@ -218,6 +221,10 @@ pub(crate) mod tests {
     #[case::built(
         FleetEvent::Built { node: NodeId(0), machine: b1(), took: Duration::from_secs(65), bytes: 1 },
         "built hello-2.12 on b1 in 1m05s",
+    )]
+    #[case::found(
+        FleetEvent::Found { node: NodeId(0), machine: b1() },
+        "found hello-2.12 built on b1",
     )]
     #[case::failed(failed(FailureKind::Build), "hello-2.12 failed on b1")]
     #[case::nowhere(failed(FailureKind::NoMachine), "hello-2.12 can be built nowhere")]

@@ -18,6 +18,8 @@ pub(crate) struct Progress {
     pub(crate) to_build: Option<usize>,
     /// Those that were built, unless they are built again because their outputs were lost.
     pub(crate) built: BTreeSet<NodeId>,
+    /// Derivations that need no build after all.
+    spared: BTreeSet<NodeId>,
     /// Those that failed by themselves or through others.
     pub(crate) failed: usize,
     /// Builds that run.
@@ -90,6 +92,7 @@ impl Progress {
         Progress {
             to_build: None,
             built: BTreeSet::new(),
+            spared: BTreeSet::new(),
             failed: 0,
             building: BTreeMap::new(),
             machines: machines.into_iter().map(machine).collect(),
@@ -110,6 +113,7 @@ impl Progress {
                 let building = Building { machine: machine.clone(), since: now, phase: None };
                 self.building.insert(*node, building);
                 self.built.remove(node);
+                self.spared.remove(node);
             }
             FleetEvent::Phase { node, phase } => {
                 if let Some(building) = self.building.get_mut(node) {
@@ -119,6 +123,9 @@ impl Progress {
             FleetEvent::Built { node, .. } => {
                 self.building.remove(node);
                 self.built.insert(*node);
+            }
+            FleetEvent::Found { node, .. } | FleetEvent::Unneeded { node } => {
+                self.spared.insert(*node);
             }
             FleetEvent::Failed { node, .. } => {
                 self.building.remove(node);
@@ -160,7 +167,7 @@ impl Progress {
 
     /// Returns how far the builds are: `3/40 built`; nothing before it is known what to build.
     pub(crate) fn built_of_all(&self) -> Option<String> {
-        let to_build = self.to_build?;
+        let to_build = self.to_build?.saturating_sub(self.spared.len());
         Some(format!("{}/{to_build} built", self.built.len()))
     }
 

@@ -11,6 +11,7 @@ mod corpus;
 mod counts;
 mod failures;
 mod floating;
+mod found;
 mod lines;
 mod memory;
 mod names;

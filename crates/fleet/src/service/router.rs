@@ -213,6 +213,8 @@ impl Observer for Router {
             FleetEvent::LogLine { node, line } => self.with(node, |job| job.line(line)),
             FleetEvent::Phase { node, phase } => self.with(node, |job| job.phase(phase)),
             FleetEvent::Built { node, .. }
+            | FleetEvent::Found { node, .. }
+            | FleetEvent::Unneeded { node }
             | FleetEvent::Failed { node, .. }
             | FleetEvent::Retried { node, .. } => self.with(node, Channel::ended),
             FleetEvent::MachineDown { machine, cause } => {

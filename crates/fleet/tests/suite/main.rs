@@ -7,6 +7,7 @@ mod cancel;
 mod clients;
 mod failures;
 mod fetch;
+mod found;
 mod keeper;
 mod local;
 mod machine;

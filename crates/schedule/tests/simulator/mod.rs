@@ -21,6 +21,8 @@ pub struct World {
     /// Sizes of all outputs.
     pub output_size: ByteCount,
     pub faults: Vec<(Duration, Fault)>,
+    /// Jobs that were built before the run, with the remote machines where that was.
+    pub left: Vec<(usize, u32)>,
     /// One of so many attempts fails for reasons of infrastructure; 0 is never.
     pub flaky: u64,
     pub seed: u64,
@@ -189,6 +191,11 @@ impl Simulator {
                 store: BTreeSet::new(),
             })
             .collect();
+        let mut builders: Vec<Builder> = builders;
+        for (machine, job) in &world.left {
+            let outputs = &world.jobs[*job as usize].0.outputs;
+            builders[*machine].store.extend(outputs);
+        }
         Simulator {
             scheduler: Scheduler::new(world.settings.clone()),
             now: Duration::ZERO,
@@ -306,12 +313,36 @@ impl Simulator {
             Event::MachineFailed { machine: id, cause, fault: MachineFault::Refused }
         } else if builder.up {
             self.connected[machine] = true;
-            Event::Connected { machine: id, round_trip: self.world.machines[machine].round_trip }
+            return self.connected_and_found(machine, id);
         } else {
             let cause = "connection refused".to_owned();
             Event::MachineFailed { machine: id, cause, fault: MachineFault::Unreachable }
         };
         self.tell(event);
+    }
+
+    /// Says that a machine is there, and which jobs need not be built because of that.
+    fn connected_and_found(&mut self, machine: usize, id: MachineId) {
+        let round_trip = self.world.machines[machine].round_trip;
+        let mut events = vec![Event::Connected { machine: id, round_trip }];
+        for (number, (description, _)) in (0..).zip(&self.world.jobs) {
+            let job = JobId(number);
+            let is_there = |path| self.builders[machine].store.contains(path);
+            let status = self.scheduler.explain(job).unwrap().status;
+            let is_open = matches!(
+                status,
+                JobStatus::Waiting { .. } | JobStatus::Ready | JobStatus::Done(Outcome::Unneeded)
+            );
+            if description.outputs.iter().all(is_there) && is_open {
+                let size = self.world.output_size;
+                let outputs = description.outputs.iter().map(|path| (*path, size)).collect();
+                events.push(Event::Found { job, machine: id, outputs });
+                self.built.insert(job);
+            }
+        }
+        self.report.log.push(format!("{:?} {events:?}", self.now));
+        let commands = self.scheduler.on_all(Moment(self.now), events);
+        self.obey(commands);
     }
 
     fn fault(&mut self, fault: Fault) {
@@ -518,7 +549,11 @@ impl Simulator {
                     let verdicts = self.report.verdicts.entry(job).or_default();
                     let may = match verdicts.last() {
                         None => true,
-                        Some(last) => *last == Verdict::Built && verdict != Verdict::Built,
+                        Some(last) => {
+                            let is_good =
+                                |verdict: &_| matches!(verdict, Verdict::Built | Verdict::Unneeded);
+                            is_good(last) && !is_good(&verdict)
+                        }
                     };
                     assert!(may, "{job}: {verdict:?} after {verdicts:?}");
                     verdicts.push(verdict);
@@ -637,6 +672,7 @@ pub fn world(machines: Vec<Machine>, jobs: Vec<(Job, Truth)>) -> World {
         jobs,
         output_size: ByteCount(1000),
         faults: Vec::new(),
+        left: Vec::new(),
         flaky: 0,
         seed: 1,
     }
