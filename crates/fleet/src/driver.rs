@@ -64,8 +64,8 @@ pub(crate) enum JobPhase {
     Waiting,
     Started,
     Stopping,
-    /// It came back after it was told to stop.
-    Stopped,
+    /// It was stopped, for this reason; so it may be started anew.
+    Stopped(&'static str),
     Built,
     /// Nobody needs it, as long as what was found elsewhere is there.
     Unneeded,

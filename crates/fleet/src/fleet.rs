@@ -255,7 +255,6 @@ async fn build_and_retrieve(
     targets: &[Target],
 ) -> Result<Vec<TargetResult>, BuildError> {
     driver.run().await;
-    driver.close_lanes().await;
     retrieve(driver, targets).await
 }
 

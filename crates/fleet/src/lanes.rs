@@ -14,6 +14,9 @@ use crate::machine_state::{LaneHandle, MachineState};
 use crate::shared::Shared;
 use crate::voice::Voice;
 
+/// Why the scheduler has a job stopped that it starts anew.
+pub(crate) const SOONER_ELSEWHERE: &str = "another machine will be done sooner";
+
 impl Driver {
     /// Gives a job to a lane, which is opened where it isn't yet.
     pub(crate) fn start(&mut self, job: JobId, lane: Lane) {
@@ -23,8 +26,8 @@ impl Driver {
         let plan = Arc::clone(&state.plan);
         let node = plan.node;
         let (machine, shared) = (lane.machine, Arc::clone(&self.shared));
-        if let (JobPhase::Stopped, Some(before)) = (was, before) {
-            let cause = "another machine will be done sooner".to_owned();
+        if let (JobPhase::Stopped(why), Some(before)) = (was, before) {
+            let cause = why.to_owned();
             let machine = shared.name_of(before.machine);
             shared.observer.event(FleetEvent::Retried { node, machine, cause });
         }
@@ -105,7 +108,7 @@ impl Driver {
         if let Some(state) = self.jobs.get_mut(job.0 as usize)
             && matches!(state.state, JobPhase::Stopping)
         {
-            state.state = JobPhase::Stopped;
+            state.state = JobPhase::Stopped(SOONER_ELSEWHERE);
         }
         self.pending.push(Event::Stopped { job });
     }
@@ -139,11 +142,20 @@ impl Driver {
         }
     }
 
-    /// Gives the lanes' channels back, for the transfers that follow.
+    /// Gives the lanes' channels back, for the transfers that follow. When each job has its verdict
+    /// something may still run: what was lost and is built again for others that needed it then. That
+    /// is stopped, and started anew if it's needed once more.
     pub(crate) async fn close_lanes(&mut self) {
+        let mut ended = Vec::new();
         for machine in &mut self.machines {
-            machine.end_lanes();
+            ended.extend(machine.end_lanes());
             machine.tasks.abort_all();
+        }
+        for job in ended {
+            if let Some(state) = self.jobs.get_mut(job.0 as usize) {
+                state.state = JobPhase::Stopped("all seemed to be done");
+            }
+            self.tell_scheduler(Event::Stopped { job });
         }
         self.until_ended().await;
     }

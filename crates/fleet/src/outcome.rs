@@ -14,6 +14,7 @@ use crate::driver::{Driver, JobPhase, Lasting};
 use crate::event::{FailureKind, FleetEvent, JobFailureReport};
 use crate::fault::{fault_of, fault_of_connecting, full_text, refusal_of};
 use crate::lane::JobEnd;
+use crate::lanes::SOONER_ELSEWHERE;
 use crate::machine_state::Left;
 use crate::merge::{Origin, SMALL};
 use crate::places::Kept;
@@ -122,7 +123,7 @@ impl Driver {
         let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
         match state.state {
             JobPhase::Started => state.state = JobPhase::Waiting,
-            JobPhase::Stopping => state.state = JobPhase::Stopped,
+            JobPhase::Stopping => state.state = JobPhase::Stopped(SOONER_ELSEWHERE),
             _ => {}
         }
     }

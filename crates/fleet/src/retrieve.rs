@@ -29,11 +29,7 @@ pub(crate) async fn retrieve(
         let Closure { found, nowhere } = closure(driver, &wanted);
         let lost = makers(driver, &nowhere);
         if !lost.is_empty() {
-            for job in lost {
-                driver.build_again(job);
-            }
-            driver.run().await;
-            driver.close_lanes().await;
+            build_again(driver, lost).await;
             continue;
         }
         let in_pieces = in_pieces(driver, &wanted, &nowhere);
@@ -41,6 +37,7 @@ pub(crate) async fn retrieve(
             give_up_in_pieces(driver, in_pieces);
             continue;
         }
+        driver.close_lanes().await;
         let culprit = Culprit::default();
         let error = match copy_all(&driver.shared, here(&driver.shared, &culprit), found).await {
             Ok(()) => return Ok(results),
@@ -61,6 +58,20 @@ pub(crate) async fn retrieve(
         }
         driver.let_scheduler_decide();
     }
+}
+
+/// Has jobs built again, and waits for them. Those that are being built already go on.
+async fn build_again(driver: &mut Driver, jobs: Vec<JobId>) {
+    for job in jobs {
+        driver.let_scheduler_decide();
+        let state = driver.jobs.get(job.0 as usize);
+        if state.is_some_and(|state| matches!(state.state, JobPhase::Stopping)) {
+            // how that ends must be known first
+            driver.close_lanes().await;
+        }
+        driver.build_again(job);
+    }
+    driver.run().await;
 }
 
 /// Returns the jobs that made some of these paths.
@@ -218,7 +229,8 @@ fn wanted_paths(driver: &Driver, results: &[TargetResult]) -> BTreeSet<StorePath
         of_targets.flat_map(|outputs| outputs.values().cloned()).collect();
     if driver.options.copy_back == CopyBack::Everything {
         for job in &driver.jobs {
-            if matches!(job.state, JobPhase::Built) {
+            // it may be being built again
+            if !matches!(job.state, JobPhase::Failed(_) | JobPhase::Unneeded) {
                 let names = job.plan.derivation.outputs.keys();
                 wanted
                     .extend(names.filter_map(|name| driver.shared.realised(&job.plan.path, name)));
