@@ -14,14 +14,27 @@ use crate::transfer::{BULKY, here, open};
 /// Bytes that are fetched at the most before it's known that they are wanted.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Fetches the large ones of a target's inputs that are only on machines, as soon as it's the last
-/// job. Small ones are fetched in no time. Never ends: it's for the time that the build takes.
-pub(crate) async fn fetch_ahead<T>(shared: &Arc<Shared>, inputs: &[StorePath]) -> T {
-    if !inputs.is_empty() {
+/// Waits for a build. If it's that of a target, the large ones of its inputs that are only on machines
+/// are fetched meanwhile, as soon as it's the last job. Small ones are fetched in no time.
+pub(crate) async fn fetching_ahead<T>(
+    shared: &Arc<Shared>,
+    derivation: &StorePath,
+    inputs: &[StorePath],
+    build: impl Future<Output = T>,
+) -> T {
+    if !shared.is_target(derivation) {
+        return build.await;
+    }
+    let fetch = async {
         shared.until_one_job_is_left().await;
         fetch_large(shared, inputs);
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        built = build => built,
+        never = fetch => never,
     }
-    std::future::pending().await
 }
 
 fn fetch_large(shared: &Arc<Shared>, inputs: &[StorePath]) {

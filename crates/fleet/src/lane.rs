@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::ahead::fetch_ahead;
+use crate::ahead::fetching_ahead;
 use crate::check::{Promised, check_built};
 use crate::event::Observer;
 use crate::inputs::{Busy, Import, all_landed, bring, broken, goes_aside};
@@ -214,7 +214,7 @@ struct Submitted {
     job: JobId,
     plan: Arc<JobPlan>,
     promised: Promised,
-    inputs: Vec<StorePath>,
+    inputs: Arc<[StorePath]>,
     outcome: Pending<BuildOutcome>,
     import: Option<Import>,
     log: Arc<JobLog>,
@@ -268,7 +268,7 @@ async fn submit(
     };
     let outcome = on.lane.build(request, Arc::clone(&log) as Arc<dyn BuildLog>);
     let LaneJob { job, plan } = job;
-    let (sent, on) = (Instant::now(), on.clone());
+    let (sent, on, inputs) = (Instant::now(), on.clone(), inputs.into());
     Ok(Submitted { job, plan, promised, inputs, outcome, import, log, sent, produced, outputs, on })
 }
 
@@ -308,16 +308,9 @@ impl Submitted {
             Some(import) => import.finish(&context).await,
             None => Ok(()),
         };
-        let inputs = match context.shared.is_target(&self.plan.path) {
-            true => self.inputs.clone(),
-            false => Vec::new(),
-        };
-        let outcome = tokio::select! {
-            biased;
-            outcome = self.outcome_in_time(&context) => outcome,
-            never = fetch_ahead(&context.shared, &inputs) => never,
-        };
-        let outcome = match outcome {
+        let (plan, inputs) = (Arc::clone(&self.plan), Arc::clone(&self.inputs));
+        let outcome = self.outcome_in_time(&context);
+        let outcome = match fetching_ahead(&context.shared, &plan.path, &inputs, outcome).await {
             Ok(outcome) => outcome,
             Err(failure) => {
                 context.places_not_coming(&self.outputs);

@@ -6,7 +6,6 @@
 //! until then, and given up if it isn't.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 

@@ -47,7 +47,7 @@ mod tests {
         let make = || pipes.iter().filter_map(|(to, _)| Wide::make(to.as_fd())).collect();
         let wide: Vec<Wide> = make();
         let grown = pipes.iter().filter(|(to, _)| size(to) == SIZE).count();
-        assert!(0 < wide.len() && wide.len() <= AT_ONCE, "{} are wide", wide.len());
+        assert!(!wide.is_empty() && wide.len() <= AT_ONCE, "{} are wide", wide.len());
         assert_eq!(grown, wide.len());
         drop(wide);
         assert!(Wide::make(pipes[AT_ONCE + 1].0.as_fd()).is_some());
