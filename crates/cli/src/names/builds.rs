@@ -84,7 +84,21 @@ impl Builds {
         let mut state = self.state();
         (state.configuration, state.keys) = (configuration, keys);
         state.builder = builder;
+        self.reload_brought(&mut state);
         Ok(())
+    }
+
+    /// Has the lists that clients brought read anew, with what they include. One that is no good any
+    /// more is forgotten, and whoever brings it again is told why.
+    fn reload_brought(&self, state: &mut State) {
+        let State { configuration, builder, brought, .. } = state;
+        let usual = &configuration.settings.builders;
+        brought.retain(|(builders, here), service| {
+            let builder = builder.as_ref().filter(|_| *here == Here::Builds);
+            let given = Some(builders.as_str()).filter(|given| given != usual);
+            let machines = self.machine.machines(configuration, given, builder);
+            machines.map(|list| service.reload(list, ServiceOptions::default())).is_ok()
+        });
     }
 
     /// Ends all that is built; see [`Service::shutdown`].
