@@ -7,6 +7,7 @@
 //! the first one, or behind it where it's long, and what was started meanwhile goes on.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use drover_core::{PathInfo, StorePath};
 use drover_schedule::{ByteCount, Event, JobId, MachineId, Place};
@@ -25,6 +26,9 @@ const AT_FIRST: usize = 48 * 1024;
 const AROUND_NAME: usize = 40;
 /// Paths that are asked about at once later.
 const LATER: usize = 2000;
+
+/// A job, and its outputs as a machine has them.
+type Candidate = (JobId, Arc<JobPlan>, Vec<PathInfo>);
 
 /// What came of the first questions to a machine.
 pub(crate) struct Greeted {
@@ -70,6 +74,7 @@ pub(crate) async fn seek(
     outputs: &BTreeSet<StorePath>,
 ) {
     let outputs: Vec<StorePath> = outputs.iter().cloned().collect();
+    let mut all = Vec::new();
     for part in outputs.chunks(LATER) {
         let sought = part.iter().cloned().collect();
         let asked = async {
@@ -77,11 +82,14 @@ pub(crate) async fn seek(
             infos_of(site, valid).await
         };
         match asked.await {
-            Ok(found) if found.is_empty() => {}
-            Ok(found) => shared.tell(Happened::Found { machine, generation, found }),
+            Ok(found) => all.extend(found),
             // a connection that broke is found out by those who work on it
             Err(_) => return,
         }
+    }
+    // all at once: the outputs of a job, and what they refer to, may be in several parts
+    if !all.is_empty() {
+        shared.tell(Happened::Found { machine, generation, found: all });
     }
 }
 
@@ -123,19 +131,7 @@ impl Driver {
         let place = self.shared.place_of(machine);
         let found: HashMap<StorePath, PathInfo> =
             found.into_iter().map(|info| (info.path.clone(), info)).collect();
-        for (job, index) in (0..).map(JobId).zip(0..self.jobs.len()) {
-            let Some(state) = self.jobs.get(index) else { return };
-            if !matches!(state.state, JobPhase::Waiting | JobPhase::Unneeded) {
-                continue;
-            }
-            let plan = std::sync::Arc::clone(&state.plan);
-            let Some(paths) = known_outputs(&plan) else { continue };
-            let infos: Option<Vec<PathInfo>> =
-                paths.iter().map(|path| found.get(path).cloned()).collect();
-            let Some(infos) = infos else { continue };
-            if !self.is_credible(&plan, &infos) {
-                continue;
-            }
+        for (job, plan, infos) in self.whole(&found) {
             let mut outputs = Vec::with_capacity(infos.len());
             for info in infos {
                 outputs.push((self.path_id(&info.path), ByteCount(info.nar_size.0)));
@@ -146,6 +142,39 @@ impl Driver {
             self.tell_scheduler(Event::Found { job, machine, outputs });
             let (node, machine) = (plan.node, self.shared.name_of(machine));
             self.shared.observer.event(FleetEvent::Found { node, machine });
+        }
+    }
+
+    /// Returns the jobs all of whose outputs are among those that were found, and all that these refer
+    /// to is there or elsewhere.
+    fn whole(&self, found: &HashMap<StorePath, PathInfo>) -> Vec<Candidate> {
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for (job, state) in (0..).map(JobId).zip(&self.jobs) {
+            if !matches!(state.state, JobPhase::Waiting | JobPhase::Unneeded) {
+                continue;
+            }
+            let Some(paths) = known_outputs(&state.plan) else { continue };
+            let infos = paths.iter().map(|path| found.get(path).cloned());
+            let Some(infos) = infos.collect::<Option<Vec<_>>>() else { continue };
+            if self.is_credible(&state.plan, &infos) {
+                candidates.push((job, Arc::clone(&state.plan), infos));
+            }
+        }
+        loop {
+            let there: BTreeSet<&StorePath> =
+                candidates.iter().flat_map(|(_, _, infos)| infos).map(|info| &info.path).collect();
+            let is_known = |path: &StorePath| {
+                there.contains(path)
+                    || self.shared.places.somewhere(path, &mut HashMap::new()).is_some()
+            };
+            let is_whole = |(_, _, infos): &&Candidate| {
+                infos.iter().flat_map(|info| &info.references).all(is_known)
+            };
+            let whole: Vec<Candidate> = candidates.iter().filter(is_whole).cloned().collect();
+            if whole.len() == candidates.len() {
+                return whole;
+            }
+            candidates = whole;
         }
     }
 

@@ -106,8 +106,8 @@ impl JobTerms {
         loop {
             let asked = *terms.borrow_and_update();
             let heard = log.heard_at().max(began);
-            let silent = asked.max_silent_time.map(|limit| heard + limit);
-            let whole = asked.timeout.map(|limit| began + limit);
+            let silent = asked.max_silent_time.and_then(|limit| heard.checked_add(limit));
+            let whole = asked.timeout.and_then(|limit| began.checked_add(limit));
             let now = Instant::now();
             if let Some(failure) = asked.broken(derivation, now, silent, whole, log.bytes()) {
                 return failure;

@@ -182,7 +182,11 @@ impl Scheduler {
 
     /// Ends a job because of one that it depends on.
     pub(crate) fn end_for_dependency(&mut self, job: JobId, because: JobId) {
+        // what it needs was let be, was needed again and had failed: that has ended it already
         let outcome = Outcome::DependencyFailed { because };
+        if self.jobs.at(job).state == State::Ended(outcome) {
+            return;
+        }
         self.end(job, outcome, Verdict::DependencyFailed { because });
     }
 

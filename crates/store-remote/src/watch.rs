@@ -10,7 +10,7 @@
 //! first word of a build that has its turn. A build that has begun may be silent for as long as the user
 //! allows, which is for ever by default.
 
-use std::sync::{OnceLock, Weak};
+use std::sync::{Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use drover_store::{Pending, StoreError};
@@ -28,6 +28,13 @@ pub(crate) enum Asked {
 }
 
 impl Asked {
+    fn lives(&self) -> bool {
+        match self {
+            Asked::Steady(steady) => steady.strong_count() > 0,
+            Asked::Pool(pool) => pool.strong_count() > 0,
+        }
+    }
+
     /// Begins to ask, unless the store is gone.
     fn sign_of_life(&self, limit: Duration) -> Option<Pending<()>> {
         match self {
@@ -48,13 +55,14 @@ const USUAL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Watch {
     connect_timeout: Duration,
     patience: Duration,
-    asked: OnceLock<Asked>,
+    /// Where to ask, the best first.
+    asked: Mutex<Vec<Asked>>,
 }
 
 impl Watch {
     pub(crate) fn new(connect_timeout: Duration) -> Watch {
         let patience = connect_timeout.saturating_mul(TIMEOUTS).max(Duration::from_millis(100));
-        Watch { connect_timeout, patience, asked: OnceLock::new() }
+        Watch { connect_timeout, patience, asked: Mutex::default() }
     }
 
     /// Returns how long a server may be silent for which `usual` is meant: less, if the user is less
@@ -70,9 +78,17 @@ impl Watch {
         self.patience.saturating_mul(2)
     }
 
-    /// Says on which channel to ask. The first one stays.
+    /// Says on which channel to ask. The first one stays as long as it lives.
     pub(crate) fn ask_on(&self, asked: Asked) {
-        self.asked.get_or_init(|| asked);
+        let mut all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(Asked::lives);
+        all.push(asked);
+    }
+
+    /// Begins to ask, where there is a channel to ask on.
+    fn sign_of_life(&self) -> Option<Pending<()>> {
+        let all = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().find_map(|asked| asked.sign_of_life(self.patience))
     }
 
     /// Returns when the server gives no sign of life any more. Dropped as soon as it gives one by
@@ -84,8 +100,7 @@ impl Watch {
         let mut too_late = 0;
         loop {
             tokio::time::sleep(self.patience).await;
-            let asking = self.asked.get().and_then(|asked| asked.sign_of_life(self.patience));
-            let Some(asking) = asking else { continue };
+            let Some(asking) = self.sign_of_life() else { continue };
             let asked = Instant::now();
             match asking.await {
                 Err(error @ StoreError::Silent { .. }) => return error,

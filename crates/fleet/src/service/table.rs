@@ -161,7 +161,8 @@ impl Table {
         let is_alike = dependencies.iter().all(|other| entry.dependencies.contains(other));
         let is_usable = match entry.progress {
             Progress::Open => true,
-            Progress::Built => good_for == GoodFor::Everybody,
+            // who still waits keeps what it was told
+            Progress::Built => good_for == GoodFor::Everybody || !entry.waiters.is_empty(),
             Progress::Failed(_) => false,
         };
         (is_alike && is_usable).then_some(job)

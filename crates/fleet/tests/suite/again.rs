@@ -77,8 +77,10 @@ async fn a_target_that_is_built_again_when_the_rest_was_found_is_waited_for() {
     let mut world = World::new().await;
     let none = Duration::ZERO;
     let low = world.draft("low").took(none).write().await;
-    let middle = world.draft("middle").took(none).needs(&low, &["out"]).write().await;
-    let high = world.draft("high").took(none).needs(&middle, &["out"]).write().await;
+    let middle =
+        world.draft("middle").took(none).keeps(Keeps::Nothing).needs(&low, &["out"]).write().await;
+    let high =
+        world.draft("high").took(none).keeps(Keeps::Nothing).needs(&middle, &["out"]).write().await;
     let one = Machine::new("one", 1).does("middle", &[Act::OtherPath, Act::Builds]);
     let run = world.build(&[&one], &[&low, &high]).await;
     run.all_built();
