@@ -22,7 +22,7 @@ pub(crate) const BUILD: &str = "build";
 pub(crate) const TMP: &str = "tmp";
 
 /// How the names of folders begin in which a build works, and of those that are kept.
-const IN_USE: &str = "drover-";
+const IN_USE: &str = "drover-build-";
 const KEPT: &str = "kept-";
 
 /// Who may go through the outer folder.

@@ -24,6 +24,7 @@ use crate::inputs;
 use crate::settings::{BuildUsers, LocalSettings, SandboxFallback, SandboxMode};
 use crate::suitable;
 use crate::surroundings::store_paths_of;
+use crate::users::BuildUser;
 
 /// What a build has to do with.
 pub(crate) struct Job<'a> {
@@ -289,7 +290,11 @@ impl Job<'_> {
             scratch: subject.scratch.clone(),
             closure: subject.closure.clone(),
             owners: user.owners(),
-            reach: subject.reach,
+            reach: match &*user {
+                // its folders are open to others than the build's own user
+                BuildUser::Range(..) => Reach::Network,
+                _ => subject.reach,
+            },
             from: made.outputs,
             folder,
         };

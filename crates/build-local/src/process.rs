@@ -93,8 +93,13 @@ impl Process<'_> {
         let (mut last, mut is_open) = (began, true);
         let mut piece = vec![0; PIECE];
         loop {
-            let silence = self.limits.max_silent_time.map(|limit| last + limit);
-            let whole = self.limits.timeout.map(|limit| began + limit);
+            let silence = self.limits.max_silent_time.and_then(|limit| last.checked_add(limit));
+            let whole = self.limits.timeout.and_then(|limit| began.checked_add(limit));
+            // also where there is always more to read
+            if whole.is_some_and(|at| at <= Instant::now()) {
+                let message = self.seconds(self.limits.timeout, "");
+                return Err(BuildFailure::TimedOut { message }.into());
+            }
             tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Err(Trouble::Cancelled),

@@ -213,7 +213,8 @@ impl List<'_> {
                 return Ok(());
             }
             let folder = self.open(keep(scene.workshop.store())?);
-            return self.put(at, bind(folder, below, Access::ReadWrite)?);
+            // what is valid stays as it is, also where the build runs as the store's owner
+            return self.put(at, bind(folder, below, Access::ReadOnly)?);
         }
         match open(outside) {
             Ok(file) => {
