@@ -9,6 +9,7 @@ use drover_schedule::Place;
 
 use crate::merge::Culprit;
 use crate::shared::Shared;
+use crate::tee::alongside;
 use crate::transfer::{BULKY, here, open};
 
 /// Bytes that are fetched at the most before it's known that they are wanted.
@@ -28,13 +29,8 @@ pub(crate) async fn fetching_ahead<T>(
     let fetch = async {
         shared.until_one_job_is_left().await;
         fetch_large(shared, inputs);
-        std::future::pending().await
     };
-    tokio::select! {
-        biased;
-        built = build => built,
-        never = fetch => never,
-    }
+    alongside(build, fetch).await
 }
 
 fn fetch_large(shared: &Arc<Shared>, inputs: &[StorePath]) {

@@ -39,14 +39,14 @@ pub(crate) struct Tees {
 struct Tee {
     wanted: oneshot::Sender<Vec<Landing>>,
     added: AbortOnDropHandle<Result<(), StoreError>>,
-    /// What fetches it, if it isn't fed from what passes.
-    source: Option<AbortOnDropHandle<()>>,
 }
 
 impl Tees {
     /// Feeds a path to `store` while it passes through `stream`, unless too many are held.
     pub(crate) fn feed(&self, store: &Arc<dyn Store>, info: &PathInfo, stream: Merged) -> Teed {
-        Teed { stream, to: self.begin(store, info, None) }
+        let (to, pieces) = mpsc::channel(QUEUE);
+        let is_taken = self.begin(store, info, pieces, async {});
+        Teed { stream, to: is_taken.then_some(to) }
     }
 
     /// Fetches a path into `store`, unless too many are held.
@@ -56,38 +56,36 @@ impl Tees {
         info: &PathInfo,
         open: impl Future<Output = Result<Merged, StoreError>> + Send + 'static,
     ) {
-        let (begin, begun) = oneshot::channel();
-        let fetched = self.tracker.spawn(async move {
+        let (to, pieces) = mpsc::channel(QUEUE);
+        self.begin(store, info, pieces, async move {
             // where it fails, whoever wants the path finds out why
-            if let (Ok(to), Ok(stream)) = (begun.await, open.await) {
-                drain(Teed { stream, to }).await.ok();
+            if let Ok(stream) = open.await {
+                drain(Teed { stream, to: Some(to) }).await.ok();
             }
         });
-        let fetched = AbortOnDropHandle::new(fetched);
-        drop(begin.send(self.begin(store, info, Some(fetched))));
     }
 
-    /// Begins to add a path, of which pieces come by what is returned; `source` is kept until the
-    /// path is given up or added.
+    /// Begins to add a path from its pieces, and works on `source` meanwhile. Returns whether it's
+    /// held.
     fn begin(
         &self,
         store: &Arc<dyn Store>,
         info: &PathInfo,
-        source: Option<AbortOnDropHandle<()>>,
-    ) -> Option<mpsc::Sender<Piece>> {
+        pieces: mpsc::Receiver<Piece>,
+        source: impl Future<Output = ()> + Send + 'static,
+    ) -> bool {
         let mut tees = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if tees.len() >= AT_ONCE || tees.contains_key(&info.path) {
-            return None;
+            return false;
         }
-        let (to, pieces) = mpsc::channel(QUEUE);
         let (wanted, is_wanted) = oneshot::channel();
         let held =
             Held { info: Some(info.clone()), pieces, last: None, is_wanted: Some(is_wanted) };
         let store = Arc::clone(store);
-        let added = self.tracker.spawn(async move { store.import(Box::new(held)).await });
-        let added = AbortOnDropHandle::new(added);
-        tees.insert(info.path.clone(), Tee { wanted, added, source });
-        Some(to)
+        let import = async move { store.import(Box::new(held)).await };
+        let added = AbortOnDropHandle::new(self.tracker.spawn(alongside(import, source)));
+        tees.insert(info.path.clone(), Tee { wanted, added });
+        true
     }
 
     /// Whether a path was fed to the store.
@@ -99,7 +97,7 @@ impl Tees {
     /// was not, or that failed, it has to be copied.
     pub(crate) async fn register(&self, path: &StorePath, gates: Vec<Landing>) -> Registered {
         let tee = self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
-        let Some(Tee { wanted, added, source: _source }) = tee else { return Registered::No };
+        let Some(Tee { wanted, added }) = tee else { return Registered::No };
         if wanted.send(gates).is_err() {
             return Registered::No;
         }
@@ -113,6 +111,22 @@ impl Tees {
     /// Gives up all that is held.
     pub(crate) fn clear(&self) {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Waits for `work`, and works on `side` until it's done.
+pub(crate) async fn alongside<T>(
+    work: impl Future<Output = T>,
+    side: impl Future<Output = ()>,
+) -> T {
+    let never_done = async {
+        side.await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        done = work => done,
+        never = never_done => never,
     }
 }
 
