@@ -52,14 +52,11 @@ async fn build_until(
     let configuration = Configuration::load(&overrides, terminal)?;
     let local = LocalStore::choose(&configuration)?;
     let connector = Connector::new(&configuration)?;
-    let own = own_store::for_building(&configuration, &local, terminal)?.map(Arc::new);
+    let fetches = Arc::new(FetchFollower::new(terminal));
+    let follower = Arc::clone(&fetches) as Arc<dyn FetchObserver>;
+    let own = own_store::for_building(&configuration, &local, follower, terminal)?.map(Arc::new);
     let machines = machines(&configuration, &connector, &local, own.as_ref(), terminal)?;
-    let substitute = match &own {
-        // drover asks no substituters itself
-        Some(_) => Substitute::No,
-        None => substitute(&configuration.settings),
-    };
-    let fetches = Arc::new(FetchFollower::default());
+    let substitute = substitute(&configuration.settings);
     let keeper: Arc<dyn Keeper> = match own {
         Some(store) => store,
         None => through_daemon(&configuration, &connector, &local, &fetches)?,

@@ -15,6 +15,7 @@ use crate::terminal::Terminal;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Everything that was configured, resolved.
+#[derive(Clone)]
 pub(crate) struct Configuration {
     /// The environment.
     pub(crate) host: Host,

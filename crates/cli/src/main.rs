@@ -28,6 +28,7 @@ mod signals;
 mod ssh_options;
 mod standing;
 mod store_ping;
+mod substituters;
 mod summary;
 mod terminal;
 mod units;

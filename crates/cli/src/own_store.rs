@@ -1,21 +1,22 @@
 //! This machine's store, opened from its files and not through a daemon.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use drover_config::{NixConf, Settings, StoreReference};
 use drover_core::TrustedKeys;
-use drover_store::Substitute;
+use drover_store::FetchObserver;
 use drover_store_local::{
     Access as LayoutAccess, ContentSync, Layout, LocalOptions, LocalStore, LogForm, Optimise,
     Place, RequiredSignatures, Surroundings, Symlinks, Uid,
 };
 use rustix::fs::Access;
 
-use crate::builders::substitute;
 use crate::configuration::Configuration;
 use crate::local_store::StockDaemon;
+use crate::substituters;
 use crate::terminal::Terminal;
 
 /// Says where a store of this machine is: in its files, or behind its daemon.
@@ -43,8 +44,8 @@ fn is_writable(path: &Path) -> bool {
 
 /// Opens the store that builds are for from its files, where this user may write them.
 ///
-/// drover asks no substituters itself, so a store that has some is left to a daemon of Nix where
-/// there is one; where there is none, builds go on without them, and the user is told.
+/// A store with a substituter that drover can't ask is left to a daemon of Nix where there is one;
+/// where there is none, builds go on without it, and the user is told.
 ///
 /// # Errors
 ///
@@ -52,20 +53,19 @@ fn is_writable(path: &Path) -> bool {
 pub(crate) fn for_building(
     configuration: &Configuration,
     local: &crate::local_store::LocalStore,
+    fetches: Arc<dyn FetchObserver>,
     terminal: &Terminal,
 ) -> anyhow::Result<Option<LocalStore>> {
     let Configuration { settings, conf, host, .. } = configuration;
     let Some(layout) = writable_layout(&settings.store) else { return Ok(None) };
-    if substitute(settings) == Substitute::Yes {
-        if local.stock_daemon(host) == StockDaemon::Present {
-            return Ok(None);
-        }
-        terminal.warn(
-            "substituters are not asked: that takes a daemon of Nix, and there is none; what is \
-             missing will be built",
-        );
+    let sources = substituters::sources(configuration, Some(fetches))?;
+    if !sources.unasked.is_empty() && local.stock_daemon(host) == StockDaemon::Present {
+        return Ok(None);
     }
-    open(layout, settings, conf).map(Some)
+    for unasked in &sources.unasked {
+        terminal.warn(unasked);
+    }
+    Ok(Some(open(layout, settings, conf)?.substituting_from(sources)))
 }
 
 /// Returns where a store of this machine is, if this user may write its files or make it.

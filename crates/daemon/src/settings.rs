@@ -120,7 +120,9 @@ impl Settings {
             "substituters" | "binary-caches" | "extra-substituters" => {
                 let allowed: Vec<&str> =
                     value.split_whitespace().filter(|url| is_trusted(url, policy, log)).collect();
-                self.set(name, &allowed.join(" "));
+                let allowed = allowed.join(" ");
+                self.store.extend(own_setting(name, &allowed, log));
+                self.set(name, &allowed);
             }
             _ => log.warn(&format!(
                 "ignoring the client-specified setting '{name}', because it is a restricted \
@@ -166,6 +168,10 @@ fn own_setting(name: &str, value: &str, log: &LogQueue) -> Option<OwnSetting> {
         }
         "extra-trusted-public-keys" | "extra-binary-cache-public-keys" => {
             keys(name, value, log).map(OwnSetting::MoreTrustedKeys)
+        }
+        "substituters" | "binary-caches" => Some(OwnSetting::Substituters(value.to_owned())),
+        "extra-substituters" | "extra-binary-caches" => {
+            Some(OwnSetting::MoreSubstituters(value.to_owned()))
         }
         _ => None,
     }

@@ -13,5 +13,5 @@ mod room;
 mod unpacking;
 
 pub(crate) use batch::{Batch, Ready, commit};
-pub(crate) use check::{Checks, check_derivation, known_outputs};
+pub(crate) use check::{Checks, check_derivation, check_info, known_outputs};
 pub(crate) use flow::import;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use drover_core::{DrvOutput, Hash, PathInfo, Realisation, Signature, StorePath};
 use drover_store::{
     Adoption, ByteStream, Collected, Collection, Content, Keeper, OwnSetting, PathStream, Repair,
-    Roots, SignatureCheck, StoreError, Verification, VerifyDepth, WhenValid,
+    Roots, SignatureCheck, SilentLog, StoreError, Verification, VerifyDepth, WhenValid,
 };
 use drover_store_locks::{GcLock, SharedGcLock};
 
@@ -18,7 +18,8 @@ use crate::options::RequiredSignatures;
 use crate::patience::Patience;
 use crate::view::View;
 use crate::{
-    Access, LocalStore, adopt, build_log, content, gc, links, optimise, outputs, repair, verify,
+    Access, LocalStore, adopt, build_log, content, gc, links, optimise, outputs, repair,
+    substitution, verify,
 };
 
 impl LocalStore {
@@ -95,15 +96,15 @@ impl Keeper for LocalStore {
         self.blocking(move |view| outputs::output_map(view, &derivation)).await
     }
 
-    /// This store has no substituters of its own.
     async fn substitutable(
         &self,
-        _: &BTreeSet<StorePath>,
+        paths: &BTreeSet<StorePath>,
     ) -> Result<BTreeSet<StorePath>, StoreError> {
-        Ok(BTreeSet::new())
+        substitution::substitutable(self, paths).await
     }
 
     async fn ensure(&self, path: &StorePath) -> Result<(), StoreError> {
+        substitution::fetch(self, &BTreeSet::from([path.clone()]), &SilentLog).await?;
         let path = path.clone();
         self.blocking(move |view| {
             view.hold([&path])?;

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use drover_core::{PathInfo, StoreDir, StorePath};
 use drover_store::{
-    Description, Missing, OwnSetting, PathStream, SignatureCheck, Store, StoreError, Substitute,
-    Trust, WhenValid,
+    BuildLog, Description, Missing, OwnSetting, PathStream, SignatureCheck, SilentLog, Store,
+    StoreError, Substitute, Trust, WhenValid,
 };
 
 use crate::error::LocalError;
 use crate::import::{Checks, import};
+use crate::substitution::{Sources, Supply};
 use crate::view::{Session, Shared, View};
-use crate::{Layout, LocalOptions, export, links, outputs};
+use crate::{Layout, LocalOptions, export, links, outputs, substitution};
 
 /// Paths up to which the database is asked on the thread that wants to know: it answers within some
 /// ten microseconds, and to hand the question to another thread takes several times as long.
@@ -27,35 +28,27 @@ const FEW: usize = 4;
 pub struct LocalStore {
     shared: Arc<Shared>,
     session: Arc<Session>,
-    /// Where damaged paths are fetched from.
-    sources: Arc<Sources>,
-}
-
-/// Where damaged paths are fetched from.
-#[derive(Default)]
-pub struct Sources {
-    /// Stores that are asked, in this order.
-    pub stores: Vec<Arc<dyn Store>>,
-    /// Of each store that should be asked and can't be, why; the user is told where no other helps.
-    pub unasked: Vec<String>,
+    /// Where paths come from that need not be built, and damaged ones once more.
+    supply: Arc<Supply>,
 }
 
 impl LocalStore {
     /// Returns the store at a place.
     pub fn new(layout: Layout, options: LocalOptions) -> LocalStore {
         let shared = Arc::new(Shared::new(layout, options));
-        LocalStore { session: Arc::new(Session::new(&shared)), shared, sources: Arc::default() }
+        LocalStore { session: Arc::new(Session::new(&shared)), shared, supply: Arc::default() }
     }
 
-    /// Has damaged paths fetched from these stores, the first that has them as they were, where a
-    /// check is to repair what it finds.
+    /// Has paths fetched from these substituters in the place of building them; and damaged ones once
+    /// more, from the first that has them as they were, where a check is to repair what it finds.
     #[must_use]
-    pub fn repairing_from(self, sources: Sources) -> LocalStore {
-        LocalStore { sources: Arc::new(sources), ..self }
+    pub fn substituting_from(self, sources: Sources) -> LocalStore {
+        LocalStore { supply: Arc::new(Supply::new(sources)), ..self }
     }
 
-    pub(crate) fn sources(&self) -> &Sources {
-        &self.sources
+    /// Returns where paths come from in this session.
+    pub(crate) fn supply(&self) -> Arc<Supply> {
+        self.session.supply().unwrap_or_else(|| Arc::clone(&self.supply))
     }
 
     /// Returns where the store is.
@@ -66,6 +59,7 @@ impl LocalStore {
     /// Has these settings count for this session, and otherwise those of the store.
     pub(crate) fn set_session(&self, own: &[OwnSetting]) {
         self.session.set_options(self.shared.options.with(own));
+        self.session.set_supply(self.supply.as_asked_for(own).map(Arc::new));
     }
 
     /// Returns a session of its own on the same store: its temporary roots end when it is dropped.
@@ -79,7 +73,7 @@ impl LocalStore {
         LocalStore {
             shared: self.shared.clone(),
             session: self.session.clone(),
-            sources: self.sources.clone(),
+            supply: self.supply.clone(),
         }
     }
 
@@ -137,14 +131,26 @@ impl Store for LocalStore {
     async fn hold_valid(
         &self,
         paths: &BTreeSet<StorePath>,
-        _: Substitute,
+        substitute: Substitute,
     ) -> Result<BTreeSet<StorePath>, StoreError> {
+        if substitute == Substitute::Yes {
+            substitution::fetch(self, paths, &SilentLog).await?;
+        }
         let paths = paths.clone();
         self.blocking(move |view| {
             view.hold(&paths)?;
             view.valid(&paths)
         })
         .await
+    }
+
+    async fn substitute(
+        &self,
+        paths: &BTreeSet<StorePath>,
+        log: Arc<dyn BuildLog>,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        substitution::fetch(self, paths, log.as_ref()).await?;
+        self.hold_valid(paths, Substitute::No).await
     }
 
     async fn path_infos(&self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, StoreError> {
@@ -173,8 +179,7 @@ impl Store for LocalStore {
     }
 
     async fn missing(&self, derivations: &BTreeSet<StorePath>) -> Result<Missing, StoreError> {
-        let derivations = derivations.clone();
-        self.blocking(move |view| outputs::missing(view, derivations)).await
+        outputs::missing(self, derivations).await
     }
 
     async fn add_indirect_root(&self, link: &str) -> Result<(), StoreError> {

@@ -50,6 +50,17 @@ pub enum RequiredSignatures {
     By(TrustedKeys),
 }
 
+impl RequiredSignatures {
+    /// Returns the names of the keys that are trusted.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let keys = match self {
+            RequiredSignatures::None => None,
+            RequiredSignatures::By(keys) => Some(keys),
+        };
+        keys.into_iter().flat_map(TrustedKeys::names)
+    }
+}
+
 /// What of the contents is on the disk before a path becomes valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentSync {
@@ -96,6 +107,8 @@ impl LocalOptions {
                         trusted.extend(keys);
                     }
                 }
+                // whoever needs them asks the supply
+                OwnSetting::Substituters(_) | OwnSetting::MoreSubstituters(_) => {}
             }
         }
         options

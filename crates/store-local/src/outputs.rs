@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use drover_core::{DrvOutput, Hash, OutputName, StorePath};
 use drover_derivation::{Derivation, DerivationKind, HashModuloCache};
-use drover_store::Missing;
+use drover_store::{Missing, Plan, StoreError};
 
 use crate::error::LocalError;
+use crate::substitution::Forbidden;
 use crate::view::View;
+use crate::{LocalStore, substitution};
 
 /// Returns the outputs of a valid derivation: by the database where their paths are known before the
 /// build, by realisations otherwise.
@@ -59,36 +61,129 @@ pub(crate) fn realisation_hash(view: &View, path: &StorePath) -> Result<Hash, Lo
     masked_hash(view, path, &derivation)
 }
 
-/// Says what must be built for all outputs of derivations. Nothing can be fetched.
-pub(crate) fn missing(
+/// Says what must be built and fetched for all outputs of derivations.
+///
+/// Substituters are asked for what is wanted, and where that isn't all there, once more for all that
+/// would have to be built: two questions, however deep the graph is.
+pub(crate) async fn missing(
+    store: &LocalStore,
+    derivations: &BTreeSet<StorePath>,
+) -> Result<Missing, StoreError> {
+    let mut offers = Plan::default();
+    let mut offered = BTreeSet::new();
+    let mut asked = BTreeSet::new();
+    for depth in [Depth::Wanted, Depth::All] {
+        let survey = survey(store, derivations, offered.clone()).await?;
+        let lacking = match depth {
+            Depth::Wanted => survey.wanted,
+            Depth::All => survey.lacking,
+        };
+        if lacking.is_subset(&asked) {
+            break;
+        }
+        asked.extend(lacking);
+        offers = substitution::plan(store, &asked).await?;
+        let paths = offers.fetch.iter().map(|offer| offer.info.path.clone());
+        offered = paths.filter(|path| asked.contains(path)).collect();
+    }
+    let Survey { build, used, .. } = survey(store, derivations, offered).await?;
+    // what they refer to comes with them
+    let fetched = closure(&offers, used);
+    let sizes = offers.fetch.iter().filter(|offer| fetched.contains(&offer.info.path));
+    let download_size = sizes.map(|offer| offer.info.nar_size.0).fold(0, u64::saturating_add);
+    Ok(Missing { build, substitute: fetched, download_size })
+}
+
+/// How far down substituters are asked.
+#[derive(Clone, Copy)]
+enum Depth {
+    Wanted,
+    All,
+}
+
+/// What has to be done, given what is offered.
+#[derive(Default)]
+struct Survey {
+    build: BTreeSet<StorePath>,
+    /// What is offered and needed.
+    used: BTreeSet<StorePath>,
+    /// Outputs of what was asked for that are lacking, and may be fetched.
+    wanted: BTreeSet<StorePath>,
+    /// Outputs that are needed and lacking, and may be fetched.
+    lacking: BTreeSet<StorePath>,
+}
+
+async fn survey(
+    store: &LocalStore,
+    derivations: &BTreeSet<StorePath>,
+    offered: BTreeSet<StorePath>,
+) -> Result<Survey, StoreError> {
+    let derivations = derivations.clone();
+    let forbidden = store.supply().sources.forbidden;
+    store.blocking(move |view| look(view, &derivations, &offered, forbidden)).await
+}
+
+fn look(
     view: &View,
-    derivations: BTreeSet<StorePath>,
-) -> Result<Missing, LocalError> {
-    let mut missing = Missing::default();
+    derivations: &BTreeSet<StorePath>,
+    offered: &BTreeSet<StorePath>,
+    forbidden: Forbidden,
+) -> Result<Survey, LocalError> {
+    let mut survey = Survey::default();
     // Derivations with the outputs that are wanted of them; all where it is none.
     let mut left: Vec<(StorePath, Option<BTreeSet<OutputName>>)> =
-        derivations.into_iter().map(|path| (path, None)).collect();
+        derivations.iter().map(|path| (path.clone(), None)).collect();
     let mut seen = BTreeSet::new();
-    while let Some((path, wanted)) = left.pop() {
-        if !seen.insert((path.clone(), wanted.clone())) || missing.build.contains(&path) {
+    while let Some((path, names)) = left.pop() {
+        if !seen.insert((path.clone(), names.clone())) || survey.build.contains(&path) {
             continue;
         }
         let not_valid = || LocalError::NotValid { path: view.display(&path) };
         let derivation = view.derivation(&path)?.ok_or_else(not_valid)?;
         let outputs = by_realisation(view, &path, &derivation)?;
-        let wanted: Vec<Option<StorePath>> = outputs
+        let paths: Vec<Option<StorePath>> = outputs
             .into_iter()
-            .filter(|(name, _)| wanted.as_ref().is_none_or(|wanted| wanted.contains(name)))
+            .filter(|(name, _)| names.as_ref().is_none_or(|names| names.contains(name)))
             .map(|(_, path)| path)
             .collect();
-        let known: BTreeSet<StorePath> = wanted.iter().flatten().cloned().collect();
-        if wanted.iter().all(Option::is_some) && view.valid(&known)?.len() == known.len() {
+        let known: BTreeSet<StorePath> = paths.iter().flatten().cloned().collect();
+        let valid = view.valid(&known)?;
+        let lacking: BTreeSet<StorePath> = known.difference(&valid).cloned().collect();
+        if lacking.is_empty() && paths.iter().all(Option::is_some) {
             continue;
         }
-        missing.build.insert(path);
+        let bad = |source| LocalError::Derivation { path: view.display(&path), source };
+        if forbidden == Forbidden::Ignore || derivation.allow_substitutes().map_err(bad)? {
+            if names.is_none() {
+                survey.wanted.extend(lacking.iter().cloned());
+            }
+            survey.lacking.extend(lacking.iter().cloned());
+            if lacking.is_subset(offered) && paths.iter().all(Option::is_some) {
+                survey.used.extend(lacking);
+                continue;
+            }
+        }
+        survey.build.insert(path);
         for (input, names) in &derivation.input_derivations {
             left.push((input.clone(), Some(names.iter().cloned().collect())));
         }
     }
-    Ok(missing)
+    Ok(survey)
+}
+
+/// Returns paths of a plan with those that they refer to.
+fn closure(plan: &Plan, paths: BTreeSet<StorePath>) -> BTreeSet<StorePath> {
+    let mut closure = paths;
+    // references come first, so from the last to the first all are found in one go
+    for offer in plan.fetch.iter().rev() {
+        if closure.contains(&offer.info.path) {
+            closure.extend(offer.info.references.iter().cloned());
+        }
+    }
+    plan.fetch
+        .iter()
+        .map(|offer| &offer.info.path)
+        .filter(|path| closure.contains(path))
+        .cloned()
+        .collect()
 }

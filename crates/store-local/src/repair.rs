@@ -42,8 +42,9 @@ pub(crate) async fn repair(store: &LocalStore, found: Found) -> Verification {
 /// Puts the contents that are registered in the place of those that are there.
 pub(crate) async fn repair_path(store: &LocalStore, info: &PathInfo) -> Result<(), StoreError> {
     let mut last = None;
-    let sources = store.sources();
-    for source in &sources.stores {
+    let supply = store.supply();
+    let sources = &supply.sources;
+    for source in sources.substituters.iter().map(|substituter| &substituter.store) {
         let outcome = async {
             let known = source.path_infos(std::slice::from_ref(&info.path)).await?;
             let Some(known) = known.into_iter().flatten().next() else { return Ok(false) };

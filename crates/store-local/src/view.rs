@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use crate::error::LocalError;
 use crate::gc::{self, AutoCollect, AutoLimits, GcError, Keep, Site, Wanted};
 use crate::opened::{Opened, lock, patience};
+use crate::substitution::Supply;
 use crate::{Access, Layout, LocalOptions};
 
 /// Derivations whose hashes are remembered, some 60 bytes each.
@@ -81,15 +82,26 @@ pub(crate) struct Session {
     roots: Mutex<Option<(Arc<Opened>, Arc<TempRoots>)>>,
     /// The store's, but for what this session has otherwise.
     options: Mutex<Arc<LocalOptions>>,
+    /// Where paths come from, if not from where the store's come.
+    supply: Mutex<Option<Arc<Supply>>>,
 }
 
 impl Session {
     pub(crate) fn new(shared: &Shared) -> Session {
-        Session { roots: Mutex::new(None), options: Mutex::new(shared.options.clone()) }
+        let (roots, supply) = (Mutex::new(None), Mutex::new(None));
+        Session { roots, options: Mutex::new(shared.options.clone()), supply }
     }
 
     pub(crate) fn set_options(&self, options: LocalOptions) {
         *lock(&self.options) = Arc::new(options);
+    }
+
+    pub(crate) fn set_supply(&self, supply: Option<Arc<Supply>>) {
+        *lock(&self.supply) = supply;
+    }
+
+    pub(crate) fn supply(&self) -> Option<Arc<Supply>> {
+        lock(&self.supply).clone()
     }
 
     fn roots(&self, opened: &Arc<Opened>, layout: &Layout) -> Arc<TempRoots> {

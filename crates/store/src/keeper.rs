@@ -161,6 +161,10 @@ pub enum OwnSetting {
     TrustedKeys(TrustedKeys),
     /// `extra-trusted-public-keys`: beside those that are trusted.
     MoreTrustedKeys(TrustedKeys),
+    /// `substituters`: addresses, divided by spaces.
+    Substituters(String),
+    /// `extra-substituters`: beside those that are configured.
+    MoreSubstituters(String),
 }
 
 /// Whether equal files become hard links when they are added.

@@ -14,6 +14,7 @@ mod path_stream;
 mod realisation_hash;
 mod realiser;
 mod store;
+mod substituters;
 
 pub use build::{
     BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildSettings, BuildWishes,
@@ -36,3 +37,4 @@ pub use realiser::{
 pub use store::{
     Description, MAX_FILE, Missing, Store, Substitute, read_exported_files, read_exported_nar,
 };
+pub use substituters::{Judge, Objection, Offer, Offers, Plan, Substituter, Vouching};

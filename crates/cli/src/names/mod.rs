@@ -5,7 +5,6 @@ mod builds;
 mod daemon;
 mod programs;
 mod signals;
-mod sources;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -32,6 +31,7 @@ use crate::local_store::LocalStore;
 use crate::own_builder::{self, LimitsKeptBy, LocalBuildsBy};
 use crate::own_store;
 use crate::standing;
+use crate::substituters;
 use crate::terminal::Terminal;
 
 /// The release of Nix whose behaviour is followed, as programs tell it that ask for the version.
@@ -143,7 +143,8 @@ impl ThisMachine {
     fn open_own(&self, layout: Layout, configuration: &Configuration) -> anyhow::Result<Opened> {
         let Configuration { settings, conf, .. } = configuration;
         let store = own_store::open(layout, settings, conf)?;
-        Ok(Opened::Own(Arc::new(store.repairing_from(self.sources(configuration)))))
+        let sources = substituters::sources(configuration, None)?;
+        Ok(Opened::Own(Arc::new(store.substituting_from(sources))))
     }
 
     fn open_remote(

@@ -7,23 +7,33 @@ use std::time::Instant;
 use drover_store::{FetchEvent, FetchObserver};
 
 use super::screen::Screen;
+use crate::terminal::Terminal;
 use crate::units;
 
-/// Passes on what a store fetches, once there is a screen to show it on.
-#[derive(Default)]
-pub(crate) struct FetchFollower(OnceLock<Arc<Screen>>);
+/// Passes on what a store fetches, once there is a screen to show it on. What the user should know
+/// is told before that, too.
+pub(crate) struct FetchFollower {
+    screen: OnceLock<Arc<Screen>>,
+    terminal: Terminal,
+}
 
 impl FetchFollower {
+    pub(crate) fn new(terminal: &Terminal) -> FetchFollower {
+        FetchFollower { screen: OnceLock::new(), terminal: terminal.clone() }
+    }
+
     /// Shows it on a screen from now on, and on none after that.
     pub(crate) fn show_on(&self, screen: &Arc<Screen>) {
-        self.0.get_or_init(|| Arc::clone(screen));
+        self.screen.get_or_init(|| Arc::clone(screen));
     }
 }
 
 impl FetchObserver for FetchFollower {
     fn event(&self, event: FetchEvent) {
-        if let Some(screen) = self.0.get() {
-            screen.fetch(&event);
+        match (self.screen.get(), event) {
+            (Some(screen), event) => screen.fetch(&event),
+            (None, FetchEvent::Note(text)) => self.terminal.warn(&text),
+            (None, _) => {}
         }
     }
 }

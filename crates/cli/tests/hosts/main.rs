@@ -20,6 +20,7 @@ mod own;
 mod servers;
 mod sources;
 mod standstill;
+mod substituters;
 mod tidying;
 mod together;
 mod trust;

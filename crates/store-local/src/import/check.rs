@@ -23,7 +23,7 @@ pub(crate) struct Checks {
 }
 
 /// Checks what needs no contents: who signed, and that the path follows from its content address.
-pub(super) fn check_info(view: &View, info: &PathInfo, checks: &Checks) -> Result<(), LocalError> {
+pub(crate) fn check_info(view: &View, info: &PathInfo, checks: &Checks) -> Result<(), LocalError> {
     let path = || view.display(&info.path);
     if let Some(address) = &info.content_address {
         let mut references = References { others: info.references.clone(), itself: false };

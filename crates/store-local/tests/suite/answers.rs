@@ -12,8 +12,8 @@ use drover_derivation::{BasicDerivation, Derivation, HashModuloCache, Output, ou
 use drover_nar::{Executable, Writer, single_file_nar};
 use drover_store::contract::{Given, check_store, flat_file};
 use drover_store::{
-    Adoption, Content, Keeper, OwnSetting, Repair, SignatureCheck, Store, Substitute, VerifyDepth,
-    WhenValid,
+    Adoption, Content, Keeper, OwnSetting, Repair, SignatureCheck, Store, Substitute, Substituter,
+    VerifyDepth, Vouching, WhenValid,
 };
 use drover_store_local::{LocalOptions, LocalStore, LogForm, Optimise, Sources};
 
@@ -362,11 +362,13 @@ async fn repairs_what_another_store_has() {
     let (mut others, others_nar) = flat_file("a", b"evil", &[]);
     others.path = a.path.clone();
     wrong.store().import(Given::boxed([(others, others_nar)])).await.expect("imported");
-    let stores: Vec<Arc<dyn Store>> = vec![wrong.store(), other.store()];
+    let stores: [Arc<dyn Store>; 2] = [wrong.store(), other.store()];
+    let substituter = |store| Substituter { store, vouching: Vouching::Signature };
     let unasked = vec!["'http://x' was not asked".to_owned()];
-    let sources = Sources { stores, unasked };
+    let substituters = stores.map(substituter).into();
+    let sources = Sources { substituters, unasked, ..Sources::default() };
     let (layout, options) = (home.layout(), LocalOptions::default());
-    let store = Arc::new(LocalStore::new(layout, options).repairing_from(sources));
+    let store = Arc::new(LocalStore::new(layout, options).substituting_from(sources));
     let store = store.session().await.expect("a session");
     let found = store.verify(VerifyDepth::Contents, Repair::Yes).await.expect("verified");
     assert_eq!(found, Default::default(), "a sound store");

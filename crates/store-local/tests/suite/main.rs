@@ -8,4 +8,5 @@ mod power;
 mod refusals;
 mod speed;
 mod stock;
+mod substitution;
 mod support;

@@ -1,0 +1,126 @@
+//! Machines as substituters, as the guides set them up: keys, signatures, `ssh-ng://`.
+
+use drover_testkit::{Host, Suite};
+use rstest::rstest;
+
+use crate::own::assert_sound;
+use crate::{Lab, assert_code, stderr, stdout};
+
+const GRAPH: [(&str, &str); 4] = [("shape", "layers"), ("n", "3"), ("d", "2"), ("k", "2")];
+
+/// Makes a key and signs all that a host has, in the words of the guides.
+fn sign_all(host: &Host, key: &str) -> String {
+    let script = format!(
+        "cd /etc/nix; nix-store --generate-binary-cache-key {key} {key}.sec {key}.pub
+         nix --extra-experimental-features nix-command sign-paths --all -k /etc/nix/{key}.sec \
+           2>/dev/null ||
+         nix --extra-experimental-features nix-command store sign --all -k /etc/nix/{key}.sec
+         cat {key}.pub"
+    );
+    host.sh(&script).unwrap().trim().to_owned()
+}
+
+/// Makes a derivation on one host and has it built on others, without the first knowing of it.
+fn built_elsewhere(host: &Host, others: &[&Host]) -> String {
+    let drv = host.instantiate(&GRAPH).unwrap();
+    for other in others {
+        host.sh(&format!("nix-copy-closure --to {} {drv} 2>&1", other.name())).unwrap();
+        build(other, &drv);
+    }
+    drv
+}
+
+fn build(host: &Host, drv: &str) {
+    host.sh(&format!("nix-store -r {drv} -j4 2>&1")).unwrap();
+}
+
+/// Step by step: build on the builder, make a key, sign, name the builder as a substituter, trust
+/// the key. Nothing is built and no machine is needed.
+#[rstest]
+#[case::forky(Suite::Forky, "ssh-ng")]
+#[case::trixie(Suite::Trixie, "ssh-ng")]
+#[case::bookworm(Suite::Bookworm, "ssh-ng")]
+#[case::serve(Suite::Forky, "ssh")]
+fn a_builder_is_a_substituter(#[case] suite: Suite, #[case] scheme: &str) {
+    let lab = Lab::new("builder-substitutes", suite, Suite::Trixie);
+    let (client, b1) = (&lab.client, &lab.b1);
+    let drv = built_elsewhere(client, &[b1]);
+    let public = sign_all(b1, "b1-1");
+    let substituters = format!("{scheme}://b1");
+    let line = ["build", "--no-link", "-j0", "--builders", "", "--print-out-paths", &drv];
+    let from = ["--option", "substituters", &substituters];
+    let (ask, trust) = (["--dry-run"], ["--option", "trusted-public-keys", &public]);
+
+    // without the key it is refused, in words that name it
+    let refused = lab.drover(&[&line[..], &from].concat());
+    assert_code(&refused, 1);
+    let said = stderr(&refused);
+    assert!(said.contains("signed by 'b1-1'") && said.contains("trusted-public-keys"), "{said}");
+
+    let told = lab.drover(&[&line[..], &from, &trust, &ask].concat());
+    assert_code(&told, 0);
+    assert!(stderr(&told).contains("fetch"), "{}", stderr(&told));
+    let fetched = lab.drover(&[&line[..], &from, &trust].concat());
+    assert_code(&fetched, 0);
+    let (out, said) = (stdout(&fetched), stderr(&fetched));
+    assert!(!said.contains("building"), "{said}");
+    client.sh(&format!("nix-store --verify-path $(nix-store -qR {out})")).unwrap();
+    let signed =
+        client.sh(&format!("nix --extra-experimental-features nix-command path-info --sigs {out}"));
+    assert!(signed.unwrap().contains("b1-1:"));
+    // a builder that is trusted as it is needs no key
+    client.sh(&format!("nix-store --delete {out} >/dev/null")).unwrap();
+    let trusted = format!("{scheme}://b1?trusted=true");
+    let fetched = lab.drover(&[&line[..], &["--option", "substituters", &trusted]].concat());
+    assert_code(&fetched, 0);
+}
+
+/// One is down, one has lost what it registered: the third gives it, and the user is told.
+#[test]
+fn trouble_with_one_is_the_next_ones_turn() {
+    let lab = Lab::new("next-substituter", Suite::Forky, Suite::Trixie);
+    let drv = built_elsewhere(&lab.client, &[&lab.b1, &lab.b2]);
+    lab.b1.sh(&format!("rm -rf $(nix-store -q --outputs {drv})")).unwrap();
+    let all = "ssh-ng://nowhere?trusted=true ssh-ng://b1?trusted=true ssh-ng://b2?trusted=true";
+    let options = ["--option", "substituters", all, "--option", "connect-timeout", "3"];
+    let line = ["build", "--no-link", "-j0", "--builders", "", "--print-out-paths", &drv];
+    let fetched = lab.drover(&[&line[..], &options].concat());
+    assert_code(&fetched, 0);
+    let said = stderr(&fetched);
+    assert!(said.contains("ssh-ng://nowhere") && said.contains("ssh-ng://b1"), "{said}");
+    let out = stdout(&fetched);
+    lab.client.sh(&format!("nix-store --verify-path $(nix-store -qR {out})")).unwrap();
+}
+
+/// The daemon fetches for its clients, whom it lets choose as Nix does.
+#[test]
+fn the_daemon_substitutes() {
+    let lab = Lab::new("daemon-substitutes", Suite::Forky, Suite::Forky);
+    let (client, b1) = (&lab.client, &lab.b1);
+    let drv = built_elsewhere(client, &[b1]);
+    let public = sign_all(b1, "b1-1");
+    let script = format!(
+        "pkill -x nix-daemon || :; rm -f /nix/var/nix/daemon-socket/socket
+         printf '%s\\n' 'substituters =' 'trusted-substituters = ssh-ng://b1' \
+           'trusted-public-keys = {public}' 'trusted-users = root' >> /etc/nix/nix.conf
+         drover compat install /w/names
+         (setsid /w/names/nix-daemon >/w/daemon.log 2>&1 &)
+         until [ -S /nix/var/nix/daemon-socket/socket ]; do sleep 0.1; done
+         useradd -m plain"
+    );
+    client.sh(&script).unwrap();
+    let realise = |options: &str| {
+        let line = format!("NIX_REMOTE=daemon nix-store -r {drv} -j0 --builders '' {options}");
+        client.run(&["su", "plain", "-c", &line]).unwrap()
+    };
+    let refused = realise("");
+    assert!(!refused.status.success(), "{}", stdout(&refused));
+    // one that nobody has allowed
+    let ignored = realise("--option substituters ssh-ng://b2");
+    assert!(stderr(&ignored).contains("ignoring untrusted substituter"), "{}", stderr(&ignored));
+    let fetched = realise("--option substituters ssh-ng://b1");
+    assert_code(&fetched, 0);
+    let out = stdout(&fetched);
+    client.sh(&format!("nix-store --verify-path $(nix-store -qR {out})")).unwrap();
+    assert_sound(client);
+}

@@ -1,0 +1,266 @@
+//! Paths that are fetched from substituters in the place of building them.
+//!
+//! Follows `src/libstore/build/substitution-goal.cc` of Nix in what is believed and what becomes of
+//! trouble: the next substituter that has a path takes over from one that fails at it. Otherwise
+//! than there, all paths of one substituter come in one stream.
+//!
+//! Invariant: nobody who waits for a path that somebody else fetches keeps others from one.
+
+mod followed;
+mod supply;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use drover_core::{PathInfo, StorePath};
+use drover_store::{
+    BuildLog, LogEvent, Offer, Offers, Plan, SignatureCheck, Store, StoreError, Substitute,
+    Substituter, Vouching, WhenValid,
+};
+
+use crate::LocalStore;
+use crate::error::LocalError;
+use crate::import::{Checks, check_info, import};
+use crate::opened::lock;
+use crate::substitution::followed::Followed;
+use crate::substitution::supply::Claim;
+use crate::view::View;
+
+pub(crate) use supply::Supply;
+pub use supply::{Forbidden, OpenSubstituters, Sources};
+
+/// Paths, and bytes of their NARs, that are fetched in one go from one substituter.
+const RUN_PATHS: usize = 512;
+const RUN_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Paths that a substituter may fail at before it's taken to fail at all.
+const FAILURES: usize = 3;
+
+/// Returns those paths that substituters have.
+pub(crate) async fn substitutable(
+    store: &LocalStore,
+    paths: &BTreeSet<StorePath>,
+) -> Result<BTreeSet<StorePath>, StoreError> {
+    let supply = store.supply();
+    if supply.list().is_empty() || paths.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let view = store.blocking(|view| Ok(view.clone())).await?;
+    let judge = judge(&view);
+    let mut offers = Offers::new(supply.list(), &judge);
+    supply.leave_out_resting(&mut offers);
+    let found = offers.of(paths).await;
+    supply.tell(&mut offers, &mut BTreeSet::new(), store);
+    Ok(found.into_keys().collect())
+}
+
+/// Finds out what has to be fetched so that paths become valid.
+pub(crate) async fn plan(
+    store: &LocalStore,
+    wanted: &BTreeSet<StorePath>,
+) -> Result<Plan, StoreError> {
+    let supply = store.supply();
+    if supply.list().is_empty() || wanted.is_empty() {
+        return Ok(Plan::default());
+    }
+    let view = store.blocking(|view| Ok(view.clone())).await?;
+    let judge = judge(&view);
+    let mut offers = Offers::new(supply.list(), &judge);
+    supply.leave_out_resting(&mut offers);
+    let plan = offers.plan(wanted, store).await?;
+    supply.tell(&mut offers, &mut BTreeSet::new(), store);
+    Ok(plan)
+}
+
+/// Makes paths valid, as far as substituters have them and all that they refer to. What goes wrong is
+/// said to `log`.
+pub(crate) async fn fetch(
+    store: &LocalStore,
+    wanted: &BTreeSet<StorePath>,
+    log: &dyn BuildLog,
+) -> Result<(), StoreError> {
+    let supply = store.supply();
+    if supply.list().is_empty() || wanted.is_empty() {
+        return Ok(());
+    }
+    let view = store.blocking(|view| Ok(view.clone())).await?;
+    let judge = judge(&view);
+    let mut offers = Offers::new(supply.list(), &judge);
+    supply.leave_out_resting(&mut offers);
+    let (mut told, mut failures) = (BTreeSet::new(), BTreeMap::new());
+    loop {
+        let plan = offers.plan(wanted, store).await?;
+        supply.tell(&mut offers, &mut told, store);
+        for (path, reference) in &plan.incomplete {
+            // what was tried and failed has been told of
+            if failures.is_empty() && told.insert(path.clone()) {
+                let dir = &store.layout().store_dir;
+                let (path, reference) = (dir.display(path), dir.display(reference));
+                let text = format!(
+                    "warning: path '{path}' can't be fetched, as '{reference}', which it refers \
+                     to, does not exist in binary cache or substituter"
+                );
+                log.event(LogEvent::Message(text));
+            }
+        }
+        if plan.fetch.is_empty() {
+            return Ok(());
+        }
+        let Err(trouble) = bring(store, plan.fetch).await else { return Ok(()) };
+        trouble.tell(&supply, log, store);
+        let count: &mut usize = failures.entry(trouble.by).or_default();
+        *count += 1;
+        match &trouble.path {
+            Some(path) if !trouble.is_of_the_whole() && *count < FAILURES => {
+                offers.spoil(trouble.by, path);
+            }
+            _ => offers.leave_out(trouble.by),
+        }
+    }
+}
+
+/// Says what is believed: what is content-addressed, what a trusted key has signed, and what comes
+/// from a substituter that is trusted itself.
+fn judge(view: &View) -> impl Fn(&Substituter, &PathInfo) -> Result<(), String> + Send + Sync {
+    let view = view.clone();
+    move |substituter, info| {
+        let signatures = match substituter.vouching {
+            Vouching::Signature => SignatureCheck::AsConfigured,
+            Vouching::Substituter => SignatureCheck::Skip,
+        };
+        let theirs = substituter.store.store_dir();
+        if *theirs != view.layout().store_dir {
+            return Err(format!("its store directory is '{theirs}'"));
+        }
+        check_info(&view, info, &Checks { signatures }).map_err(|error| match error {
+            LocalError::Unsigned { .. } => unsigned(&view, info),
+            other => other.to_string(),
+        })
+    }
+}
+
+fn unsigned(view: &View, info: &PathInfo) -> String {
+    let names: BTreeSet<&str> = info.signatures.iter().map(|one| one.key()).collect();
+    let signed = match names.is_empty() {
+        true => "nobody has signed it".to_owned(),
+        false => format!("it is signed by '{}'", Vec::from_iter(names).join("', '")),
+    };
+    let trusted: Vec<&str> = view.options().signatures.names().collect();
+    let trusted = match trusted.is_empty() {
+        true => "no key is trusted".to_owned(),
+        false => format!("the trusted keys are '{}'", trusted.join("', '")),
+    };
+    format!("{signed}, and {trusted} (trusted-public-keys)")
+}
+
+/// Why a substituter could not give what it offered.
+struct Trouble {
+    by: usize,
+    /// The path at which it was found out.
+    path: Option<StorePath>,
+    error: StoreError,
+}
+
+impl Trouble {
+    /// Whether nothing more can be hoped for from this substituter.
+    fn is_of_the_whole(&self) -> bool {
+        matches!(
+            self.error,
+            StoreError::Unreachable { .. }
+                | StoreError::Protocol { .. }
+                | StoreError::ForeignWords { .. }
+                | StoreError::Lost { .. }
+                | StoreError::Silent { .. }
+                | StoreError::Unsupported { .. }
+        )
+    }
+
+    fn tell(&self, supply: &Supply, log: &dyn BuildLog, store: &LocalStore) {
+        let name = supply.name(self.by);
+        let path = self.path.as_ref().map(|path| store.layout().store_dir.display(path));
+        let path = path.unwrap_or_else(|| "paths".to_owned());
+        let mut why = self.error.to_string();
+        let mut source = std::error::Error::source(&self.error);
+        while let Some(error) = source {
+            why = format!("{why}: {error}");
+            source = error.source();
+        }
+        let text = match self.error {
+            // what is offered and isn't there any more was as good as never offered
+            StoreError::NotValid { .. } => {
+                format!("warning: {path} does not exist in binary cache or substituter '{name}'")
+            }
+            _ => format!("warning: cannot fetch {path} from substituter '{name}': {why}"),
+        };
+        supply.note(text.trim_start_matches("warning: ").to_owned());
+        log.event(LogEvent::Message(text));
+    }
+}
+
+/// Fetches what is planned, in its order.
+async fn bring(store: &LocalStore, plan: Vec<Offer>) -> Result<(), Trouble> {
+    let mut left = plan.into_iter().peekable();
+    while let Some(first) = left.peek() {
+        let (by, mut run, mut bytes) = (first.by, Vec::new(), 0);
+        while let Some(offer) = left.next_if(|offer| {
+            offer.by == by && run.len() < RUN_PATHS && (run.is_empty() || bytes < RUN_BYTES)
+        }) {
+            bytes += offer.info.nar_size.0;
+            run.push(offer.info);
+        }
+        bring_run(store, by, run).await?;
+    }
+    Ok(())
+}
+
+/// Fetches paths from one substituter. Those that others fetch are waited for.
+async fn bring_run(store: &LocalStore, by: usize, run: Vec<PathInfo>) -> Result<(), Trouble> {
+    let supply = store.supply();
+    let trouble = |error| Trouble { by, path: None, error };
+    let mut left = run;
+    loop {
+        // before it's looked at what is coming, so that nothing is missed that comes meanwhile
+        let come = supply.come();
+        // and before it's looked at what is valid, as whoever had them may just have got them
+        let claim = Claim::of_first(&supply, &left);
+        let mut rest = left.split_off(claim.paths.len());
+        let all = left.iter().chain(&rest).map(|info| info.path.clone()).collect();
+        let valid = store.hold_valid(&all, Substitute::No).await.map_err(trouble)?;
+        left.retain(|info| !valid.contains(&info.path));
+        rest.retain(|info| !valid.contains(&info.path));
+        match (claim.paths.is_empty(), left.is_empty(), rest.is_empty()) {
+            (_, true, true) => return Ok(()),
+            (true, ..) => come.await,
+            (false, true, _) => {}
+            (false, false, _) => fetch_claimed(store, by, left).await?,
+        }
+        left = rest;
+        drop(claim);
+    }
+}
+
+async fn fetch_claimed(store: &LocalStore, by: usize, infos: Vec<PathInfo>) -> Result<(), Trouble> {
+    let supply = store.supply();
+    let Some(substituter) = supply.list().get(by) else { return Ok(()) };
+    let paths: Vec<StorePath> = infos.iter().map(|info| info.path.clone()).collect();
+    let at = Arc::new(Mutex::new(None));
+    let followed = async {
+        // the store that takes them checks the hashes
+        let contents = substituter.store.export_to_checker(infos.clone()).await?;
+        let from = substituter.store.name().to_owned();
+        let stream = Followed::new(infos, contents, from, (Arc::clone(&supply), Arc::clone(&at)));
+        let checks = Checks { signatures: SignatureCheck::Skip };
+        import(store, Box::new(stream), checks, WhenValid::Keep).await
+    };
+    let Err(error) = followed.await else { return Ok(()) };
+    let failed = first_invalid(store, &paths).await;
+    let path = failed.or_else(|| lock(&at).clone()).or_else(|| paths.first().cloned());
+    Err(Trouble { by, path, error })
+}
+
+/// Returns the first path that has not become valid.
+async fn first_invalid(store: &LocalStore, paths: &[StorePath]) -> Option<StorePath> {
+    let all = paths.iter().cloned().collect();
+    let valid = store.hold_valid(&all, Substitute::No).await.ok()?;
+    paths.iter().find(|path| !valid.contains(*path)).cloned()
+}

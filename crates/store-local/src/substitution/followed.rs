@@ -1,0 +1,81 @@
+//! Paths on their way from a substituter.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use drover_core::{PathInfo, StorePath};
+use drover_store::{FetchEvent, PathStream, StoreError};
+
+use crate::opened::lock;
+use crate::substitution::Supply;
+
+/// Paths on their way here, with what was decided on of each, and told of.
+pub(super) struct Followed {
+    infos: std::vec::IntoIter<PathInfo>,
+    contents: Box<dyn PathStream>,
+    supply: Arc<Supply>,
+    from: String,
+    /// The path that comes.
+    at: Arc<Mutex<Option<StorePath>>>,
+    current: Option<Current>,
+}
+
+struct Current {
+    number: u64,
+    done: u64,
+    size: u64,
+}
+
+impl Followed {
+    /// `contents` are those of `infos`; the last are told of and have noted what comes.
+    pub(super) fn new(
+        infos: Vec<PathInfo>,
+        contents: Box<dyn PathStream>,
+        from: String,
+        (supply, at): (Arc<Supply>, Arc<Mutex<Option<StorePath>>>),
+    ) -> Followed {
+        Followed { infos: infos.into_iter(), contents, supply, from, at, current: None }
+    }
+
+    fn end_current(&mut self) {
+        if let Some(Current { number, .. }) = self.current.take() {
+            self.supply.event(FetchEvent::Ended { number });
+        }
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.end_current();
+    }
+}
+
+#[async_trait]
+impl PathStream for Followed {
+    fn count(&self) -> usize {
+        self.contents.count()
+    }
+
+    async fn next_path(&mut self) -> Result<Option<PathInfo>, StoreError> {
+        self.end_current();
+        let theirs = self.contents.next_path().await?;
+        let Some(info) = self.infos.next().filter(|_| theirs.is_some()) else { return Ok(None) };
+        let number = self.supply.number();
+        let (path, substituter) = (info.path.clone(), self.from.clone());
+        *lock(&self.at) = Some(path.clone());
+        self.supply.event(FetchEvent::Started { number, path, substituter });
+        self.current = Some(Current { number, done: 0, size: info.nar_size.0 });
+        Ok(Some(info))
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let chunk = self.contents.chunk().await?;
+        if let (Some(current), Some(bytes)) = (&mut self.current, &chunk) {
+            current.done += bytes.len() as u64;
+            let Current { number, done, size } = *current;
+            self.supply.event(FetchEvent::Progress { number, done, size });
+        }
+        Ok(chunk)
+    }
+}
