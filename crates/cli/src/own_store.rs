@@ -58,7 +58,7 @@ pub(crate) fn for_building(
 ) -> anyhow::Result<Option<LocalStore>> {
     let Configuration { settings, conf, host, .. } = configuration;
     let Some(layout) = writable_layout(&settings.store) else { return Ok(None) };
-    let sources = substituters::sources(configuration, Some(fetches))?;
+    let sources = substituters::sources(configuration, Some(fetches));
     if !sources.unasked.is_empty() && local.stock_daemon(host) == StockDaemon::Present {
         return Ok(None);
     }

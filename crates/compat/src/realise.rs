@@ -46,7 +46,14 @@ impl<'a> Work<'a> {
 
     /// Returns what would have to be done.
     pub(crate) async fn missing(&self, wanted: Vec<Wanted>) -> Result<MissingPaths, CompatError> {
-        Ok(self.realiser.missing(self.store.clone(), wanted).await?)
+        Ok(self.realiser.missing(self.store.clone(), wanted, self.substitute()).await?)
+    }
+
+    fn substitute(&self) -> Substitute {
+        match self.settings.settings.substitute {
+            true => Substitute::Yes,
+            false => Substitute::No,
+        }
     }
 
     /// Tells what would have to be done, unless the settings say not to.
@@ -112,10 +119,7 @@ impl<'a> Work<'a> {
                 true => AfterFailure::KeepGoing,
                 false => AfterFailure::Stop,
             },
-            substitute: match settings.substitute {
-                true => Substitute::Yes,
-                false => Substitute::No,
-            },
+            substitute: self.substitute(),
             build: BuildSettings {
                 timeout: settings.timeout,
                 max_silent_time: settings.max_silent_time,

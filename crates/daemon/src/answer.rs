@@ -67,7 +67,7 @@ impl Context {
                 Ok(Response::OptionalPath(found))
             }
             Request::QuerySubstitutablePaths(paths) => {
-                self.told(self.keeper.substitutable(&paths).await).map(Response::Paths)
+                self.substitutable(&paths).await.map(Response::Paths)
             }
             Request::QueryDerivationOutputMap(path) => {
                 self.told(self.keeper.output_map(&path).await).map(Response::OutputMap)
@@ -77,7 +77,7 @@ impl Context {
                 Ok(Response::Done)
             }
             Request::EnsurePath(path) => {
-                self.told(self.keeper.ensure(&path).await)?;
+                self.told(self.keeper.ensure(&path, self.settings.substitute).await)?;
                 Ok(Response::Done)
             }
             Request::BuildPaths(..)
@@ -122,8 +122,8 @@ impl Context {
     async fn answer_old(self, request: Request) -> Answer {
         match request {
             Request::HasSubstitutes(path) => {
-                let found = self.keeper.substitutable(&BTreeSet::from([path.clone()])).await;
-                Ok(Response::Flag(self.told(found)?.contains(&path)))
+                let found = self.substitutable(&BTreeSet::from([path.clone()])).await?;
+                Ok(Response::Flag(found.contains(&path)))
             }
             Request::QueryPathHash(path) => Ok(Response::NarHash(self.info(&path).await?.nar_hash)),
             Request::QueryReferences(path) => {
@@ -163,6 +163,17 @@ impl Context {
         self.find(path).await?.ok_or_else(|| {
             Failure::new(format!("path '{}' is not valid", self.keeper.store_dir().display(path)))
         })
+    }
+
+    /// Returns what substituters have, if the client wants any to be asked.
+    async fn substitutable(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, Failure> {
+        match self.settings.substitute {
+            Substitute::Yes => self.told(self.keeper.substitutable(paths).await),
+            Substitute::No => Ok(BTreeSet::new()),
+        }
     }
 
     async fn valid(

@@ -49,7 +49,9 @@ impl Context {
                 // a question holds nothing: what is asked about may be deleted next
                 let keeper = Arc::clone(&self.keeper).session().await;
                 let keeper = keeper.map_err(|error| self.failure(&error))?;
-                let missing = self.shared.realiser.missing(keeper, wanted).await;
+                keeper.set_own(&self.settings.store);
+                let substitute = self.settings.substitute;
+                let missing = self.shared.realiser.missing(keeper, wanted, substitute).await;
                 let missing = missing.map_err(|error| self.failure(&error))?;
                 Ok(Response::Missing(Box::new(Missing {
                     build: missing.build,

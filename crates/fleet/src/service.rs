@@ -33,7 +33,7 @@ use drover_derivation::BasicDerivation;
 use drover_schedule::{MachineId, OnFailure, Place, Settings};
 use drover_store::{
     Keeper, MissingPaths, RealiseMode, RealiseObserver, RealiseSettings, Realised, Realiser, Store,
-    StoreError, Wanted,
+    StoreError, Substitute, Wanted,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -304,7 +304,8 @@ impl Realiser for Service {
         &self,
         store: Arc<dyn Keeper>,
         wanted: Vec<Wanted>,
+        substitute: Substitute,
     ) -> Result<MissingPaths, StoreError> {
-        missing::missing(&store, &wanted).await
+        missing::missing(&store, &wanted, substitute).await
     }
 }

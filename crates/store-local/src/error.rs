@@ -218,6 +218,21 @@ pub(crate) enum LocalError {
 
 impl LocalError {
     /// Returns the error as one that a store of any kind gives.
+    /// Whether it's the store that is at fault, whatever is added to it.
+    pub(crate) fn is_of_the_store(&self) -> bool {
+        matches!(
+            self,
+            LocalError::Database(_)
+                | LocalError::Lock(_)
+                | LocalError::Garbage(_)
+                | LocalError::NoRoom { .. }
+                | LocalError::Io { .. }
+                | LocalError::Symlink { .. }
+                | LocalError::ReadOnly { .. }
+                | LocalError::Thread(_)
+        )
+    }
+
     pub(crate) fn into_store_error(self, store: &str) -> StoreError {
         let mut message = self.to_string();
         let mut source = self.source();

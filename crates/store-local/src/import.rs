@@ -14,4 +14,4 @@ mod unpacking;
 
 pub(crate) use batch::{Batch, Ready, commit};
 pub(crate) use check::{Checks, check_derivation, check_info, known_outputs};
-pub(crate) use flow::import;
+pub(crate) use flow::{ImportFailure, import, import_and_blame};

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use drover_core::{DrvOutput, Hash, PathInfo, Realisation, Signature, StorePath};
 use drover_store::{
     Adoption, ByteStream, Collected, Collection, Content, Keeper, OwnSetting, PathStream, Repair,
-    Roots, SignatureCheck, SilentLog, StoreError, Verification, VerifyDepth, WhenValid,
+    Roots, SignatureCheck, SilentLog, StoreError, Substitute, Verification, VerifyDepth, WhenValid,
 };
 use drover_store_locks::{GcLock, SharedGcLock};
 
@@ -103,8 +103,10 @@ impl Keeper for LocalStore {
         substitution::substitutable(self, paths).await
     }
 
-    async fn ensure(&self, path: &StorePath) -> Result<(), StoreError> {
-        substitution::fetch(self, &BTreeSet::from([path.clone()]), &SilentLog).await?;
+    async fn ensure(&self, path: &StorePath, substitute: Substitute) -> Result<(), StoreError> {
+        if substitute == Substitute::Yes {
+            substitution::fetch(self, &BTreeSet::from([path.clone()]), &SilentLog).await?;
+        }
         let path = path.clone();
         self.blocking(move |view| {
             view.hold([&path])?;

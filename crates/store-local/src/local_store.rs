@@ -59,7 +59,7 @@ impl LocalStore {
     /// Has these settings count for this session, and otherwise those of the store.
     pub(crate) fn set_session(&self, own: &[OwnSetting]) {
         self.session.set_options(self.shared.options.with(own));
-        self.session.set_supply(self.supply.as_asked_for(own).map(Arc::new));
+        self.session.set_supply(self.supply.as_asked_for(own));
     }
 
     /// Returns a session of its own on the same store: its temporary roots end when it is dropped.

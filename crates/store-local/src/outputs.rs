@@ -69,35 +69,33 @@ pub(crate) async fn missing(
     store: &LocalStore,
     derivations: &BTreeSet<StorePath>,
 ) -> Result<Missing, StoreError> {
-    let mut offers = Plan::default();
-    let mut offered = BTreeSet::new();
-    let mut asked = BTreeSet::new();
-    for depth in [Depth::Wanted, Depth::All] {
-        let survey = survey(store, derivations, offered.clone()).await?;
-        let lacking = match depth {
-            Depth::Wanted => survey.wanted,
-            Depth::All => survey.lacking,
-        };
-        if lacking.is_subset(&asked) {
-            break;
-        }
-        asked.extend(lacking);
-        offers = substitution::plan(store, &asked).await?;
-        let paths = offers.fetch.iter().map(|offer| offer.info.path.clone());
-        offered = paths.filter(|path| asked.contains(path)).collect();
+    let nothing = BTreeSet::new();
+    if store.supply().is_empty() {
+        let survey = survey(store, derivations, nothing, Depth::All).await?;
+        return Ok(Missing { build: survey.build, ..Missing::default() });
     }
-    let Survey { build, used, .. } = survey(store, derivations, offered).await?;
+    let top = survey(store, derivations, nothing, Depth::Wanted).await?;
+    let below = async |offered| {
+        let all = survey(store, derivations, offered, Depth::All).await?;
+        Ok(all.lacking)
+    };
+    let wanted = top.lacking;
+    let plan = substitution::plan(store, wanted, below).await?;
+    let offered = plan.fetch.iter().map(|offer| offer.info.path.clone()).collect();
+    let Survey { build, used, .. } = survey(store, derivations, offered, Depth::All).await?;
     // what they refer to comes with them
-    let fetched = closure(&offers, used);
-    let sizes = offers.fetch.iter().filter(|offer| fetched.contains(&offer.info.path));
+    let fetched = closure(&plan, used);
+    let sizes = plan.fetch.iter().filter(|offer| fetched.contains(&offer.info.path));
     let download_size = sizes.map(|offer| offer.info.nar_size.0).fold(0, u64::saturating_add);
     Ok(Missing { build, substitute: fetched, download_size })
 }
 
-/// How far down substituters are asked.
-#[derive(Clone, Copy)]
+/// How far down it's looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Depth {
+    /// At what was asked for.
     Wanted,
+    /// At all that would have to be built.
     All,
 }
 
@@ -107,8 +105,6 @@ struct Survey {
     build: BTreeSet<StorePath>,
     /// What is offered and needed.
     used: BTreeSet<StorePath>,
-    /// Outputs of what was asked for that are lacking, and may be fetched.
-    wanted: BTreeSet<StorePath>,
     /// Outputs that are needed and lacking, and may be fetched.
     lacking: BTreeSet<StorePath>,
 }
@@ -117,17 +113,18 @@ async fn survey(
     store: &LocalStore,
     derivations: &BTreeSet<StorePath>,
     offered: BTreeSet<StorePath>,
+    depth: Depth,
 ) -> Result<Survey, StoreError> {
     let derivations = derivations.clone();
     let forbidden = store.supply().sources.forbidden;
-    store.blocking(move |view| look(view, &derivations, &offered, forbidden)).await
+    store.blocking(move |view| look(view, &derivations, &offered, (forbidden, depth))).await
 }
 
 fn look(
     view: &View,
     derivations: &BTreeSet<StorePath>,
     offered: &BTreeSet<StorePath>,
-    forbidden: Forbidden,
+    (forbidden, depth): (Forbidden, Depth),
 ) -> Result<Survey, LocalError> {
     let mut survey = Survey::default();
     // Derivations with the outputs that are wanted of them; all where it is none.
@@ -140,12 +137,9 @@ fn look(
         }
         let not_valid = || LocalError::NotValid { path: view.display(&path) };
         let derivation = view.derivation(&path)?.ok_or_else(not_valid)?;
-        let outputs = by_realisation(view, &path, &derivation)?;
-        let paths: Vec<Option<StorePath>> = outputs
-            .into_iter()
-            .filter(|(name, _)| names.as_ref().is_none_or(|names| names.contains(name)))
-            .map(|(_, path)| path)
-            .collect();
+        let mut outputs = by_realisation(view, &path, &derivation)?;
+        outputs.retain(|name, _| names.as_ref().is_none_or(|names| names.contains(name)));
+        let paths: Vec<Option<StorePath>> = outputs.into_values().collect();
         let known: BTreeSet<StorePath> = paths.iter().flatten().cloned().collect();
         let valid = view.valid(&known)?;
         let lacking: BTreeSet<StorePath> = known.difference(&valid).cloned().collect();
@@ -154,16 +148,20 @@ fn look(
         }
         let bad = |source| LocalError::Derivation { path: view.display(&path), source };
         if forbidden == Forbidden::Ignore || derivation.allow_substitutes().map_err(bad)? {
-            if names.is_none() {
-                survey.wanted.extend(lacking.iter().cloned());
-            }
             survey.lacking.extend(lacking.iter().cloned());
-            if lacking.is_subset(offered) && paths.iter().all(Option::is_some) {
-                survey.used.extend(lacking);
+            let is_whole = lacking.is_subset(offered) && paths.iter().all(Option::is_some);
+            // of what was asked for not all outputs may be wanted
+            if is_whole || names.is_none() {
+                survey.used.extend(lacking.intersection(offered).cloned());
+            }
+            if is_whole {
                 continue;
             }
         }
         survey.build.insert(path);
+        if depth == Depth::Wanted {
+            continue;
+        }
         for (input, names) in &derivation.input_derivations {
             left.push((input.clone(), Some(names.iter().cloned().collect())));
         }

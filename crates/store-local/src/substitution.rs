@@ -20,7 +20,7 @@ use drover_store::{
 
 use crate::LocalStore;
 use crate::error::LocalError;
-use crate::import::{Checks, check_info, import};
+use crate::import::{Checks, ImportFailure, check_info, import_and_blame};
 use crate::opened::lock;
 use crate::substitution::followed::Followed;
 use crate::substitution::supply::Claim;
@@ -34,7 +34,11 @@ const RUN_PATHS: usize = 512;
 const RUN_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Paths that a substituter may fail at before it's taken to fail at all.
-const FAILURES: usize = 3;
+const FAILURES: usize = 100;
+
+/// Names of keys that are shown, and characters of each.
+const MAX_NAMES: usize = 5;
+const MAX_NAME: usize = 64;
 
 /// Returns those paths that substituters have.
 pub(crate) async fn substitutable(
@@ -42,33 +46,36 @@ pub(crate) async fn substitutable(
     paths: &BTreeSet<StorePath>,
 ) -> Result<BTreeSet<StorePath>, StoreError> {
     let supply = store.supply();
-    if supply.list().is_empty() || paths.is_empty() {
+    if supply.is_empty() || paths.is_empty() {
         return Ok(BTreeSet::new());
     }
     let view = store.blocking(|view| Ok(view.clone())).await?;
     let judge = judge(&view);
-    let mut offers = Offers::new(supply.list(), &judge);
-    supply.leave_out_resting(&mut offers);
+    let mut offers = Offers::new(supply.list().await, &judge);
+    supply.leave_out_resting(&mut offers).await;
     let found = offers.of(paths).await;
-    supply.tell(&mut offers, &mut BTreeSet::new(), store);
+    supply.tell(&mut offers, store);
     Ok(found.into_keys().collect())
 }
 
-/// Finds out what has to be fetched so that paths become valid.
+/// Finds out what substituters have of `wanted`, and where that isn't all, of what `more` returns for
+/// what was found. Returns what would have to be fetched for all of it.
 pub(crate) async fn plan(
     store: &LocalStore,
-    wanted: &BTreeSet<StorePath>,
+    wanted: BTreeSet<StorePath>,
+    more: impl AsyncFnOnce(BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, StoreError>,
 ) -> Result<Plan, StoreError> {
     let supply = store.supply();
-    if supply.list().is_empty() || wanted.is_empty() {
-        return Ok(Plan::default());
-    }
     let view = store.blocking(|view| Ok(view.clone())).await?;
     let judge = judge(&view);
-    let mut offers = Offers::new(supply.list(), &judge);
-    supply.leave_out_resting(&mut offers);
-    let plan = offers.plan(wanted, store).await?;
-    supply.tell(&mut offers, &mut BTreeSet::new(), store);
+    let mut offers = Offers::new(supply.list().await, &judge);
+    supply.leave_out_resting(&mut offers).await;
+    let mut plan = offers.plan(&wanted, store).await?;
+    let more = more(plan.offered(&wanted)).await?;
+    if !more.is_subset(&wanted) {
+        plan = offers.plan(&wanted.union(&more).cloned().collect(), store).await?;
+    }
+    supply.tell(&mut offers, store);
     Ok(plan)
 }
 
@@ -80,33 +87,30 @@ pub(crate) async fn fetch(
     log: &dyn BuildLog,
 ) -> Result<(), StoreError> {
     let supply = store.supply();
-    if supply.list().is_empty() || wanted.is_empty() {
+    if supply.is_empty() || wanted.is_empty() {
         return Ok(());
     }
-    let view = store.blocking(|view| Ok(view.clone())).await?;
+    let view =
+        store.blocking(|view| view.refuse_read_only("fetch paths").map(|()| view.clone())).await?;
     let judge = judge(&view);
-    let mut offers = Offers::new(supply.list(), &judge);
-    supply.leave_out_resting(&mut offers);
+    let mut offers = Offers::new(supply.list().await, &judge);
+    supply.leave_out_resting(&mut offers).await;
     let (mut told, mut failures) = (BTreeSet::new(), BTreeMap::new());
     loop {
         let plan = offers.plan(wanted, store).await?;
-        supply.tell(&mut offers, &mut told, store);
-        for (path, reference) in &plan.incomplete {
-            // what was tried and failed has been told of
-            if failures.is_empty() && told.insert(path.clone()) {
-                let dir = &store.layout().store_dir;
-                let (path, reference) = (dir.display(path), dir.display(reference));
-                let text = format!(
-                    "warning: path '{path}' can't be fetched, as '{reference}', which it refers \
-                     to, does not exist in binary cache or substituter"
-                );
-                log.event(LogEvent::Message(text));
-            }
+        supply.tell(&mut offers, store);
+        // what was tried and failed has been told of
+        if failures.is_empty() {
+            tell_of_gaps(&plan, &mut told, store, log);
         }
         if plan.fetch.is_empty() {
             return Ok(());
         }
-        let Err(trouble) = bring(store, plan.fetch).await else { return Ok(()) };
+        let trouble = match bring(store, plan.fetch).await {
+            Ok(()) => return Ok(()),
+            Err(Failure::OfStore(error)) => return Err(error),
+            Err(Failure::OfSubstituter(trouble)) => trouble,
+        };
         trouble.tell(&supply, log, store);
         let count: &mut usize = failures.entry(trouble.by).or_default();
         *count += 1;
@@ -114,7 +118,30 @@ pub(crate) async fn fetch(
             Some(path) if !trouble.is_of_the_whole() && *count < FAILURES => {
                 offers.spoil(trouble.by, path);
             }
-            _ => offers.leave_out(trouble.by),
+            _ => {
+                supply.rest(trouble.by);
+                offers.leave_out(trouble.by);
+            }
+        }
+    }
+}
+
+/// Says what is offered, and refers to something that isn't.
+fn tell_of_gaps(
+    plan: &Plan,
+    told: &mut BTreeSet<StorePath>,
+    store: &LocalStore,
+    log: &dyn BuildLog,
+) {
+    let dir = &store.layout().store_dir;
+    for (path, reference) in &plan.incomplete {
+        if told.insert(path.clone()) {
+            let (path, reference) = (dir.display(path), dir.display(reference));
+            let text = format!(
+                "warning: path '{path}' can't be fetched, as '{reference}', which it refers to, \
+                 does not exist in binary cache or substituter"
+            );
+            log.event(LogEvent::Message(text));
         }
     }
 }
@@ -140,17 +167,36 @@ fn judge(view: &View) -> impl Fn(&Substituter, &PathInfo) -> Result<(), String> 
 }
 
 fn unsigned(view: &View, info: &PathInfo) -> String {
-    let names: BTreeSet<&str> = info.signatures.iter().map(|one| one.key()).collect();
+    let names = shown(info.signatures.iter().map(|one| one.key()));
     let signed = match names.is_empty() {
         true => "nobody has signed it".to_owned(),
-        false => format!("it is signed by '{}'", Vec::from_iter(names).join("', '")),
+        false => format!("it is signed by {names}"),
     };
-    let trusted: Vec<&str> = view.options().signatures.names().collect();
+    let trusted = shown(view.options().signatures.names());
     let trusted = match trusted.is_empty() {
         true => "no key is trusted".to_owned(),
-        false => format!("the trusted keys are '{}'", trusted.join("', '")),
+        false => format!("the trusted keys are {trusted}"),
     };
     format!("{signed}, and {trusted} (trusted-public-keys)")
+}
+
+/// Shows names that others have given, a few of them and nothing that a terminal would obey.
+fn shown<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: BTreeSet<&str> = names.collect();
+    let cut = |name: &&str| -> String { name.escape_debug().take(MAX_NAME).collect() };
+    let mut shown: Vec<String> =
+        names.iter().take(MAX_NAMES).map(cut).map(|name| format!("'{name}'")).collect();
+    if names.len() > MAX_NAMES {
+        shown.push("others".to_owned());
+    }
+    shown.join(", ")
+}
+
+/// Why paths could not be fetched.
+enum Failure {
+    /// It's this store; it would fare no better with another substituter.
+    OfStore(StoreError),
+    OfSubstituter(Trouble),
 }
 
 /// Why a substituter could not give what it offered.
@@ -198,14 +244,14 @@ impl Trouble {
 }
 
 /// Fetches what is planned, in its order.
-async fn bring(store: &LocalStore, plan: Vec<Offer>) -> Result<(), Trouble> {
+async fn bring(store: &LocalStore, plan: Vec<Offer>) -> Result<(), Failure> {
     let mut left = plan.into_iter().peekable();
     while let Some(first) = left.peek() {
-        let (by, mut run, mut bytes) = (first.by, Vec::new(), 0);
+        let (by, mut run, mut bytes) = (first.by, Vec::new(), 0u64);
         while let Some(offer) = left.next_if(|offer| {
             offer.by == by && run.len() < RUN_PATHS && (run.is_empty() || bytes < RUN_BYTES)
         }) {
-            bytes += offer.info.nar_size.0;
+            bytes = bytes.saturating_add(offer.info.nar_size.0);
             run.push(offer.info);
         }
         bring_run(store, by, run).await?;
@@ -214,18 +260,24 @@ async fn bring(store: &LocalStore, plan: Vec<Offer>) -> Result<(), Trouble> {
 }
 
 /// Fetches paths from one substituter. Those that others fetch are waited for.
-async fn bring_run(store: &LocalStore, by: usize, run: Vec<PathInfo>) -> Result<(), Trouble> {
+async fn bring_run(store: &LocalStore, by: usize, run: Vec<PathInfo>) -> Result<(), Failure> {
     let supply = store.supply();
-    let trouble = |error| Trouble { by, path: None, error };
     let mut left = run;
     loop {
+        if supply.rests(by) {
+            // it has failed somebody else meanwhile
+            let (store, reason) = (supply.name(by).to_owned(), "it failed a moment ago".to_owned());
+            let error = StoreError::Unreachable { store, reason };
+            let path = left.first().map(|info| info.path.clone());
+            return Err(Failure::OfSubstituter(Trouble { by, path, error }));
+        }
         // before it's looked at what is coming, so that nothing is missed that comes meanwhile
         let come = supply.come();
         // and before it's looked at what is valid, as whoever had them may just have got them
         let claim = Claim::of_first(&supply, &left);
         let mut rest = left.split_off(claim.paths.len());
         let all = left.iter().chain(&rest).map(|info| info.path.clone()).collect();
-        let valid = store.hold_valid(&all, Substitute::No).await.map_err(trouble)?;
+        let valid = store.hold_valid(&all, Substitute::No).await.map_err(Failure::OfStore)?;
         left.retain(|info| !valid.contains(&info.path));
         rest.retain(|info| !valid.contains(&info.path));
         match (claim.paths.is_empty(), left.is_empty(), rest.is_empty()) {
@@ -239,23 +291,28 @@ async fn bring_run(store: &LocalStore, by: usize, run: Vec<PathInfo>) -> Result<
     }
 }
 
-async fn fetch_claimed(store: &LocalStore, by: usize, infos: Vec<PathInfo>) -> Result<(), Trouble> {
+async fn fetch_claimed(store: &LocalStore, by: usize, infos: Vec<PathInfo>) -> Result<(), Failure> {
     let supply = store.supply();
-    let Some(substituter) = supply.list().get(by) else { return Ok(()) };
+    let Some(substituter) = supply.list().await.get(by) else { return Ok(()) };
     let paths: Vec<StorePath> = infos.iter().map(|info| info.path.clone()).collect();
     let at = Arc::new(Mutex::new(None));
     let followed = async {
         // the store that takes them checks the hashes
-        let contents = substituter.store.export_to_checker(infos.clone()).await?;
+        let contents = substituter.store.export_to_checker(infos.clone()).await;
+        let contents = contents.map_err(ImportFailure::Sender)?;
         let from = substituter.store.name().to_owned();
         let stream = Followed::new(infos, contents, from, (Arc::clone(&supply), Arc::clone(&at)));
         let checks = Checks { signatures: SignatureCheck::Skip };
-        import(store, Box::new(stream), checks, WhenValid::Keep).await
+        import_and_blame(store, Box::new(stream), checks, WhenValid::Keep).await
     };
-    let Err(error) = followed.await else { return Ok(()) };
+    let error = match followed.await {
+        Ok(()) => return Ok(()),
+        Err(ImportFailure::Store(error)) => return Err(Failure::OfStore(error)),
+        Err(ImportFailure::Sender(error)) => error,
+    };
     let failed = first_invalid(store, &paths).await;
     let path = failed.or_else(|| lock(&at).clone()).or_else(|| paths.first().cloned());
-    Err(Trouble { by, path, error })
+    Err(Failure::OfSubstituter(Trouble { by, path, error }))
 }
 
 /// Returns the first path that has not become valid.

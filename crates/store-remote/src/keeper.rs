@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use drover_core::{DrvOutput, PathInfo, Realisation, Signature, StorePath};
 use drover_store::{
     ByteStream, CollectAction, Collected, Collection, Content, Keeper, Liveness, PathStream,
-    Repair, Roots, SignatureCheck, Store as _, StoreError, Verification, VerifyDepth, WhenValid,
+    Repair, Roots, SignatureCheck, Store as _, StoreError, Substitute, Verification, VerifyDepth,
+    WhenValid,
 };
 use drover_wire::{
     CheckContents, Dialect, GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult,
@@ -154,7 +155,8 @@ impl Keeper for RemoteStore {
         self.ask_paths("say what its substituters have", request).await
     }
 
-    async fn ensure(&self, path: &StorePath) -> Result<(), StoreError> {
+    /// Whoever keeps it has been told whether its substituters may be asked.
+    async fn ensure(&self, path: &StorePath, _: Substitute) -> Result<(), StoreError> {
         let request = Request::EnsurePath(path.clone());
         self.work("fetch a path from substituters", request, self.notes()).await.map(drop)
     }

@@ -12,7 +12,7 @@ use drover_core::StorePath;
 use drover_derivation::BasicDerivation;
 use drover_store::{
     AfterFailure, Keeper, MissingPaths, RealiseMode, RealiseObserver, RealiseSettings,
-    RealiseStatus, Realised, Realiser, StoreError, Wanted,
+    RealiseStatus, Realised, Realiser, StoreError, Substitute, Wanted,
 };
 use drover_wire::{BuildMode, BuildResult, ClientOptions, DerivedPath, Dialect, Request, Response};
 
@@ -244,6 +244,7 @@ impl Realiser for RemoteRealiser {
         &self,
         _: Arc<dyn Keeper>,
         wanted: Vec<Wanted>,
+        _: Substitute,
     ) -> Result<MissingPaths, StoreError> {
         let lease = self.pool.lease(Purpose::Question).await?;
         let Language::Worker(dialect) = &lease.session().language else {

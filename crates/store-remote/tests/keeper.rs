@@ -78,8 +78,11 @@ async fn questions() {
     let derivers = store.valid_derivers(&out.expect("a path")).await.expect("paths");
     assert_eq!(derivers, BTreeSet::from([path]));
     assert!(matches!(store.output_map(&absent.path).await, Err(StoreError::Refused { .. })));
-    assert!(store.ensure(&a.path).await.is_ok());
-    assert!(matches!(store.ensure(&absent.path).await, Err(StoreError::Refused { .. })));
+    assert!(store.ensure(&a.path, Substitute::Yes).await.is_ok());
+    assert!(matches!(
+        store.ensure(&absent.path, Substitute::Yes).await,
+        Err(StoreError::Refused { .. })
+    ));
     assert!(matches!(
         store.register_validity(vec![absent], drover_store::Adoption::AsGiven).await,
         Err(StoreError::Unsupported { .. })
@@ -372,7 +375,7 @@ async fn the_serve_protocol_says_what_it_cannot() {
     };
     refused("all", session.all_valid().await.map(drop));
     refused("roots", session.roots().await.map(drop));
-    refused("ensure", session.ensure(&a.path).await);
+    refused("ensure", session.ensure(&a.path, Substitute::Yes).await);
     refused("outputs", session.output_map(&a.path).await.map(drop));
     refused("gc", session.collect(collection(CollectAction::DeleteDead, of(&[]))).await.map(drop));
     refused("verify", session.verify(VerifyDepth::Contents, Repair::No).await.map(drop));

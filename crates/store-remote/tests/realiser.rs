@@ -59,7 +59,10 @@ async fn each_build_has_its_end() {
         Wanted::Path(absent.path.clone()),
         Wanted::Path(good_drv.clone()),
     ];
-    let missing = realiser.missing(Arc::clone(&session), wanted.clone()).await.expect("an answer");
+    let missing = realiser
+        .missing(Arc::clone(&session), wanted.clone(), Substitute::Yes)
+        .await
+        .expect("an answer");
     assert_eq!(
         missing,
         MissingPaths {

@@ -13,7 +13,7 @@ use drover_core::{
 use crate::error::StoreError;
 use crate::path_stream::PathStream;
 use crate::realisation_hash::realisation_hash;
-use crate::store::Store;
+use crate::store::{Store, Substitute};
 
 /// Whether paths that are added must be signed by a trusted key, or be content-addressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,8 +225,8 @@ pub trait Keeper: Store {
         paths: &BTreeSet<StorePath>,
     ) -> Result<BTreeSet<StorePath>, StoreError>;
 
-    /// Makes a path valid, from substituters where it isn't.
-    async fn ensure(&self, path: &StorePath) -> Result<(), StoreError>;
+    /// Makes a path valid, from substituters where it isn't and they may be asked.
+    async fn ensure(&self, path: &StorePath, substitute: Substitute) -> Result<(), StoreError>;
 
     /// Adds paths; all that is known of each is checked before it is registered.
     async fn add_paths(

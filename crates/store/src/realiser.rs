@@ -198,6 +198,7 @@ pub trait Realiser: Send + Sync {
         &self,
         store: Arc<dyn Keeper>,
         wanted: Vec<Wanted>,
+        substitute: crate::store::Substitute,
     ) -> Result<MissingPaths, StoreError>;
 }
 

@@ -59,6 +59,12 @@ pub trait Store: Send + Sync {
     /// Connects, if that takes anything, and says who is there.
     async fn connect(&self) -> Result<Description, StoreError>;
 
+    /// Returns how it stands among substituters: the lowest counts most. A store asks nobody for that
+    /// but itself, unless its address says so (`priority` of Nix).
+    async fn priority(&self) -> Result<i64, StoreError> {
+        Ok(0)
+    }
+
     /// Returns how long a question and its answer take, about, where that is known.
     fn round_trip(&self) -> Option<Duration> {
         None

@@ -3,16 +3,20 @@
 //! All are asked at the same time, each once for each path; of those that have one, the first in their
 //! order counts. Nothing is fetched here.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use drover_core::{PathInfo, StorePath};
-use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 
 use crate::copy::closure_order;
 use crate::error::StoreError;
 use crate::store::{Store, Substitute};
+
+/// Paths that may be fetched in one go. Who offers more makes them up as they are asked for.
+const MAX_PLAN: usize = 1_000_000;
 
 /// What a path must have to be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +34,8 @@ pub struct Substituter {
     pub store: Arc<dyn Store>,
     /// What its paths must have.
     pub vouching: Vouching,
+    /// How it stands among others, the lowest counting most; nothing means what the store says.
+    pub priority: Option<i64>,
 }
 
 /// A path that can be fetched.
@@ -75,14 +81,32 @@ pub struct Plan {
     pub incomplete: BTreeMap<StorePath, StorePath>,
 }
 
+impl Plan {
+    /// Returns those of some paths that are to be fetched.
+    pub fn offered(&self, paths: &BTreeSet<StorePath>) -> BTreeSet<StorePath> {
+        let fetched = self.fetch.iter().map(|offer| &offer.info.path);
+        fetched.filter(|path| paths.contains(*path)).cloned().collect()
+    }
+}
+
 /// What substituters have, as far as they were asked.
 pub struct Offers<'a> {
     substituters: &'a [Substituter],
     judge: Judge<'a>,
     answers: HashMap<StorePath, Vec<Answer>>,
+    /// Questions that nobody has waited for to the end: they go on with the next ones.
+    asked: FuturesUnordered<BoxFuture<'a, Reply>>,
+    pending: HashSet<(usize, StorePath)>,
     /// Substituters that are not asked any more.
     out: BTreeSet<usize>,
     objections: Vec<Objection>,
+}
+
+/// What came of a question to a substituter.
+struct Reply {
+    by: usize,
+    paths: Vec<StorePath>,
+    infos: Result<Vec<Option<PathInfo>>, StoreError>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -96,8 +120,15 @@ enum Answer {
 impl<'a> Offers<'a> {
     /// Begins with nothing known; the first of the substituters counts most.
     pub fn new(substituters: &'a [Substituter], judge: Judge<'a>) -> Offers<'a> {
-        let (answers, out) = (HashMap::new(), BTreeSet::new());
-        Offers { substituters, judge, answers, out, objections: Vec::new() }
+        Offers {
+            substituters,
+            judge,
+            answers: HashMap::new(),
+            asked: FuturesUnordered::new(),
+            pending: HashSet::new(),
+            out: BTreeSet::new(),
+            objections: Vec::new(),
+        }
     }
 
     /// Has a substituter not asked any more, nor what it has used.
@@ -148,16 +179,27 @@ impl<'a> Offers<'a> {
                 .filter(|reference| seen.insert((*reference).clone()))
                 .cloned()
                 .collect();
+            let last = offers.values().next().map(|offer| offer.by);
             found.extend(offers);
+            if seen.len() > MAX_PLAN {
+                if let Some(by) = last {
+                    let why = format!("what it has refers to more than {MAX_PLAN} paths");
+                    self.out.insert(by);
+                    self.objections.push(Objection::Failed { by, why });
+                }
+                return Ok(Plan::default());
+            }
         }
         Ok(complete(wanted, found, &absent))
     }
 
     /// Asks until it is known where each path is to come from, or that nobody has it.
     async fn ask(&mut self, paths: &BTreeSet<StorePath>) {
-        let mut asked = FuturesUnordered::new();
         for (by, substituter) in self.substituters.iter().enumerate() {
-            let is_unknown = |path: &&StorePath| matches!(self.answer(by, path), Answer::Unknown);
+            let is_unknown = |path: &&StorePath| {
+                matches!(self.answer(by, path), Answer::Unknown)
+                    && !self.pending.contains(&(by, (*path).clone()))
+            };
             let unknown: Vec<StorePath> = match self.out.contains(&by) {
                 true => Vec::new(),
                 false => paths.iter().filter(is_unknown).cloned().collect(),
@@ -165,11 +207,13 @@ impl<'a> Offers<'a> {
             if unknown.is_empty() {
                 continue;
             }
+            self.pending.extend(unknown.iter().map(|path| (by, path.clone())));
             let store = Arc::clone(&substituter.store);
-            asked.push(async move {
+            let question = async move {
                 let infos = store.path_infos(&unknown).await;
-                (by, unknown, infos)
-            });
+                Reply { by, paths: unknown, infos }
+            };
+            self.asked.push(question.boxed());
         }
         let mut open: BTreeSet<&StorePath> = paths.iter().collect();
         loop {
@@ -177,10 +221,13 @@ impl<'a> Offers<'a> {
             if open.is_empty() {
                 return;
             }
-            let Some((by, unknown, infos)) = asked.next().await else { return };
+            let Some(Reply { by, paths, infos }) = self.asked.next().await else { return };
+            for path in &paths {
+                self.pending.remove(&(by, path.clone()));
+            }
             match infos {
                 Ok(infos) => {
-                    for (path, info) in unknown.iter().zip(infos) {
+                    for (path, info) in paths.iter().zip(infos) {
                         self.take(by, path, info);
                     }
                 }
@@ -261,8 +308,17 @@ fn complete(
     found.retain(|path, _| needed.contains(path));
     lacking.retain(|path, _| wanted.contains(path));
     let infos = found.values().map(|offer| offer.info.clone()).collect();
-    let order = closure_order(infos).into_iter().filter_map(|info| found.remove(&info.path));
-    Plan { fetch: order.collect(), incomplete: lacking }
+    // by how deep they stand, and then by substituter, so that what comes from one comes in one go
+    let mut depths: HashMap<StorePath, usize> = HashMap::new();
+    let mut order: Vec<(usize, Offer)> = Vec::with_capacity(found.len());
+    for info in closure_order(infos) {
+        let below = info.references.iter().filter_map(|reference| depths.get(reference));
+        let depth = below.max().map_or(0, |deepest| deepest + 1);
+        depths.insert(info.path.clone(), depth);
+        order.extend(found.remove(&info.path).map(|offer| (depth, offer)));
+    }
+    order.sort_by_key(|(depth, offer)| (*depth, offer.by));
+    Plan { fetch: order.into_iter().map(|(_, offer)| offer).collect(), incomplete: lacking }
 }
 
 /// Returns what is found and is wanted, or is referred to by such.

@@ -20,7 +20,7 @@ use drover_derivation::{BasicDerivation, Derivation, DerivationKind, derivation_
 use drover_fleet::{Service, ServiceOptions, Shutdown};
 use drover_store::{
     Keeper, MissingPaths, RealiseObserver, RealiseSettings, RealiseStatus, Realised, Realiser,
-    SignatureCheck, StoreError, Wanted,
+    SignatureCheck, StoreError, Substitute, Wanted,
 };
 use drover_store_local::LocalStore;
 use zeroize::Zeroizing;
@@ -302,7 +302,8 @@ impl Realiser for Builds {
         &self,
         store: Arc<dyn Keeper>,
         wanted: Vec<Wanted>,
+        substitute: Substitute,
     ) -> Result<MissingPaths, StoreError> {
-        self.service.missing(store, wanted).await
+        self.service.missing(store, wanted, substitute).await
     }
 }

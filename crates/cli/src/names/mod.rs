@@ -143,7 +143,7 @@ impl ThisMachine {
     fn open_own(&self, layout: Layout, configuration: &Configuration) -> anyhow::Result<Opened> {
         let Configuration { settings, conf, .. } = configuration;
         let store = own_store::open(layout, settings, conf)?;
-        let sources = substituters::sources(configuration, None)?;
+        let sources = substituters::sources(configuration, None);
         Ok(Opened::Own(Arc::new(store.substituting_from(sources))))
     }
 

@@ -4,7 +4,7 @@ use drover_testkit::{Host, Suite};
 use rstest::rstest;
 
 use crate::own::assert_sound;
-use crate::{Lab, assert_code, stderr, stdout};
+use crate::{Lab, assert_code, builders, stderr, stdout};
 
 const GRAPH: [(&str, &str); 4] = [("shape", "layers"), ("n", "3"), ("d", "2"), ("k", "2")];
 
@@ -123,4 +123,47 @@ fn the_daemon_substitutes() {
     let out = stdout(&fetched);
     client.sh(&format!("nix-store --verify-path $(nix-store -qR {out})")).unwrap();
     assert_sound(client);
+}
+
+/// What must not be substituted is built of what is; and one output is fetched though another is
+/// nowhere.
+#[test]
+fn only_what_must_be_is_built() {
+    let lab = Lab::new("in-part", Suite::Forky, Suite::Trixie);
+    let (client, b1) = (&lab.client, &lab.b1);
+    client
+        .sh("mkdir -p /w/bb/bin; cp /bin/busybox /w/bb/bin/
+             for a in sh cat; do ln -s busybox /w/bb/bin/$a; done
+             cat > /w/parts.nix <<'E'
+let
+  bb = builtins.path { path = /w/bb; name = \"busybox\"; };
+  make = extra: derivation ({ system = builtins.currentSystem; builder = \"${bb}/bin/sh\";
+    PATH = \"${bb}/bin\"; } // extra);
+in rec {
+  below = make { name = \"below\"; args = [ \"-c\" \"echo below > $out\" ]; };
+  top = make { name = \"top\"; allowSubstitutes = false;
+    args = [ \"-c\" \"cat ${below} > $out\" ]; };
+  two = make { name = \"two\"; outputs = [ \"out\" \"doc\" ];
+    args = [ \"-c\" \"echo out > $out; echo doc > $doc\" ]; };
+}
+E")
+        .unwrap();
+    let drv = |name: &str| {
+        let line = format!("nix-instantiate /w/parts.nix -A {name} 2>/dev/null");
+        let drv = client.sh(&line).unwrap().trim().to_owned();
+        client.sh(&format!("nix-copy-closure --to b1 {drv} 2>&1")).unwrap();
+        build(b1, &drv);
+        drv
+    };
+    let (top, two) = (drv("top"), drv("two"));
+    b1.sh(&format!("nix-store --delete $(nix-store -q --outputs {two} | grep doc$)")).unwrap();
+    let from = ["--no-link", "-j0", "--option", "substituters", "ssh-ng://b1?trusted=true"];
+    let machines = builders("ssh-ng", &["b2"], 1);
+    let built = lab.drover(&[&["build", &top, "--builders", &machines], &from[..]].concat());
+    assert_code(&built, 0);
+    let said = stderr(&built);
+    assert!(said.contains("building top on b2") && !said.contains("building below"), "{said}");
+    let out = format!("{two}^out");
+    let fetched = lab.drover(&[&["build", &out, "--builders", ""], &from[..]].concat());
+    assert_code(&fetched, 0);
 }

@@ -175,7 +175,7 @@ impl Store for TestKeeper {
     ) -> Result<BTreeSet<StorePath>, StoreError> {
         if substitute == Substitute::Yes {
             for path in paths {
-                self.ensure(path).await.or_else(|error| match error {
+                self.ensure(path, Substitute::Yes).await.or_else(|error| match error {
                     StoreError::NotValid { .. } => Ok(()),
                     error => Err(error),
                 })?;
@@ -273,7 +273,7 @@ impl Keeper for TestKeeper {
         Ok(self.state().substitutable.intersection(paths).cloned().collect())
     }
 
-    async fn ensure(&self, path: &StorePath) -> Result<(), StoreError> {
+    async fn ensure(&self, path: &StorePath, _: Substitute) -> Result<(), StoreError> {
         if self.has(path) {
             return Ok(());
         }

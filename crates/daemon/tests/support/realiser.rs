@@ -10,7 +10,7 @@ use drover_derivation::{BasicDerivation, Derivation, derivation_name};
 use drover_store::contract::{Given, flat_file};
 use drover_store::{
     Keeper, MissingPaths, RealiseEvent, RealiseObserver, RealiseSettings, RealiseStatus, Realised,
-    Realiser, SignatureCheck, StoreError, Wanted, WhenValid,
+    Realiser, SignatureCheck, StoreError, Substitute, Wanted, WhenValid,
 };
 
 #[derive(Default)]
@@ -100,7 +100,7 @@ impl Realiser for Scripted {
         let mut realised = Vec::new();
         for wanted in wanted {
             realised.push(match wanted {
-                Wanted::Path(path) => match store.ensure(&path).await {
+                Wanted::Path(path) => match store.ensure(&path, Substitute::Yes).await {
                     Ok(()) => ended(RealiseStatus::AlreadyValid, ""),
                     Err(error) => ended(RealiseStatus::NoSubstituters, &error.to_string()),
                 },
@@ -131,6 +131,7 @@ impl Realiser for Scripted {
         &self,
         store: Arc<dyn Keeper>,
         wanted: Vec<Wanted>,
+        _: Substitute,
     ) -> Result<MissingPaths, StoreError> {
         let mut missing = MissingPaths::default();
         for wanted in wanted {

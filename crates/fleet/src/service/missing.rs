@@ -14,11 +14,19 @@ use drover_store::{Keeper, MissingPaths, StoreError, Substitute, Wanted};
 /// Outputs that are needed of derivations; all where absent.
 type Level = BTreeMap<StorePath, Option<BTreeSet<String>>>;
 
+/// A store, and whether its substituters may be asked.
+struct Asked<'a> {
+    store: &'a Arc<dyn Keeper>,
+    substitute: Substitute,
+}
+
 /// Says what would have to be built and fetched.
 pub(crate) async fn missing(
     store: &Arc<dyn Keeper>,
     wanted: &[Wanted],
+    substitute: Substitute,
 ) -> Result<MissingPaths, StoreError> {
+    let store = &Asked { store, substitute };
     let mut missing = MissingPaths::default();
     let mut level = Level::new();
     let mut paths = BTreeSet::new();
@@ -45,11 +53,11 @@ fn need(level: &mut Level, path: &StorePath, names: impl Iterator<Item = String>
 
 /// Sorts paths that aren't valid by whether substituters have them; returns those that have.
 async fn lacking(
-    store: &Arc<dyn Keeper>,
+    store: &Asked<'_>,
     paths: &BTreeSet<StorePath>,
     missing: &mut MissingPaths,
 ) -> Result<(), StoreError> {
-    let valid = store.hold_valid(paths, Substitute::No).await?;
+    let valid = store.store.hold_valid(paths, Substitute::No).await?;
     let lacking: BTreeSet<StorePath> = paths.difference(&valid).cloned().collect();
     let offered = substitutable(store, &lacking).await?;
     missing.unknown.extend(lacking.difference(&offered).cloned());
@@ -58,24 +66,25 @@ async fn lacking(
 }
 
 async fn substitutable(
-    store: &Arc<dyn Keeper>,
+    store: &Asked<'_>,
     paths: &BTreeSet<StorePath>,
 ) -> Result<BTreeSet<StorePath>, StoreError> {
-    match paths.is_empty() {
+    match paths.is_empty() || store.substitute == Substitute::No {
         true => Ok(BTreeSet::new()),
-        false => store.substitutable(paths).await,
+        false => store.store.substitutable(paths).await,
     }
 }
 
 /// Looks at one level, and returns the next.
 async fn descend(
-    store: &Arc<dyn Keeper>,
+    store: &Asked<'_>,
     level: Level,
     seen: &mut BTreeMap<StorePath, BTreeSet<String>>,
     missing: &mut MissingPaths,
 ) -> Result<Level, StoreError> {
     let drvs: BTreeSet<StorePath> = level.keys().cloned().collect();
     let readable: BTreeSet<StorePath> = store
+        .store
         .hold_valid(&drvs, Substitute::No)
         .await?
         .into_iter()
@@ -84,11 +93,12 @@ async fn descend(
     let absent: BTreeSet<StorePath> = drvs.difference(&readable).cloned().collect();
     lacking(store, &absent, missing).await?;
     let order: Vec<StorePath> = readable.into_iter().collect();
-    let files = store.read_files(&order).await?;
+    let files = store.store.read_files(&order).await?;
     let mut asked: Vec<(StorePath, Derivation, Vec<Option<StorePath>>)> = Vec::new();
     for (path, file) in order.into_iter().zip(files) {
         let name = derivation_name(&path);
-        let parsed = name.map(|name| Derivation::parse_aterm(store.store_dir(), &name, &file));
+        let parsed =
+            name.map(|name| Derivation::parse_aterm(store.store.store_dir(), &name, &file));
         let Some(Ok(derivation)) = parsed else {
             missing.unknown.insert(path);
             continue;
@@ -105,7 +115,7 @@ async fn descend(
         }
         let map = match derivation.outputs.values().all(|output| output.path().is_some()) {
             true => BTreeMap::new(),
-            false => store.output_map(&path).await?,
+            false => store.store.output_map(&path).await?,
         };
         let path_of = |name: &String| {
             let known = derivation.outputs.get(name.as_str()).and_then(|output| output.path());
@@ -120,14 +130,20 @@ async fn descend(
 /// Sorts derivations by whether they are there, can be fetched, or have to be built; returns what
 /// the last need.
 async fn sort(
-    store: &Arc<dyn Keeper>,
+    store: &Asked<'_>,
     asked: Vec<(StorePath, Derivation, Vec<Option<StorePath>>)>,
     missing: &mut MissingPaths,
 ) -> Result<Level, StoreError> {
     let known = asked.iter().flat_map(|(_, _, paths)| paths.iter().flatten());
     let known: BTreeSet<StorePath> = known.cloned().collect();
-    let valid = store.hold_valid(&known, Substitute::No).await?;
-    let lacking = known.difference(&valid).cloned().collect();
+    let valid = store.store.hold_valid(&known, Substitute::No).await?;
+    let may_be_fetched = |derivation: &Derivation| derivation.allow_substitutes().unwrap_or(true);
+    let lacking = asked.iter().filter(|(_, derivation, _)| may_be_fetched(derivation));
+    let lacking: BTreeSet<StorePath> = lacking
+        .flat_map(|(_, _, paths)| paths.iter().flatten())
+        .filter(|path| !valid.contains(path))
+        .cloned()
+        .collect();
     let offered = substitutable(store, &lacking).await?;
     let (mut next, mut sources) = (Level::new(), BTreeSet::new());
     for (path, derivation, paths) in asked {

@@ -188,7 +188,7 @@ impl Keeper for View {
         Ok(paths & &*self.kept.offered.lock().unwrap())
     }
 
-    async fn ensure(&self, _: &StorePath) -> Result<(), StoreError> {
+    async fn ensure(&self, _: &StorePath, _: Substitute) -> Result<(), StoreError> {
         not_here("substitute")
     }
 

@@ -8,7 +8,7 @@ use drover_derivation::{BasicDerivation, Derivation, derivation_name};
 use drover_fleet::{ServiceOptions, Shutdown};
 use drover_store::{
     AfterFailure, BuildFailure, RealiseEvent, RealiseMode, RealiseStatus, Realiser, Store as _,
-    StoreError, Wanted,
+    StoreError, Substitute, Wanted,
 };
 
 use crate::clients::{Crowd, Daemon, Heard, built, settings};
@@ -569,7 +569,8 @@ async fn what_would_have_to_be_done_is_told() {
     let daemon = Daemon::new(&world, &[]);
     daemon.kept.offered.lock().unwrap().insert(offered.out());
     let wanted = vec![Wanted::AllOutputs(top.path.clone()), Wanted::Path(unknown.clone())];
-    let missing = daemon.service.missing(daemon.kept.view(), wanted).await.unwrap();
+    let missing =
+        daemon.service.missing(daemon.kept.view(), wanted, Substitute::Yes).await.unwrap();
     assert_eq!(missing.build, [low.path.clone(), top.path.clone()].into());
     assert_eq!(missing.substitute, [offered.out()].into());
     assert_eq!(missing.unknown, [unknown].into());

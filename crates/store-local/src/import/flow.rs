@@ -14,6 +14,7 @@ use super::batch::commit;
 use super::unpacking::{Stop, Unpacking};
 use super::{Checks, check};
 use crate::LocalStore;
+use crate::error::LocalError;
 
 /// Bytes of a stream that may wait to be worked on.
 const BUDGET: u32 = 8 * 1024 * 1024;
@@ -39,6 +40,28 @@ pub(super) struct Parcel {
     _share: Option<OwnedSemaphorePermit>,
 }
 
+/// Why paths could not be added.
+pub(crate) enum ImportFailure {
+    /// It's the stream, or what came with it.
+    Sender(StoreError),
+    /// It's this store, which would fare no better with another stream.
+    Store(StoreError),
+}
+
+impl ImportFailure {
+    fn of(error: LocalError, store: &LocalStore) -> ImportFailure {
+        match error.is_of_the_store() {
+            true => ImportFailure::Store(store.told(error)),
+            false => ImportFailure::Sender(store.told(error)),
+        }
+    }
+
+    pub(crate) fn into_error(self) -> StoreError {
+        let (ImportFailure::Sender(error) | ImportFailure::Store(error)) = self;
+        error
+    }
+}
+
 /// Adds all paths of a stream. Those that were whole when it failed or was dropped are added.
 pub(crate) async fn import(
     store: &LocalStore,
@@ -46,6 +69,17 @@ pub(crate) async fn import(
     checks: Checks,
     when_valid: WhenValid,
 ) -> Result<(), StoreError> {
+    let imported = import_and_blame(store, stream, checks, when_valid).await;
+    imported.map_err(ImportFailure::into_error)
+}
+
+/// The same, saying whose fault it is.
+pub(crate) async fn import_and_blame(
+    store: &LocalStore,
+    stream: Box<dyn PathStream>,
+    checks: Checks,
+    when_valid: WhenValid,
+) -> Result<(), ImportFailure> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let produce = produce(stream, sender);
     let consume = consume(store, receiver, checks, when_valid);
@@ -57,7 +91,7 @@ pub(crate) async fn import(
         read = &mut produce => read,
     };
     let done = consume.await;
-    read.and(done)
+    read.map_err(ImportFailure::Sender).and(done)
 }
 
 async fn produce(
@@ -98,9 +132,9 @@ async fn consume(
     mut receiver: mpsc::Receiver<Parcel>,
     checks: check::Checks,
     when_valid: WhenValid,
-) -> Result<(), StoreError> {
-    let mut unpacking =
-        store.job(move |view| Unpacking::new(view.clone(), checks, when_valid)).await?;
+) -> Result<(), ImportFailure> {
+    let begun = store.job(move |view| Unpacking::new(view.clone(), checks, when_valid)).await;
+    let mut unpacking = begun.map_err(ImportFailure::Store)?;
     loop {
         let mut parcels = Vec::new();
         let ended = receiver.recv_many(&mut parcels, QUEUE).await == 0;
@@ -114,13 +148,14 @@ async fn consume(
                     };
                     Ok((unpacking, left, stop))
                 })
-                .await?;
+                .await
+                .map_err(ImportFailure::Store)?;
             (unpacking, left) = (taken, rest);
             if let Ok(Stop::Starved) = stop {
                 break stop;
             }
             if let Some(batch) = unpacking.batch() {
-                commit(store, batch).await?;
+                commit(store, batch).await.map_err(ImportFailure::Store)?;
             }
             if !matches!(stop, Ok(Stop::Full)) {
                 break stop;
@@ -129,7 +164,7 @@ async fn consume(
         match stop {
             Ok(Stop::Starved | Stop::Full) => {}
             Ok(Stop::Ended) => return Ok(()),
-            Err(error) => return Err(store.told(error)),
+            Err(error) => return Err(ImportFailure::of(error, store)),
         }
     }
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use drover_core::{PathInfo, StorePath};
 use drover_store::{FetchEvent, FetchObserver, Objection, Offers, OwnSetting, Substituter};
-use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, OnceCell};
 
 use crate::LocalStore;
 use crate::opened::lock;
@@ -16,10 +16,13 @@ use crate::opened::lock;
 /// How long a substituter that could not be asked is left alone.
 const REST: Duration = Duration::from_secs(60);
 
+/// Lists of substituters that sessions have asked for and that are remembered.
+const MAX_OTHERS: usize = 16;
+
 /// Where paths come from that need not be built, and damaged ones once more.
 #[derive(Clone, Default)]
 pub struct Sources {
-    /// The substituters, the one first that counts most.
+    /// The substituters; of those with the same priority the first counts most.
     pub substituters: Vec<Substituter>,
     /// Of each that should be asked and can't be, why; the user is told where no other helps.
     pub unasked: Vec<String>,
@@ -31,8 +34,7 @@ pub struct Sources {
     pub open: Option<OpenSubstituters>,
 }
 
-/// Opens substituters by their addresses, in the order in which they count; the second are those that
-/// can't be asked, and why.
+/// Opens substituters by their addresses; the second are those that can't be asked, and why.
 pub type OpenSubstituters = Arc<dyn Fn(&str) -> (Vec<Substituter>, Vec<String>) + Send + Sync>;
 
 /// What becomes of derivations that don't want their outputs substituted (`allowSubstitutes`).
@@ -49,7 +51,18 @@ pub enum Forbidden {
 #[derive(Default)]
 pub(crate) struct Supply {
     pub(crate) sources: Sources,
-    state: State,
+    /// The substituters in the order in which they count; known when they were asked.
+    ordered: OnceCell<Vec<Substituter>>,
+    state: Arc<State>,
+    /// Those of sessions that have asked for others, by what they said.
+    others: Mutex<BTreeMap<Vec<(Said, String)>, Arc<Supply>>>,
+}
+
+/// What a session said of its substituters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Said {
+    These,
+    TheseToo,
 }
 
 /// What is known of substituters and what comes from them, for all sessions.
@@ -60,41 +73,80 @@ struct State {
     /// Some of them have come, or will not.
     come: Notify,
     numbers: AtomicU64,
-    /// Substituters that could not be asked, and when.
-    resting: Mutex<BTreeMap<usize, Instant>>,
+    /// Substituters that failed, by name, and when.
+    resting: Mutex<BTreeMap<String, Instant>>,
+    /// What was told of them, and when.
+    told: Mutex<BTreeMap<String, Instant>>,
 }
 
 impl Supply {
     pub(crate) fn new(sources: Sources) -> Supply {
-        Supply { sources, state: State::default() }
+        Supply { sources, ..Supply::default() }
     }
 
     /// Returns where a session's paths come from that asks for other substituters; `None` where it
-    /// asks for none.
-    pub(crate) fn as_asked_for(&self, own: &[OwnSetting]) -> Option<Supply> {
+    /// asks for none. Sessions that ask for the same have the same.
+    pub(crate) fn as_asked_for(&self, own: &[OwnSetting]) -> Option<Arc<Supply>> {
         let open = self.sources.open.as_ref()?;
-        let mut sources = None;
-        for setting in own {
-            let (names, known) = match setting {
-                OwnSetting::Substituters(names) => (names, None),
-                OwnSetting::MoreSubstituters(names) => {
-                    (names, Some(sources.as_ref().unwrap_or(&self.sources)))
-                }
-                _ => continue,
-            };
-            let (mut substituters, mut unasked) = known
-                .map(|known| (known.substituters.clone(), known.unasked.clone()))
-                .unwrap_or_default();
-            let (more, without) = open(names);
-            substituters.extend(more);
-            unasked.extend(without);
-            sources = Some(Sources { substituters, unasked, ..self.sources.clone() });
+        let mut said: Vec<(Said, String)> = own
+            .iter()
+            .filter_map(|setting| match setting {
+                OwnSetting::Substituters(names) => Some((Said::These, names.clone())),
+                OwnSetting::MoreSubstituters(names) => Some((Said::TheseToo, names.clone())),
+                _ => None,
+            })
+            .collect();
+        if said.is_empty() {
+            return None;
         }
-        sources.map(Supply::new)
+        // whatever came first, more ones are beside those that are named
+        said.sort();
+        let mut others = lock(&self.others);
+        if let Some(known) = others.get(&said) {
+            return Some(Arc::clone(known));
+        }
+        let mut sources = self.sources.clone();
+        for (what, names) in &said {
+            if *what == Said::These {
+                (sources.substituters, sources.unasked) = (Vec::new(), Vec::new());
+            }
+            let (more, unasked) = open(names);
+            for substituter in more {
+                let name = substituter.store.name();
+                if sources.substituters.iter().all(|known| known.store.name() != name) {
+                    sources.substituters.push(substituter);
+                }
+            }
+            sources.unasked.extend(unasked);
+        }
+        let supply = Supply { state: Arc::clone(&self.state), ..Supply::new(sources) };
+        let supply = Arc::new(supply);
+        if others.len() >= MAX_OTHERS {
+            others.clear();
+        }
+        others.insert(said, Arc::clone(&supply));
+        Some(supply)
     }
 
-    pub(super) fn list(&self) -> &[Substituter] {
-        &self.sources.substituters
+    /// Returns the substituters in the order in which they count: by priority, and then as they were
+    /// configured.
+    pub(super) async fn list(&self) -> &[Substituter] {
+        let order = async || {
+            let mut list = self.sources.substituters.clone();
+            if list.len() > 1 {
+                let priorities = futures::future::join_all(list.iter().map(priority)).await;
+                let mut paired: Vec<_> = priorities.into_iter().zip(list).collect();
+                paired.sort_by_key(|(priority, _)| *priority);
+                list = paired.into_iter().map(|(_, substituter)| substituter).collect();
+            }
+            list
+        };
+        self.ordered.get_or_init(order).await
+    }
+
+    /// Whether nobody can be asked.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sources.substituters.is_empty()
     }
 
     /// Ends when a path has come that was claimed, or won't come.
@@ -121,40 +173,64 @@ impl Supply {
     }
 
     pub(super) fn name(&self, by: usize) -> &str {
-        self.list().get(by).map(|one| one.store.name()).unwrap_or_default()
+        let one = self.ordered.get().and_then(|list| list.get(by));
+        one.map(|one| one.store.name()).unwrap_or_default()
     }
 
-    /// Tells of what came up while substituters were asked.
-    pub(super) fn tell(
-        &self,
-        offers: &mut Offers<'_>,
-        told: &mut BTreeSet<StorePath>,
-        store: &LocalStore,
-    ) {
+    /// Tells of what came up while substituters were asked: once in a while, however many paths it is
+    /// about.
+    pub(super) fn tell(&self, offers: &mut Offers<'_>, store: &LocalStore) {
+        let mut disbelieved: BTreeMap<(usize, String), (StorePath, usize)> = BTreeMap::new();
         for objection in offers.objections() {
             match objection {
                 Objection::Failed { by, why } => {
-                    lock(&self.state.resting).insert(by, Instant::now());
+                    self.rest(by);
                     let name = self.name(by);
-                    self.note(format!("substituter '{name}' is left out: {why}"));
+                    self.note_once(name, format!("substituter '{name}' is left out: {why}"));
                 }
                 Objection::Disbelieved { by, path, why } => {
-                    if told.insert(path.clone()) {
-                        let path = store.layout().store_dir.display(&path);
-                        let name = self.name(by);
-                        self.note(format!("what '{name}' has for '{path}' is ignored: {why}"));
-                    }
+                    disbelieved.entry((by, why)).or_insert((path, 0)).1 += 1;
                 }
             }
         }
+        for ((by, why), (path, count)) in disbelieved {
+            let name = self.name(by);
+            let path = store.layout().store_dir.display(&path);
+            let more = match count {
+                1 => String::new(),
+                count => format!(" and {} others", count - 1),
+            };
+            let text = format!("what '{name}' has for '{path}'{more} is ignored: {why}");
+            self.note_once(&format!("{name} {why}"), text);
+        }
     }
 
-    /// Leaves out those that could not be asked a moment ago.
-    pub(super) fn leave_out_resting(&self, offers: &mut Offers<'_>) {
-        let mut resting = lock(&self.state.resting);
-        resting.retain(|_, since| since.elapsed() < REST);
-        for by in resting.keys() {
-            offers.leave_out(*by);
+    /// Tells of something that wasn't told of a moment ago.
+    fn note_once(&self, about: &str, text: String) {
+        let mut told = lock(&self.state.told);
+        told.retain(|_, since| since.elapsed() < REST);
+        let is_new = told.insert(about.to_owned(), Instant::now()).is_none();
+        drop(told);
+        if is_new {
+            self.note(text);
+        }
+    }
+
+    /// Has a substituter left alone for a while.
+    pub(super) fn rest(&self, by: usize) {
+        lock(&self.state.resting).insert(self.name(by).to_owned(), Instant::now());
+    }
+
+    /// Whether a substituter is left alone.
+    pub(super) fn rests(&self, by: usize) -> bool {
+        let resting = lock(&self.state.resting);
+        resting.get(self.name(by)).is_some_and(|since| since.elapsed() < REST)
+    }
+
+    /// Leaves out those that are left alone.
+    pub(super) async fn leave_out_resting(&self, offers: &mut Offers<'_>) {
+        for by in (0..self.list().await.len()).filter(|by| self.rests(*by)) {
+            offers.leave_out(by);
         }
     }
 }
@@ -177,11 +253,24 @@ impl Claim<'_> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
+        // who waits wakes the others who wait else, and they him
+        if self.paths.is_empty() {
+            return;
+        }
         let mut coming = lock(&self.state.coming);
         for path in &self.paths {
             coming.remove(path);
         }
         drop(coming);
         self.state.come.notify_waiters();
+    }
+}
+
+/// Returns how a substituter stands among others. One that can't say so comes last: it can hardly say
+/// what it has.
+async fn priority(substituter: &Substituter) -> i64 {
+    match substituter.priority {
+        Some(priority) => priority,
+        None => substituter.store.priority().await.unwrap_or(i64::MAX),
     }
 }

@@ -363,7 +363,7 @@ async fn repairs_what_another_store_has() {
     others.path = a.path.clone();
     wrong.store().import(Given::boxed([(others, others_nar)])).await.expect("imported");
     let stores: [Arc<dyn Store>; 2] = [wrong.store(), other.store()];
-    let substituter = |store| Substituter { store, vouching: Vouching::Signature };
+    let substituter = |store| Substituter { store, vouching: Vouching::Signature, priority: None };
     let unasked = vec!["'http://x' was not asked".to_owned()];
     let substituters = stores.map(substituter).into();
     let sources = Sources { substituters, unasked, ..Sources::default() };

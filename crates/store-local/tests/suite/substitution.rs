@@ -190,6 +190,7 @@ fn store(home: &Home, shops: &[&Arc<Shop>], keys: &[&SecretKey]) -> (Arc<LocalSt
     let substituter = |shop: &&Arc<Shop>| Substituter {
         store: Arc::clone(*shop) as Arc<dyn Store>,
         vouching: Vouching::Signature,
+        priority: None,
     };
     let heard = Arc::new(Heard::default());
     let sources = Sources {
@@ -316,7 +317,7 @@ async fn trouble_everywhere_is_told() {
     let (found, log) = fetch(&store, &last(&paths)).await;
     assert_eq!(found, 0);
     assert!(log.len() == 1 && log[0].starts_with("warning: cannot fetch"), "{log:?}");
-    let error = store.ensure(&paths[0].0.path).await.unwrap_err().to_string();
+    let error = store.ensure(&paths[0].0.path, Substitute::Yes).await.unwrap_err().to_string();
     assert!(error.contains("-a'"), "{error}");
     assert_eq!(home.entries(), Vec::<String>::new(), "nothing bad is left");
 }
@@ -399,11 +400,15 @@ async fn a_session_may_have_others() {
     let other = Shop::new("other", &home, &paths[1..], Fault::None);
     let opened = Arc::clone(&other);
     let sources = Sources {
-        substituters: vec![Substituter { store: usual.clone(), vouching: Vouching::Substituter }],
+        substituters: vec![Substituter {
+            store: usual.clone(),
+            vouching: Vouching::Substituter,
+            priority: None,
+        }],
         open: Some(Arc::new(move |names: &str| {
             assert_eq!(names, "other");
             let store = Arc::clone(&opened) as Arc<dyn Store>;
-            (vec![Substituter { store, vouching: Vouching::Substituter }], vec![])
+            (vec![Substituter { store, vouching: Vouching::Substituter, priority: None }], vec![])
         })),
         ..Sources::default()
     };
@@ -417,4 +422,31 @@ async fn a_session_may_have_others() {
     session.set_own(&[OwnSetting::MoreSubstituters("other".to_owned())]);
     assert_eq!(fetch(&session, &wanted).await.0, 1);
     assert_eq!((usual.sent(), other.sent()), (vec!["a".to_owned()], vec!["b".to_owned()]));
+}
+
+/// The lowest counts most, whatever the order in which they are named.
+#[rstest::rstest]
+#[case::of_the_address(Some(30), Some(20), "second")]
+#[case::of_the_store(Some(30), None, "second")]
+#[case::the_same(None, Some(0), "first")]
+#[tokio::test]
+async fn priorities_decide(
+    #[case] first: Option<i64>,
+    #[case] second: Option<i64>,
+    #[case] by: &str,
+) {
+    let (home, key) = (Home::new(), key("k-1"));
+    let paths = chain(&home, &key, &["a"]);
+    let shops = ["first", "second"].map(|name| Shop::new(name, &home, &paths, Fault::None));
+    let vouching = Vouching::Substituter;
+    let both = shops.iter().zip([first, second]).map(|(shop, priority)| {
+        let store = Arc::clone(shop) as Arc<dyn Store>;
+        Substituter { store, vouching, priority }
+    });
+    let sources = Sources { substituters: both.collect(), ..Sources::default() };
+    let store = LocalStore::new(home.layout(), LocalOptions::default()).substituting_from(sources);
+    assert_eq!(fetch(&Arc::new(store), &last(&paths)).await.0, 1);
+    let sent: Vec<&str> =
+        shops.iter().filter(|shop| !shop.sent().is_empty()).map(|shop| shop.name()).collect();
+    assert_eq!(sent, [by]);
 }

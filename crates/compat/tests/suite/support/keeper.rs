@@ -198,7 +198,7 @@ impl Keeper for TestKeeper {
         Ok(BTreeSet::new())
     }
 
-    async fn ensure(&self, _: &StorePath) -> Result<()> {
+    async fn ensure(&self, _: &StorePath, _: Substitute) -> Result<()> {
         Ok(())
     }
 
@@ -347,7 +347,12 @@ impl Realiser for TestKeeper {
         Err(unsupported("build"))
     }
 
-    async fn missing(&self, _: Arc<dyn Keeper>, _: Vec<Wanted>) -> Result<MissingPaths> {
+    async fn missing(
+        &self,
+        _: Arc<dyn Keeper>,
+        _: Vec<Wanted>,
+        _: Substitute,
+    ) -> Result<MissingPaths> {
         Ok(self.missing.lock().unwrap().clone())
     }
 }
