@@ -55,3 +55,71 @@ pub(crate) fn read_full(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<
     }
     Ok(filled)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::encode::Encoder;
+
+    fn written() -> impl Strategy<Value = Compression> {
+        prop::sample::select(vec![
+            Compression::None,
+            Compression::Xz,
+            Compression::Zstd,
+            Compression::Bzip2,
+            Compression::Gzip,
+        ])
+    }
+
+    fn compress(plain: &[u8], compression: Compression) -> Vec<u8> {
+        let size = plain.len() as u64;
+        let mut encoder = Encoder::new(Vec::new(), compression, Some(1), size).expect("an encoder");
+        encoder.write(plain).expect("it is taken");
+        encoder.finish().expect("an end")
+    }
+
+    /// Reads at most a megabyte.
+    fn decompress(compressed: Vec<u8>, compression: Compression) -> io::Result<Vec<u8>> {
+        let mut plain = vec![0; 1 << 20];
+        let mut decoder = decoder(io::Cursor::new(compressed), compression)?;
+        let count = read_full(&mut *decoder, &mut plain)?;
+        plain.truncate(count);
+        Ok(plain)
+    }
+
+    proptest! {
+        /// What is altered or cut on its way does no harm, in whatever codec it is read.
+        #[test]
+        fn never_panics(
+            real in written(),
+            said in prop::sample::select(Compression::ALL.to_vec()),
+            same: bool,
+            plain in prop::collection::vec(0u8..4, 0..3000),
+            at: prop::sample::Index,
+            byte: u8,
+            cut: prop::sample::Index,
+        ) {
+            let said = if same { real } else { said };
+            let good = compress(&plain, real);
+            prop_assert_eq!(decompress(good.clone(), real).expect("it is good"), plain);
+            let mut bad = good;
+            if !bad.is_empty() {
+                let at = at.index(bad.len());
+                bad[at] = byte;
+            }
+            drop(decompress(bad.clone(), said));
+            bad.truncate(cut.index(bad.len() + 1));
+            drop(decompress(bad, said));
+        }
+
+        #[test]
+        fn never_panics_on_noise(
+            said in prop::sample::select(Compression::ALL.to_vec()),
+            noise in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            drop(decompress(noise, said));
+        }
+    }
+}
