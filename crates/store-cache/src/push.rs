@@ -26,8 +26,12 @@ use crate::encode::Encoder;
 const PIECES: usize = 16;
 /// Narinfos that wait for their NARs to be on disk.
 const BATCH: usize = 1024;
-/// NARs that are compressed at once at the most.
+/// Jobs that run at once at the most.
 const MOST_AT_ONCE: usize = 16;
+/// A NAR that is no larger is given to its job whole, and shares it with others.
+const SMALL: u64 = 64 * 1024;
+/// Small NARs of a job.
+const TOGETHER: usize = 32;
 
 /// Adds paths to a cache in a folder.
 pub(crate) async fn push(
@@ -40,6 +44,7 @@ pub(crate) async fn push(
         cache,
         folder,
         there: BTreeSet::new(),
+        small: Vec::new(),
         running: VecDeque::new(),
         done: Vec::new(),
         at_once: std::thread::available_parallelism()
@@ -56,9 +61,23 @@ struct Push<'a> {
     folder: &'a Path,
     /// Paths that are in the cache, or will be by the end.
     there: BTreeSet<StorePath>,
-    running: VecDeque<JoinHandle<Result<NarInfo, StoreError>>>,
+    /// Small NARs that wait for a job.
+    small: Vec<(PathInfo, Input)>,
+    running: VecDeque<JoinHandle<Written>>,
     done: Vec<NarInfo>,
     at_once: usize,
+}
+
+/// What a job has written, and what kept it from going on.
+struct Written {
+    narinfos: Vec<NarInfo>,
+    failed: Option<StoreError>,
+}
+
+/// Where a job gets a NAR.
+enum Input {
+    Whole(VecDeque<Bytes>),
+    Pieces(mpsc::Receiver<Piece>),
 }
 
 /// A piece of a NAR, or its end.
@@ -70,25 +89,26 @@ enum Piece {
 impl Push<'_> {
     async fn take_all(&mut self, paths: &mut dyn PathStream) -> Result<(), StoreError> {
         while let Some(info) = paths.next_path().await? {
-            if self.has(std::slice::from_ref(&info.path)).await?.is_none() {
-                while paths.chunk().await?.is_some() {}
-                continue;
-            }
             let references: Vec<StorePath> =
                 info.references.iter().filter(|path| **path != info.path).cloned().collect();
-            if let Some(path) = self.has(&references).await? {
+            if let Some(path) = self.lacks(&references).await? {
                 return Err(StoreError::NotValid { store: self.cache.name.clone(), path });
             }
-            while self.running.len() >= self.at_once {
-                self.reap().await?;
+            let path = info.path.clone();
+            if self.there.contains(&path) {
+                while paths.chunk().await?.is_some() {}
+            } else if info.nar_size.0 <= SMALL {
+                self.take_small(info, paths).await?;
+            } else {
+                self.take_large(info, paths).await?;
             }
-            self.take(info, paths).await?;
+            self.there.insert(path);
         }
         Ok(())
     }
 
     /// Returns the first of these paths that the cache doesn't have.
-    async fn has(&mut self, paths: &[StorePath]) -> Result<Option<StorePath>, StoreError> {
+    async fn lacks(&mut self, paths: &[StorePath]) -> Result<Option<StorePath>, StoreError> {
         let unknown = paths.iter().filter(|path| !self.there.contains(path));
         let unknown: Vec<StorePath> = unknown.cloned().collect();
         if unknown.is_empty() {
@@ -105,34 +125,73 @@ impl Push<'_> {
         Ok(missing)
     }
 
-    async fn take(&mut self, info: PathInfo, paths: &mut dyn PathStream) -> Result<(), StoreError> {
+    async fn take_small(
+        &mut self,
+        info: PathInfo,
+        paths: &mut dyn PathStream,
+    ) -> Result<(), StoreError> {
+        let mut pieces = VecDeque::new();
+        let mut size = 0u64;
+        while let Some(bytes) = paths.chunk().await? {
+            size = size.saturating_add(bytes.len() as u64);
+            // What is more than was announced is refused when it is hashed.
+            if size <= 2 * SMALL {
+                pieces.push_back(bytes);
+            }
+        }
+        self.small.push((info, Input::Whole(pieces)));
+        if self.small.len() >= TOGETHER { self.start_small().await } else { Ok(()) }
+    }
+
+    async fn start_small(&mut self) -> Result<(), StoreError> {
+        let small = std::mem::take(&mut self.small);
+        if small.is_empty() { Ok(()) } else { self.start(small).await }
+    }
+
+    async fn take_large(
+        &mut self,
+        info: PathInfo,
+        paths: &mut dyn PathStream,
+    ) -> Result<(), StoreError> {
+        // Those that came before are written before.
+        self.start_small().await?;
         let (sender, pieces) = mpsc::channel(PIECES);
-        let path = info.path.clone();
-        let job = Job { cache: self.cache.clone(), folder: self.folder.to_owned(), info };
-        self.running.push_back(tokio::task::spawn_blocking(move || job.run(pieces)));
+        self.start(vec![(info, Input::Pieces(pieces))]).await?;
         while let Some(bytes) = paths.chunk().await? {
             if sender.send(Piece::Bytes(bytes)).await.is_err() {
-                // It failed; the reason comes when it is reaped.
+                // It failed, and the reason comes when it is reaped; or the path is there already.
+                while paths.chunk().await?.is_some() {}
                 break;
             }
         }
         drop(sender.send(Piece::End).await);
-        self.there.insert(path);
+        Ok(())
+    }
+
+    async fn start(&mut self, nars: Vec<(PathInfo, Input)>) -> Result<(), StoreError> {
+        while self.running.len() >= self.at_once {
+            self.reap().await?;
+        }
+        let job = Job { cache: self.cache.clone(), folder: self.folder.to_owned() };
+        self.running.push_back(tokio::task::spawn_blocking(move || job.run(nars)));
         Ok(())
     }
 
     /// Waits for the first that is running.
     async fn reap(&mut self) -> Result<(), StoreError> {
         let Some(first) = self.running.pop_front() else { return Ok(()) };
-        let done = first.await.map_err(|error| {
+        let written = first.await.map_err(|error| {
             self.cache.speaks_badly(format!("compressing a path failed: {error}"))
         })?;
-        self.done.push(done?);
+        self.done.extend(written.narinfos);
+        if let Some(error) = written.failed {
+            return Err(error);
+        }
         if self.done.len() >= BATCH { self.publish().await } else { Ok(()) }
     }
 
     async fn finish(&mut self) -> Result<(), StoreError> {
-        let mut finished = Ok(());
+        let mut finished = self.start_small().await;
         while !self.running.is_empty() && finished.is_ok() {
             finished = self.reap().await;
         }
@@ -184,54 +243,84 @@ pub(crate) fn cannot_write(cache: &Cache, error: &io::Error) -> StoreError {
     StoreError::Refused { message: format!("cannot write to '{store}': {error}"), store }
 }
 
-/// One path that is compressed.
+/// Compresses NARs, one after another.
 struct Job {
     cache: Arc<Cache>,
     folder: PathBuf,
-    info: PathInfo,
 }
 
 impl Job {
-    fn run(self, mut pieces: mpsc::Receiver<Piece>) -> Result<NarInfo, StoreError> {
+    fn run(self, nars: Vec<(PathInfo, Input)>) -> Written {
+        let mut written = Written { narinfos: Vec::with_capacity(nars.len()), failed: None };
+        for (info, input) in nars {
+            match self.write(&info, input) {
+                Ok(narinfo) => written.narinfos.extend(narinfo),
+                Err(error) => {
+                    written.failed = Some(error);
+                    break;
+                }
+            }
+        }
+        written
+    }
+
+    /// Writes one. Nothing where the cache has it.
+    fn write(&self, info: &PathInfo, input: Input) -> Result<Option<NarInfo>, StoreError> {
+        if self.has(info) {
+            return Ok(None);
+        }
         let parameters = &self.cache.parameters;
         let compression = parameters.compression;
         let refuse = |error: io::Error| cannot_write(&self.cache, &error);
-        let nars = self.folder.join("nar");
-        let file = temporary(&nars).map_err(refuse)?;
+        let file = temporary(&self.folder.join("nar")).map_err(refuse)?;
         let hashed = Hashed {
             to: BufWriter::with_capacity(128 * 1024, file),
             hasher: (compression != Compression::None).then(|| Hasher::new(HashAlgorithm::Sha256)),
             size: 0,
         };
-        let size = self.info.nar_size.0;
         let mut encoder =
-            Encoder::new(hashed, compression, parameters.level, size).map_err(refuse)?;
-        let mut verified = Verified::new(self.cache.name.clone(), self.info.clone());
-        loop {
-            match pieces.blocking_recv() {
-                Some(Piece::Bytes(bytes)) => {
-                    verified.pass(&bytes)?;
-                    encoder.write(&bytes).map_err(refuse)?;
-                }
-                Some(Piece::End) => break,
-                None => {
-                    let reason = format!("the transfer of '{}' ended", self.info.path);
-                    return Err(StoreError::Lost { store: self.cache.name.clone(), reason });
-                }
-            }
+            Encoder::new(hashed, compression, parameters.level, info.nar_size.0).map_err(refuse)?;
+        let mut verified = Verified::new(self.cache.name.clone(), info.clone());
+        let mut input = input;
+        while let Some(bytes) = self.next(&mut input, info)? {
+            verified.pass(&bytes)?;
+            encoder.write(&bytes).map_err(refuse)?;
         }
         verified.finish()?;
         let Hashed { to, hasher, size } = encoder.finish().map_err(refuse)?;
         let file = to.into_inner().map_err(|error| refuse(error.into_error()))?;
-        let file_hash = hasher.map_or_else(|| self.info.nar_hash.to_hash(), Hasher::finish);
+        let file_hash = hasher.map_or_else(|| info.nar_hash.to_hash(), Hasher::finish);
         let digits = file_hash.digits(HashNotation::Base32);
         let url = format!("nar/{digits}.nar{}", compression.file_ending());
         file.persist(self.folder.join(&url)).map_err(|error| refuse(error.error))?;
-        Ok(self.narinfo(&url, file_hash, size))
+        Ok(Some(self.narinfo(info, &url, file_hash, size)))
     }
 
-    fn narinfo(&self, url: &str, file_hash: Hash, file_size: u64) -> NarInfo {
-        let mut info = PathInfo { registration_time: 0, ultimate: false, ..self.info.clone() };
+    /// Whether the cache has a good narinfo of the path.
+    fn has(&self, info: &PathInfo) -> bool {
+        let file = self.folder.join(format!("{}.narinfo", info.path.hash_part()));
+        let Ok(text) = fs_err::read(file) else { return false };
+        NarInfo::parse(&text, &self.cache.store_dir)
+            .is_ok_and(|narinfo| narinfo.answers(&info.path).is_ok())
+    }
+
+    fn next(&self, input: &mut Input, info: &PathInfo) -> Result<Option<Bytes>, StoreError> {
+        let pieces = match input {
+            Input::Whole(pieces) => return Ok(pieces.pop_front()),
+            Input::Pieces(pieces) => pieces,
+        };
+        match pieces.blocking_recv() {
+            Some(Piece::Bytes(bytes)) => Ok(Some(bytes)),
+            Some(Piece::End) => Ok(None),
+            None => {
+                let reason = format!("the transfer of '{}' ended", info.path);
+                Err(StoreError::Lost { store: self.cache.name.clone(), reason })
+            }
+        }
+    }
+
+    fn narinfo(&self, info: &PathInfo, url: &str, file_hash: Hash, file_size: u64) -> NarInfo {
+        let mut info = PathInfo { registration_time: 0, ultimate: false, ..info.clone() };
         let fingerprint = info.fingerprint(&self.cache.store_dir);
         for key in &self.cache.parameters.secret_keys {
             info.signatures.insert(key.sign(&fingerprint));
