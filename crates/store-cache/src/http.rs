@@ -22,7 +22,7 @@ use crate::file::blocking;
 use crate::netrc::{Credentials, Netrc};
 use crate::redirect::{self, Refused};
 use crate::retry::{self, Attempts};
-use crate::settings::CacheSettings;
+use crate::settings::{CacheSettings, ProxyUse};
 use crate::tls;
 
 use crate::transport::{Body, Transport};
@@ -80,6 +80,9 @@ impl HttpTransport {
             .referer(false)
             .pool_max_idle_per_host(settings.connections())
             .redirect(redirect::policy());
+        if settings.proxies == ProxyUse::Never {
+            builder = builder.no_proxy();
+        }
         if let Some(limit) = settings.connect_timeout {
             builder = builder.connect_timeout(limit);
         }

@@ -25,6 +25,6 @@ mod tls;
 mod transport;
 
 pub use error::CacheError;
-pub use settings::{CacheSettings, CacheTrust, MassQuery};
+pub use settings::{CacheSettings, CacheTrust, MassQuery, ProxyUse};
 pub use store::CacheStore;
 pub use tls::find_ca_file;

@@ -29,6 +29,8 @@ pub struct CacheSettings {
     /// `ssl-cert-file`; nothing means the first that is there of those that Nix looks for
     /// ([`find_ca_file`](crate::find_ca_file)).
     pub ca_file: Option<PathBuf>,
+    /// Whether the environment may name a proxy.
+    pub proxies: ProxyUse,
     /// What is added to the user agent (`user-agent-suffix`).
     pub user_agent_suffix: String,
     /// Where answers are kept from run to run; nothing means nowhere.
@@ -49,6 +51,7 @@ impl Default for CacheSettings {
             http_connections: 25,
             netrc_file: None,
             ca_file: None,
+            proxies: ProxyUse::Environment,
             user_agent_suffix: String::new(),
             disk_cache: None,
             positive_ttl: Duration::from_secs(30 * 24 * 3600),
@@ -62,6 +65,15 @@ impl CacheSettings {
     pub(crate) fn connections(&self) -> usize {
         if self.http_connections == 0 { 128 } else { self.http_connections.min(1024) }
     }
+}
+
+/// Which way requests go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyUse {
+    /// Through what `http_proxy`, `https_proxy` and `all_proxy` name, but for hosts in `no_proxy`.
+    Environment,
+    /// Straight.
+    Never,
 }
 
 /// Whether a cache's paths are taken without a signature by a trusted key (`?trusted=`).

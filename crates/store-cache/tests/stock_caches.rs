@@ -11,11 +11,15 @@ use bytes::Bytes;
 use drover_core::{PathInfo, SecretKey, StoreDir, StorePath, TrustedKeys};
 use drover_store::contract::{Given, flat_file};
 use drover_store::{Store as _, closure_order};
-use drover_store_cache::{CacheSettings, CacheStore};
+use drover_store_cache::{CacheSettings, CacheStore, ProxyUse};
 use drover_testkit::{Fleet, Host, Suite};
 
 fn open(reference: &str) -> CacheStore {
-    let settings = CacheSettings { download_attempts: 1, ..CacheSettings::default() };
+    let settings = CacheSettings {
+        download_attempts: 1,
+        proxies: ProxyUse::Never,
+        ..CacheSettings::default()
+    };
     CacheStore::open(&reference.parse().unwrap(), StoreDir::default(), settings).unwrap()
 }
 

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use drover_core::{PathInfo, StoreDir, StorePath};
 use drover_store::contract::{Given, flat_file};
 use drover_store::{PathStream, Store, StoreError};
-use drover_store_cache::{CacheSettings, CacheStore};
+use drover_store_cache::{CacheSettings, CacheStore, ProxyUse};
 
 /// Settings under which nobody waits for long.
 fn quick() -> CacheSettings {
@@ -28,6 +28,7 @@ fn quick() -> CacheSettings {
         download_attempts: 3,
         first_pause: Duration::from_millis(1),
         stalled_download_timeout: Duration::from_secs(20),
+        proxies: ProxyUse::Never,
         ..CacheSettings::default()
     }
 }
