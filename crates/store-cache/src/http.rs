@@ -29,6 +29,11 @@ use crate::transport::{Body, Transport};
 
 /// A server that sends less than this while it may stall has stalled.
 const LEAST: u64 = 4096;
+/// Bytes of a file that may be on their way over HTTP/2 while nobody reads them.
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+/// The same for all files of a connection. It must never be what they wait for: files that are fetched
+/// ahead would keep the one that is awaited from coming. How many there are is bounded elsewhere.
+const CONNECTION_WINDOW: u32 = 1 << 30;
 /// Pieces of a body that wait to be read.
 const PIECES: usize = 8;
 
@@ -78,6 +83,8 @@ impl HttpTransport {
             .tls_backend_preconfigured(config)
             .user_agent(agent)
             .referer(false)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .pool_max_idle_per_host(settings.connections())
             .redirect(redirect::policy());
         if settings.proxies == ProxyUse::Never {

@@ -5,6 +5,7 @@
 
 mod disk;
 mod folder;
+mod http2;
 mod mischief;
 mod nars;
 mod redirects;

@@ -12,9 +12,8 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::{open, quick};
 
-/// Starts a server for `name` that answers all with a `nix-cache-info`; returns its address and its
-/// certificate. It ends with the test.
-fn serve(name: &str) -> (SocketAddr, String) {
+/// Returns what a server for `name` says of itself, and its certificate.
+pub fn identity(name: &str) -> (ServerConfig, String) {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(vec![name.to_owned()]).unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
@@ -25,6 +24,13 @@ fn serve(name: &str) -> (SocketAddr, String) {
         .with_no_client_auth()
         .with_single_cert(vec![cert.der().clone()], key)
         .unwrap();
+    (config, cert.pem())
+}
+
+/// Starts a server for `name` that answers all with a `nix-cache-info`; returns its address and its
+/// certificate. It ends with the test.
+fn serve(name: &str) -> (SocketAddr, String) {
+    let (config, pem) = identity(name);
     let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -42,10 +48,10 @@ fn serve(name: &str) -> (SocketAddr, String) {
             }
         }
     });
-    (address, cert.pem())
+    (address, pem)
 }
 
-fn with_authority(folder: &tempfile::TempDir, pem: &str) -> CacheSettings {
+pub fn with_authority(folder: &tempfile::TempDir, pem: &str) -> CacheSettings {
     let file = folder.path().join("ca.crt");
     std::fs::write(&file, pem).unwrap();
     CacheSettings { ca_file: Some(file), ..quick() }
