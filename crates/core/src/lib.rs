@@ -5,9 +5,11 @@
 //! its own.
 
 mod base32;
+mod compression;
 mod content_address;
 mod hash;
 mod keys;
+mod narinfo;
 mod output_name;
 mod path_info;
 mod realisation;
@@ -15,9 +17,11 @@ mod signature;
 mod store_path;
 
 pub use base32::{Base32Error, decode_base32, encode_base32};
+pub use compression::{Compression, CompressionError};
 pub use content_address::{ContentAddress, ContentAddressError, IngestionMethod, References};
 pub use hash::{Hash, HashAlgorithm, HashError, HashNotation, Hasher, NarHash};
 pub use keys::{KeyError, PublicKey, SecretKey, TrustedKeys, realisation_fingerprint};
+pub use narinfo::{NarInfo, NarInfoError, NarInfoRule, NarUrl};
 pub use output_name::OutputName;
 pub use path_info::{NarSize, PathInfo};
 pub use realisation::{DrvOutput, DrvOutputError, Realisation};
