@@ -51,6 +51,8 @@ pub(crate) struct Host {
     pub(crate) ssh_options: String,
     /// `PATH`
     pub(crate) path: String,
+    /// Where what can be found out again is kept, if there is a place for it.
+    pub(crate) cache_dir: Option<PathBuf>,
     /// Folders for sockets and other things that live as long as the process, the best first.
     pub(crate) runtime_dirs: Vec<PathBuf>,
 }
@@ -65,7 +67,10 @@ impl Host {
     fn from_lookup(lookup: impl Fn(&str) -> Option<String>, current_dir: PathBuf) -> Host {
         let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
         let runtime_dirs = [set("XDG_RUNTIME_DIR"), set("TMPDIR"), Some("/tmp".to_owned())];
+        let home_cache = set("HOME").map(|home| PathBuf::from(home).join(".cache"));
+        let caches = set("XDG_CACHE_HOME").map(PathBuf::from).or(home_cache);
         Host {
+            cache_dir: caches.map(|caches| caches.join("drover")),
             store_dir: set("NIX_STORE_DIR").or_else(|| set("NIX_STORE")),
             state_dir: set("NIX_STATE_DIR").unwrap_or_else(|| "/nix/var/nix".to_owned()).into(),
             log_dir: set("NIX_LOG_DIR").unwrap_or_else(|| "/nix/var/log/nix".to_owned()).into(),

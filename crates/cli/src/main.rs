@@ -8,6 +8,7 @@ mod address;
 mod arguments;
 mod build;
 mod builders;
+mod caches;
 mod compat_install;
 mod configuration;
 mod connector;

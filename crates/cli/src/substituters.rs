@@ -1,16 +1,15 @@
 //! The stores of `substituters`: where paths come from that need not be built.
-//!
-//! Binary caches are none of them yet; whoever needs one is told so by its name.
 
 use std::fmt::Display;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
-use drover_config::{Scheme, StoreReference};
+use drover_config::StoreReference;
 use drover_store::{FetchObserver, Store, Substituter, Vouching};
 use drover_store_local::{Forbidden, OpenSubstituters, Place, Sources};
 
 use crate::address::{address, connections};
+use crate::caches;
 use crate::configuration::Configuration;
 use crate::connector::{Connector, bounded};
 use crate::own_store;
@@ -87,9 +86,8 @@ impl Opener {
         if let Ok(Place::Local(layout) | Place::Own(layout)) = own_store::place(reference) {
             return Ok(Arc::new(own_store::open(layout, settings, conf)?));
         }
-        let caches = [Scheme::File, Scheme::Http, Scheme::Https, Scheme::S3];
-        if caches.contains(reference.scheme()) {
-            anyhow::bail!("drover can't fetch from binary caches yet");
+        if caches::is_one(reference) {
+            return Ok(Arc::new(caches::open(reference, &self.configuration)?));
         }
         let address = address(reference, &host.daemon_socket())?;
         let store_dir = match reference.param("store").filter(|_| !reference.scheme().is_ssh()) {

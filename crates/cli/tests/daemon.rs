@@ -525,7 +525,7 @@ fn a_derivation_can_be_named_to_nix_build() {
 #[test]
 fn damaged_paths_are_fetched_again() {
     let (world, other) = (World::new(), World::new());
-    let cache = "https://cache.example.org";
+    let cache = "s3://cache";
     world.configure(&format!("substituters = {cache} {}", other.store()));
     let _daemon = world.daemon();
     let file = world.path("file");

@@ -128,6 +128,10 @@ impl Store for CacheStore {
         Ok(Description { protocol, nix_version: None, trust: Trust::Unknown })
     }
 
+    async fn priority(&self) -> Result<i64, StoreError> {
+        CacheStore::priority(self).await
+    }
+
     async fn hold_valid(
         &self,
         paths: &BTreeSet<StorePath>,

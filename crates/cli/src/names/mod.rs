@@ -25,6 +25,7 @@ use drover_store_remote::RemoteStore;
 use self::builds::Builds;
 use crate::address::{address, connections};
 use crate::builders::{List, other_machines};
+use crate::caches;
 use crate::configuration::Configuration;
 use crate::connector::{Connector, bounded};
 use crate::local_store::LocalStore;
@@ -287,6 +288,10 @@ impl Host for ThisMachine {
         options: &Options,
     ) -> Result<Arc<dyn Store>, CompatError> {
         let configuration = self.configuration(options)?;
+        if let Some(cache) = address.filter(|address| caches::is_one(address)) {
+            let cache = caches::open(cache, &configuration).map_err(|error| failed(&error))?;
+            return Ok(Arc::new(cache));
+        }
         match self.open(address, &configuration).map_err(|error| failed(&error))? {
             Opened::Own(store) => Ok(store),
             Opened::Remote(store) => Ok(store),

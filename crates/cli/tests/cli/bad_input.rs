@@ -42,7 +42,7 @@ fn a_derivation_that_is_none(#[case] text: &str, #[case] words: &str) {
     let world = World::new();
     let path = world.spoiled(|file| fs_err::write(file, text).unwrap());
     // with substituters the store is left to Nix's daemon, which looks into no file by itself
-    let build = vec!["build", "-j0", "--option", "substituters", "file:///no/such/cache"];
+    let build = vec!["build", "-j0", "--option", "substituters", "s3://no-such-cache"];
     for command in [build, vec!["derivation", "show"]] {
         let said = world.run(&[command, vec![&path]].concat());
         said.fails(1, &["error: ", "derivation 'a.drv'", words]);
@@ -98,7 +98,7 @@ fn a_derivation_that_is_large() {
     // drover itself doesn't add such a thing
     let own = world.command(&["--add", &outside]).arg0("nix-store").output().unwrap();
     Told::of(own).fails(1, &["error: ", "-a.drv'", "67108864", "builtins.toFile"]);
-    let daemon = ["--option", "substituters", "file:///no/such/cache"];
+    let daemon = ["--option", "substituters", "s3://no-such-cache"];
     let runs: [&[&str]; 5] = [
         &["build", "-j0", "--no-link", &path],
         &[&["build", "-j0", "--no-link", &path], daemon.as_slice()].concat(),

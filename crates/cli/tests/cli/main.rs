@@ -118,8 +118,8 @@ fn says_how_to_get_a_store() {
 #[rstest]
 #[case::without_substituters("", "")]
 #[case::with_substituters(
-    "substituters = https://cache.example\n",
-    "warning: substituters are not asked"
+    "substituters = s3://cache\n",
+    "warning: substituter 's3://cache' was not asked"
 )]
 fn builds_without_a_daemon(#[case] conf: &str, #[case] warning: &str) {
     let world = World::new();
