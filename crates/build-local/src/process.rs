@@ -58,13 +58,11 @@ impl Process<'_> {
     ) -> Result<Ending, Trouble> {
         let upper = TerminalReader::new(upper);
         let upper = upper.map_err(|error| machine("read what the build says", &error))?;
-        let mut running = tokio::select! {
-            spawned = self.launcher.spawn(plan, &handles) => {
-                let builder = &plan.command.program;
-                spawned.map_err(|error| of_start(self.derivation, builder, &error))?
-            }
-            () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
-        };
+        // also where it's cancelled meanwhile: what is given up half-way still ends after this returns,
+        // and the build's user would be somebody else's by then
+        let spawned = self.launcher.spawn(plan, &handles).await;
+        let builder = &plan.command.program;
+        let mut running = spawned.map_err(|error| of_start(self.derivation, builder, &error))?;
         // or the log would never come to its end
         drop(handles);
         self.log.event(LogEvent::Started);

@@ -9,7 +9,7 @@ use drover_build_local::SandboxMode;
 use drover_core::{NarHash, NarSize, PathInfo, StoreDir};
 use drover_store::{
     Adoption, BuildFailure, BuildLog, BuildOutcome, BuildWishes, Builder as _, Keeper as _,
-    LogEvent, StoreError,
+    LogEvent, SilentLog, StoreError,
 };
 use rstest::rstest;
 
@@ -128,6 +128,39 @@ async fn a_build_that_nobody_wants_is_killed() {
     assert!(matches!(outcome.await, Err(StoreError::LaneEnded { .. })));
     bench.builder.ended().await;
     bench.assert_sound();
+}
+
+/// Whenever a build is cancelled, also while it's being started: when that is said to be done, nothing
+/// of it runs that could outlive the lock on its user.
+#[tokio::test]
+async fn what_is_cancelled_while_it_starts_is_gone() {
+    let mark = format!("--cancelled-while-it-starts-{}", std::process::id());
+    let argument = mark.clone().into();
+    let bench = Bench::with(|settings| settings.launcher.arguments = vec![argument]);
+    bench.succeed("plain").await;
+    let drv = bench.instantiate(Whose::Ours, "sleeps");
+    let machine = bench.builder.machine();
+    for pause in 0..40 {
+        let lane = machine.open_lane().await.unwrap();
+        let outcome = lane.build(request(&drv, BuildWishes::default()), Arc::new(SilentLog));
+        tokio::time::sleep(Duration::from_micros(250 * pause)).await;
+        drop(lane);
+        assert!(matches!(outcome.await, Err(StoreError::LaneEnded { .. })));
+        bench.builder.ended().await;
+        // the launcher itself, of which supervisors are forked
+        assert_eq!(processes(&mark), 1, "after {pause}");
+    }
+    bench.assert_sound();
+}
+
+/// Returns how many processes there are with this argument.
+fn processes(argument: &str) -> usize {
+    let own = |entry: std::io::Result<std::fs::DirEntry>| {
+        let line = std::fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+        let mut arguments = line.split(|byte| *byte == 0);
+        arguments.any(|found| found == argument.as_bytes()).then_some(())
+    };
+    std::fs::read_dir("/proc").unwrap().filter_map(own).count()
 }
 
 /// What a build leaves running is gone when it has ended, and the build goes well all the same.
