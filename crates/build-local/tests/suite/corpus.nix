@@ -81,6 +81,15 @@ let
       out=$($busybox sed -n 's/.*"outputs":{"out":"\([^"]*\)".*/\1/p' .attrs.json)
       echo ${dep} > $out
     '' { __structuredAttrs = true; unsafeDiscardReferences.out = true; };
+    floatingDiscards = run "floating-discards" ''
+      busybox=${bin}/bin/busybox
+      path() { $busybox sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p" .attrs.json; }
+      dev=$(path dev); lib=$(path lib); out=$(path out)
+      $busybox mkdir $out
+      echo $out $dev $lib ${dep} > $out/x
+      echo $dev ${dep} > $dev
+      echo $dev $lib > $lib
+    '' { __structuredAttrs = true; outputs = [ "out" "dev" "lib" ]; unsafeDiscardReferences = { out = true; dev = true; lib = false; }; __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
     emptyFolder = run "empty-folder" "busybox mkdir $out" { };
     manyFiles = run "many-files" "busybox mkdir $out; for i in $(busybox seq 200); do echo $i ${dep} > $out/$i; done" { };
     deepFolder = run "deep-folder" "busybox mkdir -p $out/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15; echo ${dep} > $out/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/file" { };

@@ -41,6 +41,7 @@ const GOOD: &[&str] = &[
     "sizes",
     "outputsChecked",
     "discards",
+    "floatingDiscards",
     "large",
     "silentSuccess",
     "whoami",
