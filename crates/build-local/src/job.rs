@@ -71,7 +71,7 @@ impl Job<'_> {
         let BuildRequest { derivation, plan, .. } = &self.request;
         let (path, derivation) = inputs::derivation(&self.store, derivation, plan).await?;
         let mut subject = self.subject(path, derivation).await?;
-        let locks = tokio::select! {
+        let mut locks = tokio::select! {
             locks = self.store.lock_outputs(self.to_lock(&subject)) => locks?,
             () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
         };
@@ -79,6 +79,8 @@ impl Job<'_> {
             return Ok(built(outputs, None));
         }
         self.choose_scratch(&mut subject).await?;
+        // they follow from the derivation, on which or on whose outputs there is a lock
+        locks.cover(subject.scratch.values().cloned());
         let workshop = self.store.workshop().await?;
         let done = self.build_and_register(&subject, &workshop, locks).await;
         // off the way of what follows
@@ -106,7 +108,11 @@ impl Job<'_> {
             .map(|(name, product)| (name.clone(), product.info.path.clone()))
             .collect();
         let products = products.into_values().collect();
-        self.store.register_outputs(workshop, locks, products, realisations).await?;
+        let locked = tokio::select! {
+            locked = self.store.lock_products(locks, products) => locked?,
+            () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
+        };
+        self.store.register_outputs(workshop, locked, realisations).await?;
         self.infos(names).await
     }
 

@@ -125,6 +125,7 @@ let
 
     # what fails
     exits = run "exits" "echo before; exit 3" { };
+    floatingExits = run "floating-exits" "echo > $out; exit 3" { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
     signalled = run "signalled" "busybox sh -c 'kill -6 $$; busybox true'; exit $?" { };
     absent = run "absent" "true" { };
     noProgram = derivation (base // { name = "no-program"; builder = "/no/such/builder"; });

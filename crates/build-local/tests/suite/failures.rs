@@ -9,7 +9,7 @@ use drover_build_local::SandboxMode;
 use drover_core::{NarHash, NarSize, PathInfo, StoreDir};
 use drover_store::{
     Adoption, BuildFailure, BuildLog, BuildOutcome, BuildWishes, Builder as _, Keeper as _,
-    LogEvent, SilentLog, StoreError,
+    LogEvent, SilentLog, Store as _, StoreError,
 };
 use rstest::rstest;
 
@@ -150,6 +150,36 @@ async fn what_is_cancelled_while_it_starts_is_gone() {
         // the launcher itself, of which supervisors are forked
         assert_eq!(processes(&mark), 1, "after {pause}");
     }
+    bench.assert_sound();
+}
+
+/// An output whose path is only known when it's built may be somebody else's for as long as he likes:
+/// who doesn't want it any more doesn't wait for that.
+#[tokio::test]
+async fn a_build_whose_output_is_locked_by_others_can_be_cancelled() {
+    let bench = Bench::new();
+    let drv = bench.instantiate(Whose::Stock, "floatingFlat");
+    assert_eq!(drv, bench.instantiate(Whose::Ours, "floatingFlat"));
+    let shown = bench.store.store_dir().display(&drv);
+    let made = bench.nix_ok(Whose::Stock, "nix-store", &["-r", &shown]);
+    let path = StoreDir::default().parse(&made).unwrap();
+    let theirs = bench.store.new_session().lock_outputs(BTreeSet::from([path])).await.unwrap();
+    let lane = bench.builder.machine().open_lane().await.unwrap();
+    let heard = Arc::new(Heard::default());
+    let log = Arc::clone(&heard) as Arc<dyn BuildLog>;
+    let mut outcome = lane.build(request(&drv, BuildWishes::default()), log);
+    // until it's past its process, and a moment that it doesn't need
+    while !names(&bench.path("ours/nix/var/log/nix/drvs"))
+        .iter()
+        .any(|name| drv.base_name().starts_with(name.as_str()))
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let moment = Duration::from_millis(200);
+    assert!(tokio::time::timeout(moment, &mut outcome).await.is_err());
+    drop(lane);
+    tokio::time::timeout(Duration::from_secs(60), bench.builder.ended()).await.unwrap();
+    drop(theirs);
     bench.assert_sound();
 }
 
