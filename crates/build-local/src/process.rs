@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drover_sandbox::{Ended, Handles, Launcher, Plan, Running, Terminal, TerminalReader};
-use drover_store::{BuildFailure, BuildLog, LogEvent};
+use drover_store::{BuildFailure, BuildLog, LogEvent, StoreError};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -71,14 +71,19 @@ impl Process<'_> {
             // it may have ended by itself by now
             running.kill().await.map_err(|error| of_wait(&error))?;
         }
-        if let Some(file) = self.file {
-            // a log that can't be kept is no reason to throw a build away
-            if let Err(error) = file.finish().await {
-                let text = format!("the log of '{}' can't be kept: {error}", self.derivation);
-                self.log.event(LogEvent::Message(text));
-            }
+        if let Some(file) = self.file.take() {
+            let finished = file.finish().await;
+            self.tell_of_log(finished);
         }
         ended
+    }
+
+    /// A log that can't be kept is no reason to throw a build away.
+    fn tell_of_log(&self, kept: Result<(), StoreError>) {
+        if let Err(error) = kept {
+            let text = format!("the log of '{}' can't be kept: {error}", self.derivation);
+            self.log.event(LogEvent::Message(text));
+        }
     }
 
     async fn follow(
@@ -132,7 +137,11 @@ impl Process<'_> {
         heard.size += bytes.len() as u64;
         heard.lines.take(bytes);
         if let Some(file) = &mut self.file {
-            file.take(bytes).await?;
+            let taken = file.take(bytes).await;
+            if taken.is_err() {
+                self.file = None;
+            }
+            self.tell_of_log(taken);
         }
         match self.limits.max_log_size {
             Some(limit) if limit < heard.size => {

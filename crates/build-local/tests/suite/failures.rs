@@ -79,6 +79,24 @@ async fn a_failed_build_leaves_its_log() {
     assert_eq!(bench.nix_ok(Whose::Ours, "nix-store", &["--read-log", &shown]), "before");
 }
 
+/// Where logs can't be kept, builds go on, however much they say.
+#[rstest]
+#[case::long("longLog")]
+#[case::short("plain")]
+#[tokio::test]
+async fn a_log_that_cannot_be_kept_fails_no_build(#[case] attribute: &str) {
+    let bench = Bench::new();
+    let drv = bench.instantiate(Whose::Ours, attribute);
+    let logs = bench.path("ours/nix/var/log/nix/drvs");
+    std::fs::create_dir_all(logs.parent().unwrap()).unwrap();
+    std::fs::write(&logs, "no folder").unwrap();
+    let (outcome, heard) = bench.realise(&drv).await;
+    assert!(matches!(outcome, BuildOutcome::Built(_)), "{outcome:#?}");
+    let told = |event: &LogEvent| matches!(event, LogEvent::Message(text) if text.contains("can't be kept"));
+    assert_eq!(heard.events().iter().filter(|event| told(event)).count(), 1);
+    bench.assert_sound();
+}
+
 #[tokio::test]
 async fn a_build_that_takes_too_long_is_ended() {
     let limit = Some(Duration::from_secs(1));
