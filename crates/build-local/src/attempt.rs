@@ -1,7 +1,6 @@
 //! One run of a build's process: its user, its folders, what it's given, and its end.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use drover_derivation::Output;
@@ -16,7 +15,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::failure::{Failing, Trouble, failed, machine};
-use crate::folders::{BuildFolders, Entrance};
+use crate::folders::{BuildFolders, Entrance, Parent, Sticky};
 use crate::harvest::Reach;
 use crate::inputs;
 use crate::job::{Job, Shelter, Subject};
@@ -78,7 +77,7 @@ impl Attempt<'_> {
         let name = self.subject.derivation.name.to_string();
         let made = BuildFolders::new(&parent, &name, user.ids(), entrance);
         made.map_err(|error| {
-            let doing = format!("make a folder for the build in '{}'", parent.display());
+            let doing = format!("make a folder for the build in '{}'", parent.path.display());
             machine(&doing, &error).into()
         })
     }
@@ -292,10 +291,17 @@ impl Left {
     }
 }
 
-/// Returns the folder that those of builds are made in.
-pub(crate) fn parent(settings: &LocalSettings, store: &LocalStore) -> PathBuf {
-    let usual = || store.layout().state.join("builds");
-    settings.build_dir.clone().unwrap_or_else(usual)
+/// Returns where the folders of builds are made. Below a folder of the user's choice that everybody may
+/// write root's builds aren't done, as in Nix; a whole store may lie below such a one.
+pub(crate) fn parent(settings: &LocalSettings, store: &LocalStore) -> Parent {
+    match &settings.build_dir {
+        Some(path) => {
+            let is_root = rustix::process::geteuid().is_root();
+            let sticky = if is_root { Sticky::Refused } else { Sticky::Allowed };
+            Parent { path: path.clone(), sticky }
+        }
+        None => Parent { path: store.layout().state.join("builds"), sticky: Sticky::Allowed },
+    }
 }
 
 fn is_almost_full(folder: impl AsFd) -> bool {

@@ -99,7 +99,7 @@ impl Inner {
             if let Err(error) = BuildFolders::sweep(&parent) {
                 tracing::warn!(
                     "what killed builds have left in '{}' stays: {error}",
-                    parent.display()
+                    parent.path.display()
                 );
             }
             Ok::<_, Trouble>((launcher, support))

@@ -101,7 +101,6 @@ impl Job<'_> {
                 return Err(trouble);
             }
         };
-        self.check_rules(subject, &products).await?;
         let realisations = self.realisations(subject, &products)?;
         let names: Vec<(OutputName, StorePath)> = products
             .iter()
@@ -306,8 +305,12 @@ impl Job<'_> {
         };
         let gathered = tokio::task::spawn_blocking(move || harvest.gather()).await;
         let gathered = gathered.unwrap_or(Err(Trouble::Cancelled));
-        made.folders.leave(self, gathered.is_err(), user);
-        gathered
+        let checked = match gathered {
+            Ok(products) => self.check_rules(subject, &products).await.map(|()| products),
+            Err(trouble) => Err(trouble),
+        };
+        made.folders.leave(self, checked.is_err(), user);
+        checked
     }
 
     /// Checks what the derivation asks of its outputs.

@@ -1,7 +1,8 @@
 //! What fails, how it is told, and that nothing is left of it.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -219,10 +220,16 @@ async fn what_a_build_leaves_running_is_killed() {
     bench.assert_sound();
 }
 
+/// Whether it failed by itself or its outputs were refused, its folder can be looked into afterwards.
+#[rstest]
+#[case::by_itself("exits")]
+#[case::refused_outputs("disallowed")]
+#[case::other_contents("wrongHash")]
 #[tokio::test]
-async fn the_folder_of_a_failed_build_is_kept_on_request() {
+async fn the_folder_of_a_failed_build_is_kept_on_request(#[case] attribute: &str) {
     let bench = Bench::new();
-    let drv = bench.instantiate(Whose::Ours, "exits");
+    let drv = bench.instantiate(Whose::Ours, attribute);
+    bench.succeed("depAlone").await;
     let wishes = BuildWishes { keep_failed: true, ..BuildWishes::default() };
     let (outcome, heard) = bench.build(&drv, wishes).await;
     assert!(matches!(outcome, BuildOutcome::Failed(_)));
@@ -232,8 +239,11 @@ async fn the_folder_of_a_failed_build_is_kept_on_request() {
         }
         _ => None,
     });
-    let folder = note.unwrap();
-    assert!(Path::new(folder.trim_end_matches('\'')).is_dir(), "{folder}");
+    let folder = PathBuf::from(note.unwrap().trim_end_matches('\''));
+    for folder in [folder.as_path(), folder.parent().unwrap()] {
+        let mode = std::fs::metadata(folder).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755, "{folder:?}");
+    }
 }
 
 /// T26: a build of which one output was valid fails, and that output is still there.
