@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::attempt::Attempt;
-use crate::failure::{Trouble, failed, of_rule};
+use crate::failure::{Trouble, failed, of_bug, of_rule};
 use crate::harvest::{Harvest, Reach};
 use crate::inputs;
 use crate::settings::{BuildUsers, LocalSettings, SandboxFallback, SandboxMode};
@@ -304,7 +304,7 @@ impl Job<'_> {
             folder,
         };
         let gathered = tokio::task::spawn_blocking(move || harvest.gather()).await;
-        let gathered = gathered.unwrap_or(Err(Trouble::Cancelled));
+        let gathered = gathered.unwrap_or_else(|error| Err(of_bug(&subject.shown, &error).into()));
         let checked = match gathered {
             Ok(products) => self.check_rules(subject, &products).await.map(|()| products),
             Err(trouble) => Err(trouble),

@@ -1,6 +1,11 @@
 //! A queue of builds on this machine.
 
+use std::any::Any;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use drover_store::{
     BuildLog, BuildOutcome, BuildRequest, Lane, PathStream, Pending, Store as _, StoreError,
@@ -10,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::builder::Inner;
-use crate::failure::Trouble;
+use crate::failure::{Trouble, of_bug};
 
 /// What is queued.
 enum Work {
@@ -124,11 +129,31 @@ impl Worker {
             };
         }
         let store = Arc::clone(&self.store);
-        match self.inner.build(store, request, log, &self.cancel).await {
+        let shown = self.store.store_dir().display(&request.derivation);
+        let built = unless_it_panics(self.inner.build(store, request, log, &self.cancel)).await;
+        match built.unwrap_or_else(|panic| Err(of_bug(&shown, &panic).into())) {
             Ok(outcome) => Some(Ok(outcome)),
             Err(Trouble::Failure(failure)) => Some(Ok(BuildOutcome::Failed(failure))),
             Err(Trouble::Store(error)) => Some(Err(error)),
             Err(Trouble::Cancelled) => None,
         }
     }
+}
+
+/// Waits for some work. Where it panics, what it said is returned: a queue that vanished would have
+/// nobody to blame, and what was asked of it would be asked again.
+async fn unless_it_panics<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let mut work = pin!(work);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+        Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
+        Ok(Poll::Pending) => Poll::Pending,
+        Err(panic) => Poll::Ready(Err(words(panic.as_ref()))),
+    })
+    .await
+}
+
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it panicked without a word").to_owned()
 }

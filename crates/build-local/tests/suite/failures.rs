@@ -246,6 +246,29 @@ async fn the_folder_of_a_failed_build_is_kept_on_request(#[case] attribute: &str
     }
 }
 
+/// A bug of this program's is told as a failure, once; nobody waits for ever, or tries again.
+#[tokio::test]
+async fn a_panic_is_a_failure_in_words() {
+    struct Panics;
+    impl BuildLog for Panics {
+        fn event(&self, event: LogEvent) {
+            assert!(!matches!(event, LogEvent::Line(_)), "a log that has a bug");
+        }
+    }
+    let bench = Bench::new();
+    let drv = bench.instantiate(Whose::Ours, "exits");
+    let lane = bench.builder.machine().open_lane().await.unwrap();
+    let outcome = lane.build(request(&drv, BuildWishes::default()), Arc::new(Panics)).await;
+    let BuildOutcome::Failed(failure) = outcome.unwrap() else { panic!("it went well") };
+    let (kind, said) = told(&failure);
+    assert_eq!(kind, "failed");
+    assert!(said.contains("because it has a bug: a log that has a bug"), "{said}");
+    // the queue goes on
+    let other = bench.instantiate(Whose::Ours, "plain");
+    let outcome = lane.build(request(&other, BuildWishes::default()), Arc::new(SilentLog)).await;
+    assert!(matches!(outcome.unwrap(), BuildOutcome::Built(_)));
+}
+
 /// T26: a build of which one output was valid fails, and that output is still there.
 #[rstest]
 #[case::shut_in(SandboxMode::Always)]
