@@ -126,6 +126,7 @@ impl Workshop<'_> {
         self.log.event(LogEvent::Started);
         self.log.event(LogEvent::Line(format!("building {name}")));
         match &act {
+            Act::Panics => panic!("a bug in a lane"),
             Act::Hangs => std::future::pending().await,
             Act::Chatters => loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
