@@ -32,6 +32,13 @@ let
       $busybox cat .attrs.json >> $out
     '' { __structuredAttrs = true; list = [ "a" 1 true ]; };
     graph = run "graph" "busybox cat closure other > $out" { exportReferencesGraph = [ "closure" deep "other" dep ]; };
+    # a plain use of a `.drv` needs all that it needs and makes to be there
+    graphOfDerivation = run "graph-of-derivation" "busybox cat graph > $out" { exportReferencesGraph = [ "graph" chain.drvPath ]; };
+    structuredGraphOfDerivation = run "structured-graph-of-derivation" ''
+      busybox=${bin}/bin/busybox
+      out=$($busybox sed -n 's/.*"outputs":{"out":"\([^"]*\)".*/\1/p' .attrs.json)
+      $busybox cat .attrs.json > $out
+    '' { __structuredAttrs = true; exportReferencesGraph.graph = [ chain.drvPath ]; };
     seesHello = run "sees-hello" "test -x /bin/hello && echo seen > $out" { };
     i686 = run "i686" "busybox uname -m > $out" { system = "i686-linux"; };
     mixedModes = run "modes" "busybox mkdir $out; echo a > $out/a; busybox chmod 600 $out/a; echo b > $out/b; busybox chmod 755 $out/b; busybox mkdir $out/d; busybox chmod 700 $out/d; busybox ln $out/a $out/c" { };

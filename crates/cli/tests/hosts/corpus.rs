@@ -22,6 +22,8 @@ const GOOD: &[&str] = &[
     "structuredGraph",
     "structuredShell",
     "graph",
+    "graphOfDerivation",
+    "structuredGraphOfDerivation",
     "i686",
     "mixedModes",
     "flat",
