@@ -1,6 +1,7 @@
 //! One run of a build's process: its user, its folders, what it's given, and its end.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use drover_derivation::Output;
@@ -21,7 +22,7 @@ use crate::inputs;
 use crate::job::{Job, Shelter, Subject};
 use crate::log_file::LogFile;
 use crate::process::{Ending, Limits, Process, terminal};
-use crate::settings::{KeepFailed, KeepLog, LocalSettings};
+use crate::settings::{KeepLog, LocalSettings};
 use crate::surroundings::{Scene, make_store, namespaces};
 use crate::users::{BuildUser, Need};
 
@@ -269,12 +270,16 @@ impl Attempt<'_> {
 }
 
 impl Left {
+    /// Returns the path of the build's folder.
+    pub(crate) fn build(&self) -> PathBuf {
+        self.0.build()
+    }
+
     /// Removes the folders, off the way of what follows; or leaves them, if they are to be kept. Until
     /// they are gone nobody else has the user.
     pub(crate) fn leave(self, job: &Job<'_>, has_failed: bool, user: Arc<BuildUser>) {
-        let wishes = job.request.wishes.keep_failed || job.settings.keep_failed == KeepFailed::Yes;
         let Left(folders) = self;
-        if has_failed && wishes {
+        if has_failed && job.keeps_failed() {
             let note = match folders.keep() {
                 Ok(folder) => format!("note: keeping build directory '{}'", folder.display()),
                 Err(error) => format!("the build directory can't be kept: {error}"),

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::attempt;
 use crate::failure::{Trouble, machine};
 use crate::folders::BuildFolders;
-use crate::job::Job;
+use crate::job::{Job, Purpose};
 use crate::machine::LocalMachine;
 use crate::settings::LocalSettings;
 use crate::suitable;
@@ -110,6 +110,7 @@ impl Inner {
     pub(crate) async fn build(
         &self,
         store: Arc<LocalStore>,
+        purpose: Purpose,
         request: BuildRequest,
         log: Arc<dyn BuildLog>,
         cancel: &CancellationToken,
@@ -121,6 +122,7 @@ impl Inner {
             launcher,
             support,
             tracker: &self.tracker,
+            purpose,
             request,
             log,
             cancel,

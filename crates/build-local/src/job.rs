@@ -18,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::attempt::Attempt;
+use crate::compare::{Comparison, nothing_to_compare};
 use crate::failure::{Trouble, failed, of_bug, of_rule};
 use crate::harvest::{Harvest, Reach};
 use crate::inputs;
-use crate::settings::{BuildUsers, LocalSettings, SandboxFallback, SandboxMode};
+use crate::settings::{BuildUsers, KeepFailed, LocalSettings, SandboxFallback, SandboxMode};
 use crate::suitable;
 use crate::surroundings::store_paths_of;
 use crate::users::BuildUser;
@@ -33,9 +34,19 @@ pub(crate) struct Job<'a> {
     pub(crate) launcher: Launcher,
     pub(crate) support: Support,
     pub(crate) tracker: &'a TaskTracker,
+    pub(crate) purpose: Purpose,
     pub(crate) request: BuildRequest,
     pub(crate) log: Arc<dyn BuildLog>,
     pub(crate) cancel: &'a CancellationToken,
+}
+
+/// What a build is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// What it makes becomes valid.
+    Build,
+    /// What it makes is compared with what is valid.
+    Check,
 }
 
 /// How a build is kept from the rest of the machine.
@@ -46,6 +57,9 @@ pub(crate) enum Shelter {
     /// By its user alone.
     None,
 }
+
+/// What is known of outputs, by name.
+pub(crate) type Outputs = Vec<(OutputName, PathInfo)>;
 
 /// A derivation that is about to be built.
 pub(crate) struct Subject {
@@ -75,14 +89,21 @@ impl Job<'_> {
             locks = self.store.lock_outputs(self.to_lock(&subject)) => locks?,
             () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
         };
-        if let Some(outputs) = self.already_valid(&subject).await? {
-            return Ok(built(outputs, None));
-        }
+        let to_compare = match self.purpose {
+            Purpose::Build => match self.already_valid(&subject).await? {
+                Some(outputs) => return Ok(built(outputs, None)),
+                None => None,
+            },
+            Purpose::Check => Some(self.to_compare(&subject).await?),
+        };
         self.choose_scratch(&mut subject).await?;
         // they follow from the derivation, on which or on whose outputs there is a lock
         locks.cover(subject.scratch.values().cloned());
-        let workshop = self.store.workshop().await?;
-        let done = self.build_and_register(&subject, &workshop, locks).await;
+        let workshop = Arc::new(self.store.workshop().await?);
+        let done = match to_compare {
+            None => self.build_and_register(&subject, &workshop, locks).await,
+            Some(valid) => self.build_and_compare(&subject, &workshop, locks, valid).await,
+        };
         // off the way of what follows
         self.tracker.spawn_blocking(move || workshop.clear());
         Ok(built(done?, Some(began)))
@@ -91,10 +112,10 @@ impl Job<'_> {
     async fn build_and_register(
         &self,
         subject: &Subject,
-        workshop: &Workshop,
+        workshop: &Arc<Workshop>,
         locks: BuildLocks,
-    ) -> Result<Vec<(OutputName, PathInfo)>, Trouble> {
-        let products = match self.build(subject, workshop, &locks).await {
+    ) -> Result<Outputs, Trouble> {
+        let products = match self.build(subject, workshop, &locks, &[]).await {
             Ok(products) => products,
             Err(trouble) => {
                 self.clear(subject, &locks).await?;
@@ -113,6 +134,20 @@ impl Job<'_> {
         };
         self.store.register_outputs(workshop, locked, realisations).await?;
         self.infos(names).await
+    }
+
+    /// Builds once more, and leaves what is valid as it is. What was made is removed with the workshop,
+    /// unless it differs and is to be looked at.
+    async fn build_and_compare(
+        &self,
+        subject: &Subject,
+        workshop: &Arc<Workshop>,
+        locks: BuildLocks,
+        valid: Outputs,
+    ) -> Result<Outputs, Trouble> {
+        let done = self.build(subject, workshop, &locks, &valid).await;
+        self.clear(subject, &locks).await?;
+        done.map(|_| valid)
     }
 
     /// Finds out all that has to be known before the outputs are locked.
@@ -154,6 +189,11 @@ impl Job<'_> {
         let known: BTreeSet<StorePath> = subject.scratch.values().cloned().collect();
         self.store.hold_valid(&known, drover_store::Substitute::No).await?;
         Ok(subject)
+    }
+
+    /// Whether what is left of it is kept if it fails.
+    pub(crate) fn keeps_failed(&self) -> bool {
+        self.request.wishes.keep_failed || self.settings.keep_failed == KeepFailed::Yes
     }
 
     /// Decides whether a build is shut in.
@@ -223,10 +263,24 @@ impl Job<'_> {
     }
 
     /// Returns the outputs if they are all there.
-    async fn already_valid(
-        &self,
-        subject: &Subject,
-    ) -> Result<Option<Vec<(OutputName, PathInfo)>>, Trouble> {
+    async fn already_valid(&self, subject: &Subject) -> Result<Option<Outputs>, Trouble> {
+        let valid = self.valid_outputs(subject).await?;
+        Ok((valid.len() == subject.derivation.outputs.len()).then_some(valid))
+    }
+
+    /// Returns the outputs that are there, all that are wanted among them.
+    async fn to_compare(&self, subject: &Subject) -> Result<Outputs, Trouble> {
+        let valid = self.valid_outputs(subject).await?;
+        let wanted = &self.request.outputs;
+        let is_there = |name: &OutputName| valid.iter().any(|(valid, _)| valid == name);
+        let is_wanted = |name: &&OutputName| wanted.is_empty() || wanted.contains(name.as_str());
+        match subject.derivation.outputs.keys().filter(is_wanted).all(is_there) {
+            true => Ok(valid),
+            false => Err(nothing_to_compare(&subject.shown).into()),
+        }
+    }
+
+    async fn valid_outputs(&self, subject: &Subject) -> Result<Outputs, Trouble> {
         let mut outputs = Vec::new();
         for (name, output) in &subject.derivation.outputs {
             let path = match (output.path(), subject.kind) {
@@ -237,15 +291,12 @@ impl Job<'_> {
                     self.store.realisation(&id).await?.map(|realisation| realisation.out_path)
                 }
             };
-            let Some(path) = path else { return Ok(None) };
-            outputs.push((name.clone(), path));
+            outputs.extend(path.map(|path| (name.clone(), path)));
         }
         let paths: BTreeSet<StorePath> = outputs.iter().map(|(_, path)| path.clone()).collect();
         let valid = self.store.hold_valid(&paths, drover_store::Substitute::No).await?;
-        match valid.len() == paths.len() {
-            true => self.infos(outputs).await.map(Some),
-            false => Ok(None),
-        }
+        outputs.retain(|(_, path)| valid.contains(path));
+        self.infos(outputs).await
     }
 
     fn masked(&self, subject: &Subject) -> Result<Hash, Trouble> {
@@ -254,10 +305,7 @@ impl Job<'_> {
         Ok(HashModuloCache::new().masked(store_dir, &derivation)?.to_hash())
     }
 
-    async fn infos(
-        &self,
-        outputs: Vec<(OutputName, StorePath)>,
-    ) -> Result<Vec<(OutputName, PathInfo)>, Trouble> {
+    async fn infos(&self, outputs: Vec<(OutputName, StorePath)>) -> Result<Outputs, Trouble> {
         let paths: BTreeSet<StorePath> = outputs.iter().map(|(_, path)| path.clone()).collect();
         let infos = inputs::infos(&self.store, &paths).await?;
         let find = |path: &StorePath| infos.iter().find(|info| info.path == *path).cloned();
@@ -273,12 +321,13 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Builds, and takes over what was built.
+    /// Builds, and takes over what was built; that must be the same as these outputs.
     async fn build(
         &self,
         subject: &Subject,
-        workshop: &Workshop,
+        workshop: &Arc<Workshop>,
         locks: &BuildLocks,
+        same_as: &[(OutputName, PathInfo)],
     ) -> Result<BTreeMap<OutputName, Product>, Trouble> {
         self.clear(subject, locks).await?;
         let attempt = Attempt { job: self, subject, workshop };
@@ -306,7 +355,14 @@ impl Job<'_> {
         let gathered = tokio::task::spawn_blocking(move || harvest.gather()).await;
         let gathered = gathered.unwrap_or_else(|error| Err(of_bug(&subject.shown, &error).into()));
         let checked = match gathered {
-            Ok(products) => self.check_rules(subject, &products).await.map(|()| products),
+            Ok(products) => {
+                let comparison = Comparison { subject, workshop, user: &user, made: &made.folders };
+                let compared = self.compare(&comparison, &products, same_as).await;
+                match compared {
+                    Ok(()) => self.check_rules(subject, &products).await.map(|()| products),
+                    Err(trouble) => Err(trouble),
+                }
+            }
             Err(trouble) => Err(trouble),
         };
         made.folders.leave(self, checked.is_err(), user);
@@ -356,7 +412,7 @@ impl Job<'_> {
     }
 }
 
-fn built(outputs: Vec<(OutputName, PathInfo)>, began: Option<Instant>) -> BuildOutcome {
+fn built(outputs: Outputs, began: Option<Instant>) -> BuildOutcome {
     let outputs = outputs.into_iter().map(|(name, info)| (name.to_string(), info)).collect();
     BuildOutcome::Built(Built {
         outputs,

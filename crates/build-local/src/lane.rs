@@ -16,11 +16,19 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::builder::Inner;
 use crate::failure::{Trouble, of_bug};
+use crate::job::Purpose;
 
 /// What is queued.
 enum Work {
     Import(Box<dyn PathStream>, oneshot::Sender<Result<(), StoreError>>),
-    Build(Box<BuildRequest>, Arc<dyn BuildLog>, oneshot::Sender<Result<BuildOutcome, StoreError>>),
+    Build(Box<Task>, oneshot::Sender<Result<BuildOutcome, StoreError>>),
+}
+
+/// A build, and what it's for.
+struct Task {
+    purpose: Purpose,
+    request: BuildRequest,
+    log: Arc<dyn BuildLog>,
 }
 
 /// A queue. Dropping it kills what runs in it and forgets the rest; what is killed is gone when the
@@ -66,7 +74,13 @@ impl Lane for LocalLane {
     }
 
     fn build(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome> {
-        self.ask(|answer| Work::Build(Box::new(request), log, answer))
+        let task = Task { purpose: Purpose::Build, request, log };
+        self.ask(|answer| Work::Build(Box::new(task), answer))
+    }
+
+    fn check(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome> {
+        let task = Task { purpose: Purpose::Check, request, log };
+        self.ask(|answer| Work::Build(Box::new(task), answer))
     }
 }
 
@@ -100,8 +114,8 @@ impl Worker {
                     };
                     answer.send(imported).ok();
                 }
-                Work::Build(request, log, answer) => {
-                    if let Some(outcome) = self.build(*request, log).await {
+                Work::Build(task, answer) => {
+                    if let Some(outcome) = self.build(*task).await {
                         answer.send(outcome).ok();
                     }
                 }
@@ -112,8 +126,7 @@ impl Worker {
     /// Builds, here or elsewhere; nothing where nobody wants to know any more.
     async fn build(
         &mut self,
-        request: BuildRequest,
-        log: Arc<dyn BuildLog>,
+        Task { purpose, request, log }: Task,
     ) -> Option<Result<BuildOutcome, StoreError>> {
         if let Some(other) = self.inner.other_for(&request) {
             let lane = match &self.elsewhere {
@@ -123,14 +136,19 @@ impl Worker {
                     Err(error) => return Some(Err(error)),
                 },
             };
+            let outcome = match purpose {
+                Purpose::Build => lane.build(request, log),
+                Purpose::Check => lane.check(request, log),
+            };
             return tokio::select! {
-                outcome = lane.build(request, log) => Some(outcome),
+                outcome = outcome => Some(outcome),
                 () = self.cancel.cancelled() => None,
             };
         }
         let store = Arc::clone(&self.store);
         let shown = self.store.store_dir().display(&request.derivation);
-        let built = unless_it_panics(self.inner.build(store, request, log, &self.cancel)).await;
+        let built =
+            unless_it_panics(self.inner.build(store, purpose, request, log, &self.cancel)).await;
         match built.unwrap_or_else(|panic| Err(of_bug(&shown, &panic).into())) {
             Ok(outcome) => Some(Ok(outcome)),
             Err(Trouble::Failure(failure)) => Some(Ok(BuildOutcome::Failed(failure))),

@@ -27,10 +27,12 @@
 
 mod attempt;
 mod builder;
+mod compare;
 mod contents;
 mod failure;
 mod folders;
 mod harvest;
+mod hook;
 mod inputs;
 mod job;
 mod lane;

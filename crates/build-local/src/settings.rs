@@ -161,6 +161,9 @@ pub struct LocalSettings {
     pub log_lines: usize,
     /// Whether the folders of failed builds are kept (`keep-failed`), as a wish of every build.
     pub keep_failed: KeepFailed,
+    /// What shows how outputs differ that were built once more (`diff-hook`, where `run-diff-hook` is
+    /// set). It runs as the build's user.
+    pub diff_hook: Option<PathBuf>,
     /// Whether logs are kept.
     pub keep_log: KeepLog,
     /// Certificates that builds with access to the network see (`ssl-cert-file`).
@@ -205,6 +208,7 @@ impl LocalSettings {
             max_log_size: None,
             log_lines: 25,
             keep_failed: KeepFailed::No,
+            diff_hook: None,
             keep_log: KeepLog::Yes,
             certificates: None,
             outside: Outside(Arc::new(|_| None)),

@@ -6,11 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use drover_core::{PathInfo, Realisation, StorePath};
 use drover_store::{StoreError, WhenValid};
+use drover_store_files::{FileName, FilesError, remove_tree, rename_into};
 use drover_store_locks::{PathLocks, RealStore, TempDir, Tried};
 
 use crate::LocalStore;
@@ -211,8 +213,30 @@ impl Workshop {
         self.real_store.as_fd()
     }
 
-    /// Removes what is in the folder, and the folder. Synchronous, for a thread that may block.
-    pub fn clear(self) {
+    /// Moves something from the folder to where it lies beside a valid path, for who wants to compare
+    /// them, and returns where: the path with `.check` behind it. What was there is removed. It's no
+    /// path of the store's, and the next garbage collector takes it. Synchronous, for a thread that may
+    /// block.
+    ///
+    /// # Errors
+    ///
+    /// It can't be moved.
+    pub fn keep_beside(&self, entry: &str, path: &StorePath) -> Result<PathBuf, StoreError> {
+        let name = format!("{}.check", path.base_name());
+        let place = self.real_store.path().join(&name);
+        let moved = || -> Result<(), FilesError> {
+            let [from, to] = [entry, &name].map(|name| FileName::new(name.as_bytes()));
+            let (from, to) = (from?, to?);
+            remove_tree(self.store(), &to)?;
+            rename_into(self.folder(), &from, self.store(), &to)
+        };
+        let told =
+            |error: FilesError| LocalError::from(error).into_store_error(&self.view.layout().name);
+        moved().map(|()| place).map_err(told)
+    }
+
+    /// Removes what is in the folder. Synchronous, for a thread that may block.
+    pub fn clear(&self) {
         match entries(self.folder()) {
             Ok(entries) => entries.iter().for_each(|entry| {
                 // what can't be removed is garbage to the next collector

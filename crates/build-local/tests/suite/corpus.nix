@@ -121,6 +121,11 @@ let
     '' { __structuredAttrs = true; outputChecks.out.maxClosureSize = 200; };
     fixedRefers = run "fixed-refers" "echo ${dep} > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
 
+    # another each time
+    differs = run "differs" "busybox mkdir $out; busybox cat /proc/sys/kernel/random/uuid > $out/x" { };
+    floatingDiffers = run "floating-differs" "busybox cat /proc/sys/kernel/random/uuid > $out" { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+    oneDiffers = run "one-differs" "echo $dev > $out; busybox cat /proc/sys/kernel/random/uuid > $dev" { outputs = [ "out" "dev" ]; };
+
     # attacks
     inode = run "inode" "echo x > $out; busybox stat -c %i $out" { };
     fixedInode = run "fixed-inode" "printf hello > $out; busybox stat -c %i $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };

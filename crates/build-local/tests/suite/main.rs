@@ -11,6 +11,7 @@
 
 mod attacks;
 mod bench;
+mod checks;
 mod corpus;
 mod failures;
 mod ordinary;

@@ -76,6 +76,13 @@ fn builds_without_a_sandbox() {
     }
 }
 
+#[test]
+fn checks_without_a_sandbox() {
+    if is_ordinary("ordinary::checks_without_a_sandbox") {
+        run(crate::checks::without_a_sandbox());
+    }
+}
+
 /// T26: one output is valid, another isn't; what is valid stays as it is, whatever the build does, and
 /// what is built refers to it.
 #[test]
