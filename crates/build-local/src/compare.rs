@@ -107,7 +107,7 @@ impl Job<'_> {
             self.log.event(LogEvent::Message(text));
         }
         if let Err(why) = ended {
-            let text = format!("diff hook execution failed: {why}");
+            let text = format!("error: diff hook execution failed: diff-hook program {why}");
             self.log.event(LogEvent::Message(text));
         }
         Ok(())

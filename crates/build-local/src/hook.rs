@@ -75,8 +75,8 @@ impl Hook<'_> {
         let program = self.program.display();
         let ended = match ended.exit {
             Exit::Code(0) => Ok(()),
-            Exit::Code(code) => Err(format!("'{program}' failed with exit code {code}")),
-            Exit::Signal(signal) => Err(format!("'{program}' failed due to signal {signal}")),
+            Exit::Code(code) => Err(format!("\"{program}\" failed with exit code {code}")),
+            Exit::Signal(signal) => Err(format!("\"{program}\" failed due to signal {signal}")),
         };
         Ok(Said { text: String::from_utf8_lossy(said.trim_ascii_end()).into_owned(), ended })
     }

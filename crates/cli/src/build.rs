@@ -10,7 +10,7 @@ use drover_fleet::{
     BuildError, CopyBack, DryRun, Fallback, Fleet, FleetOptions, Graph, Report, Target,
 };
 use drover_schedule::{Policy, Rounding};
-use drover_store::{FetchObserver, Keeper, Store, Substitute, Trust};
+use drover_store::{AfterFailure, BuildSettings, FetchObserver, Keeper, Store, Substitute, Trust};
 use drover_store_remote::Address;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,7 @@ use crate::exit::{ExitStatus, Interrupted};
 use crate::local_store::LocalStore;
 use crate::own_store;
 use crate::progress::{FetchFollower, GraphNames, Progress, Screen};
+use crate::rebuild::{Rebuild, Rebuilder};
 use crate::signals::Signals;
 use crate::terminal::Terminal;
 use crate::{failures, json, out_link, summary, units, wanted};
@@ -57,6 +58,10 @@ async fn build_until(
     let own = own_store::for_building(&configuration, &local, follower, terminal)?.map(Arc::new);
     let machines = machines(&configuration, &connector, &local, own.as_ref(), terminal)?;
     let substitute = substitute(&configuration.settings);
+    let rebuilder = arguments.building.rebuild.then(|| match &own {
+        Some(_) => Rebuilder::own(&machines),
+        None => Rebuilder::daemon(&configuration, &connector, &local),
+    });
     let keeper: Arc<dyn Keeper> = match own {
         Some(store) => store,
         None => through_daemon(&configuration, &connector, &local, &fetches)?,
@@ -86,7 +91,13 @@ async fn build_until(
     if arguments.building.dry_run {
         return run.dry_run(&arguments.results, cancel).await;
     }
-    let report = run.build(cancel.clone()).await?;
+    let report = match &rebuilder {
+        Some(rebuilder) => {
+            let build = configuration.build_settings();
+            run.rebuild(rebuilder, build, cancel).await?
+        }
+        None => run.build(cancel.clone()).await?,
+    };
     let link = wanted_link(&arguments.results, &local, current_dir);
     run.conclude(&report, &arguments.results, link.as_deref()).await
 }
@@ -184,19 +195,8 @@ struct Run<'a> {
 impl Run<'_> {
     /// Builds, and shows progress meanwhile.
     async fn build(&self, cancel: CancellationToken) -> anyhow::Result<Report> {
-        let slots = self.machines.machines.iter().map(|machine| {
-            let description = &machine.description;
-            (description.name.clone(), description.all_slots())
-        });
-        let names = Box::new(GraphNames {
-            graph: Arc::clone(&self.graph),
-            store_dir: self.store.store_dir().clone(),
-        });
-        let screen = Screen::start(Progress::new(slots), names, self.terminal)
-            .context("cannot start to show progress")?;
-        let screen = Arc::new(screen);
+        let screen = self.screen()?;
         let _shown = Shown(Arc::clone(&screen));
-        self.fetches.show_on(&screen);
         let fleet = self.fleet(Arc::clone(&screen) as Arc<dyn drover_fleet::Observer>);
         let building = fleet.build(Arc::clone(&self.graph), self.targets.clone(), cancel.clone());
         let outcome = tokio::select! {
@@ -212,6 +212,56 @@ impl Run<'_> {
             Err(BuildError::Cancelled) => Err(Interrupted.into()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Returns what shows progress, on all machines.
+    fn screen(&self) -> anyhow::Result<Arc<Screen>> {
+        let slots = self.machines.machines.iter().map(|machine| {
+            let description = &machine.description;
+            (description.name.clone(), description.all_slots())
+        });
+        let names = Box::new(GraphNames {
+            graph: Arc::clone(&self.graph),
+            store_dir: self.store.store_dir().clone(),
+        });
+        let screen = Screen::start(Progress::new(slots), names, self.terminal)
+            .context("cannot start to show progress")?;
+        let screen = Arc::new(screen);
+        self.fetches.show_on(&screen);
+        Ok(screen)
+    }
+
+    /// Builds what is valid once more, and shows progress meanwhile.
+    async fn rebuild(
+        &self,
+        rebuilder: &Rebuilder,
+        build: BuildSettings,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<Report> {
+        let screen = self.screen()?;
+        let _shown = Shown(Arc::clone(&screen));
+        let rebuild = Rebuild {
+            rebuilder,
+            store: Arc::clone(&self.keeper),
+            graph: Arc::clone(&self.graph),
+            targets: &self.targets,
+            build,
+            substitute: self.options.substitute,
+            keep_going: match self.options.keep_going {
+                true => AfterFailure::KeepGoing,
+                false => AfterFailure::Stop,
+            },
+        };
+        let rebuilding = rebuild.run(Arc::clone(&screen) as Arc<dyn drover_fleet::Observer>);
+        let outcome = tokio::select! {
+            outcome = rebuilding => outcome,
+            () = cancel.cancelled() => Err(Interrupted.into()),
+        };
+        rebuilder.end().await;
+        if let Some(builder) = &self.machines.builder {
+            builder.ended().await;
+        }
+        outcome
     }
 
     fn fleet(&self, observer: Arc<dyn drover_fleet::Observer>) -> Fleet {

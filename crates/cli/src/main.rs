@@ -24,6 +24,7 @@ mod out_link;
 mod own_builder;
 mod own_store;
 mod progress;
+mod rebuild;
 mod signals;
 mod ssh_options;
 mod standing;

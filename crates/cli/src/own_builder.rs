@@ -28,7 +28,7 @@ use crate::usual_shell;
 pub(crate) const LAUNCHER: &str = "__sandbox";
 
 /// Settings that say something of builds here and that drover doesn't carry out yet.
-const NOT_DONE: [&str; 4] = ["pre-build-hook", "post-build-hook", "diff-hook", "use-cgroups"];
+const NOT_DONE: [&str; 3] = ["pre-build-hook", "post-build-hook", "use-cgroups"];
 
 /// Who keeps to the limits of builds' time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +187,7 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
             true => KeepFailed::Yes,
             false => KeepFailed::No,
         },
+        diff_hook: diff_hook(conf)?,
         keep_log: match settings.keep_build_log {
             true => KeepLog::Yes,
             false => KeepLog::No,
@@ -195,6 +196,28 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
         outside: Outside(Arc::new(|name| std::env::var_os(name).map(OsStringExt::into_vec))),
         ..usual
     })
+}
+
+/// Returns what shows how outputs differ, where that is wanted.
+fn diff_hook(conf: &NixConf) -> anyhow::Result<Option<PathBuf>> {
+    match is_on(conf, "run-diff-hook", false)? {
+        true => program(conf, "diff-hook"),
+        false => Ok(None),
+    }
+}
+
+/// Returns a program that is named by its whole path, as it must be; nothing where none is.
+fn program(conf: &NixConf, name: &'static str) -> anyhow::Result<Option<PathBuf>> {
+    let text = conf.raw(name).map(|raw| raw.text()).filter(|text| !text.is_empty());
+    let Some(path) = text.map(PathBuf::from) else { return Ok(None) };
+    match path.is_absolute() {
+        true => Ok(Some(path)),
+        false => anyhow::bail!(
+            "{}: setting '{name}' is '{}' and must be an absolute path",
+            conf.origin(name),
+            path.display()
+        ),
+    }
 }
 
 fn sandbox_paths(configuration: &Configuration) -> anyhow::Result<Vec<SandboxPath>> {

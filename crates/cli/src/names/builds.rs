@@ -19,8 +19,7 @@ use drover_core::{DrvOutput, Realisation, SecretKey, StorePath};
 use drover_derivation::{BasicDerivation, Derivation, DerivationKind, derivation_name};
 use drover_fleet::{Service, ServiceOptions, Shutdown};
 use drover_store::{
-    Keeper, MissingPaths, RealiseObserver, RealiseSettings, RealiseStatus, Realised, Realiser,
-    SignatureCheck, StoreError, Substitute, Wanted,
+    Keeper, MissingPaths, RealiseMode, RealiseObserver, RealiseSettings, RealiseStatus, Realised, Realiser, SignatureCheck, StoreError, Substitute, Wanted,
 };
 use drover_store_local::LocalStore;
 use zeroize::Zeroizing;
@@ -275,7 +274,12 @@ impl Realiser for Builds {
         let service = self.service(store.as_ref(), &mut settings)?;
         let keys = self.keys_for(store.as_ref(), &settings)?;
         let asked = wanted.clone();
+        let is_check = settings.mode == RealiseMode::Check;
         let realised = service.realise(Arc::clone(&store), wanted, settings, observer).await?;
+        if is_check {
+            // nothing has become valid by it
+            return Ok(realised);
+        }
         if self.state().configuration.settings.experimental_features.contains("ca-derivations") {
             note_outputs(store.as_ref(), &asked, &realised).await?;
         }

@@ -7,7 +7,7 @@ use drover_testkit::Suite;
 use crate::Lab;
 
 /// Derivations that show what a build is given and what is made of what it leaves.
-const CORPUS: &str = include_str!("../../../build-local/tests/suite/corpus.nix");
+pub(crate) const CORPUS: &str = include_str!("../../../build-local/tests/suite/corpus.nix");
 
 /// Those that go well.
 const GOOD: &[&str] = &[

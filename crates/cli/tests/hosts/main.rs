@@ -17,6 +17,7 @@ mod memory;
 mod names;
 mod neighbours;
 mod own;
+mod rebuilds;
 mod servers;
 mod sources;
 mod standstill;
