@@ -46,6 +46,7 @@ mod settings;
 mod suitable;
 mod surroundings;
 mod users;
+mod validity;
 
 pub use builder::LocalBuilder;
 pub use machine::LocalMachine;

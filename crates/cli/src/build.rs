@@ -10,7 +10,7 @@ use drover_fleet::{
     BuildError, CopyBack, DryRun, Fallback, Fleet, FleetOptions, Graph, Report, Target,
 };
 use drover_schedule::{Policy, Rounding};
-use drover_store::{AfterFailure, BuildSettings, FetchObserver, Keeper, Store, Substitute, Trust};
+use drover_store::{AfterFailure, FetchObserver, Keeper, Store, Substitute, Trust};
 use drover_store_remote::Address;
 use tokio_util::sync::CancellationToken;
 
@@ -59,7 +59,7 @@ async fn build_until(
     let machines = machines(&configuration, &connector, &local, own.as_ref(), terminal)?;
     let substitute = substitute(&configuration.settings);
     let rebuilder = arguments.building.rebuild.then(|| match &own {
-        Some(_) => Rebuilder::own(&machines),
+        Some(_) => Rebuilder::own(&machines, &configuration),
         None => Rebuilder::daemon(&configuration, &connector, &local),
     });
     let keeper: Arc<dyn Keeper> = match own {
@@ -67,39 +67,45 @@ async fn build_until(
         None => through_daemon(&configuration, &connector, &local, &fetches)?,
     };
     let store: Arc<dyn Store> = keeper.clone();
-    let importing = import_flags(&arguments.building, &local, &*store);
-    let importing = unless_cancelled(cancel, importing).await??;
+    let current_dir = &configuration.host.environment.current_dir;
     // the roots of what is evaluated live as long as this
     let roots = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let evaluator = Evaluator {
-        source: &arguments.source,
-        local: &local,
-        store: &*store,
-        common: common_arguments(&arguments.settings, &importing, &local, terminal),
-        roots: roots.path(),
-    };
-    let current_dir = &configuration.host.environment.current_dir;
-    let prepare = async {
-        let targets = wanted::targets(&arguments.source, &evaluator, current_dir).await?;
-        let derivations: Vec<_> = targets.iter().map(|target| target.derivation.clone()).collect();
-        let graph = Graph::read(&*store, &derivations).await?;
-        anyhow::Ok((targets, Arc::new(graph)))
-    };
-    let (targets, graph) = unless_cancelled(cancel, prepare).await??;
+    let evaluating = evaluate(&arguments, &local, &*store, (current_dir, roots.path()), terminal);
+    let (targets, graph) = unless_cancelled(cancel, evaluating).await??;
     let options = options(&arguments, &configuration, substitute);
     let run = Run { store, keeper, fetches, machines, options, graph, targets, terminal };
     if arguments.building.dry_run {
         return run.dry_run(&arguments.results, cancel).await;
     }
     let report = match &rebuilder {
-        Some(rebuilder) => {
-            let build = configuration.build_settings();
-            run.rebuild(rebuilder, build, cancel).await?
-        }
+        Some(rebuilder) => run.rebuild(rebuilder, cancel).await?,
         None => run.build(cancel.clone()).await?,
     };
     let link = wanted_link(&arguments.results, &local, current_dir);
     run.conclude(&report, &arguments.results, link.as_deref()).await
+}
+
+/// Returns what is wanted, and all that it depends on. `folders` are the one that the user is in and
+/// one for roots.
+async fn evaluate(
+    arguments: &BuildArguments,
+    local: &LocalStore,
+    store: &dyn Store,
+    (current_dir, roots): (&Path, &Path),
+    terminal: &Terminal,
+) -> anyhow::Result<(Vec<Target>, Arc<Graph>)> {
+    let importing = import_flags(&arguments.building, local, store).await?;
+    let evaluator = Evaluator {
+        source: &arguments.source,
+        local,
+        store,
+        common: common_arguments(&arguments.settings, &importing, local, terminal),
+        roots,
+    };
+    let targets = wanted::targets(&arguments.source, &evaluator, current_dir).await?;
+    let derivations: Vec<_> = targets.iter().map(|target| target.derivation.clone()).collect();
+    let graph = Graph::read(store, &derivations).await?;
+    Ok((targets, Arc::new(graph)))
 }
 
 /// Opens the local store by way of its daemon, and has `fetches` follow what that fetches.
@@ -235,7 +241,6 @@ impl Run<'_> {
     async fn rebuild(
         &self,
         rebuilder: &Rebuilder,
-        build: BuildSettings,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Report> {
         let screen = self.screen()?;
@@ -245,7 +250,6 @@ impl Run<'_> {
             store: Arc::clone(&self.keeper),
             graph: Arc::clone(&self.graph),
             targets: &self.targets,
-            build,
             substitute: self.options.substitute,
             keep_going: match self.options.keep_going {
                 true => AfterFailure::KeepGoing,

@@ -20,8 +20,13 @@ use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::local_store::LocalStore;
 
-/// Who builds once more.
-pub(crate) enum Rebuilder {
+/// Who builds once more, and with which settings.
+pub(crate) struct Rebuilder {
+    by: By,
+    settings: BuildSettings,
+}
+
+enum By {
     /// This program.
     Own(Service),
     /// The daemon that keeps the store.
@@ -29,8 +34,9 @@ pub(crate) enum Rebuilder {
 }
 
 impl Rebuilder {
-    pub(crate) fn own(machines: &MachineList) -> Rebuilder {
-        Rebuilder::Own(Service::new(machines.machines.clone(), ServiceOptions::default()))
+    pub(crate) fn own(machines: &MachineList, configuration: &Configuration) -> Rebuilder {
+        let service = Service::new(machines.machines.clone(), ServiceOptions::default());
+        Rebuilder { by: By::Own(service), settings: configuration.build_settings() }
     }
 
     pub(crate) fn daemon(
@@ -38,21 +44,22 @@ impl Rebuilder {
         connector: &Connector,
         local: &LocalStore,
     ) -> Rebuilder {
-        let store = connector.open_local(local, &configuration.client_settings());
-        Rebuilder::Daemon(Arc::new(store.realiser()))
+        let settings = configuration.client_settings();
+        let store = connector.open_local(local, &settings);
+        Rebuilder { by: By::Daemon(Arc::new(store.realiser())), settings }
     }
 
     /// Ends what it has begun.
     pub(crate) async fn end(&self) {
-        if let Rebuilder::Own(service) = self {
+        if let By::Own(service) = &self.by {
             service.shutdown(Shutdown::Cancel).await;
         }
     }
 
     fn realiser(&self) -> &dyn Realiser {
-        match self {
-            Rebuilder::Own(service) => service,
-            Rebuilder::Daemon(realiser) => &**realiser,
+        match &self.by {
+            By::Own(service) => service,
+            By::Daemon(realiser) => &**realiser,
         }
     }
 }
@@ -63,7 +70,6 @@ pub(crate) struct Rebuild<'a> {
     pub(crate) store: Arc<dyn Keeper>,
     pub(crate) graph: Arc<Graph>,
     pub(crate) targets: &'a [Target],
-    pub(crate) build: BuildSettings,
     pub(crate) substitute: Substitute,
     pub(crate) keep_going: AfterFailure,
 }
@@ -86,7 +92,7 @@ impl Rebuild<'_> {
             mode: RealiseMode::Check,
             after_failure: self.keep_going,
             substitute: self.substitute,
-            build: self.build.clone(),
+            build: self.rebuilder.settings.clone(),
         };
         let shower = Arc::new(Shower { graph: Arc::clone(&self.graph), to: Arc::clone(&observer) });
         let realiser = self.rebuilder.realiser();
