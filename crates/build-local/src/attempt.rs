@@ -1,9 +1,11 @@
 //! One run of a build's process: its user, its folders, what it's given, and its end.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use drover_core::StorePath;
 use drover_derivation::Output;
 use drover_recipe::{Given, Placeholders, Setting};
 use drover_sandbox::{
@@ -18,12 +20,13 @@ use rustix::io::Errno;
 use crate::failure::{Failing, Trouble, failed, machine};
 use crate::folders::{BuildFolders, Entrance, Parent, Sticky};
 use crate::harvest::Reach;
+use crate::hooks::ask_before_build;
 use crate::inputs;
 use crate::job::{Job, Shelter, Subject};
 use crate::log_file::LogFile;
 use crate::process::{Ending, Limits, Process, terminal};
-use crate::settings::{KeepLog, LocalSettings};
-use crate::surroundings::{Scene, make_store, namespaces};
+use crate::settings::{KeepLog, LocalSettings, SandboxPath};
+use crate::surroundings::{Scene, make_store, namespaces, store_paths_of};
 use crate::users::{BuildUser, Need};
 
 /// A build that is about to run.
@@ -43,6 +46,14 @@ pub(crate) struct Made {
 
 /// What a build has left behind in its folders.
 pub(crate) struct Left(BuildFolders);
+
+/// What a build is shown beside what the settings say.
+#[derive(Default)]
+struct Shown {
+    paths: Vec<SandboxPath>,
+    /// Its inputs and these, with all that they refer to, where there are some of the store's.
+    closure: Option<BTreeSet<StorePath>>,
+}
 
 /// Free bytes below which a failure is put down to a full disk, as in Nix.
 const ALMOST_FULL: u64 = 8 << 20;
@@ -94,10 +105,11 @@ impl Attempt<'_> {
             Shelter::None => workshop.store().try_clone_to_owned(),
         };
         let outputs = outputs.map_err(|error| machine("make a store for the build", &error))?;
+        let shown = self.also_shown(folders).await?;
         let Terminal { upper, lower } = terminal()?;
         let mut handles = Handles::new();
         let output = handles.add(lower);
-        let plan = self.plan(given, folders, user, &mut handles, output)?;
+        let plan = self.plan(given, folders, &shown, user, &mut handles, output)?;
         let file = match job.settings.keep_log {
             KeepLog::Yes => {
                 let derivation = job.request.derivation.clone();
@@ -129,6 +141,31 @@ impl Attempt<'_> {
             None => Ok(outputs),
             Some(failure) => Err(self.with_full_disk(failure, folders).into()),
         }
+    }
+
+    /// Asks the hook for that what the build is to see beside the rest, if it is shut in.
+    async fn also_shown(&self, folders: &BuildFolders) -> Result<Shown, Trouble> {
+        let Attempt { job, subject, .. } = self;
+        let Some(hook) = &job.settings.pre_build_hook else { return Ok(Shown::default()) };
+        if subject.shelter == Shelter::None {
+            return Ok(Shown::default());
+        }
+        let paths = tokio::select! {
+            paths = ask_before_build(hook, &subject.shown, folders.path()) => {
+                paths.map_err(BuildFailure::from)?
+            }
+            () = job.cancel.cancelled() => return Err(Trouble::Cancelled),
+        };
+        let roots = store_paths_of(&paths, job.store.store_dir());
+        let closure = match roots.is_empty() {
+            true => None,
+            false => {
+                let mut closure = inputs::closure(&job.store, &roots).await?;
+                closure.extend(subject.closure.iter().cloned());
+                Some(closure)
+            }
+        };
+        Ok(Shown { paths, closure })
     }
 
     /// Sets who may go through the workshop's folder, where nothing but the build's own store is yet:
@@ -176,12 +213,13 @@ impl Attempt<'_> {
         &self,
         given: Given,
         folders: &BuildFolders,
+        shown: &Shown,
         user: &BuildUser,
         handles: &mut Handles,
         output: drover_sandbox::Handle,
     ) -> Result<Plan, Trouble> {
         let Attempt { job, subject, .. } = self;
-        let isolation = self.isolation(folders, user, handles)?;
+        let isolation = self.isolation(folders, shown, user, handles)?;
         let program = subject.derivation.builder.to_vec();
         let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
         let folder = match subject.shelter {
@@ -222,6 +260,7 @@ impl Attempt<'_> {
     fn isolation(
         &self,
         folders: &BuildFolders,
+        shown: &Shown,
         user: &BuildUser,
         handles: &mut Handles,
     ) -> Result<Isolation, Trouble> {
@@ -237,7 +276,8 @@ impl Attempt<'_> {
         let scene = Scene {
             settings: job.settings,
             store_dir: &job.store.layout().store_dir,
-            closure: &subject.closure,
+            closure: shown.closure.as_ref().unwrap_or(&subject.closure),
+            also: &shown.paths,
             workshop,
             folders,
             user,

@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use drover_recipe::BuildFile;
@@ -145,6 +145,11 @@ impl BuildFolders {
         self.outer.try_clone()
     }
 
+    /// Returns the path of the outer folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Returns the path of the build's folder, for builds that aren't shut in and for messages.
     pub(crate) fn build(&self) -> PathBuf {
         self.path.join(BUILD)
@@ -223,7 +228,6 @@ fn open_safely(Parent { path, sticky }: &Parent) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-    use std::path::Path;
 
     use super::*;
 

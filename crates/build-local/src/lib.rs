@@ -33,6 +33,7 @@ mod failure;
 mod folders;
 mod harvest;
 mod hook;
+mod hooks;
 mod inputs;
 mod job;
 mod lane;
@@ -49,6 +50,7 @@ mod users;
 mod validity;
 
 pub use builder::LocalBuilder;
+pub use hooks::{HookError, PostBuildHook};
 pub use machine::LocalMachine;
 pub use settings::{
     BuildUsers, KeepFailed, KeepLog, LocalSettings, Outside, SandboxFallback, SandboxMode,

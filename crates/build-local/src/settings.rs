@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::hooks::PostBuildHook;
 use drover_sandbox::{LauncherProgram, SyscallFilter, TmpfsSize};
 
 /// Whether builds are shut in (`sandbox`).
@@ -161,6 +162,11 @@ pub struct LocalSettings {
     pub log_lines: usize,
     /// Whether the folders of failed builds are kept (`keep-failed`), as a wish of every build.
     pub keep_failed: KeepFailed,
+    /// What is asked before each build that is shut in what it shall see beside the rest
+    /// (`pre-build-hook`).
+    pub pre_build_hook: Option<PathBuf>,
+    /// What runs after each build that went well.
+    pub post_build_hook: Option<PostBuildHook>,
     /// What shows how outputs differ that were built once more (`diff-hook`, where `run-diff-hook` is
     /// set). It runs as the build's user.
     pub diff_hook: Option<PathBuf>,
@@ -208,6 +214,8 @@ impl LocalSettings {
             max_log_size: None,
             log_lines: 25,
             keep_failed: KeepFailed::No,
+            pre_build_hook: None,
+            post_build_hook: None,
             diff_hook: None,
             keep_log: KeepLog::Yes,
             certificates: None,

@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use drover_build_local::PostBuildHook;
 use drover_fleet::{
-    BuildError, CopyBack, DryRun, Fallback, Fleet, FleetOptions, Graph, Report, Target,
+    BuildError, CopyBack, DryRun, Fallback, Fleet, FleetOptions, Graph, Observer, Report, Target,
 };
 use drover_schedule::{Policy, Rounding};
 use drover_store::{AfterFailure, FetchObserver, Keeper, Store, Substitute, Trust};
 use drover_store_remote::Address;
 use tokio_util::sync::CancellationToken;
 
+use crate::after_build::{BuiltElsewhere, run_for_nodes};
 use crate::arguments::{BuildArguments, BuildingArguments, PolicyArgument, ResultArguments};
 use crate::builders::{MachineList, machines, substitute};
 use crate::configuration::Configuration;
@@ -21,12 +23,12 @@ use crate::connector::Connector;
 use crate::evaluate::{Evaluator, common_arguments};
 use crate::exit::{ExitStatus, Interrupted};
 use crate::local_store::LocalStore;
-use crate::own_store;
 use crate::progress::{FetchFollower, GraphNames, Progress, Screen};
 use crate::rebuild::{Rebuild, Rebuilder};
 use crate::signals::Signals;
 use crate::terminal::Terminal;
 use crate::{failures, json, out_link, summary, units, wanted};
+use crate::{own_builder, own_store};
 
 /// The longest end of a log that is kept for each failure.
 const LOG_LINES: u64 = 10_000;
@@ -62,6 +64,11 @@ async fn build_until(
         Some(_) => Rebuilder::own(&machines, &configuration),
         None => Rebuilder::daemon(&configuration, &connector, &local),
     });
+    // what a daemon of somebody else's builds and takes in is that daemon's
+    let hook = match &own {
+        Some(_) => own_builder::post_build_hook(&configuration.conf)?,
+        None => None,
+    };
     let keeper: Arc<dyn Keeper> = match own {
         Some(store) => store,
         None => through_daemon(&configuration, &connector, &local, &fetches)?,
@@ -73,7 +80,7 @@ async fn build_until(
     let evaluating = evaluate(&arguments, &local, &*store, (current_dir, roots.path()), terminal);
     let (targets, graph) = unless_cancelled(cancel, evaluating).await??;
     let options = options(&arguments, &configuration, substitute);
-    let run = Run { store, keeper, fetches, machines, options, graph, targets, terminal };
+    let run = Run { store, keeper, fetches, machines, options, hook, graph, targets, terminal };
     if arguments.building.dry_run {
         return run.dry_run(&arguments.results, cancel).await;
     }
@@ -193,6 +200,8 @@ struct Run<'a> {
     fetches: Arc<FetchFollower>,
     machines: MachineList,
     options: FleetOptions,
+    /// What runs for what was built elsewhere and is here in the end.
+    hook: Option<PostBuildHook>,
     graph: Arc<Graph>,
     targets: Vec<Target>,
     terminal: &'a Terminal,
@@ -203,7 +212,8 @@ impl Run<'_> {
     async fn build(&self, cancel: CancellationToken) -> anyhow::Result<Report> {
         let screen = self.screen()?;
         let _shown = Shown(Arc::clone(&screen));
-        let fleet = self.fleet(Arc::clone(&screen) as Arc<dyn drover_fleet::Observer>);
+        let elsewhere = Arc::new(BuiltElsewhere::new(Arc::clone(&screen) as Arc<dyn Observer>));
+        let fleet = self.fleet(Arc::clone(&elsewhere) as Arc<dyn Observer>);
         let building = fleet.build(Arc::clone(&self.graph), self.targets.clone(), cancel.clone());
         let outcome = tokio::select! {
             outcome = building => outcome,
@@ -214,7 +224,14 @@ impl Run<'_> {
             builder.ended().await;
         }
         match outcome {
-            Ok(report) => Ok(report),
+            Ok(mut report) => {
+                if let Some(hook) = &self.hook {
+                    let (store, nodes) = (&*self.keeper, elsewhere.take());
+                    let hooks = run_for_nodes(hook, store, &self.graph, nodes, &*screen);
+                    report.failures.extend(unless_cancelled(&cancel, hooks).await??);
+                }
+                Ok(report)
+            }
             Err(BuildError::Cancelled) => Err(Interrupted.into()),
             Err(error) => Err(error.into()),
         }
@@ -256,7 +273,7 @@ impl Run<'_> {
                 false => AfterFailure::Stop,
             },
         };
-        let rebuilding = rebuild.run(Arc::clone(&screen) as Arc<dyn drover_fleet::Observer>);
+        let rebuilding = rebuild.run(Arc::clone(&screen) as Arc<dyn Observer>);
         let outcome = tokio::select! {
             outcome = rebuilding => outcome,
             () = cancel.cancelled() => Err(Interrupted.into()),
@@ -268,7 +285,7 @@ impl Run<'_> {
         outcome
     }
 
-    fn fleet(&self, observer: Arc<dyn drover_fleet::Observer>) -> Fleet {
+    fn fleet(&self, observer: Arc<dyn Observer>) -> Fleet {
         let store = Arc::clone(&self.store);
         Fleet::new(store, self.machines.machines.clone(), self.options.clone(), observer)
             .with_ledger(Arc::clone(&self.keeper))

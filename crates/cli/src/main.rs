@@ -5,6 +5,7 @@
 //! and builders, and only [`terminal`] and [`progress`] write to the terminal.
 
 mod address;
+mod after_build;
 mod arguments;
 mod build;
 mod builders;

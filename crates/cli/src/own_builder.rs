@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use drover_build_local::{
-    BuildUsers, KeepFailed, KeepLog, LocalBuilder, LocalSettings, Outside, SandboxFallback,
-    SandboxMode, SandboxPath, Wherever,
+    BuildUsers, KeepFailed, KeepLog, LocalBuilder, LocalSettings, Outside, PostBuildHook,
+    SandboxFallback, SandboxMode, SandboxPath, Wherever,
 };
 use drover_config::{Base, NixConf, Sandbox};
 use drover_fleet::{MachineSpec, Site};
@@ -28,7 +28,7 @@ use crate::usual_shell;
 pub(crate) const LAUNCHER: &str = "__sandbox";
 
 /// Settings that say something of builds here and that drover doesn't carry out yet.
-const NOT_DONE: [&str; 3] = ["pre-build-hook", "post-build-hook", "use-cgroups"];
+const NOT_DONE: [&str; 1] = ["use-cgroups"];
 
 /// Who keeps to the limits of builds' time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +187,8 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
             true => KeepFailed::Yes,
             false => KeepFailed::No,
         },
+        pre_build_hook: program(conf, "pre-build-hook")?,
+        post_build_hook: post_build_hook(conf)?,
         diff_hook: diff_hook(conf)?,
         keep_log: match settings.keep_build_log {
             true => KeepLog::Yes,
@@ -204,6 +206,23 @@ fn diff_hook(conf: &NixConf) -> anyhow::Result<Option<PathBuf>> {
         true => program(conf, "diff-hook"),
         false => Ok(None),
     }
+}
+
+/// Returns what runs after builds, wherever they were done.
+///
+/// # Errors
+///
+/// It isn't named by its whole path.
+pub(crate) fn post_build_hook(conf: &NixConf) -> anyhow::Result<Option<PostBuildHook>> {
+    let Some(program) = program(conf, "post-build-hook")? else { return Ok(None) };
+    let line = |(name, raw): (&str, &drover_config::RawSetting)| {
+        let more = match raw.base() {
+            Base::Empty => "",
+            Base::Default => "extra-",
+        };
+        format!("{more}{name} = {}\n", raw.text().replace('\n', " "))
+    };
+    Ok(Some(PostBuildHook { program, settings: conf.iter().map(line).collect() }))
 }
 
 /// Returns a program that is named by its whole path, as it must be; nothing where none is.

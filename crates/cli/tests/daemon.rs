@@ -107,7 +107,7 @@ impl World {
         for (name, slots) in machines {
             let script = self.path(name);
             let text = format!(
-                "#!/bin/sh\nexec nix-daemon --stdio --option sandbox true --option max-jobs 4 --store 'local?root={}'\n",
+                "#!/bin/sh\nexec nix-daemon --stdio --option sandbox true --option max-jobs 4 --option post-build-hook '' --store 'local?root={}'\n",
                 self.path(&format!("{name}-root")).display()
             );
             fs_err::write(&script, text).unwrap();
@@ -440,6 +440,32 @@ fn what_is_built_is_signed() {
     let path = succeeds(world.client(&["-r", &drv, "--option", "secret-key-files", &file]));
     let told = succeeds(world.by_name("nix", &["path-info", "--sigs", &path]));
     assert!(told.contains("client-1:"), "{told}");
+}
+
+/// What another machine has built for two clients is the hook's once, and not again when it's valid.
+#[test]
+fn the_hook_runs_once_for_what_was_built_elsewhere() {
+    let world = World::new();
+    let (hook, log) = (world.path("hook"), world.path("hook.log"));
+    let text = format!("#!/bin/sh\necho $DRV_PATH $OUT_PATHS >> {}\necho heard\n", log.display());
+    fs_err::write(&hook, text).unwrap();
+    fs_err::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+    world.configure(&format!("post-build-hook = {}", hook.display()));
+    world.machines(&[("b1", 1)]);
+    let _daemon = world.daemon();
+    let drv = world.sleeper("0.367");
+    let mut other = world.client(&["-r", &drv]);
+    let other = other.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut client = world.client(&["-r", &drv]);
+    let output = client.output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(other.wait_with_output().unwrap().status.success());
+    let path = succeeds(world.client(&["-r", &drv]));
+    assert_eq!(fs_err::read_to_string(&log).unwrap(), format!("{drv} {path}\n"));
+    // where it fails, so does the build for who waits for it
+    fs_err::write(&hook, "#!/bin/sh\nexit 3\n").unwrap();
+    let said = fails(world.client(&["-r", &world.sleeper("0.068")]), 1);
+    assert!(said.contains("hook\" failed with exit code 3"), "{said}");
 }
 
 #[test]

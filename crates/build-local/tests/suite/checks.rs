@@ -10,6 +10,7 @@ use drover_store::{BuildFailure, BuildOutcome, BuildWishes, LogEvent};
 use rstest::rstest;
 
 use crate::bench::{Bench, Heard, Whose, names};
+use crate::hooks::program;
 
 /// Builds something, and returns its derivation.
 async fn built(bench: &Bench, attribute: &str) -> StorePath {
@@ -105,13 +106,8 @@ async fn what_differs_is_kept_beside_the_other_on_request() {
 async fn a_hook_shows_the_difference(#[case] end: &str, #[case] complaint: Option<&str>) {
     let hook =
         tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().unwrap();
-    let program = hook.path().join("hook");
-    std::fs::write(
-        &program,
-        format!("#!/bin/sh\necho $#; echo $1; echo $2; echo $3; id -u; pwd; {end}\n"),
-    )
-    .unwrap();
-    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let text = format!("echo $#; echo $1; echo $2; echo $3; id -u; pwd; {end}");
+    let program = program(hook.path(), &text);
     let bench = Bench::with(|settings| settings.diff_hook = Some(program));
     let drv = built(&bench, "differs").await;
     let out = bench.succeed("differs").await["out"].clone();

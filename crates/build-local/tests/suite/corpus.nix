@@ -56,6 +56,8 @@ let
     silentSuccess = run "silent" "echo > $out" { };
 
     depAlone = dep;
+    deepAlone = deep;
+    seesDeep = run "sees-deep" "busybox cat $(busybox cat /deep) > $out; test -x /bin/hello && echo seen >> $out" { };
     rangeOfUsers = run "range" "busybox id -u; busybox id -g; busybox awk '{ print \$3 }' /proc/self/uid_map; echo > $out; busybox chown 17:18 $out" { requiredSystemFeatures = [ "uid-range" ]; };
     structuredGraph = run "structured-graph" ''
       busybox=${bin}/bin/busybox

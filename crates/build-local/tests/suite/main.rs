@@ -14,5 +14,6 @@ mod bench;
 mod checks;
 mod corpus;
 mod failures;
+mod hooks;
 mod ordinary;
 mod surroundings;

@@ -7,10 +7,11 @@
 //!
 //! What was built for somebody who asked for it is signed with the keys of `secret-key-files`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -19,17 +20,22 @@ use drover_core::{DrvOutput, Realisation, SecretKey, StorePath};
 use drover_derivation::{BasicDerivation, Derivation, DerivationKind, derivation_name};
 use drover_fleet::{Service, ServiceOptions, Shutdown};
 use drover_store::{
-    Keeper, MissingPaths, RealiseMode, RealiseObserver, RealiseSettings, RealiseStatus, Realised, Realiser, SignatureCheck, StoreError, Substitute, Wanted,
+    Keeper, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings, RealiseStatus, Realised, Realiser, SignatureCheck, StoreError, Substitute, Wanted,
 };
 use drover_store_local::LocalStore;
 use zeroize::Zeroizing;
 
 use super::ThisMachine;
+use crate::after_build::{self, BuiltElsewhere};
 use crate::configuration::Configuration;
 use crate::host::processors;
+use crate::own_builder;
 
 /// Lists of machines that are remembered while nobody uses them.
 const IDLE_LISTS: usize = 8;
+
+/// Builds that are remembered as those that the hook has run for.
+const HOOKED: usize = 1024;
 
 /// What builds for the clients of this process.
 pub(super) struct Builds {
@@ -44,6 +50,8 @@ struct State {
     keys: Arc<Vec<SecretKey>>,
     /// Builds on this machine.
     builder: Option<LocalBuilder>,
+    /// What other machines have built and the hook has run for, and when it was built: the latest.
+    hooked: VecDeque<(StorePath, Option<(SystemTime, SystemTime)>)>,
     /// By the value of `builders`, and whether this machine is meant, too.
     brought: BTreeMap<(String, Here), Arc<Service>>,
 }
@@ -66,7 +74,8 @@ impl Builds {
         let machines = machine.machines(&configuration, None, builder.as_ref())?;
         let service = Arc::new(Service::new(machines, ServiceOptions::default()));
         let keys = Arc::new(keys(machine, &configuration.settings.secret_key_files)?);
-        let state = Mutex::new(State { configuration, keys, builder, brought: BTreeMap::new() });
+        let (brought, hooked) = (BTreeMap::new(), VecDeque::new());
+        let state = Mutex::new(State { configuration, keys, builder, hooked, brought });
         Ok(Builds { machine: machine.clone(), state, service })
     }
 
@@ -181,6 +190,43 @@ impl Builds {
         Ok(Arc::new(keys))
     }
 
+    /// Runs the post-build hook for what another machine has built, once for all clients that have
+    /// waited for it. Where the hook fails, so does the build for this client, as in Nix.
+    async fn run_hook(
+        &self,
+        store: &dyn Keeper,
+        derivation: &StorePath,
+        realised: &mut Realised,
+        elsewhere: &BuiltElsewhere<dyn RealiseObserver, StorePath>,
+    ) -> Result<(), StoreError> {
+        if realised.status != RealiseStatus::Built || !elsewhere.has_seen(derivation) {
+            return Ok(());
+        }
+        let hook = {
+            let mut state = self.state();
+            let key = (derivation.clone(), realised.period);
+            if state.hooked.contains(&key) {
+                return Ok(());
+            }
+            state.hooked.push_back(key);
+            if HOOKED < state.hooked.len() {
+                state.hooked.pop_front();
+            }
+            own_builder::post_build_hook(&state.configuration.conf)
+        };
+        let hook = hook.map_err(|error| StoreError::Refused {
+            store: store.name().to_owned(),
+            message: format!("{error:#}"),
+        })?;
+        let Some(hook) = hook else { return Ok(()) };
+        let outputs = realised.outputs.values().cloned().collect();
+        let tell = |line| elsewhere.event(RealiseEvent::Note(line));
+        if let Err(message) = after_build::run(&hook, store, derivation, &outputs, tell).await {
+            (realised.status, realised.message) = (RealiseStatus::PermanentFailure, message);
+        }
+        Ok(())
+    }
+
     /// Signs what was built, in the store where it is valid now.
     async fn sign(
         &self,
@@ -275,7 +321,9 @@ impl Realiser for Builds {
         let keys = self.keys_for(store.as_ref(), &settings)?;
         let asked = wanted.clone();
         let is_check = settings.mode == RealiseMode::Check;
-        let realised = service.realise(Arc::clone(&store), wanted, settings, observer).await?;
+        let elsewhere = Arc::new(BuiltElsewhere::new(observer));
+        let follower = Arc::clone(&elsewhere) as Arc<dyn RealiseObserver>;
+        let mut realised = service.realise(Arc::clone(&store), wanted, settings, follower).await?;
         if is_check {
             // nothing has become valid by it
             return Ok(realised);
@@ -284,6 +332,11 @@ impl Realiser for Builds {
             note_outputs(store.as_ref(), &asked, &realised).await?;
         }
         self.sign(store.as_ref(), &realised, &keys).await?;
+        for (asked, realised) in asked.iter().zip(&mut realised) {
+            if let Wanted::AllOutputs(path) | Wanted::Outputs(path, _) = asked {
+                self.run_hook(store.as_ref(), path, realised, &elsewhere).await?;
+            }
+        }
         Ok(realised)
     }
 
@@ -296,9 +349,13 @@ impl Realiser for Builds {
     ) -> Result<Realised, StoreError> {
         let service = self.service(store.as_ref(), &mut settings)?;
         let keys = self.keys_for(store.as_ref(), &settings)?;
-        let building = service.build_derivation(Arc::clone(&store), derivation, settings, observer);
-        let realised = building.await?;
+        let path = derivation.0.clone();
+        let elsewhere = Arc::new(BuiltElsewhere::new(observer));
+        let follower = Arc::clone(&elsewhere) as Arc<dyn RealiseObserver>;
+        let building = service.build_derivation(Arc::clone(&store), derivation, settings, follower);
+        let mut realised = building.await?;
         self.sign(store.as_ref(), std::slice::from_ref(&realised), &keys).await?;
+        self.run_hook(store.as_ref(), &path, &mut realised, &elsewhere).await?;
         Ok(realised)
     }
 

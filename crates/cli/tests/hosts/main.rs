@@ -12,6 +12,7 @@ mod counts;
 mod failures;
 mod floating;
 mod found;
+mod hooks;
 mod lines;
 mod memory;
 mod names;
