@@ -147,13 +147,23 @@ impl Job<'_> {
             .iter()
             .map(|(name, product)| (name.clone(), product.info.path.clone()))
             .collect();
-        let products = products.into_values().collect();
+        let products = products.into_values().map(|product| self.signed(product)).collect();
         let locked = tokio::select! {
             locked = self.store.lock_products(locks, products) => locked?,
             () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
         };
         self.store.register_outputs(workshop, locked, realisations).await?;
         self.infos(names).await
+    }
+
+    /// Signs an output with all keys, as Nix signs what it has built itself.
+    fn signed(&self, mut product: Product) -> Product {
+        let keys = &self.settings.keys.0;
+        if !keys.is_empty() {
+            let fingerprint = product.info.fingerprint(self.store.store_dir());
+            product.info.signatures = keys.iter().map(|key| key.sign(&fingerprint)).collect();
+        }
+        product
     }
 
     /// Builds once more, and leaves what is valid as it is. What was made is removed with the workshop,

@@ -54,6 +54,6 @@ pub use hooks::{HookError, PostBuildHook};
 pub use machine::LocalMachine;
 pub use settings::{
     BuildUsers, KeepFailed, KeepLog, LocalSettings, Outside, SandboxFallback, SandboxMode,
-    SandboxPath, SandboxPathError, Wherever,
+    SandboxPath, SandboxPathError, SigningKeys, Wherever,
 };
 pub use suitable::Unsupported;

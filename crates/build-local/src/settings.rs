@@ -11,8 +11,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hooks::PostBuildHook;
+use drover_core::SecretKey;
 use drover_sandbox::{LauncherProgram, SyscallFilter, TmpfsSize};
+
+use crate::hooks::PostBuildHook;
 
 /// Whether builds are shut in (`sandbox`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +122,16 @@ impl fmt::Debug for Outside {
     }
 }
 
+/// What signs all that is built here.
+#[derive(Clone, Default)]
+pub struct SigningKeys(pub Arc<Vec<SecretKey>>);
+
+impl fmt::Debug for SigningKeys {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "SigningKeys({})", self.0.len())
+    }
+}
+
 /// What is configured of builds on this machine.
 #[derive(Clone, Debug)]
 pub struct LocalSettings {
@@ -162,6 +174,8 @@ pub struct LocalSettings {
     pub log_lines: usize,
     /// Whether the folders of failed builds are kept (`keep-failed`), as a wish of every build.
     pub keep_failed: KeepFailed,
+    /// What signs what is built (`secret-key-files`).
+    pub keys: SigningKeys,
     /// What is asked before each build that is shut in what it shall see beside the rest
     /// (`pre-build-hook`).
     pub pre_build_hook: Option<PathBuf>,
@@ -214,6 +228,7 @@ impl LocalSettings {
             max_log_size: None,
             log_lines: 25,
             keep_failed: KeepFailed::No,
+            keys: SigningKeys::default(),
             pre_build_hook: None,
             post_build_hook: None,
             diff_hook: None,

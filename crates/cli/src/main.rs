@@ -27,6 +27,7 @@ mod own_store;
 mod progress;
 mod rebuild;
 mod signals;
+mod signing;
 mod ssh_options;
 mod standing;
 mod store_ping;

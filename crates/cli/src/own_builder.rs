@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use drover_build_local::{
     BuildUsers, KeepFailed, KeepLog, LocalBuilder, LocalSettings, Outside, PostBuildHook,
-    SandboxFallback, SandboxMode, SandboxPath, Wherever,
+    SandboxFallback, SandboxMode, SandboxPath, SigningKeys, Wherever,
 };
 use drover_config::{Base, NixConf, Sandbox};
 use drover_fleet::{MachineSpec, Site};
@@ -22,7 +22,8 @@ use crate::builders::LOCAL;
 use crate::configuration::Configuration;
 use crate::host;
 use crate::own_store::is_on;
-use crate::usual_shell;
+use crate::terminal::Terminal;
+use crate::{signing, usual_shell};
 
 /// With this argument the program is the launcher of builds.
 pub(crate) const LAUNCHER: &str = "__sandbox";
@@ -72,14 +73,17 @@ pub(crate) fn refusal(configuration: &Configuration, layout: &Layout) -> Option<
 ///
 /// # Errors
 ///
-/// A setting with a value that it can't have.
+/// A setting with a value that it can't have, or a key that is none.
 pub(crate) fn builder(
     configuration: &Configuration,
     store: Arc<LocalStore>,
     limits: LimitsKeptBy,
     other: Option<Arc<dyn Builder>>,
+    terminal: &Terminal,
 ) -> anyhow::Result<LocalBuilder> {
+    let keys = signing::keys(&configuration.settings.secret_key_files, terminal)?;
     let settings = settings(configuration, limits)?;
+    let settings = LocalSettings { keys: SigningKeys(Arc::new(keys)), ..settings };
     Ok(match other {
         Some(other) => LocalBuilder::with_other(store, settings, other),
         None => LocalBuilder::new(store, settings),

@@ -8,12 +8,10 @@
 //! What was built for somebody who asked for it is signed with the keys of `secret-key-files`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use anyhow::Context as _;
 use async_trait::async_trait;
 use drover_build_local::LocalBuilder;
 use drover_core::{DrvOutput, Realisation, SecretKey, StorePath};
@@ -23,13 +21,12 @@ use drover_store::{
     Keeper, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings, RealiseStatus, Realised, Realiser, SignatureCheck, StoreError, Substitute, Wanted,
 };
 use drover_store_local::LocalStore;
-use zeroize::Zeroizing;
 
 use super::ThisMachine;
 use crate::after_build::{self, BuiltElsewhere};
 use crate::configuration::Configuration;
 use crate::host::processors;
-use crate::own_builder;
+use crate::{own_builder, signing};
 
 /// Lists of machines that are remembered while nobody uses them.
 const IDLE_LISTS: usize = 8;
@@ -73,7 +70,8 @@ impl Builds {
         let builder = machine.builder(&configuration, store)?;
         let machines = machine.machines(&configuration, None, builder.as_ref())?;
         let service = Arc::new(Service::new(machines, ServiceOptions::default()));
-        let keys = Arc::new(keys(machine, &configuration.settings.secret_key_files)?);
+        let keys =
+            Arc::new(signing::keys(&configuration.settings.secret_key_files, &machine.terminal)?);
         let (brought, hooked) = (BTreeMap::new(), VecDeque::new());
         let state = Mutex::new(State { configuration, keys, builder, hooked, brought });
         Ok(Builds { machine: machine.clone(), state, service })
@@ -87,7 +85,10 @@ impl Builds {
     ) -> anyhow::Result<()> {
         let builder = self.machine.builder(&configuration, store)?;
         let machines = self.machine.machines(&configuration, None, builder.as_ref())?;
-        let keys = Arc::new(keys(&self.machine, &configuration.settings.secret_key_files)?);
+        let keys = Arc::new(signing::keys(
+            &configuration.settings.secret_key_files,
+            &self.machine.terminal,
+        )?);
         self.service.reload(machines, ServiceOptions::default());
         let mut state = self.state();
         (state.configuration, state.keys) = (configuration, keys);
@@ -183,9 +184,8 @@ impl Builds {
             return Ok(Arc::clone(&self.state().keys));
         };
         let files: Vec<PathBuf> = files.split_whitespace().map(PathBuf::from).collect();
-        let keys = keys(&self.machine, &files).map_err(|error| StoreError::Refused {
-            store: store.name().to_owned(),
-            message: format!("{error:#}"),
+        let keys = signing::keys(&files, &self.machine.terminal).map_err(|error| {
+            StoreError::Refused { store: store.name().to_owned(), message: format!("{error:#}") }
         })?;
         Ok(Arc::new(keys))
     }
@@ -286,26 +286,6 @@ async fn is_impure(store: &dyn Keeper, path: &StorePath) -> Result<bool, StoreEr
         derivation.kind().ok()
     });
     Ok(parsed.flatten().all(|kind| kind == DerivationKind::Impure))
-}
-
-/// Reads the keys of `secret-key-files`. Those that are another user's are that user's to sign with.
-fn keys(machine: &ThisMachine, files: &[PathBuf]) -> anyhow::Result<Vec<SecretKey>> {
-    /// Bytes that a key's file may have.
-    const MAX_KEY: u64 = 4096;
-    let mut keys = Vec::new();
-    for file in files {
-        let unusable = || format!("secret-key-files: '{}' can't be used", file.display());
-        let mut text = Zeroizing::new(String::new());
-        let opened = fs_err::File::open(file);
-        match opened.and_then(|file| file.take(MAX_KEY).read_to_string(&mut text)) {
-            Ok(_) => keys.push(text.trim_end().parse().with_context(unusable)?),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                machine.terminal.warn(&format!("{}: {error}", unusable()));
-            }
-            Err(error) => return Err(error).with_context(unusable),
-        }
-    }
-    Ok(keys)
 }
 
 #[async_trait]

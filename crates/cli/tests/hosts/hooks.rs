@@ -75,6 +75,35 @@ post-build-hook = /w/after' status=3
     assert_eq!(host.sh(&script).unwrap(), "1\n1\n1");
 }
 
+/// All that is built here is signed, to the same signature as by Nix, which takes it for one.
+#[test]
+fn what_is_built_is_signed_as_by_nix() {
+    let lab = Lab::new("signed", Suite::Forky, Suite::Forky);
+    let host = &lab.client;
+    host.write("/w/corpus.nix", CORPUS).unwrap();
+    host.sh(SETUP).unwrap();
+    let script = format!(
+        "{SETUP}
+        nix key generate-secret --key-name here-1 --extra-experimental-features nix-command > key
+        nix key convert-secret-to-public --extra-experimental-features nix-command < key > key.pub
+        NIX_CONFIG='sandbox = true
+extra-experimental-features = ca-derivations nix-command
+secret-key-files = /w/key'
+        for name in chain outputs floating flat; do
+          drv=$(ours instantiate $name); [ $drv = $(stock instantiate $name) ]
+          stock nix-store -r $drv >/dev/null 2>stock.err
+          ours drover build $drv --no-link 2>ours.err || {{ cat ours.err; exit 1; }}
+        done
+        for who in stock ours; do
+          $who nix path-info --all --sigs | grep -v -e 'drv' -e '-tools' | sed 's/.ultimate//' | sort > $who.signed
+        done
+        diff stock.signed ours.signed; grep -c here-1: ours.signed
+        ours nix store verify --no-contents --trusted-public-keys \"$(cat key.pub)\" --sigs-needed 1 \
+          $(grep -o '^[^ ]*' ours.signed) && echo verified"
+    );
+    assert_eq!(host.sh(&script).unwrap(), "8\nverified");
+}
+
 #[test]
 fn the_hook_before_builds_shows_more_as_by_nix() {
     let lab = Lab::new("before", Suite::Forky, Suite::Forky);
