@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use drover_core::StorePath;
 use drover_derivation::Output;
 use drover_recipe::{Given, Placeholders, Setting};
 use drover_sandbox::{
-    Addresses, Cgroup, Command, Handles, HardLimit, Isolation, Leftovers, Limit, Machine, Network,
-    Personality, Plan, Resource, Scope, Terminal,
+    Addresses, Availability, Cgroup, Command, Handles, HardLimit, Isolation, Leftovers, Limit,
+    Machine, Network, Personality, Plan, Resource, Scope, Terminal,
 };
 use drover_store::{BuildFailure, LogEvent, Store as _};
 use drover_store_local::{LocalStore, Workshop};
@@ -19,13 +19,14 @@ use rustix::io::Errno;
 
 use crate::failure::{Failing, Trouble, failed, machine};
 use crate::folders::{BuildFolders, Entrance, Parent, Sticky};
+use crate::group::Group;
 use crate::harvest::Reach;
 use crate::hooks::ask_before_build;
 use crate::inputs;
 use crate::job::{Job, Shelter, Subject};
 use crate::log_file::LogFile;
 use crate::process::{Ending, Limits, Process, terminal};
-use crate::settings::{KeepLog, LocalSettings, SandboxPath};
+use crate::settings::{Groups, KeepLog, LocalSettings, SandboxPath};
 use crate::surroundings::{Scene, make_store, namespaces, store_paths_of};
 use crate::users::{BuildUser, Need};
 
@@ -70,7 +71,17 @@ impl Attempt<'_> {
         let user = BuildUser::lock(&job.settings.users, locks, need, job.cancel).await?;
         let user = Arc::new(user);
         let folders = Left(self.folders(&user)?);
-        match self.run_in(&folders.0, &user).await {
+        let ended = match self.group(&user, locks) {
+            Ok(group) => {
+                let ended = self.run_in(&folders.0, &user, group.as_ref()).await;
+                if let Some(group) = group {
+                    group.end(&subject.shown);
+                }
+                ended
+            }
+            Err(trouble) => Err(trouble),
+        };
+        match ended {
             Ok(outputs) => Ok(Made { outputs, folders, user }),
             Err(trouble) => {
                 folders.leave(job, !matches!(trouble, Trouble::Cancelled), user);
@@ -94,7 +105,26 @@ impl Attempt<'_> {
         })
     }
 
-    async fn run_in(&self, folders: &BuildFolders, user: &BuildUser) -> Result<OwnedFd, Trouble> {
+    /// Makes the build's control group, if it's to have one.
+    fn group(&self, user: &BuildUser, locks: &Path) -> Result<Option<Group>, Trouble> {
+        let Attempt { job, .. } = self;
+        let has_some = job.support.cgroups == Availability::Available;
+        let wanted = match (job.settings.groups, user) {
+            (Groups::Always, _) => true,
+            (Groups::ForRanges, BuildUser::Range(_)) => has_some,
+            (Groups::ForRanges, _) => false,
+        };
+        let make =
+            || Group::new(user, locks).map_err(|error| machine("make a control group", &error));
+        wanted.then(make).transpose().map_err(Trouble::from)
+    }
+
+    async fn run_in(
+        &self,
+        folders: &BuildFolders,
+        user: &BuildUser,
+        group: Option<&Group>,
+    ) -> Result<OwnedFd, Trouble> {
         let Attempt { job, subject, workshop } = self;
         let given = self.given(folders).await?;
         folders
@@ -109,7 +139,11 @@ impl Attempt<'_> {
         let Terminal { upper, lower } = terminal()?;
         let mut handles = Handles::new();
         let output = handles.add(lower);
-        let plan = self.plan(given, folders, &shown, user, &mut handles, output)?;
+        let mut plan = self.plan(given, folders, &shown, user, &mut handles, output)?;
+        if let Some(group) = group {
+            let folder = group.folder().map_err(|error| machine("open a control group", &error))?;
+            plan.cgroup = Cgroup::Leaf(handles.add(folder));
+        }
         let file = match job.settings.keep_log {
             KeepLog::Yes => {
                 let derivation = job.request.derivation.clone();

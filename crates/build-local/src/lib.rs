@@ -31,6 +31,7 @@ mod compare;
 mod contents;
 mod failure;
 mod folders;
+mod group;
 mod harvest;
 mod hook;
 mod hooks;
@@ -53,7 +54,7 @@ pub use builder::LocalBuilder;
 pub use hooks::{HookError, PostBuildHook};
 pub use machine::LocalMachine;
 pub use settings::{
-    BuildUsers, KeepFailed, KeepLog, LocalSettings, Outside, SandboxFallback, SandboxMode,
+    BuildUsers, Groups, KeepFailed, KeepLog, LocalSettings, Outside, SandboxFallback, SandboxMode,
     SandboxPath, SandboxPathError, SigningKeys, Wherever,
 };
 pub use suitable::Unsupported;

@@ -50,6 +50,15 @@ pub enum BuildUsers {
     },
 }
 
+/// Whether builds have control groups of their own (`use-cgroups`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Groups {
+    /// All have one; where there can be none they fail.
+    Always,
+    /// Those over a range of users have one, where there can be any.
+    ForRanges,
+}
+
 /// Whether builds' logs are kept (`keep-build-log`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeepLog {
@@ -160,6 +169,8 @@ pub struct LocalSettings {
     /// Where the locks on these users are; in the store's state directory where absent. All stores of
     /// a machine must have the same place, as a build kills whatever runs as its user.
     pub user_locks: Option<PathBuf>,
+    /// Whether they have control groups of their own.
+    pub groups: Groups,
     /// Which system calls they are refused (`filter-syscalls`).
     pub filter: SyscallFilter,
     /// Cores that each may use, 0 for all (`cores`).
@@ -221,6 +232,7 @@ impl LocalSettings {
             build_dir: None,
             users: LocalSettings::ALLOCATED,
             user_locks: None,
+            groups: Groups::ForRanges,
             filter: SyscallFilter::Builds,
             cores: 0,
             timeout: None,

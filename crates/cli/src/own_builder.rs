@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use drover_build_local::{
-    BuildUsers, KeepFailed, KeepLog, LocalBuilder, LocalSettings, Outside, PostBuildHook,
+    BuildUsers, Groups, KeepFailed, KeepLog, LocalBuilder, LocalSettings, Outside, PostBuildHook,
     SandboxFallback, SandboxMode, SandboxPath, SigningKeys, Wherever,
 };
 use drover_config::{Base, NixConf, Sandbox};
@@ -28,9 +28,6 @@ use crate::{signing, usual_shell};
 /// With this argument the program is the launcher of builds.
 pub(crate) const LAUNCHER: &str = "__sandbox";
 
-/// Settings that say something of builds here and that drover doesn't carry out yet.
-const NOT_DONE: [&str; 1] = ["use-cgroups"];
-
 /// Who keeps to the limits of builds' time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LimitsKeptBy {
@@ -42,17 +39,7 @@ pub(crate) enum LimitsKeptBy {
 
 /// Says why this machine's builds can't be done by drover as it's configured.
 pub(crate) fn refusal(configuration: &Configuration, layout: &Layout) -> Option<String> {
-    let Configuration { settings, conf, .. } = configuration;
-    let is_set = |name: &&str| {
-        let text = conf.raw(name).map(|raw| raw.text()).unwrap_or_default();
-        !matches!(text.as_str(), "" | "false")
-    };
-    if let Some(name) = NOT_DONE.into_iter().find(is_set) {
-        let origin = conf.origin(name);
-        return Some(format!(
-            "{origin}: setting '{name}' is not supported by drover's builder yet"
-        ));
-    }
+    let Configuration { settings, .. } = configuration;
     let in_place = layout.real.as_os_str() == layout.store_dir.as_str();
     let is_root = rustix::process::geteuid().is_root();
     if is_root
@@ -178,6 +165,10 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
         build_dir: text("build-dir").map(PathBuf::from),
         users: users(configuration)?,
         user_locks: Some(user_locks(&configuration.host.state_dir)),
+        groups: match is_on(conf, "use-cgroups", false)? {
+            true => Groups::Always,
+            false => Groups::ForRanges,
+        },
         filter: match is_on(conf, "filter-syscalls", true)? {
             true => SyscallFilter::Builds,
             false => SyscallFilter::Off,
