@@ -5,7 +5,7 @@
 //! is compared with nothing, as its path is another one; here it differs.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use drover_core::{OutputName, PathInfo};
@@ -93,15 +93,11 @@ impl Job<'_> {
         Comparison { subject, user, made, .. }: &Comparison<'_>,
         program: &Path,
         valid: &str,
-        kept: &PathBuf,
+        kept: &Path,
     ) -> Result<(), Trouble> {
-        let arguments: [&dyn AsRef<std::ffi::OsStr>; 4] =
-            [&valid, kept, &subject.shown.as_str(), &made.build()];
-        let hook = Hook {
-            program,
-            arguments: arguments.map(|argument| argument.as_ref().to_owned()).to_vec(),
-            user: user.identity_of_one(),
-        };
+        let arguments =
+            vec![valid.into(), kept.into(), subject.shown.clone().into(), made.build().into()];
+        let hook = Hook { program, arguments, user: user.identity_of_one() };
         let Said { text, ended } = hook.run(&self.launcher, self.cancel).await?;
         if !text.is_empty() {
             self.log.event(LogEvent::Message(text));

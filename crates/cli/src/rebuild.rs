@@ -28,7 +28,7 @@ pub(crate) struct Rebuilder {
 
 enum By {
     /// This program.
-    Own(Service),
+    Own(Box<Service>),
     /// The daemon that keeps the store.
     Daemon(Arc<dyn Realiser>),
 }
@@ -36,7 +36,7 @@ enum By {
 impl Rebuilder {
     pub(crate) fn own(machines: &MachineList, configuration: &Configuration) -> Rebuilder {
         let service = Service::new(machines.machines.clone(), ServiceOptions::default());
-        Rebuilder { by: By::Own(service), settings: configuration.build_settings() }
+        Rebuilder { by: By::Own(Box::new(service)), settings: configuration.build_settings() }
     }
 
     pub(crate) fn daemon(
@@ -58,7 +58,7 @@ impl Rebuilder {
 
     fn realiser(&self) -> &dyn Realiser {
         match &self.by {
-            By::Own(service) => service,
+            By::Own(service) => &**service,
             By::Daemon(realiser) => &**realiser,
         }
     }
