@@ -144,6 +144,22 @@ impl Attempt<'_> {
             let folder = group.folder().map_err(|error| machine("open a control group", &error))?;
             plan.cgroup = Cgroup::Leaf(handles.add(folder));
         }
+        let process = self.process();
+        self.let_in(user, 0o711)?;
+        let ending = process.run(&plan, handles, upper).await;
+        self.let_in(user, 0o700)?;
+        let Ending { ended, tail } = ending?;
+        let known = subject.derivation.outputs.values().filter_map(Output::path);
+        let paths = known.map(|path| job.store.store_dir().display(path)).collect();
+        let failing = Failing { derivation: &subject.shown, outputs: paths, tail: &tail };
+        match failing.of_exit(ended.exit) {
+            None => Ok(outputs),
+            Some(failure) => Err(self.with_full_disk(failure, folders).into()),
+        }
+    }
+
+    fn process(&self) -> Process<'_> {
+        let Attempt { job, subject, .. } = self;
         let file = match job.settings.keep_log {
             KeepLog::Yes => {
                 let derivation = job.request.derivation.clone();
@@ -151,7 +167,7 @@ impl Attempt<'_> {
             }
             KeepLog::No => None,
         };
-        let process = Process {
+        Process {
             derivation: &subject.shown,
             launcher: &job.launcher,
             limits: Limits {
@@ -163,17 +179,6 @@ impl Attempt<'_> {
             log: Arc::clone(&job.log),
             file,
             tail: job.settings.log_lines,
-        };
-        self.let_in(user, 0o711)?;
-        let ending = process.run(&plan, handles, upper).await;
-        self.let_in(user, 0o700)?;
-        let Ending { ended, tail } = ending?;
-        let known = subject.derivation.outputs.values().filter_map(Output::path);
-        let paths = known.map(|path| job.store.store_dir().display(path)).collect();
-        let failing = Failing { derivation: &subject.shown, outputs: paths, tail: &tail };
-        match failing.of_exit(ended.exit) {
-            None => Ok(outputs),
-            Some(failure) => Err(self.with_full_disk(failure, folders).into()),
         }
     }
 

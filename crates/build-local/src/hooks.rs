@@ -8,12 +8,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
-use drover_store::BuildFailure;
+use drover_store::{BuildFailure, LogEvent, Store as _};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::Command;
 
-use crate::failure::failed;
+use crate::failure::{Trouble, failed};
+use crate::job::{Job, Outputs, Subject};
 use crate::settings::{SandboxPath, Wherever};
 
 /// Bytes of a line of a hook's, or of all that it answers, that are read.
@@ -123,6 +124,28 @@ impl PostBuildHook {
             child.wait().await
         };
         judge(&self.program, run.await).map(drop)
+    }
+}
+
+impl Job<'_> {
+    /// Runs the hook for what went well. Where that fails, so does the build, for those who wait for
+    /// it; what it has made stays valid, as in Nix.
+    pub(crate) async fn run_post_build_hook(
+        &self,
+        subject: &Subject,
+        outputs: &Outputs,
+    ) -> Result<(), Trouble> {
+        let Some(hook) = &self.settings.post_build_hook else { return Ok(()) };
+        let store_dir = self.store.store_dir();
+        let outputs: Vec<String> =
+            outputs.iter().map(|(_, info)| store_dir.display(&info.path)).collect();
+        let hear = |line| self.log.event(LogEvent::Message(format!("post-build-hook: {line}")));
+        tokio::select! {
+            ended = hook.run(&subject.shown, &outputs, hear) => {
+                ended.map_err(|error| BuildFailure::from(error).into())
+            }
+            () = self.cancel.cancelled() => Err(Trouble::Cancelled),
+        }
     }
 }
 

@@ -109,26 +109,6 @@ impl Job<'_> {
         Ok(built(outputs, Some(began)))
     }
 
-    /// Runs the hook for what went well. Where that fails, so does the build, for those who wait for
-    /// it; what it has made stays valid, as in Nix.
-    async fn run_post_build_hook(
-        &self,
-        subject: &Subject,
-        outputs: &Outputs,
-    ) -> Result<(), Trouble> {
-        let Some(hook) = &self.settings.post_build_hook else { return Ok(()) };
-        let store_dir = self.store.store_dir();
-        let outputs: Vec<String> =
-            outputs.iter().map(|(_, info)| store_dir.display(&info.path)).collect();
-        let hear = |line| self.log.event(LogEvent::Message(format!("post-build-hook: {line}")));
-        tokio::select! {
-            ended = hook.run(&subject.shown, &outputs, hear) => {
-                ended.map_err(|error| BuildFailure::from(error).into())
-            }
-            () = self.cancel.cancelled() => Err(Trouble::Cancelled),
-        }
-    }
-
     async fn build_and_register(
         &self,
         subject: &Subject,

@@ -165,10 +165,7 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
         build_dir: text("build-dir").map(PathBuf::from),
         users: users(configuration)?,
         user_locks: Some(user_locks(&configuration.host.state_dir)),
-        groups: match is_on(conf, "use-cgroups", false)? {
-            true => Groups::Always,
-            false => Groups::ForRanges,
-        },
+        groups: groups(conf)?,
         filter: match is_on(conf, "filter-syscalls", true)? {
             true => SyscallFilter::Builds,
             false => SyscallFilter::Off,
@@ -192,6 +189,13 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
         certificates: certificates(text("ssl-cert-file")),
         outside: Outside(Arc::new(|name| std::env::var_os(name).map(OsStringExt::into_vec))),
         ..usual
+    })
+}
+
+fn groups(conf: &NixConf) -> anyhow::Result<Groups> {
+    Ok(match is_on(conf, "use-cgroups", false)? {
+        true => Groups::Always,
+        false => Groups::ForRanges,
     })
 }
 
