@@ -18,7 +18,8 @@ use drover_core::{DrvOutput, Realisation, SecretKey, StorePath};
 use drover_derivation::{BasicDerivation, Derivation, DerivationKind, derivation_name};
 use drover_fleet::{Service, ServiceOptions, Shutdown};
 use drover_store::{
-    Keeper, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings, RealiseStatus, Realised, Realiser, SignatureCheck, StoreError, Substitute, Wanted,
+    Keeper, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
+    RealiseStatus, Realised, Realiser, SignatureCheck, StoreError, Substitute, Wanted,
 };
 use drover_store_local::LocalStore;
 
