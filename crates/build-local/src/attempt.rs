@@ -1,14 +1,16 @@
 //! One run of a build's process: its user, its folders, what it's given, and its end.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use drover_core::StorePath;
 use drover_derivation::Output;
 use drover_recipe::{Given, Placeholders, Setting};
 use drover_sandbox::{
-    Addresses, Cgroup, Command, Handles, HardLimit, Isolation, Leftovers, Limit, Machine, Network,
-    Personality, Plan, Resource, Scope, Terminal,
+    Addresses, Availability, Cgroup, Command, Handles, HardLimit, Isolation, Leftovers, Limit,
+    Machine, Network, Personality, Plan, Resource, Scope, Terminal,
 };
 use drover_store::{BuildFailure, LogEvent, Store as _};
 use drover_store_local::{LocalStore, Workshop};
@@ -16,14 +18,16 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::failure::{Failing, Trouble, failed, machine};
-use crate::folders::{BuildFolders, Entrance};
+use crate::folders::{BuildFolders, Entrance, Parent, Sticky};
+use crate::group::Group;
 use crate::harvest::Reach;
+use crate::hooks::ask_before_build;
 use crate::inputs;
 use crate::job::{Job, Shelter, Subject};
 use crate::log_file::LogFile;
 use crate::process::{Ending, Limits, Process, terminal};
-use crate::settings::{KeepFailed, KeepLog, LocalSettings};
-use crate::surroundings::{Scene, make_store, namespaces};
+use crate::settings::{Groups, KeepLog, LocalSettings, SandboxPath};
+use crate::surroundings::{Scene, make_store, namespaces, store_paths_of};
 use crate::users::{BuildUser, Need};
 
 /// A build that is about to run.
@@ -44,6 +48,14 @@ pub(crate) struct Made {
 /// What a build has left behind in its folders.
 pub(crate) struct Left(BuildFolders);
 
+/// What a build is shown beside what the settings say.
+#[derive(Default)]
+struct Shown {
+    paths: Vec<SandboxPath>,
+    /// Its inputs and these, with all that they refer to, where there are some of the store's.
+    closure: Option<BTreeSet<StorePath>>,
+}
+
 /// Free bytes below which a failure is put down to a full disk, as in Nix.
 const ALMOST_FULL: u64 = 8 << 20;
 
@@ -59,7 +71,17 @@ impl Attempt<'_> {
         let user = BuildUser::lock(&job.settings.users, locks, need, job.cancel).await?;
         let user = Arc::new(user);
         let folders = Left(self.folders(&user)?);
-        match self.run_in(&folders.0, &user).await {
+        let ended = match self.group(&user, locks) {
+            Ok(group) => {
+                let ended = self.run_in(&folders.0, &user, group.as_ref()).await;
+                if let Some(group) = group {
+                    group.end(&subject.shown);
+                }
+                ended
+            }
+            Err(trouble) => Err(trouble),
+        };
+        match ended {
             Ok(outputs) => Ok(Made { outputs, folders, user }),
             Err(trouble) => {
                 folders.leave(job, !matches!(trouble, Trouble::Cancelled), user);
@@ -78,12 +100,31 @@ impl Attempt<'_> {
         let name = self.subject.derivation.name.to_string();
         let made = BuildFolders::new(&parent, &name, user.ids(), entrance);
         made.map_err(|error| {
-            let doing = format!("make a folder for the build in '{}'", parent.display());
+            let doing = format!("make a folder for the build in '{}'", parent.path.display());
             machine(&doing, &error).into()
         })
     }
 
-    async fn run_in(&self, folders: &BuildFolders, user: &BuildUser) -> Result<OwnedFd, Trouble> {
+    /// Makes the build's control group, if it's to have one.
+    fn group(&self, user: &BuildUser, locks: &Path) -> Result<Option<Group>, Trouble> {
+        let Attempt { job, .. } = self;
+        let has_some = job.support.cgroups == Availability::Available;
+        let wanted = match (job.settings.groups, user) {
+            (Groups::Always, _) => true,
+            (Groups::ForRanges, BuildUser::Range(_)) => has_some,
+            (Groups::ForRanges, _) => false,
+        };
+        let make =
+            || Group::new(user, locks).map_err(|error| machine("make a control group", &error));
+        wanted.then(make).transpose().map_err(Trouble::from)
+    }
+
+    async fn run_in(
+        &self,
+        folders: &BuildFolders,
+        user: &BuildUser,
+        group: Option<&Group>,
+    ) -> Result<OwnedFd, Trouble> {
         let Attempt { job, subject, workshop } = self;
         let given = self.given(folders).await?;
         folders
@@ -94,30 +135,16 @@ impl Attempt<'_> {
             Shelter::None => workshop.store().try_clone_to_owned(),
         };
         let outputs = outputs.map_err(|error| machine("make a store for the build", &error))?;
+        let shown = self.also_shown(folders).await?;
         let Terminal { upper, lower } = terminal()?;
         let mut handles = Handles::new();
         let output = handles.add(lower);
-        let plan = self.plan(given, folders, user, &mut handles, output)?;
-        let file = match job.settings.keep_log {
-            KeepLog::Yes => {
-                let derivation = job.request.derivation.clone();
-                Some(LogFile::new(job.store.new_session(), derivation))
-            }
-            KeepLog::No => None,
-        };
-        let process = Process {
-            derivation: &subject.shown,
-            launcher: &job.launcher,
-            limits: Limits {
-                timeout: job.settings.timeout,
-                max_silent_time: job.settings.max_silent_time,
-                max_log_size: job.settings.max_log_size,
-            },
-            cancel: job.cancel,
-            log: Arc::clone(&job.log),
-            file,
-            tail: job.settings.log_lines,
-        };
+        let mut plan = self.plan(given, folders, &shown, user, &mut handles, output)?;
+        if let Some(group) = group {
+            let folder = group.folder().map_err(|error| machine("open a control group", &error))?;
+            plan.cgroup = Cgroup::Leaf(handles.add(folder));
+        }
+        let process = self.process();
         self.let_in(user, 0o711)?;
         let ending = process.run(&plan, handles, upper).await;
         self.let_in(user, 0o700)?;
@@ -129,6 +156,55 @@ impl Attempt<'_> {
             None => Ok(outputs),
             Some(failure) => Err(self.with_full_disk(failure, folders).into()),
         }
+    }
+
+    fn process(&self) -> Process<'_> {
+        let Attempt { job, subject, .. } = self;
+        let file = match job.settings.keep_log {
+            KeepLog::Yes => {
+                let derivation = job.request.derivation.clone();
+                Some(LogFile::new(job.store.new_session(), derivation))
+            }
+            KeepLog::No => None,
+        };
+        Process {
+            derivation: &subject.shown,
+            launcher: &job.launcher,
+            limits: Limits {
+                timeout: job.settings.timeout,
+                max_silent_time: job.settings.max_silent_time,
+                max_log_size: job.settings.max_log_size,
+            },
+            cancel: job.cancel,
+            log: Arc::clone(&job.log),
+            file,
+            tail: job.settings.log_lines,
+        }
+    }
+
+    /// Asks the hook for that what the build is to see beside the rest, if it is shut in.
+    async fn also_shown(&self, folders: &BuildFolders) -> Result<Shown, Trouble> {
+        let Attempt { job, subject, .. } = self;
+        let Some(hook) = &job.settings.pre_build_hook else { return Ok(Shown::default()) };
+        if subject.shelter == Shelter::None {
+            return Ok(Shown::default());
+        }
+        let paths = tokio::select! {
+            paths = ask_before_build(hook, &subject.shown, folders.path()) => {
+                paths.map_err(BuildFailure::from)?
+            }
+            () = job.cancel.cancelled() => return Err(Trouble::Cancelled),
+        };
+        let roots = store_paths_of(&paths, job.store.store_dir());
+        let closure = match roots.is_empty() {
+            true => None,
+            false => {
+                let mut closure = inputs::closure(&job.store, &roots).await?;
+                closure.extend(subject.closure.iter().cloned());
+                Some(closure)
+            }
+        };
+        Ok(Shown { paths, closure })
     }
 
     /// Sets who may go through the workshop's folder, where nothing but the build's own store is yet:
@@ -176,12 +252,13 @@ impl Attempt<'_> {
         &self,
         given: Given,
         folders: &BuildFolders,
+        shown: &Shown,
         user: &BuildUser,
         handles: &mut Handles,
         output: drover_sandbox::Handle,
     ) -> Result<Plan, Trouble> {
         let Attempt { job, subject, .. } = self;
-        let isolation = self.isolation(folders, user, handles)?;
+        let isolation = self.isolation(folders, shown, user, handles)?;
         let program = subject.derivation.builder.to_vec();
         let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
         let folder = match subject.shelter {
@@ -222,6 +299,7 @@ impl Attempt<'_> {
     fn isolation(
         &self,
         folders: &BuildFolders,
+        shown: &Shown,
         user: &BuildUser,
         handles: &mut Handles,
     ) -> Result<Isolation, Trouble> {
@@ -237,7 +315,8 @@ impl Attempt<'_> {
         let scene = Scene {
             settings: job.settings,
             store_dir: &job.store.layout().store_dir,
-            closure: &subject.closure,
+            closure: shown.closure.as_ref().unwrap_or(&subject.closure),
+            also: &shown.paths,
             workshop,
             folders,
             user,
@@ -270,12 +349,16 @@ impl Attempt<'_> {
 }
 
 impl Left {
+    /// Returns the path of the build's folder.
+    pub(crate) fn build(&self) -> PathBuf {
+        self.0.build()
+    }
+
     /// Removes the folders, off the way of what follows; or leaves them, if they are to be kept. Until
     /// they are gone nobody else has the user.
     pub(crate) fn leave(self, job: &Job<'_>, has_failed: bool, user: Arc<BuildUser>) {
-        let wishes = job.request.wishes.keep_failed || job.settings.keep_failed == KeepFailed::Yes;
         let Left(folders) = self;
-        if has_failed && wishes {
+        if has_failed && job.keeps_failed() {
             let note = match folders.keep() {
                 Ok(folder) => format!("note: keeping build directory '{}'", folder.display()),
                 Err(error) => format!("the build directory can't be kept: {error}"),
@@ -292,10 +375,17 @@ impl Left {
     }
 }
 
-/// Returns the folder that those of builds are made in.
-pub(crate) fn parent(settings: &LocalSettings, store: &LocalStore) -> PathBuf {
-    let usual = || store.layout().state.join("builds");
-    settings.build_dir.clone().unwrap_or_else(usual)
+/// Returns where the folders of builds are made. Below a folder of the user's choice that everybody may
+/// write root's builds aren't done, as in Nix; a whole store may lie below such a one.
+pub(crate) fn parent(settings: &LocalSettings, store: &LocalStore) -> Parent {
+    match &settings.build_dir {
+        Some(path) => {
+            let is_root = rustix::process::geteuid().is_root();
+            let sticky = if is_root { Sticky::Refused } else { Sticky::Allowed };
+            Parent { path: path.clone(), sticky }
+        }
+        None => Parent { path: store.layout().state.join("builds"), sticky: Sticky::Allowed },
+    }
 }
 
 fn is_almost_full(folder: impl AsFd) -> bool {

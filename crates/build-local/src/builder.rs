@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::attempt;
 use crate::failure::{Trouble, machine};
 use crate::folders::BuildFolders;
-use crate::job::Job;
+use crate::job::{Job, Purpose};
 use crate::machine::LocalMachine;
 use crate::settings::LocalSettings;
 use crate::suitable;
@@ -99,7 +99,7 @@ impl Inner {
             if let Err(error) = BuildFolders::sweep(&parent) {
                 tracing::warn!(
                     "what killed builds have left in '{}' stays: {error}",
-                    parent.display()
+                    parent.path.display()
                 );
             }
             Ok::<_, Trouble>((launcher, support))
@@ -110,6 +110,7 @@ impl Inner {
     pub(crate) async fn build(
         &self,
         store: Arc<LocalStore>,
+        purpose: Purpose,
         request: BuildRequest,
         log: Arc<dyn BuildLog>,
         cancel: &CancellationToken,
@@ -121,6 +122,7 @@ impl Inner {
             launcher,
             support,
             tracker: &self.tracker,
+            purpose,
             request,
             log,
             cancel,

@@ -3,7 +3,7 @@
 //! The words are Nix's where it has some that tools look for (`src/libstore/build/`,
 //! `unix/build/derivation-builder.cc`); the end of the log is added by who shows them.
 
-use std::io;
+use std::{fmt, io};
 
 use drover_core::OutputName;
 use drover_derivation::DerivationError;
@@ -60,6 +60,12 @@ impl From<Unsupported> for Trouble {
 /// The build itself failed, and would again.
 pub(crate) fn failed(message: impl Into<String>) -> BuildFailure {
     BuildFailure::Failed { message: message.into() }
+}
+
+/// Returns what is said where this program itself is at fault: the build may have been a good one, but
+/// it would most likely come to the same end again.
+pub(crate) fn of_bug(derivation: &str, what: &dyn fmt::Display) -> BuildFailure {
+    failed(format!("drover gave up building '{derivation}' because it has a bug: {what}"))
 }
 
 /// This machine could not.

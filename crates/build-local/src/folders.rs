@@ -25,6 +25,16 @@ pub(crate) const TMP: &str = "tmp";
 const IN_USE: &str = "drover-build-";
 const KEPT: &str = "kept-";
 
+/// Whether builds may be done below a folder that everybody may write, as long as only the owner of
+/// each name may take it away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sticky {
+    /// They may: whose builds nobody else's user runs, or who has his whole store below such a folder.
+    Allowed,
+    /// They may not, as in Nix.
+    Refused,
+}
+
 /// Who may go through the outer folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entrance {
@@ -32,6 +42,13 @@ pub(crate) enum Entrance {
     Closed,
     /// Who knows the way: the build itself needs it.
     Passable,
+}
+
+/// Where the folders of builds are made.
+#[derive(Clone, Debug)]
+pub(crate) struct Parent {
+    pub(crate) path: PathBuf,
+    pub(crate) sticky: Sticky,
 }
 
 /// The folders of one build.
@@ -48,7 +65,7 @@ const FOLDER: OFlags =
 
 impl BuildFolders {
     /// Removes what builds have left whose process was killed; what is in use or kept stays.
-    pub(crate) fn sweep(parent: &Path) -> io::Result<()> {
+    pub(crate) fn sweep(parent: &Parent) -> io::Result<()> {
         let around = match open_safely(parent) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             opened => opened?,
@@ -74,14 +91,14 @@ impl BuildFolders {
 
     /// Makes the folders of a build, and the files in them that it begins with.
     pub(crate) fn new(
-        parent: &Path,
+        parent: &Parent,
         derivation: &str,
         owner: Ids,
         entrance: Entrance,
     ) -> io::Result<BuildFolders> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        if !parent.exists() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+        if !parent.path.exists() {
+            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&parent.path)?;
         }
         let around = open_safely(parent)?;
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -89,7 +106,7 @@ impl BuildFolders {
         rustix::fs::mkdirat(&around, &name, Mode::RWXU)?;
         let outer = rustix::fs::openat(&around, &name, FOLDER, Mode::empty())?;
         rustix::fs::flock(&outer, FlockOperation::NonBlockingLockExclusive)?;
-        let path = parent.join(&name);
+        let path = parent.path.join(&name);
         let folders = BuildFolders { around, outer, name, path };
         folders.add(BUILD, 0o700, owner)?;
         folders.add(TMP, 0o1777, owner)?;
@@ -128,13 +145,24 @@ impl BuildFolders {
         self.outer.try_clone()
     }
 
+    /// Returns the path of the outer folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Returns the path of the build's folder, for builds that aren't shut in and for messages.
     pub(crate) fn build(&self) -> PathBuf {
         self.path.join(BUILD)
     }
 
-    /// Keeps it, under a name that is never swept away; returns the build's folder.
+    /// Keeps it, under a name that is never swept away, and where everybody can look into it, as Nix
+    /// does; what is in it stays its user's. Returns the build's folder. Nothing of the build may run
+    /// any more.
     pub(crate) fn keep(mut self) -> io::Result<PathBuf> {
+        let build = rustix::fs::openat(&self.outer, BUILD, FOLDER, Mode::empty())?;
+        for folder in [&build, &self.outer] {
+            rustix::fs::fchmod(folder, Mode::from_raw_mode(0o755))?;
+        }
         let kept = self.name.replacen(IN_USE, KEPT, 1);
         rustix::fs::renameat(&self.around, &self.name, &self.around, &kept)?;
         self.path.set_file_name(&kept);
@@ -157,8 +185,8 @@ fn give(file: &OwnedFd, Ids { uid, gid }: Ids) -> Result<(), Errno> {
 
 /// Opens a folder where nobody else can exchange what is on the way there, once symlinks are followed:
 /// it all belongs to root or to this process's user, and others may write none of it, unless only the
-/// owner of each name may take it away.
-fn open_safely(path: &Path) -> io::Result<OwnedFd> {
+/// owner of each name may take it away and that is enough here.
+fn open_safely(Parent { path, sticky }: &Parent) -> io::Result<OwnedFd> {
     let path = path.canonicalize()?;
     let mut folder = rustix::fs::openat(CWD, "/", FOLDER, Mode::empty())?;
     let mut so_far = PathBuf::from("/");
@@ -177,7 +205,8 @@ fn open_safely(path: &Path) -> io::Result<OwnedFd> {
             Component::ParentDir | Component::Prefix(_) => return Err(Errno::INVAL.into()),
         }
         let stat = rustix::fs::fstat(&folder)?;
-        let others_write = stat.st_mode & 0o022 != 0 && stat.st_mode & 0o1000 == 0;
+        let is_enough = *sticky == Sticky::Allowed && stat.st_mode & 0o1000 != 0;
+        let others_write = stat.st_mode & 0o022 != 0 && !is_enough;
         let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let group_only = stat.st_mode & 0o002 == 0;
         let shown = so_far.display();
@@ -202,6 +231,10 @@ mod tests {
 
     use super::*;
 
+    fn at(path: &Path) -> Parent {
+        Parent { path: path.to_owned(), sticky: Sticky::Allowed }
+    }
+
     fn me() -> Ids {
         Ids { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
     }
@@ -210,7 +243,7 @@ mod tests {
     fn nobody_else_gets_into_a_build() {
         let home = tempfile::tempdir().unwrap();
         let parent = home.path().canonicalize().unwrap().join("builds");
-        let folders = BuildFolders::new(&parent, "x.drv", me(), Entrance::Closed).unwrap();
+        let folders = BuildFolders::new(&at(&parent), "x.drv", me(), Entrance::Closed).unwrap();
         let files = [BuildFile { name: ".attrs.sh".into(), contents: b"x".to_vec() }];
         folders.write(&files, me()).unwrap();
         let outer = std::fs::metadata(folders.build().parent().unwrap()).unwrap();
@@ -231,23 +264,38 @@ mod tests {
         let below = open.join("below");
         std::fs::create_dir(&below).unwrap();
         for parent in [&open, &below] {
-            let error = BuildFolders::new(parent, "x", me(), Entrance::Closed).unwrap_err();
+            let error = BuildFolders::new(&at(parent), "x", me(), Entrance::Closed).unwrap_err();
             assert!(error.to_string().contains("others may write"), "{error}");
         }
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o1777)).unwrap();
-        BuildFolders::new(&below, "x", me(), Entrance::Closed).unwrap().remove().unwrap();
+        BuildFolders::new(&at(&below), "x", me(), Entrance::Closed).unwrap().remove().unwrap();
+        let strict = Parent { path: below, sticky: Sticky::Refused };
+        let error = BuildFolders::new(&strict, "x", me(), Entrance::Closed).unwrap_err();
+        assert!(error.to_string().contains("others may write"), "{error}");
+    }
+
+    /// As Nix leaves it to who wants to look into it.
+    #[test]
+    fn a_folder_that_is_kept_can_be_looked_into() {
+        let home = tempfile::tempdir().unwrap();
+        let parent = at(&home.path().canonicalize().unwrap().join("builds"));
+        let folders = BuildFolders::new(&parent, "x", me(), Entrance::Closed).unwrap();
+        let kept = folders.keep().unwrap();
+        for folder in [kept.as_path(), kept.parent().unwrap()] {
+            assert_eq!(std::fs::metadata(folder).unwrap().mode() & 0o7777, 0o755, "{folder:?}");
+        }
     }
 
     #[test]
     fn what_nobody_uses_any_more_is_swept_away() {
         let home = tempfile::tempdir().unwrap();
         let parent = home.path().canonicalize().unwrap().join("builds");
-        BuildFolders::sweep(&parent).unwrap();
+        BuildFolders::sweep(&at(&parent)).unwrap();
         let [used, kept, left] = ["used", "kept", "left"]
-            .map(|name| BuildFolders::new(&parent, name, me(), Entrance::Closed).unwrap());
+            .map(|name| BuildFolders::new(&at(&parent), name, me(), Entrance::Closed).unwrap());
         let folders = [used.build(), kept.keep().unwrap(), left.build()];
         drop(left);
-        BuildFolders::sweep(&parent).unwrap();
+        BuildFolders::sweep(&at(&parent)).unwrap();
         assert_eq!(folders.map(|folder| folder.exists()), [true, true, false]);
         drop(used);
     }
@@ -261,11 +309,11 @@ mod tests {
         std::fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink(&real, home.join("link")).unwrap();
         let link = home.join("link");
-        BuildFolders::new(&link, "x", me(), Entrance::Closed).unwrap().remove().unwrap();
+        BuildFolders::new(&at(&link), "x", me(), Entrance::Closed).unwrap().remove().unwrap();
         // only root can give it to somebody else
         if me().uid == 0 {
             std::os::unix::fs::chown(&real, Some(65_534), Some(65_534)).unwrap();
-            let error = BuildFolders::new(&link, "x", me(), Entrance::Closed).unwrap_err();
+            let error = BuildFolders::new(&at(&link), "x", me(), Entrance::Closed).unwrap_err();
             assert!(error.to_string().contains("somebody else owns"), "{error}");
         }
     }

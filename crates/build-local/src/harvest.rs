@@ -232,7 +232,7 @@ impl Work<'_> {
         let scratch = &self.harvest.scratch;
         let pairs = finals.iter().filter_map(|(name, to)| Some((scratch.get(name)?, to)));
         let pairs: Vec<(StorePath, StorePath)> = pairs
-            .filter(|(from, to)| from != to && self.found.references.contains(*from))
+            .filter(|(from, to)| from != to && self.may_mention(from))
             .map(|(from, to)| (from.clone(), to.clone()))
             .collect();
         self.rewrite("others", &pairs)
@@ -241,11 +241,16 @@ impl Work<'_> {
     /// Has it mention itself by this path, if it does.
     fn move_to(&mut self, path: &StorePath) -> Result<(), Trouble> {
         let from = std::mem::replace(&mut self.itself, path.clone());
-        let mentions = self.found.references.contains(&from);
-        match from != *path && mentions {
+        match from != *path && self.may_mention(&from) {
             true => self.rewrite("self", &[(from, path.clone())]),
             false => Ok(()),
         }
+    }
+
+    /// Whether it mentions a path, as far as is known: what it mentions doesn't count where it
+    /// discards its references, but stands in it all the same.
+    fn may_mention(&self, path: &StorePath) -> bool {
+        self.harvest.rules.discards_references(self.output) || self.found.references.contains(path)
     }
 
     fn rewrite(&mut self, stage: &str, pairs: &[(StorePath, StorePath)]) -> Result<(), Trouble> {

@@ -22,10 +22,7 @@ pub(crate) async fn derivation(
         return Ok((path.clone(), (**basic).clone()));
     }
     let store_dir = store.store_dir();
-    let texts = store.read_files(std::slice::from_ref(path)).await?;
-    let text = texts.first().map(|text| text.as_ref()).unwrap_or_default();
-    let name = derivation_name(path).unwrap_or_else(|| path.store_name());
-    let derivation = Derivation::parse_aterm(store_dir, &name, text)?;
+    let derivation = read(store, path).await?;
     let mut known = std::collections::BTreeMap::new();
     for (input, outputs) in &derivation.input_derivations {
         let found = store.output_map(input).await?;
@@ -58,6 +55,40 @@ pub(crate) async fn closure(
         Some(closure) => Ok(closure.into_iter().collect()),
         None => Err(failed("the closure of its inputs can't be found".to_owned()).into()),
     }
+}
+
+/// Adds the outputs of the derivations among these paths, with all that they refer to. They have to be
+/// valid, as in Nix, which knows no graph of derivations whose outputs' paths follow from contents.
+async fn with_outputs(
+    store: &LocalStore,
+    mut paths: BTreeSet<StorePath>,
+) -> Result<BTreeSet<StorePath>, Trouble> {
+    let derivations: Vec<&StorePath> =
+        paths.iter().filter(|path| derivation_name(path).is_some()).collect();
+    let mut outputs = BTreeSet::new();
+    for path in derivations {
+        let derivation = read(store, path).await?;
+        for output in derivation.outputs.values() {
+            outputs.insert(output.path().cloned().ok_or_else(|| {
+                let shown = store.store_dir().display(path);
+                failed(format!(
+                    "cannot export references of the content-addressed derivation '{shown}'"
+                ))
+            })?);
+        }
+    }
+    if !outputs.is_empty() {
+        paths.extend(closure(store, &outputs).await?);
+    }
+    Ok(paths)
+}
+
+/// Reads a derivation in the store.
+async fn read(store: &LocalStore, path: &StorePath) -> Result<Derivation, Trouble> {
+    let texts = store.read_files(std::slice::from_ref(path)).await?;
+    let text = texts.first().map(|text| text.as_ref()).unwrap_or_default();
+    let name = derivation_name(path).unwrap_or_else(|| path.store_name());
+    Ok(Derivation::parse_aterm(store.store_dir(), &name, text)?)
 }
 
 fn not_valid(store: &LocalStore, path: &StorePath) -> StoreError {
@@ -105,7 +136,8 @@ pub(crate) async fn graphs(
             );
             return Err(failed(text).into());
         }
-        let infos = infos(store, &closure(store, &roots).await?).await?;
+        let closure = with_outputs(store, closure(store, &roots).await?).await?;
+        let infos = infos(store, &closure).await?;
         match &mut asked.structured {
             Some(attributes) => {
                 attributes.insert(name, graph::as_json(&infos, store_dir));

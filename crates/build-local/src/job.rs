@@ -4,24 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use drover_core::{DrvOutput, Hash, OutputName, PathInfo, Realisation, StorePath};
-use drover_derivation::{
-    BasicDerivation, BuildOptions, Derivation, DerivationKind, HashModuloCache, Output,
-};
+use drover_core::{DrvOutput, OutputName, PathInfo, Realisation, StorePath};
+use drover_derivation::{BasicDerivation, BuildOptions, DerivationKind, Output};
 use drover_recipe::{OutputFacts, OutputRules};
 use drover_sandbox::{Launcher, Support};
 use drover_store::{
-    BuildFailure, BuildLog, BuildOutcome, BuildRequest, Built, Keeper as _, LogEvent, Store as _,
+    BuildFailure, BuildLog, BuildOutcome, BuildRequest, Built, LogEvent, Store as _,
 };
 use drover_store_local::{BuildLocks, LocalStore, Product, Workshop};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::attempt::Attempt;
-use crate::failure::{Trouble, failed, of_rule};
+use crate::compare::Comparison;
+use crate::failure::{Trouble, failed, of_bug, of_rule};
 use crate::harvest::{Harvest, Reach};
 use crate::inputs;
-use crate::settings::{BuildUsers, LocalSettings, SandboxFallback, SandboxMode};
+use crate::settings::{BuildUsers, KeepFailed, LocalSettings, SandboxFallback, SandboxMode};
 use crate::suitable;
 use crate::surroundings::store_paths_of;
 use crate::users::BuildUser;
@@ -33,9 +32,19 @@ pub(crate) struct Job<'a> {
     pub(crate) launcher: Launcher,
     pub(crate) support: Support,
     pub(crate) tracker: &'a TaskTracker,
+    pub(crate) purpose: Purpose,
     pub(crate) request: BuildRequest,
     pub(crate) log: Arc<dyn BuildLog>,
     pub(crate) cancel: &'a CancellationToken,
+}
+
+/// What a build is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// What it makes becomes valid.
+    Build,
+    /// What it makes is compared with what is valid.
+    Check,
 }
 
 /// How a build is kept from the rest of the machine.
@@ -46,6 +55,9 @@ pub(crate) enum Shelter {
     /// By its user alone.
     None,
 }
+
+/// What is known of outputs, by name.
+pub(crate) type Outputs = Vec<(OutputName, PathInfo)>;
 
 /// A derivation that is about to be built.
 pub(crate) struct Subject {
@@ -71,43 +83,81 @@ impl Job<'_> {
         let BuildRequest { derivation, plan, .. } = &self.request;
         let (path, derivation) = inputs::derivation(&self.store, derivation, plan).await?;
         let mut subject = self.subject(path, derivation).await?;
-        let locks = tokio::select! {
+        let mut locks = tokio::select! {
             locks = self.store.lock_outputs(self.to_lock(&subject)) => locks?,
             () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
         };
-        if let Some(outputs) = self.already_valid(&subject).await? {
-            return Ok(built(outputs, None));
-        }
+        let to_compare = match self.purpose {
+            Purpose::Build => match self.already_valid(&subject).await? {
+                Some(outputs) => return Ok(built(outputs, None)),
+                None => None,
+            },
+            Purpose::Check => Some(self.to_compare(&subject).await?),
+        };
         self.choose_scratch(&mut subject).await?;
-        let workshop = self.store.workshop().await?;
-        let done = self.build_and_register(&subject, &workshop, locks).await;
+        // they follow from the derivation, on which or on whose outputs there is a lock
+        locks.cover(subject.scratch.values().cloned());
+        let workshop = Arc::new(self.store.workshop().await?);
+        let done = match to_compare {
+            None => self.build_and_register(&subject, &workshop, locks).await,
+            Some(valid) => self.build_and_compare(&subject, &workshop, locks, valid).await,
+        };
         // off the way of what follows
         self.tracker.spawn_blocking(move || workshop.clear());
-        Ok(built(done?, Some(began)))
+        let outputs = done?;
+        self.run_post_build_hook(&subject, &outputs).await?;
+        Ok(built(outputs, Some(began)))
     }
 
     async fn build_and_register(
         &self,
         subject: &Subject,
-        workshop: &Workshop,
+        workshop: &Arc<Workshop>,
         locks: BuildLocks,
-    ) -> Result<Vec<(OutputName, PathInfo)>, Trouble> {
-        let products = match self.build(subject, workshop, &locks).await {
+    ) -> Result<Outputs, Trouble> {
+        let products = match self.build(subject, workshop, &locks, &[]).await {
             Ok(products) => products,
             Err(trouble) => {
                 self.clear(subject, &locks).await?;
                 return Err(trouble);
             }
         };
-        self.check_rules(subject, &products).await?;
         let realisations = self.realisations(subject, &products)?;
         let names: Vec<(OutputName, StorePath)> = products
             .iter()
             .map(|(name, product)| (name.clone(), product.info.path.clone()))
             .collect();
-        let products = products.into_values().collect();
-        self.store.register_outputs(workshop, locks, products, realisations).await?;
+        let products = products.into_values().map(|product| self.signed(product)).collect();
+        let locked = tokio::select! {
+            locked = self.store.lock_products(locks, products) => locked?,
+            () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
+        };
+        self.store.register_outputs(workshop, locked, realisations).await?;
         self.infos(names).await
+    }
+
+    /// Signs an output with all keys, as Nix signs what it has built itself.
+    fn signed(&self, mut product: Product) -> Product {
+        let keys = &self.settings.keys.0;
+        if !keys.is_empty() {
+            let fingerprint = product.info.fingerprint(self.store.store_dir());
+            product.info.signatures = keys.iter().map(|key| key.sign(&fingerprint)).collect();
+        }
+        product
+    }
+
+    /// Builds once more, and leaves what is valid as it is. What was made is removed with the workshop,
+    /// unless it differs and is to be looked at.
+    async fn build_and_compare(
+        &self,
+        subject: &Subject,
+        workshop: &Arc<Workshop>,
+        locks: BuildLocks,
+        valid: Outputs,
+    ) -> Result<Outputs, Trouble> {
+        let done = self.build(subject, workshop, &locks, &valid).await;
+        self.clear(subject, &locks).await?;
+        done.map(|_| valid)
     }
 
     /// Finds out all that has to be known before the outputs are locked.
@@ -149,6 +199,11 @@ impl Job<'_> {
         let known: BTreeSet<StorePath> = subject.scratch.values().cloned().collect();
         self.store.hold_valid(&known, drover_store::Substitute::No).await?;
         Ok(subject)
+    }
+
+    /// Whether what is left of it is kept if it fails.
+    pub(crate) fn keeps_failed(&self) -> bool {
+        self.request.wishes.keep_failed || self.settings.keep_failed == KeepFailed::Yes
     }
 
     /// Decides whether a build is shut in.
@@ -217,48 +272,6 @@ impl Job<'_> {
         paths
     }
 
-    /// Returns the outputs if they are all there.
-    async fn already_valid(
-        &self,
-        subject: &Subject,
-    ) -> Result<Option<Vec<(OutputName, PathInfo)>>, Trouble> {
-        let mut outputs = Vec::new();
-        for (name, output) in &subject.derivation.outputs {
-            let path = match (output.path(), subject.kind) {
-                (Some(path), _) => Some(path.clone()),
-                (None, DerivationKind::Impure) => None,
-                (None, _) => {
-                    let id = DrvOutput { hash: self.masked(subject)?, output: name.clone() };
-                    self.store.realisation(&id).await?.map(|realisation| realisation.out_path)
-                }
-            };
-            let Some(path) = path else { return Ok(None) };
-            outputs.push((name.clone(), path));
-        }
-        let paths: BTreeSet<StorePath> = outputs.iter().map(|(_, path)| path.clone()).collect();
-        let valid = self.store.hold_valid(&paths, drover_store::Substitute::No).await?;
-        match valid.len() == paths.len() {
-            true => self.infos(outputs).await.map(Some),
-            false => Ok(None),
-        }
-    }
-
-    fn masked(&self, subject: &Subject) -> Result<Hash, Trouble> {
-        let derivation = Derivation::from(subject.derivation.clone());
-        let store_dir = self.store.store_dir();
-        Ok(HashModuloCache::new().masked(store_dir, &derivation)?.to_hash())
-    }
-
-    async fn infos(
-        &self,
-        outputs: Vec<(OutputName, StorePath)>,
-    ) -> Result<Vec<(OutputName, PathInfo)>, Trouble> {
-        let paths: BTreeSet<StorePath> = outputs.iter().map(|(_, path)| path.clone()).collect();
-        let infos = inputs::infos(&self.store, &paths).await?;
-        let find = |path: &StorePath| infos.iter().find(|info| info.path == *path).cloned();
-        Ok(outputs.into_iter().filter_map(|(name, path)| Some((name, find(&path)?))).collect())
-    }
-
     /// Removes what a build that isn't shut in may have left at its outputs' places.
     async fn clear(&self, subject: &Subject, locks: &BuildLocks) -> Result<(), Trouble> {
         if subject.shelter == Shelter::None {
@@ -268,12 +281,13 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Builds, and takes over what was built.
+    /// Builds, and takes over what was built; that must be the same as these outputs.
     async fn build(
         &self,
         subject: &Subject,
-        workshop: &Workshop,
+        workshop: &Arc<Workshop>,
         locks: &BuildLocks,
+        same_as: &[(OutputName, PathInfo)],
     ) -> Result<BTreeMap<OutputName, Product>, Trouble> {
         self.clear(subject, locks).await?;
         let attempt = Attempt { job: self, subject, workshop };
@@ -299,9 +313,20 @@ impl Job<'_> {
             folder,
         };
         let gathered = tokio::task::spawn_blocking(move || harvest.gather()).await;
-        let gathered = gathered.unwrap_or(Err(Trouble::Cancelled));
-        made.folders.leave(self, gathered.is_err(), user);
-        gathered
+        let gathered = gathered.unwrap_or_else(|error| Err(of_bug(&subject.shown, &error).into()));
+        let checked = match gathered {
+            Ok(products) => {
+                let comparison = Comparison { subject, workshop, user: &user, made: &made.folders };
+                let compared = self.compare(&comparison, &products, same_as).await;
+                match compared {
+                    Ok(()) => self.check_rules(subject, &products).await.map(|()| products),
+                    Err(trouble) => Err(trouble),
+                }
+            }
+            Err(trouble) => Err(trouble),
+        };
+        made.folders.leave(self, checked.is_err(), user);
+        checked
     }
 
     /// Checks what the derivation asks of its outputs.
@@ -347,7 +372,7 @@ impl Job<'_> {
     }
 }
 
-fn built(outputs: Vec<(OutputName, PathInfo)>, began: Option<Instant>) -> BuildOutcome {
+fn built(outputs: Outputs, began: Option<Instant>) -> BuildOutcome {
     let outputs = outputs.into_iter().map(|(name, info)| (name.to_string(), info)).collect();
     BuildOutcome::Built(Built {
         outputs,

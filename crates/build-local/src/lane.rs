@@ -1,6 +1,11 @@
 //! A queue of builds on this machine.
 
+use std::any::Any;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use drover_store::{
     BuildLog, BuildOutcome, BuildRequest, Lane, PathStream, Pending, Store as _, StoreError,
@@ -10,12 +15,20 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::builder::Inner;
-use crate::failure::Trouble;
+use crate::failure::{Trouble, of_bug};
+use crate::job::Purpose;
 
 /// What is queued.
 enum Work {
     Import(Box<dyn PathStream>, oneshot::Sender<Result<(), StoreError>>),
-    Build(Box<BuildRequest>, Arc<dyn BuildLog>, oneshot::Sender<Result<BuildOutcome, StoreError>>),
+    Build(Box<Task>, oneshot::Sender<Result<BuildOutcome, StoreError>>),
+}
+
+/// A build, and what it's for.
+struct Task {
+    purpose: Purpose,
+    request: BuildRequest,
+    log: Arc<dyn BuildLog>,
 }
 
 /// A queue. Dropping it kills what runs in it and forgets the rest; what is killed is gone when the
@@ -61,7 +74,13 @@ impl Lane for LocalLane {
     }
 
     fn build(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome> {
-        self.ask(|answer| Work::Build(Box::new(request), log, answer))
+        let task = Task { purpose: Purpose::Build, request, log };
+        self.ask(|answer| Work::Build(Box::new(task), answer))
+    }
+
+    fn check(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome> {
+        let task = Task { purpose: Purpose::Check, request, log };
+        self.ask(|answer| Work::Build(Box::new(task), answer))
     }
 }
 
@@ -95,8 +114,8 @@ impl Worker {
                     };
                     answer.send(imported).ok();
                 }
-                Work::Build(request, log, answer) => {
-                    if let Some(outcome) = self.build(*request, log).await {
+                Work::Build(task, answer) => {
+                    if let Some(outcome) = self.build(*task).await {
                         answer.send(outcome).ok();
                     }
                 }
@@ -107,8 +126,7 @@ impl Worker {
     /// Builds, here or elsewhere; nothing where nobody wants to know any more.
     async fn build(
         &mut self,
-        request: BuildRequest,
-        log: Arc<dyn BuildLog>,
+        Task { purpose, request, log }: Task,
     ) -> Option<Result<BuildOutcome, StoreError>> {
         if let Some(other) = self.inner.other_for(&request) {
             let lane = match &self.elsewhere {
@@ -118,17 +136,42 @@ impl Worker {
                     Err(error) => return Some(Err(error)),
                 },
             };
+            let outcome = match purpose {
+                Purpose::Build => lane.build(request, log),
+                Purpose::Check => lane.check(request, log),
+            };
             return tokio::select! {
-                outcome = lane.build(request, log) => Some(outcome),
+                outcome = outcome => Some(outcome),
                 () = self.cancel.cancelled() => None,
             };
         }
         let store = Arc::clone(&self.store);
-        match self.inner.build(store, request, log, &self.cancel).await {
+        let shown = self.store.store_dir().display(&request.derivation);
+        let built =
+            unless_it_panics(self.inner.build(store, purpose, request, log, &self.cancel)).await;
+        match built.unwrap_or_else(|panic| Err(of_bug(&shown, &panic).into())) {
             Ok(outcome) => Some(Ok(outcome)),
             Err(Trouble::Failure(failure)) => Some(Ok(BuildOutcome::Failed(failure))),
             Err(Trouble::Store(error)) => Some(Err(error)),
             Err(Trouble::Cancelled) => None,
         }
     }
+}
+
+/// Waits for some work. Where it panics, what it said is returned: a queue that vanished would have
+/// nobody to blame, and what was asked of it would be asked again.
+async fn unless_it_panics<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let mut work = pin!(work);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+        Ok(Poll::Ready(done)) => Poll::Ready(Ok(done)),
+        Ok(Poll::Pending) => Poll::Pending,
+        Err(panic) => Poll::Ready(Err(words(panic.as_ref()))),
+    })
+    .await
+}
+
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it panicked without a word").to_owned()
 }

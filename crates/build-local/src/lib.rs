@@ -27,10 +27,14 @@
 
 mod attempt;
 mod builder;
+mod compare;
 mod contents;
 mod failure;
 mod folders;
+mod group;
 mod harvest;
+mod hook;
+mod hooks;
 mod inputs;
 mod job;
 mod lane;
@@ -44,11 +48,13 @@ mod settings;
 mod suitable;
 mod surroundings;
 mod users;
+mod validity;
 
 pub use builder::LocalBuilder;
+pub use hooks::{HookError, PostBuildHook};
 pub use machine::LocalMachine;
 pub use settings::{
-    BuildUsers, KeepFailed, KeepLog, LocalSettings, Outside, SandboxFallback, SandboxMode,
-    SandboxPath, SandboxPathError, Wherever,
+    BuildUsers, Groups, KeepFailed, KeepLog, LocalSettings, Outside, SandboxFallback, SandboxMode,
+    SandboxPath, SandboxPathError, SigningKeys, Wherever,
 };
 pub use suitable::Unsupported;

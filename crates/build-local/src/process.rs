@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drover_sandbox::{Ended, Handles, Launcher, Plan, Running, Terminal, TerminalReader};
-use drover_store::{BuildFailure, BuildLog, LogEvent};
+use drover_store::{BuildFailure, BuildLog, LogEvent, StoreError};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -58,13 +58,11 @@ impl Process<'_> {
     ) -> Result<Ending, Trouble> {
         let upper = TerminalReader::new(upper);
         let upper = upper.map_err(|error| machine("read what the build says", &error))?;
-        let mut running = tokio::select! {
-            spawned = self.launcher.spawn(plan, &handles) => {
-                let builder = &plan.command.program;
-                spawned.map_err(|error| of_start(self.derivation, builder, &error))?
-            }
-            () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
-        };
+        // also where it's cancelled meanwhile: what is given up half-way still ends after this returns,
+        // and the build's user would be somebody else's by then
+        let spawned = self.launcher.spawn(plan, &handles).await;
+        let builder = &plan.command.program;
+        let mut running = spawned.map_err(|error| of_start(self.derivation, builder, &error))?;
         // or the log would never come to its end
         drop(handles);
         self.log.event(LogEvent::Started);
@@ -73,14 +71,19 @@ impl Process<'_> {
             // it may have ended by itself by now
             running.kill().await.map_err(|error| of_wait(&error))?;
         }
-        if let Some(file) = self.file {
-            // a log that can't be kept is no reason to throw a build away
-            if let Err(error) = file.finish().await {
-                let text = format!("the log of '{}' can't be kept: {error}", self.derivation);
-                self.log.event(LogEvent::Message(text));
-            }
+        if let Some(file) = self.file.take() {
+            let finished = file.finish().await;
+            self.tell_of_log(finished);
         }
         ended
+    }
+
+    /// A log that can't be kept is no reason to throw a build away.
+    fn tell_of_log(&self, kept: Result<(), StoreError>) {
+        if let Err(error) = kept {
+            let text = format!("the log of '{}' can't be kept: {error}", self.derivation);
+            self.log.event(LogEvent::Message(text));
+        }
     }
 
     async fn follow(
@@ -134,7 +137,11 @@ impl Process<'_> {
         heard.size += bytes.len() as u64;
         heard.lines.take(bytes);
         if let Some(file) = &mut self.file {
-            file.take(bytes).await?;
+            let taken = file.take(bytes).await;
+            if taken.is_err() {
+                self.file = None;
+            }
+            self.tell_of_log(taken);
         }
         match self.limits.max_log_size {
             Some(limit) if limit < heard.size => {

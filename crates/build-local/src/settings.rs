@@ -11,7 +11,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use drover_core::SecretKey;
 use drover_sandbox::{LauncherProgram, SyscallFilter, TmpfsSize};
+
+use crate::hooks::PostBuildHook;
 
 /// Whether builds are shut in (`sandbox`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,15 @@ pub enum BuildUsers {
         /// How many there are.
         count: u32,
     },
+}
+
+/// Whether builds have control groups of their own (`use-cgroups`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Groups {
+    /// All have one; where there can be none they fail.
+    Always,
+    /// Those over a range of users have one, where there can be any.
+    ForRanges,
 }
 
 /// Whether builds' logs are kept (`keep-build-log`).
@@ -119,6 +131,16 @@ impl fmt::Debug for Outside {
     }
 }
 
+/// What signs all that is built here.
+#[derive(Clone, Default)]
+pub struct SigningKeys(pub Arc<Vec<SecretKey>>);
+
+impl fmt::Debug for SigningKeys {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "SigningKeys({})", self.0.len())
+    }
+}
+
 /// What is configured of builds on this machine.
 #[derive(Clone, Debug)]
 pub struct LocalSettings {
@@ -147,6 +169,8 @@ pub struct LocalSettings {
     /// Where the locks on these users are; in the store's state directory where absent. All stores of
     /// a machine must have the same place, as a build kills whatever runs as its user.
     pub user_locks: Option<PathBuf>,
+    /// Whether they have control groups of their own.
+    pub groups: Groups,
     /// Which system calls they are refused (`filter-syscalls`).
     pub filter: SyscallFilter,
     /// Cores that each may use, 0 for all (`cores`).
@@ -161,6 +185,16 @@ pub struct LocalSettings {
     pub log_lines: usize,
     /// Whether the folders of failed builds are kept (`keep-failed`), as a wish of every build.
     pub keep_failed: KeepFailed,
+    /// What signs what is built (`secret-key-files`).
+    pub keys: SigningKeys,
+    /// What is asked before each build that is shut in what it shall see beside the rest
+    /// (`pre-build-hook`).
+    pub pre_build_hook: Option<PathBuf>,
+    /// What runs after each build that went well.
+    pub post_build_hook: Option<PostBuildHook>,
+    /// What shows how outputs differ that were built once more (`diff-hook`, where `run-diff-hook` is
+    /// set). It runs as the build's user.
+    pub diff_hook: Option<PathBuf>,
     /// Whether logs are kept.
     pub keep_log: KeepLog,
     /// Certificates that builds with access to the network see (`ssl-cert-file`).
@@ -198,6 +232,7 @@ impl LocalSettings {
             build_dir: None,
             users: LocalSettings::ALLOCATED,
             user_locks: None,
+            groups: Groups::ForRanges,
             filter: SyscallFilter::Builds,
             cores: 0,
             timeout: None,
@@ -205,6 +240,10 @@ impl LocalSettings {
             max_log_size: None,
             log_lines: 25,
             keep_failed: KeepFailed::No,
+            keys: SigningKeys::default(),
+            pre_build_hook: None,
+            post_build_hook: None,
+            diff_hook: None,
             keep_log: KeepLog::Yes,
             certificates: None,
             outside: Outside(Arc::new(|_| None)),

@@ -32,6 +32,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) store_dir: &'a StoreDir,
     /// The inputs with all that they refer to.
     pub(crate) closure: &'a BTreeSet<StorePath>,
+    /// What it sees beside what the settings say.
+    pub(crate) also: &'a [SandboxPath],
     pub(crate) workshop: &'a Workshop,
     pub(crate) folders: &'a BuildFolders,
     pub(crate) user: &'a BuildUser,
@@ -86,7 +88,7 @@ pub(crate) fn namespaces(scene: &Scene<'_>, handles: &mut Handles) -> io::Result
         }
         Network::Host => list.network_files(settings)?,
     }
-    for path in &settings.paths {
+    for path in settings.paths.iter().chain(scene.also) {
         list.sandbox_path(path, store_dir, scene)?;
     }
     Ok(Namespaces {

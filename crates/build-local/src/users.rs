@@ -79,6 +79,14 @@ impl BuildUser {
         }
     }
 
+    /// Returns what the sandbox calls it where one user is enough.
+    pub(crate) fn identity_of_one(&self) -> Identity {
+        match self {
+            BuildUser::Caller(_) => Identity::Caller,
+            BuildUser::One(users) | BuildUser::Range(users) => users.as_user(),
+        }
+    }
+
     /// Returns the user and group as this machine counts, the first of a range.
     pub(crate) fn ids(&self) -> Ids {
         match self {

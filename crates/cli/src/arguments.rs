@@ -198,6 +198,9 @@ pub(crate) struct BuildingArguments {
     /// Say what would be built, and build nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Build what is valid once more on this machine, and compare
+    #[arg(long, alias = "check", conflicts_with = "dry_run")]
+    pub(crate) rebuild: bool,
 }
 
 /// How a machine is chosen.

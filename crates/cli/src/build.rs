@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use drover_build_local::PostBuildHook;
 use drover_fleet::{
-    BuildError, CopyBack, DryRun, Fallback, Fleet, FleetOptions, Graph, Report, Target,
+    BuildError, CopyBack, DryRun, Fallback, Fleet, FleetOptions, Graph, Observer, Report, Target,
 };
 use drover_schedule::{Policy, Rounding};
-use drover_store::{FetchObserver, Keeper, Store, Substitute, Trust};
+use drover_store::{AfterFailure, FetchObserver, Keeper, Store, Substitute, Trust};
 use drover_store_remote::Address;
 use tokio_util::sync::CancellationToken;
 
+use crate::after_build::{BuiltElsewhere, run_for_nodes};
 use crate::arguments::{BuildArguments, BuildingArguments, PolicyArgument, ResultArguments};
 use crate::builders::{MachineList, machines, substitute};
 use crate::configuration::Configuration;
@@ -21,11 +23,12 @@ use crate::connector::Connector;
 use crate::evaluate::{Evaluator, common_arguments};
 use crate::exit::{ExitStatus, Interrupted};
 use crate::local_store::LocalStore;
-use crate::own_store;
 use crate::progress::{FetchFollower, GraphNames, Progress, Screen};
+use crate::rebuild::{Rebuild, Rebuilder};
 use crate::signals::Signals;
 use crate::terminal::Terminal;
 use crate::{failures, json, out_link, summary, units, wanted};
+use crate::{own_builder, own_store};
 
 /// The longest end of a log that is kept for each failure.
 const LOG_LINES: u64 = 10_000;
@@ -57,38 +60,59 @@ async fn build_until(
     let own = own_store::for_building(&configuration, &local, follower, terminal)?.map(Arc::new);
     let machines = machines(&configuration, &connector, &local, own.as_ref(), terminal)?;
     let substitute = substitute(&configuration.settings);
+    let rebuilder = arguments.building.rebuild.then(|| match &own {
+        Some(_) => Rebuilder::own(&machines, &configuration),
+        None => Rebuilder::daemon(&configuration, &connector, &local),
+    });
+    // what a daemon of somebody else's builds and takes in is that daemon's
+    let hook = match &own {
+        Some(_) => own_builder::post_build_hook(&configuration.conf)?,
+        None => None,
+    };
     let keeper: Arc<dyn Keeper> = match own {
         Some(store) => store,
         None => through_daemon(&configuration, &connector, &local, &fetches)?,
     };
     let store: Arc<dyn Store> = keeper.clone();
-    let importing = import_flags(&arguments.building, &local, &*store);
-    let importing = unless_cancelled(cancel, importing).await??;
+    let current_dir = &configuration.host.environment.current_dir;
     // the roots of what is evaluated live as long as this
     let roots = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let evaluator = Evaluator {
-        source: &arguments.source,
-        local: &local,
-        store: &*store,
-        common: common_arguments(&arguments.settings, &importing, &local, terminal),
-        roots: roots.path(),
-    };
-    let current_dir = &configuration.host.environment.current_dir;
-    let prepare = async {
-        let targets = wanted::targets(&arguments.source, &evaluator, current_dir).await?;
-        let derivations: Vec<_> = targets.iter().map(|target| target.derivation.clone()).collect();
-        let graph = Graph::read(&*store, &derivations).await?;
-        anyhow::Ok((targets, Arc::new(graph)))
-    };
-    let (targets, graph) = unless_cancelled(cancel, prepare).await??;
+    let evaluating = evaluate(&arguments, &local, &*store, (current_dir, roots.path()), terminal);
+    let (targets, graph) = unless_cancelled(cancel, evaluating).await??;
     let options = options(&arguments, &configuration, substitute);
-    let run = Run { store, keeper, fetches, machines, options, graph, targets, terminal };
+    let run = Run { store, keeper, fetches, machines, options, hook, graph, targets, terminal };
     if arguments.building.dry_run {
         return run.dry_run(&arguments.results, cancel).await;
     }
-    let report = run.build(cancel.clone()).await?;
+    let report = match &rebuilder {
+        Some(rebuilder) => run.rebuild(rebuilder, cancel).await?,
+        None => run.build(cancel.clone()).await?,
+    };
     let link = wanted_link(&arguments.results, &local, current_dir);
     run.conclude(&report, &arguments.results, link.as_deref()).await
+}
+
+/// Returns what is wanted, and all that it depends on. `folders` are the one that the user is in and
+/// one for roots.
+async fn evaluate(
+    arguments: &BuildArguments,
+    local: &LocalStore,
+    store: &dyn Store,
+    (current_dir, roots): (&Path, &Path),
+    terminal: &Terminal,
+) -> anyhow::Result<(Vec<Target>, Arc<Graph>)> {
+    let importing = import_flags(&arguments.building, local, store).await?;
+    let evaluator = Evaluator {
+        source: &arguments.source,
+        local,
+        store,
+        common: common_arguments(&arguments.settings, &importing, local, terminal),
+        roots,
+    };
+    let targets = wanted::targets(&arguments.source, &evaluator, current_dir).await?;
+    let derivations: Vec<_> = targets.iter().map(|target| target.derivation.clone()).collect();
+    let graph = Graph::read(store, &derivations).await?;
+    Ok((targets, Arc::new(graph)))
 }
 
 /// Opens the local store by way of its daemon, and has `fetches` follow what that fetches.
@@ -176,6 +200,8 @@ struct Run<'a> {
     fetches: Arc<FetchFollower>,
     machines: MachineList,
     options: FleetOptions,
+    /// What runs for what was built elsewhere and is here in the end.
+    hook: Option<PostBuildHook>,
     graph: Arc<Graph>,
     targets: Vec<Target>,
     terminal: &'a Terminal,
@@ -184,6 +210,35 @@ struct Run<'a> {
 impl Run<'_> {
     /// Builds, and shows progress meanwhile.
     async fn build(&self, cancel: CancellationToken) -> anyhow::Result<Report> {
+        let screen = self.screen()?;
+        let _shown = Shown(Arc::clone(&screen));
+        let elsewhere = Arc::new(BuiltElsewhere::new(Arc::clone(&screen) as Arc<dyn Observer>));
+        let fleet = self.fleet(Arc::clone(&elsewhere) as Arc<dyn Observer>);
+        let building = fleet.build(Arc::clone(&self.graph), self.targets.clone(), cancel.clone());
+        let outcome = tokio::select! {
+            outcome = building => outcome,
+            never = say_when_cancelled(&cancel, &screen) => match never {},
+        };
+        if let Some(builder) = &self.machines.builder {
+            // what was killed here is gone before this ends, and so are its folders
+            builder.ended().await;
+        }
+        match outcome {
+            Ok(mut report) => {
+                if let Some(hook) = &self.hook {
+                    let (store, nodes) = (&*self.keeper, elsewhere.take());
+                    let hooks = run_for_nodes(hook, store, &self.graph, nodes, &*screen);
+                    report.failures.extend(unless_cancelled(&cancel, hooks).await??);
+                }
+                Ok(report)
+            }
+            Err(BuildError::Cancelled) => Err(Interrupted.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Returns what shows progress, on all machines.
+    fn screen(&self) -> anyhow::Result<Arc<Screen>> {
         let slots = self.machines.machines.iter().map(|machine| {
             let description = &machine.description;
             (description.name.clone(), description.all_slots())
@@ -195,26 +250,42 @@ impl Run<'_> {
         let screen = Screen::start(Progress::new(slots), names, self.terminal)
             .context("cannot start to show progress")?;
         let screen = Arc::new(screen);
-        let _shown = Shown(Arc::clone(&screen));
         self.fetches.show_on(&screen);
-        let fleet = self.fleet(Arc::clone(&screen) as Arc<dyn drover_fleet::Observer>);
-        let building = fleet.build(Arc::clone(&self.graph), self.targets.clone(), cancel.clone());
-        let outcome = tokio::select! {
-            outcome = building => outcome,
-            never = say_when_cancelled(&cancel, &screen) => match never {},
-        };
-        if let Some(builder) = &self.machines.builder {
-            // what was killed here is gone before this ends, and so are its folders
-            builder.ended().await;
-        }
-        match outcome {
-            Ok(report) => Ok(report),
-            Err(BuildError::Cancelled) => Err(Interrupted.into()),
-            Err(error) => Err(error.into()),
-        }
+        Ok(screen)
     }
 
-    fn fleet(&self, observer: Arc<dyn drover_fleet::Observer>) -> Fleet {
+    /// Builds what is valid once more, and shows progress meanwhile.
+    async fn rebuild(
+        &self,
+        rebuilder: &Rebuilder,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<Report> {
+        let screen = self.screen()?;
+        let _shown = Shown(Arc::clone(&screen));
+        let rebuild = Rebuild {
+            rebuilder,
+            store: Arc::clone(&self.keeper),
+            graph: Arc::clone(&self.graph),
+            targets: &self.targets,
+            substitute: self.options.substitute,
+            keep_going: match self.options.keep_going {
+                true => AfterFailure::KeepGoing,
+                false => AfterFailure::Stop,
+            },
+        };
+        let rebuilding = rebuild.run(Arc::clone(&screen) as Arc<dyn Observer>);
+        let outcome = tokio::select! {
+            outcome = rebuilding => outcome,
+            () = cancel.cancelled() => Err(Interrupted.into()),
+        };
+        rebuilder.end().await;
+        if let Some(builder) = &self.machines.builder {
+            builder.ended().await;
+        }
+        outcome
+    }
+
+    fn fleet(&self, observer: Arc<dyn Observer>) -> Fleet {
         let store = Arc::clone(&self.store);
         Fleet::new(store, self.machines.machines.clone(), self.options.clone(), observer)
             .with_ledger(Arc::clone(&self.keeper))

@@ -79,7 +79,8 @@ pub(crate) fn machines(
         (Some(store), None, stock) => {
             let other = stock.map(|open| Arc::new(open()) as Arc<dyn Builder>);
             let limits = LimitsKeptBy::Builder;
-            let builder = own_builder::builder(configuration, Arc::clone(store), limits, other)?;
+            let store = Arc::clone(store);
+            let builder = own_builder::builder(configuration, store, limits, other, terminal)?;
             found.builder = Some(builder.clone());
             (LocalBuildsBy::Drover, Arc::new(move || Arc::new(builder.machine())))
         }

@@ -5,6 +5,7 @@
 //! and builders, and only [`terminal`] and [`progress`] write to the terminal.
 
 mod address;
+mod after_build;
 mod arguments;
 mod build;
 mod builders;
@@ -25,7 +26,9 @@ mod out_link;
 mod own_builder;
 mod own_store;
 mod progress;
+mod rebuild;
 mod signals;
+mod signing;
 mod ssh_options;
 mod standing;
 mod store_ping;

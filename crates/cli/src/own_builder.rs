@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use drover_build_local::{
-    BuildUsers, KeepFailed, KeepLog, LocalBuilder, LocalSettings, Outside, SandboxFallback,
-    SandboxMode, SandboxPath, Wherever,
+    BuildUsers, Groups, KeepFailed, KeepLog, LocalBuilder, LocalSettings, Outside, PostBuildHook,
+    SandboxFallback, SandboxMode, SandboxPath, SigningKeys, Wherever,
 };
 use drover_config::{Base, NixConf, Sandbox};
 use drover_fleet::{MachineSpec, Site};
@@ -22,13 +22,11 @@ use crate::builders::LOCAL;
 use crate::configuration::Configuration;
 use crate::host;
 use crate::own_store::is_on;
-use crate::usual_shell;
+use crate::terminal::Terminal;
+use crate::{signing, usual_shell};
 
 /// With this argument the program is the launcher of builds.
 pub(crate) const LAUNCHER: &str = "__sandbox";
-
-/// Settings that say something of builds here and that drover doesn't carry out yet.
-const NOT_DONE: [&str; 4] = ["pre-build-hook", "post-build-hook", "diff-hook", "use-cgroups"];
 
 /// Who keeps to the limits of builds' time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,17 +39,7 @@ pub(crate) enum LimitsKeptBy {
 
 /// Says why this machine's builds can't be done by drover as it's configured.
 pub(crate) fn refusal(configuration: &Configuration, layout: &Layout) -> Option<String> {
-    let Configuration { settings, conf, .. } = configuration;
-    let is_set = |name: &&str| {
-        let text = conf.raw(name).map(|raw| raw.text()).unwrap_or_default();
-        !matches!(text.as_str(), "" | "false")
-    };
-    if let Some(name) = NOT_DONE.into_iter().find(is_set) {
-        let origin = conf.origin(name);
-        return Some(format!(
-            "{origin}: setting '{name}' is not supported by drover's builder yet"
-        ));
-    }
+    let Configuration { settings, .. } = configuration;
     let in_place = layout.real.as_os_str() == layout.store_dir.as_str();
     let is_root = rustix::process::geteuid().is_root();
     if is_root
@@ -72,14 +60,17 @@ pub(crate) fn refusal(configuration: &Configuration, layout: &Layout) -> Option<
 ///
 /// # Errors
 ///
-/// A setting with a value that it can't have.
+/// A setting with a value that it can't have, or a key that is none.
 pub(crate) fn builder(
     configuration: &Configuration,
     store: Arc<LocalStore>,
     limits: LimitsKeptBy,
     other: Option<Arc<dyn Builder>>,
+    terminal: &Terminal,
 ) -> anyhow::Result<LocalBuilder> {
+    let keys = signing::keys(&configuration.settings.secret_key_files, terminal)?;
     let settings = settings(configuration, limits)?;
+    let settings = LocalSettings { keys: SigningKeys(Arc::new(keys)), ..settings };
     Ok(match other {
         Some(other) => LocalBuilder::with_other(store, settings, other),
         None => LocalBuilder::new(store, settings),
@@ -174,6 +165,7 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
         build_dir: text("build-dir").map(PathBuf::from),
         users: users(configuration)?,
         user_locks: Some(user_locks(&configuration.host.state_dir)),
+        groups: groups(conf)?,
         filter: match is_on(conf, "filter-syscalls", true)? {
             true => SyscallFilter::Builds,
             false => SyscallFilter::Off,
@@ -187,6 +179,9 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
             true => KeepFailed::Yes,
             false => KeepFailed::No,
         },
+        pre_build_hook: program(conf, "pre-build-hook")?,
+        post_build_hook: post_build_hook(conf)?,
+        diff_hook: diff_hook(conf)?,
         keep_log: match settings.keep_build_log {
             true => KeepLog::Yes,
             false => KeepLog::No,
@@ -195,6 +190,52 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
         outside: Outside(Arc::new(|name| std::env::var_os(name).map(OsStringExt::into_vec))),
         ..usual
     })
+}
+
+fn groups(conf: &NixConf) -> anyhow::Result<Groups> {
+    Ok(match is_on(conf, "use-cgroups", false)? {
+        true => Groups::Always,
+        false => Groups::ForRanges,
+    })
+}
+
+/// Returns what shows how outputs differ, where that is wanted.
+fn diff_hook(conf: &NixConf) -> anyhow::Result<Option<PathBuf>> {
+    match is_on(conf, "run-diff-hook", false)? {
+        true => program(conf, "diff-hook"),
+        false => Ok(None),
+    }
+}
+
+/// Returns what runs after builds, wherever they were done.
+///
+/// # Errors
+///
+/// It isn't named by its whole path.
+pub(crate) fn post_build_hook(conf: &NixConf) -> anyhow::Result<Option<PostBuildHook>> {
+    let Some(program) = program(conf, "post-build-hook")? else { return Ok(None) };
+    let line = |(name, raw): (&str, &drover_config::RawSetting)| {
+        let more = match raw.base() {
+            Base::Empty => "",
+            Base::Default => "extra-",
+        };
+        format!("{more}{name} = {}\n", raw.text().replace('\n', " "))
+    };
+    Ok(Some(PostBuildHook { program, settings: conf.iter().map(line).collect() }))
+}
+
+/// Returns a program that is named by its whole path, as it must be; nothing where none is.
+fn program(conf: &NixConf, name: &'static str) -> anyhow::Result<Option<PathBuf>> {
+    let text = conf.raw(name).map(|raw| raw.text()).filter(|text| !text.is_empty());
+    let Some(path) = text.map(PathBuf::from) else { return Ok(None) };
+    match path.is_absolute() {
+        true => Ok(Some(path)),
+        false => anyhow::bail!(
+            "{}: setting '{name}' is '{}' and must be an absolute path",
+            conf.origin(name),
+            path.display()
+        ),
+    }
 }
 
 fn sandbox_paths(configuration: &Configuration) -> anyhow::Result<Vec<SandboxPath>> {

@@ -107,7 +107,7 @@ impl World {
         for (name, slots) in machines {
             let script = self.path(name);
             let text = format!(
-                "#!/bin/sh\nexec nix-daemon --stdio --option sandbox true --option max-jobs 4 --store 'local?root={}'\n",
+                "#!/bin/sh\nexec nix-daemon --stdio --option sandbox true --option max-jobs 4 --option post-build-hook '' --store 'local?root={}'\n",
                 self.path(&format!("{name}-root")).display()
             );
             fs_err::write(&script, text).unwrap();
@@ -442,6 +442,32 @@ fn what_is_built_is_signed() {
     assert!(told.contains("client-1:"), "{told}");
 }
 
+/// What another machine has built for two clients is the hook's once, and not again when it's valid.
+#[test]
+fn the_hook_runs_once_for_what_was_built_elsewhere() {
+    let world = World::new();
+    let (hook, log) = (world.path("hook"), world.path("hook.log"));
+    let text = format!("#!/bin/sh\necho $DRV_PATH $OUT_PATHS >> {}\necho heard\n", log.display());
+    fs_err::write(&hook, text).unwrap();
+    fs_err::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+    world.configure(&format!("post-build-hook = {}", hook.display()));
+    world.machines(&[("b1", 1)]);
+    let _daemon = world.daemon();
+    let drv = world.sleeper("0.367");
+    let mut other = world.client(&["-r", &drv]);
+    let other = other.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut client = world.client(&["-r", &drv]);
+    let output = client.output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(other.wait_with_output().unwrap().status.success());
+    let path = succeeds(world.client(&["-r", &drv]));
+    assert_eq!(fs_err::read_to_string(&log).unwrap(), format!("{drv} {path}\n"));
+    // where it fails, so does the build for who waits for it
+    fs_err::write(&hook, "#!/bin/sh\nexit 3\n").unwrap();
+    let said = fails(world.client(&["-r", &world.sleeper("0.068")]), 1);
+    assert!(said.contains("hook\" failed with exit code 3"), "{said}");
+}
+
 #[test]
 fn what_a_trusted_client_says_of_the_store_counts() {
     let world = World::new();
@@ -480,8 +506,8 @@ fn the_cores_that_a_client_asks_for_reach_the_build() {
     assert_eq!(fs_err::read_to_string(world.real(&path)).unwrap().trim(), other);
 }
 
-/// Stock Nix repeats a build on its own machine, never on another; there is no builder for this
-/// machine yet.
+/// A build is repeated on this machine, never on another, as by stock Nix; where none is done here
+/// that is said.
 #[test]
 fn a_build_that_is_to_be_checked_is_refused_by_name() {
     let world = World::new();
@@ -490,7 +516,7 @@ fn a_build_that_is_to_be_checked_is_refused_by_name() {
     let drv = world.derivation("twice", "echo > $out", &[]);
     succeeds(world.client(&["-r", &drv]));
     let said = fails(world.client(&["-r", &drv, "--check"]), 1);
-    assert!(said.contains("cannot check builds by repeating them on other machines"), "{said}");
+    assert!(said.contains("cannot check builds by repeating them where none are done"), "{said}");
     let said = fails(world.client(&["-r", &drv, "--repair"]), 1);
     let expected = "cannot repair paths by building them again on other machines";
     assert!(said.contains(expected), "{said}");

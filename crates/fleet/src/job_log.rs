@@ -34,7 +34,8 @@ struct Heard {
 }
 
 impl JobLog {
-    /// Returns a log of which the last `limit` lines are kept.
+    /// Returns a log of which the last `limit` lines are kept. Messages are told with the machine before
+    /// them, if that has a name.
     pub(crate) fn new(
         node: NodeId,
         machine: Arc<str>,
@@ -138,7 +139,10 @@ impl BuildLog for JobLog {
                 self.observer.event(FleetEvent::Phase { node, phase });
             }
             LogEvent::Message(message) => {
-                let text = format!("{}: {message}", self.machine);
+                let text = match &*self.machine {
+                    "" => message,
+                    machine => format!("{machine}: {message}"),
+                };
                 self.observer.event(FleetEvent::Note(text));
             }
         }

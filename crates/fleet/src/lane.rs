@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::ahead::fetching_ahead;
+use crate::bug::{followed, unless_it_panics};
 use crate::check::{Promised, check_built};
 use crate::event::Observer;
 use crate::inputs::{Busy, Import, all_landed, bring, broken, goes_aside};
@@ -114,11 +115,11 @@ impl LaneContext {
         }
     }
 
-    fn places_not_coming(&self, outputs: &[StorePath]) {
+    pub(crate) fn places_not_coming(&self, outputs: &[StorePath]) {
         self.shared.places.not_coming(outputs.iter(), self.berth);
     }
 
-    fn tell(&self, job: JobId, end: JobEnd) {
+    pub(crate) fn tell(&self, job: JobId, end: JobEnd) {
         self.shared.job_ended(self.machine, self.opening, job, end);
     }
 }
@@ -163,11 +164,16 @@ pub(crate) async fn run_lane(
             again.extend(ended.ok().flatten());
         }
         let busy = if running.is_empty() { Busy::No } else { Busy::Yes };
-        match submit(&context, on, job, busy).await {
+        let submitted = unless_it_panics(submit(&context, on, job, busy)).await;
+        match submitted.and_then(|submitted| submitted) {
             Ok(submitted) => {
                 on.ahead = Some(submitted.produced.subscribe());
-                let followed = submitted.follow(Arc::clone(&context));
-                running.spawn(context.shared.tracker.track_future(followed));
+                let (context, outputs) = (Arc::clone(&context), submitted.outputs.clone());
+                let tracker = context.shared.tracker.clone();
+                running.spawn(tracker.track_future(async move {
+                    let work = submitted.follow(Arc::clone(&context));
+                    followed(&context, id, &outputs, work).await
+                }));
             }
             Err(end) => {
                 context.tell(id, end);

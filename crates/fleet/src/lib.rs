@@ -7,6 +7,7 @@
 
 mod ahead;
 mod approach;
+mod bug;
 mod check;
 mod driver;
 mod event;

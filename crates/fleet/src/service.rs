@@ -9,6 +9,7 @@
 //! a job has waited counts like a second of that path: none waits for ever.
 
 mod bring;
+mod check;
 mod engine;
 mod failures;
 mod given;
@@ -45,6 +46,7 @@ use crate::fleet::{CopyBack, Fallback, FleetOptions};
 use crate::machine::MachineSpec;
 use crate::places::Berth;
 use crate::service::bring::Arrivals;
+use crate::service::check::Bench;
 use crate::service::engine::{Command, Engine};
 use crate::service::here::Here;
 use crate::service::request::Request;
@@ -83,6 +85,8 @@ pub struct Census {
 pub struct Service {
     state: Mutex<State>,
     tasks: TaskTracker,
+    /// Where builds are repeated.
+    bench: Mutex<Option<Bench>>,
 }
 
 enum State {
@@ -121,13 +125,15 @@ impl Handle {
 impl Service {
     /// Returns a service; nothing runs before somebody asks.
     pub fn new(machines: Vec<MachineSpec>, options: ServiceOptions) -> Service {
+        let bench = Mutex::new(Bench::among(&machines));
         let state = Mutex::new(State::Asleep { machines, options });
-        Service { state, tasks: TaskTracker::new() }
+        Service { state, tasks: TaskTracker::new(), bench }
     }
 
     /// Replaces the machines. What is built goes on: a machine of the same name stays connected,
     /// one that is gone from the list gets nothing new and is left when nobody needs it any more.
     pub fn reload(&self, machines: Vec<MachineSpec>, options: ServiceOptions) {
+        *self.bench.lock().unwrap_or_else(PoisonError::into_inner) = Bench::among(&machines);
         let mut state = self.state();
         match &mut *state {
             State::Asleep { .. } => *state = State::Asleep { machines, options },
@@ -246,12 +252,11 @@ impl Service {
         observer: Arc<dyn RealiseObserver>,
     ) -> Result<Request, StoreError> {
         let what = match settings.mode {
-            RealiseMode::Normal => {
+            RealiseMode::Normal | RealiseMode::Check => {
                 let handle = self.handle(store.as_ref())?;
                 return Ok(Request { handle, store, settings, observer });
             }
             RealiseMode::Repair => "repair paths by building them again on other machines",
-            RealiseMode::Check => "check builds by repeating them on other machines",
         };
         Err(StoreError::Unsupported { store: store.name().to_owned(), what })
     }
@@ -287,7 +292,14 @@ impl Realiser for Service {
         settings: RealiseSettings,
         observer: Arc<dyn RealiseObserver>,
     ) -> Result<Vec<Realised>, StoreError> {
-        self.request(store, settings, observer)?.realise(&wanted).await
+        let request = self.request(store, settings, observer)?;
+        match request.settings.mode {
+            RealiseMode::Check => {
+                let bench = self.bench.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                request.check(&wanted, bench.as_ref()).await
+            }
+            RealiseMode::Normal | RealiseMode::Repair => request.realise(&wanted).await,
+        }
     }
 
     async fn build_derivation(
@@ -297,6 +309,10 @@ impl Realiser for Service {
         settings: RealiseSettings,
         observer: Arc<dyn RealiseObserver>,
     ) -> Result<Realised, StoreError> {
+        if settings.mode == RealiseMode::Check {
+            let what = "check a build by repeating it that it has no derivation of";
+            return Err(StoreError::Unsupported { store: store.name().to_owned(), what });
+        }
         self.request(store, settings, observer)?.build_given(path, derivation).await
     }
 

@@ -106,6 +106,9 @@ pub fn as_json(closure: &[PathInfo], store_dir: &StoreDir) -> Value {
         let references: Vec<String> =
             info.references.iter().map(|path| store_dir.display(path)).collect();
         let mut entry = Map::new();
+        if let Some(address) = &info.content_address {
+            entry.insert("ca".to_owned(), json!(address.to_string()));
+        }
         entry.insert("closureSize".to_owned(), json!(closure_size(&info.path, &known)));
         entry.insert("narHash".to_owned(), json!(info.nar_hash.to_string()));
         entry.insert("narSize".to_owned(), json!(info.nar_size.0));

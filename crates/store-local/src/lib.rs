@@ -48,4 +48,4 @@ pub use layout::{Access, Layout, LayoutError, Place, Surroundings, Uid};
 pub use local_store::LocalStore;
 pub use options::{ContentSync, LocalOptions, LogForm, RequiredSignatures, Symlinks};
 pub use substitution::{Forbidden, OpenSubstituters, Sources};
-pub use workshop::{BuildLocks, Product, Workshop};
+pub use workshop::{BuildLocks, LockedProducts, Product, Workshop};

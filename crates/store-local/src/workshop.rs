@@ -6,11 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use drover_core::{PathInfo, Realisation, StorePath};
 use drover_store::{StoreError, WhenValid};
+use drover_store_files::{FileName, FilesError, remove_tree, rename_into};
 use drover_store_locks::{PathLocks, RealStore, TempDir, Tried};
 
 use crate::LocalStore;
@@ -29,6 +31,15 @@ const FOR_EVER: Duration = Duration::from_secs(u64::MAX / 4);
 pub struct BuildLocks {
     held: Vec<PathLocks>,
     paths: BTreeSet<StorePath>,
+    /// Paths that only who has these locks makes anything of.
+    own: BTreeSet<StorePath>,
+}
+
+/// Outputs that are ready to become valid, with locks on all of them.
+#[derive(Debug)]
+pub struct LockedProducts {
+    locks: BuildLocks,
+    products: Vec<Product>,
 }
 
 /// An output that is whole, checked and in canonical form, in a workshop's folder.
@@ -67,7 +78,9 @@ impl LocalStore {
                 })
                 .await?;
             match tried {
-                Tried::Held(held) => return Ok(BuildLocks { held: vec![held], paths }),
+                Tried::Held(held) => {
+                    return Ok(BuildLocks { held: vec![held], paths, own: BTreeSet::new() });
+                }
                 Tried::Busy(path) => {
                     let real = self.layout().real_path(&path);
                     let what = format!("waiting for lock on '{}'", real.display());
@@ -93,7 +106,7 @@ impl LocalStore {
         .await
     }
 
-    /// Removes what lies at the places of paths that are locked and not valid.
+    /// Removes what lies at the places of paths that are locked or the build's own, and not valid.
     ///
     /// # Errors
     ///
@@ -103,7 +116,8 @@ impl LocalStore {
         locks: &BuildLocks,
         paths: BTreeSet<StorePath>,
     ) -> Result<(), StoreError> {
-        let paths: Vec<StorePath> = paths.intersection(&locks.paths).cloned().collect();
+        let clears = |path: &StorePath| locks.paths.contains(path) || locks.own.contains(path);
+        let paths: Vec<StorePath> = paths.into_iter().filter(clears).collect();
         self.blocking(move |view| {
             let valid = view.valid(&paths)?;
             for path in paths.iter().filter(|path| !valid.contains(path)) {
@@ -114,9 +128,32 @@ impl LocalStore {
         .await
     }
 
+    /// Waits until it has the locks of all that was made. Those that aren't held yet are of paths that
+    /// follow from contents; whoever else has one of these has it for a moment only.
+    ///
+    /// Dropping the future gives all locks back.
+    ///
+    /// # Errors
+    ///
+    /// The store can't be locked. All locks are given back.
+    pub async fn lock_products(
+        &self,
+        mut locks: BuildLocks,
+        products: Vec<Product>,
+    ) -> Result<LockedProducts, StoreError> {
+        let paths: BTreeSet<StorePath> =
+            products.iter().map(|product| product.info.path.clone()).collect();
+        let new: BTreeSet<StorePath> = paths.difference(&locks.paths).cloned().collect();
+        if !new.is_empty() {
+            let BuildLocks { held, paths, .. } = self.lock_outputs(new).await?;
+            locks.held.extend(held);
+            locks.paths.extend(paths);
+        }
+        Ok(LockedProducts { locks, products })
+    }
+
     /// Makes what a build has made valid, with what its outputs became: all of it in one transaction.
-    /// What is valid by now stays as it is. Locks that aren't held yet are those of paths that follow
-    /// from contents; whoever else has one of these has it for a moment only.
+    /// What is valid by now stays as it is.
     ///
     /// # Errors
     ///
@@ -124,17 +161,11 @@ impl LocalStore {
     pub async fn register_outputs(
         &self,
         workshop: &Workshop,
-        locks: BuildLocks,
-        products: Vec<Product>,
+        LockedProducts { locks, products }: LockedProducts,
         realisations: Vec<Realisation>,
     ) -> Result<(), StoreError> {
         let paths: BTreeSet<StorePath> =
             products.iter().map(|product| product.info.path.clone()).collect();
-        let new: BTreeSet<StorePath> = paths.difference(&locks.paths).cloned().collect();
-        let more = match new.is_empty() {
-            true => None,
-            false => Some(self.lock_outputs(new).await?),
-        };
         let Workshop { view, folder, .. } = workshop;
         view.collect_if_due();
         let ready = |Product { info, entry }| Ready { info, outputs: Default::default(), entry };
@@ -145,15 +176,21 @@ impl LocalStore {
             view.hold(&paths)?;
             let done = batch.commit_locked(&paths, &realisations);
             batch.clear();
+            // here, as it goes on where nobody waits for it any more
+            drop(locks);
             done
         });
-        let done = done.await;
-        drop((more, locks));
-        done
+        done.await
     }
 }
 
 impl BuildLocks {
+    /// Says that these paths too are made by nobody else meanwhile, as they follow from those that are
+    /// locked and are no output's in the end: where a build writes what has no path yet.
+    pub fn cover(&mut self, paths: impl IntoIterator<Item = StorePath>) {
+        self.own.extend(paths);
+    }
+
     /// Returns how many paths are locked.
     pub fn len(&self) -> usize {
         self.held.iter().map(PathLocks::len).sum()
@@ -176,8 +213,30 @@ impl Workshop {
         self.real_store.as_fd()
     }
 
-    /// Removes what is in the folder, and the folder. Synchronous, for a thread that may block.
-    pub fn clear(self) {
+    /// Moves something from the folder to where it lies beside a valid path, for who wants to compare
+    /// them, and returns where: the path with `.check` behind it. What was there is removed. It's no
+    /// path of the store's, and the next garbage collector takes it. Synchronous, for a thread that may
+    /// block.
+    ///
+    /// # Errors
+    ///
+    /// It can't be moved.
+    pub fn keep_beside(&self, entry: &str, path: &StorePath) -> Result<PathBuf, StoreError> {
+        let name = format!("{}.check", path.base_name());
+        let place = self.real_store.path().join(&name);
+        let moved = || -> Result<(), FilesError> {
+            let [from, to] = [entry, &name].map(|name| FileName::new(name.as_bytes()));
+            let (from, to) = (from?, to?);
+            remove_tree(self.store(), &to)?;
+            rename_into(self.folder(), &from, self.store(), &to)
+        };
+        let told =
+            |error: FilesError| LocalError::from(error).into_store_error(&self.view.layout().name);
+        moved().map(|()| place).map_err(told)
+    }
+
+    /// Removes what is in the folder. Synchronous, for a thread that may block.
+    pub fn clear(&self) {
         match entries(self.folder()) {
             Ok(entries) => entries.iter().for_each(|entry| {
                 // what can't be removed is garbage to the next collector

@@ -203,4 +203,15 @@ pub trait Lane: Send + Sync {
 
     /// Queues a build.
     fn build(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome>;
+
+    /// Queues a build of something that is valid there, which is compared with that and doesn't become
+    /// valid itself. Where they are the same it was built; otherwise it failed, as
+    /// [`BuildFailure::NotDeterministic`].
+    ///
+    /// Nobody needs to be able to do this: by default the answer is [`StoreError::Unsupported`].
+    fn check(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome> {
+        drop((request, log));
+        let (store, what) = ("the builder".to_owned(), "check builds by repeating them");
+        Box::pin(std::future::ready(Err(StoreError::Unsupported { store, what })))
+    }
 }

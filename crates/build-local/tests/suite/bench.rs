@@ -226,6 +226,21 @@ impl Bench {
         (outcome, heard)
     }
 
+    /// Builds a derivation once more that was built before, and compares.
+    pub(crate) async fn check(
+        &self,
+        drv: &StorePath,
+        wishes: BuildWishes,
+    ) -> (BuildOutcome, Arc<Heard>) {
+        let lane = self.machine.open_lane().await.unwrap();
+        let heard = Arc::new(Heard::default());
+        let log = Arc::clone(&heard) as Arc<dyn BuildLog>;
+        let outcome = lane.check(request(drv, wishes), log).await.unwrap();
+        drop(lane);
+        self.builder.ended().await;
+        (outcome, heard)
+    }
+
     /// Builds a derivation of the corpus that must fail.
     pub(crate) async fn fail(&self, attribute: &str) -> (BuildFailure, Arc<Heard>) {
         let drv = self.instantiate(Whose::Ours, attribute);

@@ -32,6 +32,13 @@ let
       $busybox cat .attrs.json >> $out
     '' { __structuredAttrs = true; list = [ "a" 1 true ]; };
     graph = run "graph" "busybox cat closure other > $out" { exportReferencesGraph = [ "closure" deep "other" dep ]; };
+    # a plain use of a `.drv` needs all that it needs and makes to be there
+    graphOfDerivation = run "graph-of-derivation" "busybox cat graph > $out" { exportReferencesGraph = [ "graph" chain.drvPath ]; };
+    structuredGraphOfDerivation = run "structured-graph-of-derivation" ''
+      busybox=${bin}/bin/busybox
+      out=$($busybox sed -n 's/.*"outputs":{"out":"\([^"]*\)".*/\1/p' .attrs.json)
+      $busybox cat .attrs.json > $out
+    '' { __structuredAttrs = true; exportReferencesGraph.graph = [ chain.drvPath ]; };
     seesHello = run "sees-hello" "test -x /bin/hello && echo seen > $out" { };
     i686 = run "i686" "busybox uname -m > $out" { system = "i686-linux"; };
     mixedModes = run "modes" "busybox mkdir $out; echo a > $out/a; busybox chmod 600 $out/a; echo b > $out/b; busybox chmod 755 $out/b; busybox mkdir $out/d; busybox chmod 700 $out/d; busybox ln $out/a $out/c" { };
@@ -49,6 +56,8 @@ let
     silentSuccess = run "silent" "echo > $out" { };
 
     depAlone = dep;
+    deepAlone = deep;
+    seesDeep = run "sees-deep" "busybox cat $(busybox cat /deep) > $out; test -x /bin/hello && echo seen >> $out" { };
     rangeOfUsers = run "range" "busybox id -u; busybox id -g; busybox awk '{ print \$3 }' /proc/self/uid_map; echo > $out; busybox chown 17:18 $out" { requiredSystemFeatures = [ "uid-range" ]; };
     structuredGraph = run "structured-graph" ''
       busybox=${bin}/bin/busybox
@@ -81,6 +90,15 @@ let
       out=$($busybox sed -n 's/.*"outputs":{"out":"\([^"]*\)".*/\1/p' .attrs.json)
       echo ${dep} > $out
     '' { __structuredAttrs = true; unsafeDiscardReferences.out = true; };
+    floatingDiscards = run "floating-discards" ''
+      busybox=${bin}/bin/busybox
+      path() { $busybox sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p" .attrs.json; }
+      dev=$(path dev); lib=$(path lib); out=$(path out)
+      $busybox mkdir $out
+      echo $out $dev $lib ${dep} > $out/x
+      echo $dev ${dep} > $dev
+      echo $dev $lib > $lib
+    '' { __structuredAttrs = true; outputs = [ "out" "dev" "lib" ]; unsafeDiscardReferences = { out = true; dev = true; lib = false; }; __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
     emptyFolder = run "empty-folder" "busybox mkdir $out" { };
     manyFiles = run "many-files" "busybox mkdir $out; for i in $(busybox seq 200); do echo $i ${dep} > $out/$i; done" { };
     deepFolder = run "deep-folder" "busybox mkdir -p $out/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15; echo ${dep} > $out/1/2/3/4/5/6/7/8/9/10/11/12/13/14/15/file" { };
@@ -105,6 +123,11 @@ let
     '' { __structuredAttrs = true; outputChecks.out.maxClosureSize = 200; };
     fixedRefers = run "fixed-refers" "echo ${dep} > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
 
+    # another each time
+    differs = run "differs" "busybox mkdir $out; busybox cat /proc/sys/kernel/random/uuid > $out/x" { };
+    floatingDiffers = run "floating-differs" "busybox cat /proc/sys/kernel/random/uuid > $out" { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+    oneDiffers = run "one-differs" "echo $dev > $out; busybox cat /proc/sys/kernel/random/uuid > $dev" { outputs = [ "out" "dev" ]; };
+
     # attacks
     inode = run "inode" "echo x > $out; busybox stat -c %i $out" { };
     fixedInode = run "fixed-inode" "printf hello > $out; busybox stat -c %i $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
@@ -116,6 +139,7 @@ let
 
     # what fails
     exits = run "exits" "echo before; exit 3" { };
+    floatingExits = run "floating-exits" "echo > $out; exit 3" { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
     signalled = run "signalled" "busybox sh -c 'kill -6 $$; busybox true'; exit $?" { };
     absent = run "absent" "true" { };
     noProgram = derivation (base // { name = "no-program"; builder = "/no/such/builder"; });

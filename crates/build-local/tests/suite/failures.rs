@@ -1,7 +1,8 @@
 //! What fails, how it is told, and that nothing is left of it.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use drover_build_local::SandboxMode;
 use drover_core::{NarHash, NarSize, PathInfo, StoreDir};
 use drover_store::{
     Adoption, BuildFailure, BuildLog, BuildOutcome, BuildWishes, Builder as _, Keeper as _,
-    LogEvent, StoreError,
+    LogEvent, SilentLog, Store as _, StoreError,
 };
 use rstest::rstest;
 
@@ -79,6 +80,24 @@ async fn a_failed_build_leaves_its_log() {
     assert_eq!(bench.nix_ok(Whose::Ours, "nix-store", &["--read-log", &shown]), "before");
 }
 
+/// Where logs can't be kept, builds go on, however much they say.
+#[rstest]
+#[case::long("longLog")]
+#[case::short("plain")]
+#[tokio::test]
+async fn a_log_that_cannot_be_kept_fails_no_build(#[case] attribute: &str) {
+    let bench = Bench::new();
+    let drv = bench.instantiate(Whose::Ours, attribute);
+    let logs = bench.path("ours/nix/var/log/nix/drvs");
+    std::fs::create_dir_all(logs.parent().unwrap()).unwrap();
+    std::fs::write(&logs, "no folder").unwrap();
+    let (outcome, heard) = bench.realise(&drv).await;
+    assert!(matches!(outcome, BuildOutcome::Built(_)), "{outcome:#?}");
+    let told = |event: &LogEvent| matches!(event, LogEvent::Message(text) if text.contains("can't be kept"));
+    assert_eq!(heard.events().iter().filter(|event| told(event)).count(), 1);
+    bench.assert_sound();
+}
+
 #[tokio::test]
 async fn a_build_that_takes_too_long_is_ended() {
     let limit = Some(Duration::from_secs(1));
@@ -130,6 +149,69 @@ async fn a_build_that_nobody_wants_is_killed() {
     bench.assert_sound();
 }
 
+/// Whenever a build is cancelled, also while it's being started: when that is said to be done, nothing
+/// of it runs that could outlive the lock on its user.
+#[tokio::test]
+async fn what_is_cancelled_while_it_starts_is_gone() {
+    let mark = format!("--cancelled-while-it-starts-{}", std::process::id());
+    let argument = mark.clone().into();
+    let bench = Bench::with(|settings| settings.launcher.arguments = vec![argument]);
+    bench.succeed("plain").await;
+    let drv = bench.instantiate(Whose::Ours, "sleeps");
+    let machine = bench.builder.machine();
+    for pause in 0..40 {
+        let lane = machine.open_lane().await.unwrap();
+        let outcome = lane.build(request(&drv, BuildWishes::default()), Arc::new(SilentLog));
+        tokio::time::sleep(Duration::from_micros(250 * pause)).await;
+        drop(lane);
+        assert!(matches!(outcome.await, Err(StoreError::LaneEnded { .. })));
+        bench.builder.ended().await;
+        // the launcher itself, of which supervisors are forked
+        assert_eq!(processes(&mark), 1, "after {pause}");
+    }
+    bench.assert_sound();
+}
+
+/// An output whose path is only known when it's built may be somebody else's for as long as he likes:
+/// who doesn't want it any more doesn't wait for that.
+#[tokio::test]
+async fn a_build_whose_output_is_locked_by_others_can_be_cancelled() {
+    let bench = Bench::new();
+    let drv = bench.instantiate(Whose::Stock, "floatingFlat");
+    assert_eq!(drv, bench.instantiate(Whose::Ours, "floatingFlat"));
+    let shown = bench.store.store_dir().display(&drv);
+    let made = bench.nix_ok(Whose::Stock, "nix-store", &["-r", &shown]);
+    let path = StoreDir::default().parse(&made).unwrap();
+    let theirs = bench.store.new_session().lock_outputs(BTreeSet::from([path])).await.unwrap();
+    let lane = bench.builder.machine().open_lane().await.unwrap();
+    let heard = Arc::new(Heard::default());
+    let log = Arc::clone(&heard) as Arc<dyn BuildLog>;
+    let mut outcome = lane.build(request(&drv, BuildWishes::default()), log);
+    // until it's past its process, and a moment that it doesn't need
+    while !names(&bench.path("ours/nix/var/log/nix/drvs"))
+        .iter()
+        .any(|name| drv.base_name().starts_with(name.as_str()))
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let moment = Duration::from_millis(200);
+    assert!(tokio::time::timeout(moment, &mut outcome).await.is_err());
+    drop(lane);
+    tokio::time::timeout(Duration::from_secs(60), bench.builder.ended()).await.unwrap();
+    drop(theirs);
+    bench.assert_sound();
+}
+
+/// Returns how many processes there are with this argument.
+fn processes(argument: &str) -> usize {
+    let own = |entry: std::io::Result<std::fs::DirEntry>| {
+        let line = std::fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+        let mut arguments = line.split(|byte| *byte == 0);
+        arguments.any(|found| found == argument.as_bytes()).then_some(())
+    };
+    std::fs::read_dir("/proc").unwrap().filter_map(own).count()
+}
+
 /// What a build leaves running is gone when it has ended, and the build goes well all the same.
 #[tokio::test]
 async fn what_a_build_leaves_running_is_killed() {
@@ -138,10 +220,16 @@ async fn what_a_build_leaves_running_is_killed() {
     bench.assert_sound();
 }
 
+/// Whether it failed by itself or its outputs were refused, its folder can be looked into afterwards.
+#[rstest]
+#[case::by_itself("exits")]
+#[case::refused_outputs("disallowed")]
+#[case::other_contents("wrongHash")]
 #[tokio::test]
-async fn the_folder_of_a_failed_build_is_kept_on_request() {
+async fn the_folder_of_a_failed_build_is_kept_on_request(#[case] attribute: &str) {
     let bench = Bench::new();
-    let drv = bench.instantiate(Whose::Ours, "exits");
+    let drv = bench.instantiate(Whose::Ours, attribute);
+    bench.succeed("depAlone").await;
     let wishes = BuildWishes { keep_failed: true, ..BuildWishes::default() };
     let (outcome, heard) = bench.build(&drv, wishes).await;
     assert!(matches!(outcome, BuildOutcome::Failed(_)));
@@ -151,8 +239,34 @@ async fn the_folder_of_a_failed_build_is_kept_on_request() {
         }
         _ => None,
     });
-    let folder = note.unwrap();
-    assert!(Path::new(folder.trim_end_matches('\'')).is_dir(), "{folder}");
+    let folder = PathBuf::from(note.unwrap().trim_end_matches('\''));
+    for folder in [folder.as_path(), folder.parent().unwrap()] {
+        let mode = std::fs::metadata(folder).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755, "{folder:?}");
+    }
+}
+
+/// A bug of this program's is told as a failure, once; nobody waits for ever, or tries again.
+#[tokio::test]
+async fn a_panic_is_a_failure_in_words() {
+    struct Panics;
+    impl BuildLog for Panics {
+        fn event(&self, event: LogEvent) {
+            assert!(!matches!(event, LogEvent::Line(_)), "a log that has a bug");
+        }
+    }
+    let bench = Bench::new();
+    let drv = bench.instantiate(Whose::Ours, "exits");
+    let lane = bench.builder.machine().open_lane().await.unwrap();
+    let outcome = lane.build(request(&drv, BuildWishes::default()), Arc::new(Panics)).await;
+    let BuildOutcome::Failed(failure) = outcome.unwrap() else { panic!("it went well") };
+    let (kind, said) = told(&failure);
+    assert_eq!(kind, "failed");
+    assert!(said.contains("because it has a bug: a log that has a bug"), "{said}");
+    // the queue goes on
+    let other = bench.instantiate(Whose::Ours, "plain");
+    let outcome = lane.build(request(&other, BuildWishes::default()), Arc::new(SilentLog)).await;
+    assert!(matches!(outcome.unwrap(), BuildOutcome::Built(_)));
 }
 
 /// T26: a build of which one output was valid fails, and that output is still there.

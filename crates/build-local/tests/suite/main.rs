@@ -11,7 +11,9 @@
 
 mod attacks;
 mod bench;
+mod checks;
 mod corpus;
 mod failures;
+mod hooks;
 mod ordinary;
 mod surroundings;

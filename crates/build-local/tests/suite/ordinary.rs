@@ -68,11 +68,18 @@ fn builds_without_a_sandbox() {
             for attribute in ["refers", "outputs", "flat", "recursive", "floatingSelf", "forks"] {
                 bench.succeed(attribute).await;
             }
-            for attribute in ["exits", "absent", "wrongHash", "disallowed"] {
+            for attribute in ["exits", "absent", "wrongHash", "disallowed", "floatingExits"] {
                 bench.fail(attribute).await;
             }
             bench.assert_sound();
         });
+    }
+}
+
+#[test]
+fn checks_without_a_sandbox() {
+    if is_ordinary("ordinary::checks_without_a_sandbox") {
+        run(crate::checks::without_a_sandbox());
     }
 }
 

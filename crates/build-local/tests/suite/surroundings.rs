@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::time::Duration;
 
-use drover_build_local::{SandboxMode, SandboxPath};
-use drover_store::BuildOutcome;
+use drover_build_local::{BuildUsers, Groups, SandboxMode, SandboxPath};
+use drover_sandbox::CgroupFolder;
+use drover_store::{BuildLog, BuildOutcome, BuildWishes, Builder as _};
 
-use crate::bench::{Bench, Whose};
+use crate::bench::{Bench, Heard, Whose, request};
 
 /// The environment and the surroundings of a build are those that stock Nix gives it, but for what
 /// differs between its releases and what is said here.
@@ -73,6 +76,50 @@ async fn structured_attributes_come_as_two_files() {
     let text = std::fs::read_to_string(&made["out"]).unwrap();
     assert!(text.starts_with("a\n"), "{text}");
     assert!(text.contains("\"list\":[\"a\",1,true]"), "{text}");
+}
+
+/// A build has a control group of its own while it runs, by the name that Nix gives it, and none when
+/// it has ended, however that comes.
+#[tokio::test]
+async fn a_build_has_a_control_group() {
+    let mut users = None;
+    let bench = Bench::with(|settings| {
+        settings.groups = Groups::Always;
+        users = Some(settings.users.clone());
+    });
+    let Some(BuildUsers::Allocated { first, count }) = users else { panic!("other users") };
+    let around = CgroupFolder::of_this_process().unwrap();
+    let groups = || -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(around.path()).unwrap().map(|entry| entry.unwrap().path());
+        let is_ours = |path: &std::path::PathBuf| {
+            let name = path.file_name()?.to_str()?.strip_prefix("nix-build-uid-")?;
+            let uid: u32 = name.parse().ok()?;
+            (first..first + count).contains(&uid).then_some(())
+        };
+        entries.filter(|path| is_ours(path).is_some()).collect()
+    };
+    let drv = bench.instantiate(Whose::Ours, "sleeps");
+    let lane = bench.builder.machine().open_lane().await.unwrap();
+    let heard = Arc::new(Heard::default());
+    let log = Arc::clone(&heard) as Arc<dyn BuildLog>;
+    let outcome = lane.build(request(&drv, BuildWishes::default()), log);
+    while heard.lines().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let running = groups();
+    assert_eq!(running.len(), 1, "{running:?}");
+    let inside = std::fs::read_to_string(running[0].join("cgroup.procs")).unwrap();
+    assert_ne!(inside, "");
+    let uid = running[0].to_str().unwrap().rsplit('-').next().unwrap().to_owned();
+    let noted = bench.path("ours/nix/var/nix/cgroups").join(uid);
+    assert_eq!(std::fs::read_to_string(noted).unwrap(), running[0].to_str().unwrap());
+    drop((lane, outcome));
+    bench.builder.ended().await;
+    assert_eq!(groups(), Vec::<std::path::PathBuf>::new());
+    bench.succeed("forks").await;
+    bench.fail("exits").await;
+    assert_eq!(groups(), Vec::<std::path::PathBuf>::new());
+    bench.assert_sound();
 }
 
 /// A build that asks for a range of users is root of these, and of nothing else.

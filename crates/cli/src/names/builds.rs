@@ -7,30 +7,33 @@
 //!
 //! What was built for somebody who asked for it is signed with the keys of `secret-key-files`.
 
-use std::collections::BTreeMap;
-use std::io::{self, Read as _};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
-use anyhow::Context as _;
 use async_trait::async_trait;
 use drover_build_local::LocalBuilder;
 use drover_core::{DrvOutput, Realisation, SecretKey, StorePath};
 use drover_derivation::{BasicDerivation, Derivation, DerivationKind, derivation_name};
 use drover_fleet::{Service, ServiceOptions, Shutdown};
 use drover_store::{
-    Keeper, MissingPaths, RealiseObserver, RealiseSettings, RealiseStatus, Realised, Realiser,
-    SignatureCheck, StoreError, Substitute, Wanted,
+    Keeper, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
+    RealiseStatus, Realised, Realiser, SignatureCheck, StoreError, Substitute, Wanted,
 };
 use drover_store_local::LocalStore;
-use zeroize::Zeroizing;
 
 use super::ThisMachine;
+use crate::after_build::{self, BuiltElsewhere};
 use crate::configuration::Configuration;
 use crate::host::processors;
+use crate::{own_builder, signing};
 
 /// Lists of machines that are remembered while nobody uses them.
 const IDLE_LISTS: usize = 8;
+
+/// Builds that are remembered as those that the hook has run for.
+const HOOKED: usize = 1024;
 
 /// What builds for the clients of this process.
 pub(super) struct Builds {
@@ -45,6 +48,8 @@ struct State {
     keys: Arc<Vec<SecretKey>>,
     /// Builds on this machine.
     builder: Option<LocalBuilder>,
+    /// What other machines have built and the hook has run for, and when it was built: the latest.
+    hooked: VecDeque<(StorePath, Option<(SystemTime, SystemTime)>)>,
     /// By the value of `builders`, and whether this machine is meant, too.
     brought: BTreeMap<(String, Here), Arc<Service>>,
 }
@@ -66,8 +71,10 @@ impl Builds {
         let builder = machine.builder(&configuration, store)?;
         let machines = machine.machines(&configuration, None, builder.as_ref())?;
         let service = Arc::new(Service::new(machines, ServiceOptions::default()));
-        let keys = Arc::new(keys(machine, &configuration.settings.secret_key_files)?);
-        let state = Mutex::new(State { configuration, keys, builder, brought: BTreeMap::new() });
+        let keys =
+            Arc::new(signing::keys(&configuration.settings.secret_key_files, &machine.terminal)?);
+        let (brought, hooked) = (BTreeMap::new(), VecDeque::new());
+        let state = Mutex::new(State { configuration, keys, builder, hooked, brought });
         Ok(Builds { machine: machine.clone(), state, service })
     }
 
@@ -79,7 +86,10 @@ impl Builds {
     ) -> anyhow::Result<()> {
         let builder = self.machine.builder(&configuration, store)?;
         let machines = self.machine.machines(&configuration, None, builder.as_ref())?;
-        let keys = Arc::new(keys(&self.machine, &configuration.settings.secret_key_files)?);
+        let keys = Arc::new(signing::keys(
+            &configuration.settings.secret_key_files,
+            &self.machine.terminal,
+        )?);
         self.service.reload(machines, ServiceOptions::default());
         let mut state = self.state();
         (state.configuration, state.keys) = (configuration, keys);
@@ -175,11 +185,47 @@ impl Builds {
             return Ok(Arc::clone(&self.state().keys));
         };
         let files: Vec<PathBuf> = files.split_whitespace().map(PathBuf::from).collect();
-        let keys = keys(&self.machine, &files).map_err(|error| StoreError::Refused {
+        let keys = signing::keys(&files, &self.machine.terminal).map_err(|error| {
+            StoreError::Refused { store: store.name().to_owned(), message: format!("{error:#}") }
+        })?;
+        Ok(Arc::new(keys))
+    }
+
+    /// Runs the post-build hook for what another machine has built, once for all clients that have
+    /// waited for it. Where the hook fails, so does the build for this client, as in Nix.
+    async fn run_hook(
+        &self,
+        store: &dyn Keeper,
+        derivation: &StorePath,
+        realised: &mut Realised,
+        elsewhere: &BuiltElsewhere<dyn RealiseObserver, StorePath>,
+    ) -> Result<(), StoreError> {
+        if realised.status != RealiseStatus::Built || !elsewhere.has_seen(derivation) {
+            return Ok(());
+        }
+        let hook = {
+            let mut state = self.state();
+            let key = (derivation.clone(), realised.period);
+            if state.hooked.contains(&key) {
+                return Ok(());
+            }
+            state.hooked.push_back(key);
+            if HOOKED < state.hooked.len() {
+                state.hooked.pop_front();
+            }
+            own_builder::post_build_hook(&state.configuration.conf)
+        };
+        let hook = hook.map_err(|error| StoreError::Refused {
             store: store.name().to_owned(),
             message: format!("{error:#}"),
         })?;
-        Ok(Arc::new(keys))
+        let Some(hook) = hook else { return Ok(()) };
+        let outputs = realised.outputs.values().cloned().collect();
+        let tell = |line| elsewhere.event(RealiseEvent::Note(line));
+        if let Err(message) = after_build::run(&hook, store, derivation, &outputs, tell).await {
+            (realised.status, realised.message) = (RealiseStatus::PermanentFailure, message);
+        }
+        Ok(())
     }
 
     /// Signs what was built, in the store where it is valid now.
@@ -243,26 +289,6 @@ async fn is_impure(store: &dyn Keeper, path: &StorePath) -> Result<bool, StoreEr
     Ok(parsed.flatten().all(|kind| kind == DerivationKind::Impure))
 }
 
-/// Reads the keys of `secret-key-files`. Those that are another user's are that user's to sign with.
-fn keys(machine: &ThisMachine, files: &[PathBuf]) -> anyhow::Result<Vec<SecretKey>> {
-    /// Bytes that a key's file may have.
-    const MAX_KEY: u64 = 4096;
-    let mut keys = Vec::new();
-    for file in files {
-        let unusable = || format!("secret-key-files: '{}' can't be used", file.display());
-        let mut text = Zeroizing::new(String::new());
-        let opened = fs_err::File::open(file);
-        match opened.and_then(|file| file.take(MAX_KEY).read_to_string(&mut text)) {
-            Ok(_) => keys.push(text.trim_end().parse().with_context(unusable)?),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                machine.terminal.warn(&format!("{}: {error}", unusable()));
-            }
-            Err(error) => return Err(error).with_context(unusable),
-        }
-    }
-    Ok(keys)
-}
-
 #[async_trait]
 impl Realiser for Builds {
     async fn realise(
@@ -275,11 +301,23 @@ impl Realiser for Builds {
         let service = self.service(store.as_ref(), &mut settings)?;
         let keys = self.keys_for(store.as_ref(), &settings)?;
         let asked = wanted.clone();
-        let realised = service.realise(Arc::clone(&store), wanted, settings, observer).await?;
+        let is_check = settings.mode == RealiseMode::Check;
+        let elsewhere = Arc::new(BuiltElsewhere::new(observer));
+        let follower = Arc::clone(&elsewhere) as Arc<dyn RealiseObserver>;
+        let mut realised = service.realise(Arc::clone(&store), wanted, settings, follower).await?;
+        if is_check {
+            // nothing has become valid by it
+            return Ok(realised);
+        }
         if self.state().configuration.settings.experimental_features.contains("ca-derivations") {
             note_outputs(store.as_ref(), &asked, &realised).await?;
         }
         self.sign(store.as_ref(), &realised, &keys).await?;
+        for (asked, realised) in asked.iter().zip(&mut realised) {
+            if let Wanted::AllOutputs(path) | Wanted::Outputs(path, _) = asked {
+                self.run_hook(store.as_ref(), path, realised, &elsewhere).await?;
+            }
+        }
         Ok(realised)
     }
 
@@ -292,9 +330,13 @@ impl Realiser for Builds {
     ) -> Result<Realised, StoreError> {
         let service = self.service(store.as_ref(), &mut settings)?;
         let keys = self.keys_for(store.as_ref(), &settings)?;
-        let building = service.build_derivation(Arc::clone(&store), derivation, settings, observer);
-        let realised = building.await?;
+        let path = derivation.0.clone();
+        let elsewhere = Arc::new(BuiltElsewhere::new(observer));
+        let follower = Arc::clone(&elsewhere) as Arc<dyn RealiseObserver>;
+        let building = service.build_derivation(Arc::clone(&store), derivation, settings, follower);
+        let mut realised = building.await?;
         self.sign(store.as_ref(), std::slice::from_ref(&realised), &keys).await?;
+        self.run_hook(store.as_ref(), &path, &mut realised, &elsewhere).await?;
         Ok(realised)
     }
 

@@ -217,7 +217,8 @@ impl ThisMachine {
             return Ok(None);
         }
         let limits = LimitsKeptBy::Caller;
-        own_builder::builder(configuration, Arc::clone(store), limits, None).map(Some)
+        let store = Arc::clone(store);
+        own_builder::builder(configuration, store, limits, None, &self.terminal).map(Some)
     }
 }
 

@@ -105,10 +105,12 @@ fn no_jobs_means_no_builds_here() {
 }
 
 #[test]
-fn what_is_not_done_yet_is_refused_by_name() {
-    let world = world("post-build-hook = /bin/true\n");
-    let told = run(&world, &["build", "-E", &shell("x", "echo > $out", "")]);
-    told.fails(1, &["nix.conf:6: setting 'post-build-hook' is not supported by drover's builder"]);
+fn a_hook_is_named_by_its_whole_path() {
+    for name in ["post-build-hook", "pre-build-hook"] {
+        let world = world(&format!("{name} = true\n"));
+        let told = run(&world, &["build", "-E", &shell("x", "echo > $out", "")]);
+        told.fails(1, &[&format!("setting '{name}' is 'true' and must be an absolute path")]);
+    }
 }
 
 #[test]

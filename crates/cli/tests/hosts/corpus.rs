@@ -7,7 +7,7 @@ use drover_testkit::Suite;
 use crate::Lab;
 
 /// Derivations that show what a build is given and what is made of what it leaves.
-const CORPUS: &str = include_str!("../../../build-local/tests/suite/corpus.nix");
+pub(crate) const CORPUS: &str = include_str!("../../../build-local/tests/suite/corpus.nix");
 
 /// Those that go well.
 const GOOD: &[&str] = &[
@@ -22,6 +22,8 @@ const GOOD: &[&str] = &[
     "structuredGraph",
     "structuredShell",
     "graph",
+    "graphOfDerivation",
+    "structuredGraphOfDerivation",
     "i686",
     "mixedModes",
     "flat",
@@ -41,6 +43,7 @@ const GOOD: &[&str] = &[
     "sizes",
     "outputsChecked",
     "discards",
+    "floatingDiscards",
     "large",
     "silentSuccess",
     "whoami",

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use drover_core::StorePath;
-use drover_store::{RealiseMode, Repair, Wanted};
+use drover_store::{RealiseMode, Wanted};
 
 use super::request::{Realise, Rehearsal, Results, Unknown};
 use super::run::{Session, read_derivation};
@@ -91,12 +91,8 @@ pub(super) async fn realise(
     if realise.rehearsal == Rehearsal::Yes {
         return Ok(());
     }
-    let mode = match realise.repair {
-        Repair::No => RealiseMode::Normal,
-        Repair::Yes => RealiseMode::Repair,
-    };
     let wanted = paths.iter().map(PathWithOutputs::wanted).collect();
-    work.realise(wanted, mode, &mut session.console).await?;
+    work.realise(wanted, realise.mode, &mut session.console).await?;
     if realise.unknown == Unknown::Ignore {
         return Ok(());
     }

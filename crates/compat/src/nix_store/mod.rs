@@ -12,7 +12,7 @@ mod request;
 mod run;
 mod transfer;
 
-pub(crate) use parse::{no_check, parse};
+pub(crate) use parse::parse;
 pub(crate) use query::build_log;
 pub use request::{
     ClosureOutputs, Collect, Force, Invalid, Operation, Query, QueryKind, Realise, Registered,

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use drover_core::{Hash, HashAlgorithm, IngestionMethod};
-use drover_store::{Adoption, Liveness, Repair, VerifyDepth};
+use drover_store::{Adoption, Liveness, RealiseMode, Repair, VerifyDepth};
 
 use super::name::Name;
 use super::query_flags;
@@ -202,27 +202,19 @@ fn realise(
     let mut realise = Realise {
         paths: arguments.into(),
         rehearsal: Rehearsal::No,
-        repair: Repair::No,
+        mode: RealiseMode::Normal,
         unknown: Unknown::Refuse,
     };
     for flag in &flags {
         match flag.to_str() {
             Some("--dry-run") => realise.rehearsal = Rehearsal::Yes,
-            Some("--repair") => realise.repair = Repair::Yes,
+            Some("--repair") => realise.mode = RealiseMode::Repair,
+            Some("--check") => realise.mode = RealiseMode::Check,
             Some("--ignore-unknown") => realise.unknown = Unknown::Ignore,
-            Some("--check") => return Err(no_check()),
             _ => return Err(unknown(flag)),
         }
     }
     Ok(Operation::Realise(realise))
-}
-
-/// Returns the error of asking for a second build to compare with the first.
-pub(crate) fn no_check() -> CompatError {
-    CompatError::usage(
-        "'--check' is not supported yet: nothing was built; \
-         call the program of that name in the Nix package itself",
-    )
 }
 
 fn add_fixed(

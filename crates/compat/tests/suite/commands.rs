@@ -212,8 +212,10 @@ async fn failed_builds() {
         "error: builder for 'x' failed\nerror: too slow\nerror: build of '{A}', '{B}' failed\n"
     );
     assert_eq!((done.err, done.status), (expected, 101));
-    let done = host.run(Program::NixStore, &["-r", A, "--check"]).await;
-    assert!(done.err.contains("'--check' is not supported yet"), "{}", done.err);
+    let outcome = failed(RealiseStatus::NotDeterministic, "it differs");
+    host.store.outcomes.lock().unwrap().insert(path(A), outcome);
+    let done = host.run(Program::NixStore, &["-Qr", A, "--check"]).await;
+    assert_eq!((done.err.as_str(), done.status), ("error: it differs\n", 104));
 }
 
 #[tokio::test]

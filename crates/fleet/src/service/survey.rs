@@ -22,6 +22,12 @@ use crate::service::table::{Content, Key};
 /// Answers, as far as they are known.
 pub(crate) type Answers = Vec<Option<Realised>>;
 
+/// Returns all answers.
+pub(crate) fn whole(answers: Answers) -> Vec<Realised> {
+    let lost = || failed(RealiseStatus::MiscFailure, "nothing became of it".to_owned());
+    answers.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect()
+}
+
 impl Request {
     /// Answers a question.
     pub(crate) async fn realise(&self, wanted: &[Wanted]) -> Result<Vec<Realised>, StoreError> {
@@ -30,12 +36,21 @@ impl Request {
         if !asked.is_empty() {
             self.build_all(asked, &mut answers).await?;
         }
-        let lost = || failed(RealiseStatus::MiscFailure, "nothing became of it".to_owned());
-        Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect())
+        Ok(whole(answers))
     }
 
     /// Answers what needs no building, and returns the rest.
     async fn survey(
+        &self,
+        wanted: &[Wanted],
+        answers: &mut Answers,
+    ) -> Result<Vec<Asked>, StoreError> {
+        let asked = self.derivations(wanted, answers).await?;
+        self.drop_valid(asked, answers).await
+    }
+
+    /// Returns the derivations that are asked for, and answers what is none.
+    pub(crate) async fn derivations(
         &self,
         wanted: &[Wanted],
         answers: &mut Answers,
@@ -75,8 +90,7 @@ impl Request {
                 Some(outputs) => asked.push((at, path.clone(), outputs)),
             }
         }
-        let asked = self.read(asked, answers).await?;
-        self.drop_valid(asked, answers).await
+        self.read(asked, answers).await
     }
 
     fn unobtainable(&self, path: &StorePath) -> Realised {
@@ -164,7 +178,7 @@ impl Request {
     }
 
     /// Returns the paths of the wanted outputs, if all of them are known.
-    async fn outputs(
+    pub(crate) async fn outputs(
         &self,
         asked: &Asked,
     ) -> Result<Option<BTreeMap<OutputName, StorePath>>, StoreError> {

@@ -45,6 +45,22 @@ async fn a_build_that_fails_is_not_tried_again(
     assert_eq!(failures, 1);
 }
 
+/// A bug in the task that waits for a build is that build's failure, in words; what else is to be built
+/// is built.
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_a_failure() {
+    let mut world = World::new().await;
+    let bad = world.drv("bad", &[]).await;
+    let after = world.drv("after", &[&bad]).await;
+    let good = world.drv("good", &[]).await;
+    let one = Machine::new("one", 1).does("bad", &[Act::Panics]);
+    let run = world.build_with(&[&one], &[&bad, &after, &good], keep_going()).await;
+    let report = run.failure(&bad);
+    assert_eq!(report.kind, FailureKind::Build);
+    assert!(report.message.ends_with("because it has a bug: a bug in a lane"), "{report:#?}");
+    assert_eq!(one.made(), ["good"]);
+}
+
 fn killed() -> Act {
     Act::Fails(BuildFailure::Killed { message: "failed due to signal 9 (Killed)".to_owned() })
 }

@@ -35,6 +35,8 @@ pub(crate) enum Act {
     LosesConnection,
     /// The connection is lost when it's built, before that is told.
     LosesConnectionAfter,
+    /// The one who waits for it panics.
+    Panics,
     /// It never ends.
     Hangs,
     /// It never ends, and says nine letters each second.

@@ -5,6 +5,7 @@
 
 mod again;
 mod cancel;
+mod checks;
 mod clients;
 mod failures;
 mod fetch;

@@ -126,6 +126,7 @@ impl Workshop<'_> {
         self.log.event(LogEvent::Started);
         self.log.event(LogEvent::Line(format!("building {name}")));
         match &act {
+            Act::Panics => panic!("a bug in a lane"),
             Act::Hangs => std::future::pending().await,
             Act::Chatters => loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -154,6 +155,30 @@ impl Workshop<'_> {
             took: None,
             nars: BTreeMap::new(),
         }))
+    }
+
+    /// Builds something once more; what comes of that is as the script says.
+    pub(crate) async fn check(&self, path: &StorePath) -> Result<BuildOutcome, StoreError> {
+        let Some(derivation) = self.read(path).await else {
+            return Ok(machine_failure(format!("path '{path}' is not valid")));
+        };
+        let name = derivation.name.to_string();
+        let recipe = self.site.recipes.lock().unwrap()[&name];
+        let act = self.next_act(&name);
+        self.log.event(LogEvent::Started);
+        self.log.event(LogEvent::Line(format!("building {name} once more")));
+        if let Act::Hangs = act {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(recipe.took).await;
+        if let Act::Fails(failure) = act {
+            return Ok(BuildOutcome::Failed(failure));
+        }
+        self.site.machine.made.lock().unwrap().push(format!("{name} once more"));
+        let basic = derivation.to_basic([]);
+        let outputs = self.valid_outputs(&basic).await.expect("they are valid");
+        let (already_valid, took, nars) = (false, None, BTreeMap::new());
+        Ok(BuildOutcome::Built(Built { outputs, already_valid, took, nars }))
     }
 
     /// Has the outputs come along, unless one is too large or the build failed.

@@ -268,6 +268,15 @@ impl Lane for FakeLane {
         })
     }
 
+    fn check(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome> {
+        let inner = Arc::clone(&self.0);
+        self.queue(async move {
+            let workshop = Workshop { site: &inner.site, log: &*log };
+            inner.site.machine.wishes.lock().unwrap().push(request.wishes);
+            workshop.check(&request.derivation).await
+        })
+    }
+
     fn build(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome> {
         let inner = Arc::clone(&self.0);
         self.queue(async move {

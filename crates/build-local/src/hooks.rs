@@ -1,0 +1,238 @@
+//! Programs of the administrator's that run as this process, before and after builds.
+//!
+//! Follows `runPostBuildHook` (`src/libstore/build/derivation-building-goal.cc`) and
+//! `DerivationBuilderImpl::getPathsInSandbox` (`src/libstore/unix/build/derivation-builder.cc`) of Nix 2.34.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use drover_store::{BuildFailure, LogEvent, Store as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::net::unix::pipe::Receiver;
+use tokio::process::Command;
+
+use crate::failure::{Trouble, failed};
+use crate::job::{Job, Outputs, Subject};
+use crate::settings::{SandboxPath, Wherever};
+
+/// Bytes of a line of a hook's, or of all that it answers, that are read.
+const LIMIT: u64 = 1 << 20;
+
+/// Why a hook came to nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HookError {
+    /// It can't be started or heard.
+    #[error("cannot run program \"{}\"", program.display())]
+    Run {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It ended badly.
+    #[error("program \"{}\" {}", program.display(), how(*status))]
+    Failed {
+        /// The program.
+        program: PathBuf,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// What it has answered means nothing.
+    #[error("unknown pre-build hook command '{line}'")]
+    Answer {
+        /// The line.
+        line: String,
+    },
+    /// It has answered with a path that builds can't be shown.
+    #[error("sandbox path '{text}' must consist of absolute paths")]
+    Relative {
+        /// The path.
+        text: String,
+    },
+}
+
+fn how(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("failed with exit code {code}"),
+        (None, Some(signal)) => format!("failed due to signal {signal}"),
+        (None, None) => "died for unknown reason".to_owned(),
+    }
+}
+
+impl HookError {
+    /// Returns the whole of it in words.
+    pub fn words(&self) -> String {
+        match self {
+            HookError::Run { source, .. } => format!("{self}: {source}"),
+            _ => self.to_string(),
+        }
+    }
+}
+
+impl From<HookError> for BuildFailure {
+    fn from(error: HookError) -> BuildFailure {
+        failed(error.words())
+    }
+}
+
+/// What runs after each build that went well (`post-build-hook`), as this process's user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostBuildHook {
+    /// The program.
+    pub program: PathBuf,
+    /// The settings, as it gets them by `NIX_CONFIG` unless that is set already.
+    pub settings: String,
+}
+
+impl PostBuildHook {
+    /// Runs it to its end. What it says goes to `hear`, line by line. Dropping the future kills it.
+    ///
+    /// `derivation` and `outputs` are whole paths, which are valid.
+    ///
+    /// # Errors
+    ///
+    /// It can't be run, or ends otherwise than by exit code 0. What was built is valid all the same.
+    pub async fn run(
+        &self,
+        derivation: &str,
+        outputs: &[String],
+        mut hear: impl FnMut(String),
+    ) -> Result<(), HookError> {
+        let mut outputs = outputs.to_vec();
+        outputs.sort();
+        let mut command = Command::new(&self.program);
+        command.env("DRV_PATH", derivation).env("OUT_PATHS", outputs.join(" "));
+        if std::env::var_os("NIX_CONFIG").is_none() {
+            command.env("NIX_CONFIG", &self.settings);
+        }
+        let run = async {
+            let (heard, said) = io::pipe()?;
+            command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
+            let mut child = command.kill_on_drop(true).spawn()?;
+            // or the pipe would never come to its end
+            drop(command);
+            let mut heard = BufReader::new(Receiver::from_owned_fd(OwnedFd::from(heard))?);
+            let mut line = Vec::new();
+            while (&mut heard).take(LIMIT).read_until(b'\n', &mut line).await? > 0 {
+                hear(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
+                line.clear();
+            }
+            child.wait().await
+        };
+        judge(&self.program, run.await).map(drop)
+    }
+}
+
+impl Job<'_> {
+    /// Runs the hook for what went well. Where that fails, so does the build, for those who wait for
+    /// it; what it has made stays valid, as in Nix.
+    pub(crate) async fn run_post_build_hook(
+        &self,
+        subject: &Subject,
+        outputs: &Outputs,
+    ) -> Result<(), Trouble> {
+        let Some(hook) = &self.settings.post_build_hook else { return Ok(()) };
+        let store_dir = self.store.store_dir();
+        let outputs: Vec<String> =
+            outputs.iter().map(|(_, info)| store_dir.display(&info.path)).collect();
+        let hear = |line| self.log.event(LogEvent::Message(format!("post-build-hook: {line}")));
+        tokio::select! {
+            ended = hook.run(&subject.shown, &outputs, hear) => {
+                ended.map_err(|error| BuildFailure::from(error).into())
+            }
+            () = self.cancel.cancelled() => Err(Trouble::Cancelled),
+        }
+    }
+}
+
+fn judge(program: &Path, ended: io::Result<ExitStatus>) -> Result<ExitStatus, HookError> {
+    let program = program.to_owned();
+    match ended {
+        Ok(status) if status.success() => Ok(status),
+        Ok(status) => Err(HookError::Failed { program, status }),
+        Err(source) => Err(HookError::Run { program, source }),
+    }
+}
+
+/// Asks the hook before a build what that shall see beside its inputs (`pre-build-hook`). It gets the
+/// derivation's path, and a folder of the build's, which isn't the root that the build sees: that
+/// doesn't exist yet. Dropping the future kills it.
+pub(crate) async fn ask_before_build(
+    program: &Path,
+    derivation: &str,
+    folder: &Path,
+) -> Result<Vec<SandboxPath>, HookError> {
+    let run = async {
+        let mut command = Command::new(program);
+        command.arg(derivation).arg(folder).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn()?;
+        let mut answer = Vec::new();
+        if let Some(said) = child.stdout.take() {
+            said.take(LIMIT).read_to_end(&mut answer).await?;
+        }
+        io::Result::Ok((child.wait().await?, answer))
+    };
+    let (ended, answer) = match run.await {
+        Ok((status, answer)) => (Ok(status), answer),
+        Err(error) => (Err(error), Vec::new()),
+    };
+    judge(program, ended)?;
+    parse(&String::from_utf8_lossy(&answer))
+}
+
+/// Reads what a hook has answered: `extra-sandbox-paths`, and paths up to an empty line. What has no
+/// end of line doesn't count, as in Nix.
+fn parse(answer: &str) -> Result<Vec<SandboxPath>, HookError> {
+    let mut paths = Vec::new();
+    let mut is_list = false;
+    for line in answer.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+        match (is_list, line) {
+            (false, "extra-sandbox-paths" | "extra-chroot-dirs") => is_list = true,
+            (false, line) => return Err(HookError::Answer { line: line.to_owned() }),
+            (true, "") => is_list = false,
+            (true, line) => {
+                let (inside, outside) = line.split_once('=').unwrap_or((line, line));
+                let [inside, outside] = [inside, outside].map(PathBuf::from);
+                if !inside.is_absolute() || !outside.is_absolute() {
+                    return Err(HookError::Relative { text: line.to_owned() });
+                }
+                paths.push(SandboxPath { inside, outside, wherever: Wherever::Always });
+            }
+        }
+    }
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::nothing("", &[])]
+    #[case::paths("extra-sandbox-paths\n/a\n/b=/c\n\n", &[("/a", "/a"), ("/b", "/c")])]
+    #[case::old_name_without_end("extra-chroot-dirs\n/a\n", &[("/a", "/a")])]
+    #[case::twice("extra-sandbox-paths\n/a\n\nextra-sandbox-paths\n/b\n", &[("/a", "/a"), ("/b", "/b")])]
+    #[case::no_end_of_line("extra-sandbox-paths\n/a\n/b", &[("/a", "/a")])]
+    fn answers_are_read_as_in_nix(#[case] answer: &str, #[case] expected: &[(&str, &str)]) {
+        let found = parse(answer).unwrap();
+        let found: Vec<(&str, &str)> = found
+            .iter()
+            .map(|path| (path.inside.to_str().unwrap(), path.outside.to_str().unwrap()))
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[rstest]
+    #[case::command("extra-paths\n/a\n", "unknown pre-build hook command 'extra-paths'")]
+    #[case::relative("extra-sandbox-paths\nx\n", "must consist of absolute paths")]
+    fn other_answers_are_refused(#[case] answer: &str, #[case] expected: &str) {
+        let error = parse(answer).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}

@@ -1,0 +1,112 @@
+//! The post-build hook for what other machines have built: it runs here, when that is in the local
+//! store, as by Nix. What this machine builds has it run by its builder.
+//!
+//! Nix brings all back that it has built elsewhere; of what stays where it was built here, there is
+//! nothing that a hook could be given.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use drover_build_local::PostBuildHook;
+use drover_core::StorePath;
+use drover_fleet::{FailureKind, FleetEvent, Graph, JobFailureReport, NodeId, Observer};
+use drover_store::{Keeper, RealiseEvent, RealiseObserver, StoreError, Substitute};
+
+use crate::builders::LOCAL;
+
+/// Takes down what other machines have built, and passes all on.
+pub(crate) struct BuiltElsewhere<T: ?Sized, K> {
+    seen: Mutex<BTreeSet<K>>,
+    to: Arc<T>,
+}
+
+impl<T: ?Sized, K: Ord> BuiltElsewhere<T, K> {
+    pub(crate) fn new(to: Arc<T>) -> BuiltElsewhere<T, K> {
+        BuiltElsewhere { seen: Mutex::default(), to }
+    }
+
+    fn note(&self, machine: &str, what: K) {
+        if !["", LOCAL].contains(&machine) {
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(what);
+        }
+    }
+
+    /// Whether this was.
+    pub(crate) fn has_seen(&self, what: &K) -> bool {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).contains(what)
+    }
+
+    /// Returns what was built elsewhere.
+    pub(crate) fn take(&self) -> BTreeSet<K> {
+        std::mem::take(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Observer for BuiltElsewhere<dyn Observer, NodeId> {
+    fn event(&self, event: FleetEvent) {
+        if let FleetEvent::Built { node, machine, .. } = &event {
+            self.note(machine, *node);
+        }
+        self.to.event(event);
+    }
+}
+
+impl RealiseObserver for BuiltElsewhere<dyn RealiseObserver, StorePath> {
+    fn event(&self, event: RealiseEvent) {
+        if let RealiseEvent::Started { derivation, machine } = &event {
+            self.note(machine, derivation.clone());
+        }
+        self.to.event(event);
+    }
+}
+
+/// Runs the hook for derivations of a graph whose outputs are all in the store by now. Returns those
+/// for which it failed.
+///
+/// # Errors
+///
+/// The store's.
+pub(crate) async fn run_for_nodes(
+    hook: &PostBuildHook,
+    store: &dyn Keeper,
+    graph: &Graph,
+    nodes: BTreeSet<NodeId>,
+    observer: &dyn Observer,
+) -> Result<Vec<JobFailureReport>, StoreError> {
+    let mut failures = Vec::new();
+    for node in nodes.into_iter().filter_map(|node| graph.node(node)) {
+        let known = store.output_map(&node.path).await?;
+        let outputs: Option<BTreeSet<StorePath>> = known.into_values().collect();
+        let Some(outputs) = outputs else { continue };
+        let valid = store.hold_valid(&outputs, Substitute::No).await?;
+        if valid.len() < outputs.len() {
+            continue;
+        }
+        let tell = |line| observer.event(FleetEvent::Note(line));
+        if let Err(message) = run(hook, store, &node.path, &outputs, tell).await {
+            let (derivation, kind) = (node.path.clone(), FailureKind::Build);
+            let log_tail = Vec::new();
+            failures.push(JobFailureReport { derivation, kind, machine: None, message, log_tail });
+        }
+    }
+    Ok(failures)
+}
+
+/// Runs the hook for one derivation.
+///
+/// # Errors
+///
+/// It failed, in words.
+pub(crate) async fn run(
+    hook: &PostBuildHook,
+    store: &dyn Keeper,
+    derivation: &StorePath,
+    outputs: &BTreeSet<StorePath>,
+    mut tell: impl FnMut(String),
+) -> Result<(), String> {
+    let store_dir = store.store_dir();
+    let outputs: Vec<String> = outputs.iter().map(|path| store_dir.display(path)).collect();
+    let hear = |line| tell(format!("post-build-hook: {line}"));
+    let ended = hook.run(&store_dir.display(derivation), &outputs, hear).await;
+    ended.map_err(|error| error.words())
+}

@@ -1,0 +1,123 @@
+//! Programs that run before and after builds, beside what today's Nix does with them.
+
+use drover_testkit::Suite;
+
+use crate::corpus::CORPUS;
+use crate::{Lab, builders};
+
+const SETUP: &str = r#"
+mkdir -p /w; cd /w
+cat > after <<'END'
+#!/bin/sh
+echo "$DRV_PATH: $OUT_PATHS" >> $log; echo "$NIX_CONFIG" > $log.config; echo heard; exit ${status:-0}
+END
+cat > before <<'END'
+#!/bin/sh
+echo $# $1 >> $log; echo extra-sandbox-paths; echo /bin/hello=/bin/busybox; echo
+END
+chmod +x after before
+instantiate() { nix-instantiate --quiet /w/corpus.nix -A $1 --arg tools /opt/graph/bb 2>/dev/null | sed 's/!.*//'; }
+stock() { log=/w/stock.log NIX_REMOTE='local?root=/w/stock' "$@"; }
+ours() { log=/w/ours.log NIX_REMOTE='local?root=/w/ours' "$@"; }
+export log status NIX_CONFIG
+"#;
+
+/// It runs for the same, with the same, for what is built here and elsewhere. Where all that was built
+/// elsewhere is brought here, that is for all of it, and otherwise for what is.
+#[test]
+fn the_hook_after_builds_runs_as_by_nix() {
+    let lab = Lab::new("after", Suite::Forky, Suite::Forky);
+    let host = &lab.client;
+    host.write("/w/corpus.nix", CORPUS).unwrap();
+    host.sh(SETUP).unwrap();
+    // each has one of its own, or the second would find all built there
+    let [b1, b2] = ["b1", "b2"].map(|host| builders("ssh-ng", &[host], 2));
+    let script = format!(
+        "{SETUP}
+        NIX_CONFIG='sandbox = true
+post-build-hook = /w/after'
+        for name in chain outputs; do drv=$(ours instantiate $name)
+          [ $drv = $(stock instantiate $name) ]
+          stock nix-store -r $drv >/dev/null 2>stock.err
+          ours drover build $drv --no-link 2>ours.err; grep -c 'post-build-hook: heard' ours.err
+        done; sort stock.log > stock.here; sort ours.log > ours.here; cmp stock.here ours.here; wc -l < ours.here
+        grep -c 'post-build-hook = /w/after' ours.log.config
+        for root in stock ours; do chmod -R u+w /w/$root; rm -rf /w/$root /w/$root.log; done
+        drv=$(ours instantiate chain); stock instantiate chain >/dev/null
+        NIX_CONFIG=\"$NIX_CONFIG
+max-jobs = 0
+builders = {b1}\"
+        stock nix-store -r $drv >/dev/null 2>stock.err
+        ours drover build $drv --no-link --copy-all-outputs --builders '{b2}' 2>ours.err
+        sort stock.log > stock.there; sort ours.log > ours.there; diff stock.there ours.there; wc -l < ours.there"
+    );
+    assert_eq!(host.sh(&script).unwrap(), "3\n1\n4\n1\n3");
+}
+
+/// Where it fails, what was built is valid, and what depends on it isn't built.
+#[test]
+fn a_hook_that_fails_ends_the_build() {
+    let lab = Lab::new("afterfail", Suite::Forky, Suite::Forky);
+    let host = &lab.client;
+    host.write("/w/corpus.nix", CORPUS).unwrap();
+    host.sh(SETUP).unwrap();
+    let script = format!(
+        "{SETUP}
+        NIX_CONFIG='sandbox = true
+post-build-hook = /w/after' status=3
+        drv=$(ours instantiate chain); stock instantiate chain >/dev/null
+        if stock nix-store -r $drv >/dev/null 2>stock.err; then exit 1; fi
+        if ours drover build $drv --no-link 2>ours.err; then exit 1; fi
+        cmp stock.log ours.log; wc -l < ours.log
+        for who in stock ours; do grep -c 'program \"/w/after\" failed with exit code 3' $who.err; done
+        ours nix-store --check-validity $(sed 's/.*: //' ours.log)"
+    );
+    assert_eq!(host.sh(&script).unwrap(), "1\n1\n1");
+}
+
+/// All that is built here is signed, to the same signature as by Nix, which takes it for one.
+#[test]
+fn what_is_built_is_signed_as_by_nix() {
+    let lab = Lab::new("signed", Suite::Forky, Suite::Forky);
+    let host = &lab.client;
+    host.write("/w/corpus.nix", CORPUS).unwrap();
+    host.sh(SETUP).unwrap();
+    let script = format!(
+        "{SETUP}
+        nix key generate-secret --key-name here-1 --extra-experimental-features nix-command > key
+        nix key convert-secret-to-public --extra-experimental-features nix-command < key > key.pub
+        NIX_CONFIG='sandbox = true
+extra-experimental-features = ca-derivations nix-command
+secret-key-files = /w/key'
+        for name in chain outputs floating flat; do
+          drv=$(ours instantiate $name); [ $drv = $(stock instantiate $name) ]
+          stock nix-store -r $drv >/dev/null 2>stock.err
+          ours drover build $drv --no-link 2>ours.err || {{ cat ours.err; exit 1; }}
+        done
+        for who in stock ours; do
+          $who nix path-info --all --sigs | grep -v -e 'drv' -e '-tools' | sed 's/.ultimate//' | sort > $who.signed
+        done
+        diff stock.signed ours.signed; grep -c here-1: ours.signed
+        ours nix store verify --no-contents --trusted-public-keys \"$(cat key.pub)\" --sigs-needed 1 \
+          $(grep -o '^[^ ]*' ours.signed) && echo verified"
+    );
+    assert_eq!(host.sh(&script).unwrap(), "8\nverified");
+}
+
+#[test]
+fn the_hook_before_builds_shows_more_as_by_nix() {
+    let lab = Lab::new("before", Suite::Forky, Suite::Forky);
+    let host = &lab.client;
+    host.write("/w/corpus.nix", CORPUS).unwrap();
+    host.sh(SETUP).unwrap();
+    let script = format!(
+        "{SETUP}
+        NIX_CONFIG='sandbox = true
+pre-build-hook = /w/before'
+        drv=$(ours instantiate seesHello); stock instantiate seesHello >/dev/null
+        stock nix-store -r $drv >stock.out 2>stock.err || {{ cat stock.err; exit 1; }}
+        ours drover build $drv --no-link --print-out-paths >ours.out 2>ours.err || {{ cat ours.err; exit 1; }}
+        cmp stock.out ours.out; cmp stock.log ours.log; cat /w/ours$(cat ours.out)"
+    );
+    assert_eq!(host.sh(&script).unwrap(), "seen");
+}
