@@ -20,6 +20,7 @@ use rustix::process::Signal;
 use crate::entrance::{deliver, enter};
 use crate::fleet::{Member, Shared};
 use crate::running::{Running, describe, ending};
+use crate::web::{Scheme, WebServer};
 use crate::{Suite, processes, seed};
 
 /// How long killed processes may take to be gone.
@@ -255,6 +256,16 @@ impl Host {
             argv.extend(["--argstr", name, value]);
         }
         self.run_ok(&argv)
+    }
+
+    /// Starts a web server on the host's loopback, in a thread of this process.
+    ///
+    /// # Errors
+    ///
+    /// If the host has ended.
+    pub fn web_server(&self, scheme: Scheme) -> Result<WebServer> {
+        let namespace = std::fs::File::open(format!("/proc/{}/ns/net", self.init))?;
+        WebServer::start_in(scheme, namespace)
     }
 
     /// Kills the stock daemon with all of its workers, as a crash would, and starts it again.

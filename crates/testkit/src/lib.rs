@@ -43,9 +43,11 @@ mod processes;
 mod root;
 mod running;
 mod seed;
+mod web;
 
 pub use fleet::Fleet;
 pub use host::Host;
 pub use link::Link;
 pub use root::Suite;
 pub use running::{Running, Signal};
+pub use web::{Answer, Asked, Scheme, WebServer};
