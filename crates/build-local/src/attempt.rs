@@ -10,7 +10,7 @@ use drover_derivation::Output;
 use drover_recipe::{Given, Placeholders, Setting};
 use drover_sandbox::{
     Addresses, Availability, Cgroup, Command, Handles, HardLimit, Isolation, Leftovers, Limit,
-    Machine, Network, Personality, Plan, Resource, Scope, Terminal,
+    Machine, Network, Personality, Plan, Program, Resource, Scope, Terminal,
 };
 use drover_store::{BuildFailure, LogEvent, Store as _};
 use drover_store_local::{LocalStore, Workshop};
@@ -270,7 +270,7 @@ impl Attempt<'_> {
         Ok(Plan {
             command: Command {
                 arguments: [vec![name], given.args].concat(),
-                program,
+                program: Program::File(program),
                 environment: given.environment.into_iter().collect(),
                 folder,
                 output,

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use drover_sandbox::{
     Addresses, Cgroup, Command, Exit, Handles, Identity, Isolation, Launcher, Leftovers, Machine,
-    Personality, Plan, Scope, SyscallFilter, Terminal, TerminalReader,
+    Personality, Plan, Program, Scope, SyscallFilter, Terminal, TerminalReader,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -88,7 +88,7 @@ impl Hook<'_> {
         let environment = std::env::vars_os().map(|(name, value)| (bytes(name), bytes(value)));
         Plan {
             command: Command {
-                program: bytes(program),
+                program: Program::File(bytes(program)),
                 arguments: arguments.into_iter().map(bytes).collect(),
                 environment: environment.collect(),
                 folder: b"/".to_vec(),

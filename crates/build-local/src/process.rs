@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_sandbox::{Ended, Handles, Launcher, Plan, Running, Terminal, TerminalReader};
+use drover_sandbox::{Ended, Handles, Launcher, Plan, Program, Running, Terminal, TerminalReader};
 use drover_store::{BuildFailure, BuildLog, LogEvent, StoreError};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -61,7 +61,10 @@ impl Process<'_> {
         // also where it's cancelled meanwhile: what is given up half-way still ends after this returns,
         // and the build's user would be somebody else's by then
         let spawned = self.launcher.spawn(plan, &handles).await;
-        let builder = &plan.command.program;
+        let builder = match &plan.command.program {
+            Program::File(file) => file.as_slice(),
+            Program::Own(_) => b"drover",
+        };
         let mut running = spawned.map_err(|error| of_start(self.derivation, builder, &error))?;
         // or the log would never come to its end
         drop(handles);

@@ -4,12 +4,13 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::Command as Program;
+use std::process::Command as Process;
 
 use drover_sandbox::{
     Access, Addresses, Below, Cgroup, Command, Content, Exit, Handle, Handles, Identity, Ids,
     Isolation, Launcher, LauncherProgram, Leftovers, Machine, Mount, Namespaces, Network, Owner,
-    Personality, Plan, Root, Scope, Source, SyscallFilter, Target, TmpfsSize, UserNamespace,
+    Personality, Plan, Program, Root, Scope, Source, SyscallFilter, Target, TmpfsSize,
+    UserNamespace,
 };
 use rustix::fs::{Mode, OFlags};
 
@@ -24,7 +25,7 @@ const USER: Ids = Ids { uid: 1_999_999, gid: 1_999_999 };
 /// The floor: a new process with a program, from this one.
 #[divan::bench]
 fn a_process_alone(bencher: divan::Bencher<'_, '_>) {
-    bencher.bench_local(|| Program::new(SHELL).arg("true").status().unwrap());
+    bencher.bench_local(|| Process::new(SHELL).arg("true").status().unwrap());
 }
 
 #[divan::bench]
@@ -66,7 +67,7 @@ fn run(bencher: divan::Bencher<'_, '_>, isolation: impl Fn(&mut Handles) -> Isol
 fn plan(output: Handle, isolation: Isolation) -> Plan {
     Plan {
         command: Command {
-            program: SHELL.into(),
+            program: Program::File(SHELL.into()),
             arguments: vec![b"busybox".to_vec(), b"true".to_vec()],
             environment: vec![(b"HOME".to_vec(), b"/nowhere".to_vec())],
             folder: b"/tmp".to_vec(),

@@ -17,11 +17,12 @@ use serde::{Deserialize, Serialize};
 use crate::error::{At, Failure, Step};
 use crate::handles::Handles;
 use crate::identity::{self, Capabilities, UserNamespaceOrder, Who};
+use crate::launch::OwnProgram;
 use crate::message;
 use crate::mounts::{self, Owners};
 use crate::plan::{
     Addresses, Command, HardLimit, Isolation, Limit, Machine, Namespaces, Network, Personality,
-    Plan, Resource, Scope,
+    Plan, Program, Resource, Scope,
 };
 use crate::sources::Sources;
 use crate::sys;
@@ -47,6 +48,7 @@ pub(crate) struct Child<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) handles: &'a Handles,
     pub(crate) who: Who,
+    pub(crate) own: Option<OwnProgram>,
     /// Two descriptors above 2: the stdin and the output.
     pub(crate) input: OwnedFd,
     pub(crate) filter: Option<Vec<libc::sock_filter>>,
@@ -153,7 +155,16 @@ impl Child<'_> {
 
     fn execute(&self) -> Result<std::convert::Infallible, Failure> {
         let command = &self.plan.command;
-        let strings = Strings::new(command)?;
+        let program = match &command.program {
+            Program::File(file) => Become::File(Strings::new(file, command)?),
+            Program::Own(input) => match self.own {
+                Some(own) => Become::Own(own, input),
+                None => {
+                    let rule = "this launcher runs nothing itself".to_owned();
+                    return Err(Failure::rule(Step::CheckPlan, rule));
+                }
+            },
+        };
         let step = Step::ConnectOutput;
         let output = self.handles.get(command.output).ok_or(Errno::BADF).at(step)?;
         rustix::stdio::dup2_stdin(&self.input).at(step)?;
@@ -163,9 +174,32 @@ impl Child<'_> {
         if let Some(filter) = &self.filter {
             sys::install_filter(filter).at(Step::FilterSyscalls)?;
         }
-        let errno = sys::exec(&strings.program, &strings.arguments, &strings.environment);
-        Err(errno).on(Step::Execute, &String::from_utf8_lossy(&command.program))
+        match program {
+            Become::File(Strings { program, arguments, environment }) => {
+                let errno = sys::exec(&program, &arguments, &environment);
+                Err(errno).on(Step::Execute, &program.to_string_lossy())
+            }
+            Become::Own(own, input) => {
+                sys::ignore_broken_pipes();
+                // the last thing that can fail, as it closes the way to say so
+                sys::close_from(3).at(step)?;
+                sys::exit_now(status_of(own, input))
+            }
+        }
     }
+}
+
+/// What the child becomes.
+enum Become<'a> {
+    File(Strings),
+    Own(OwnProgram, &'a [u8]),
+}
+
+/// Runs what is the launcher's own. Nothing may return from here into what this process was a fork of.
+fn status_of(own: OwnProgram, input: &[u8]) -> i32 {
+    /// What Rust's programs end with when they have panicked.
+    const PANICKED: i32 = 101;
+    std::panic::catch_unwind(|| own(input)).map_or(PANICKED, i32::from)
 }
 
 /// The first version of Landlock that can scope sockets and signals.
@@ -178,7 +212,7 @@ struct Strings {
 }
 
 impl Strings {
-    fn new(command: &Command) -> Result<Strings, Failure> {
+    fn new(program: &[u8], command: &Command) -> Result<Strings, Failure> {
         let string = |bytes: Vec<u8>| {
             CString::new(bytes).map_err(|error| {
                 let shown = String::from_utf8_lossy(&error.into_vec()).into_owned();
@@ -189,7 +223,7 @@ impl Strings {
         let variable =
             |(name, value): &(Vec<u8>, Vec<u8>)| string([name.as_slice(), b"=", value].concat());
         Ok(Strings {
-            program: string(command.program.clone())?,
+            program: string(program.to_vec())?,
             arguments: command.arguments.iter().cloned().map(string).collect::<Result<_, _>>()?,
             environment: command.environment.iter().map(variable).collect::<Result<_, _>>()?,
         })

@@ -15,6 +15,22 @@ use crate::supervisor;
 use crate::support;
 use crate::sys::{self, Ended, Fork};
 
+/// What a launcher's program does itself, given the bytes of [`Program::Own`](crate::Program::Own).
+/// What it returns is its exit status.
+///
+/// It's called in a process of its own with one thread, which is the plan's user in the plan's
+/// surroundings and has nothing open but its output, at 1 and 2. The process is a fork, so what the
+/// launcher's `main` did before is done; what it returns to is the process' end.
+pub type OwnProgram = fn(&[u8]) -> u8;
+
+/// Is a launcher of files only, until its caller is gone.
+///
+/// # Errors
+/// Those of [`run_launcher_for`].
+pub fn run_launcher() -> io::Result<()> {
+    launch(None)
+}
+
 /// Is the launcher, until its caller is gone.
 ///
 /// For `main`, before it does anything else: this process must have one thread and nothing open but
@@ -22,7 +38,11 @@ use crate::sys::{self, Ended, Fork};
 ///
 /// # Errors
 /// If this process wasn't started as a launcher, or its caller can't be heard.
-pub fn run_launcher() -> io::Result<()> {
+pub fn run_launcher_for(own: OwnProgram) -> io::Result<()> {
+    launch(Some(own))
+}
+
+fn launch(own: Option<OwnProgram>) -> io::Result<()> {
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
         return Err(io::Error::other("the launcher must be started before any thread"));
@@ -53,7 +73,7 @@ pub fn run_launcher() -> io::Result<()> {
             Ok(Fork::Parent(_)) => {}
             Ok(Fork::Child) => {
                 drop(socket);
-                serve(request, &control, message.files);
+                serve(request, &control, message.files, own);
                 sys::exit_now(0)
             }
             Err(errno) => {
@@ -74,10 +94,10 @@ fn take_socket() -> Result<OwnedFd, Errno> {
 }
 
 /// In a process of its own: does what was asked for.
-fn serve(request: Request, control: &OwnedFd, files: Vec<OwnedFd>) {
+fn serve(request: Request, control: &OwnedFd, files: Vec<OwnedFd>, own: Option<OwnProgram>) {
     sys::set_ended_children(Ended::Wait);
     let report = match request {
-        Request::Spawn => supervisor::supervise(control, files),
+        Request::Spawn => supervisor::supervise(control, files, own),
         Request::KillUsers { first, count } => match leftovers::kill_users(first, count) {
             Ok(()) => Report::Done,
             Err(failure) => Report::Failed(failure),

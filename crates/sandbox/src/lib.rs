@@ -14,7 +14,7 @@
 //!                                                    child ── exec ──► command
 //! ```
 //!
-//! * The **launcher** is started once, as a program of its own ([`run_launcher`]). Forking it costs
+//! * The **launcher** is started once, as a program of its own ([`run_launcher_for`]). Forking it costs
 //!   little, as it's small, where forking a daemon with a gigabyte in memory takes 26 ms. It has one
 //!   thread, so that what is forked from it may do anything, not only what is safe in signal
 //!   handlers; and death signals, which are sent when the parent's *thread* ends, mean what they say.
@@ -60,7 +60,7 @@
 //! let shell = Source::In { folder: store, path: Below::new("abc-bash")? };
 //! let plan = Plan {
 //!     command: Command {
-//!         program: b"/store/abc-bash/bin/bash".to_vec(),
+//!         program: Program::File(b"/store/abc-bash/bin/bash".to_vec()),
 //!         arguments: vec![b"bash".to_vec(), b"-c".to_vec(), b"echo hello".to_vec()],
 //!         environment: vec![(b"HOME".to_vec(), b"/nowhere".to_vec())],
 //!         folder: b"/tmp".to_vec(),
@@ -132,12 +132,12 @@ mod users;
 pub use cgroup::{CgroupFolder, CgroupLeaf, CgroupUsage};
 pub use error::{Failure, Reason, SpawnError, Step, WaitError};
 pub use handles::{Handle, Handles};
-pub use launch::run_launcher;
+pub use launch::{OwnProgram, run_launcher, run_launcher_for};
 pub use launcher::{Launcher, LauncherProgram};
 pub use plan::{
     Access, Addresses, Cgroup, Command, Content, HardLimit, Identity, Ids, Isolation, Leftovers,
-    Limit, Machine, Mount, Namespaces, Network, Owner, Personality, Plan, Resource, Root, Scope,
-    Source, SyscallFilter, TmpfsSize, UserNamespace,
+    Limit, Machine, Mount, Namespaces, Network, Owner, Personality, Plan, Program, Resource, Root,
+    Scope, Source, SyscallFilter, TmpfsSize, UserNamespace,
 };
 pub use running::{Cause, Ended, Exit, Running, Usage};
 pub use support::{Availability, Support};

@@ -5,6 +5,8 @@
 //! [`Handle`]. Whatever is combined here either works or is refused by name when it is spawned;
 //! nothing is left out in silence, apart from what says that it may be ([`Scope::WhereSupported`]).
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::handles::Handle;
@@ -42,11 +44,11 @@ pub struct Plan {
 /// The command itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
-    /// The program as seen from inside; never searched in `PATH`.
-    pub program: Vec<u8>,
-    /// All arguments, with the zeroth, which need not be the program.
+    /// What is run.
+    pub program: Program,
+    /// All arguments of a file, with the zeroth, which need not be its name.
     pub arguments: Vec<Vec<u8>>,
-    /// The whole environment, in this order; nothing is added or inherited.
+    /// The whole environment of a file, in this order; nothing is added or inherited.
     pub environment: Vec<(Vec<u8>, Vec<u8>)>,
     /// The working folder as seen from inside.
     pub folder: Vec<u8>,
@@ -55,6 +57,29 @@ pub struct Command {
     pub output: Handle,
     /// The file mode creation mask.
     pub umask: u16,
+}
+
+/// What a command consists of.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Program {
+    /// A file as seen from inside; never searched in `PATH`.
+    File(Vec<u8>),
+    /// What the launcher's own program does when it's given these bytes; see
+    /// [`run_launcher_for`](crate::run_launcher_for).
+    ///
+    /// It runs in the surroundings and as the user of the plan like any other command, and takes no
+    /// file of these surroundings. Arguments and environment are not used.
+    Own(Vec<u8>),
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Program::File(file) => out.debug_tuple("File").field(&file.escape_ascii()).finish(),
+            // what is in them may be secret
+            Program::Own(bytes) => write!(out, "Own({} bytes)", bytes.len()),
+        }
+    }
 }
 
 /// A user and a group, by number.

@@ -15,6 +15,7 @@ use crate::child::{Answer, Child, Word};
 use crate::error::{At, Failure, Step};
 use crate::handles::Handles;
 use crate::identity::{self, UserNamespaceOrder, Who};
+use crate::launch::OwnProgram;
 use crate::leftovers;
 use crate::message::{self, Report};
 use crate::plan::{Cgroup, Identity, Ids, Isolation, Leftovers, Network, Plan};
@@ -23,8 +24,8 @@ use crate::{cgroup, filter};
 
 /// Runs the plan that came with `files`: its text, and its open files. Returns what is to be told in
 /// the end.
-pub(crate) fn supervise(control: &OwnedFd, files: Vec<OwnedFd>) -> Report {
-    match Supervisor::new(files).and_then(|it| it.run(control)) {
+pub(crate) fn supervise(control: &OwnedFd, files: Vec<OwnedFd>, own: Option<OwnProgram>) -> Report {
+    match Supervisor::new(files, own).and_then(|it| it.run(control)) {
         Ok(report) => report,
         Err(failure) => Report::Failed(failure),
     }
@@ -36,10 +37,11 @@ struct Supervisor {
     handles: Handles,
     cgroup: Option<OwnedFd>,
     who: Who,
+    own: Option<OwnProgram>,
 }
 
 impl Supervisor {
-    fn new(files: Vec<OwnedFd>) -> Result<Supervisor, Failure> {
+    fn new(files: Vec<OwnedFd>, own: Option<OwnProgram>) -> Result<Supervisor, Failure> {
         let mut files = files.into_iter();
         let plan = read_plan(files.next())?;
         let who = identity::who(&plan, identity::caller())?;
@@ -51,7 +53,7 @@ impl Supervisor {
                 Some(rustix::io::fcntl_dupfd_cloexec(folder, 3).at(Step::CheckPlan)?)
             }
         };
-        Ok(Supervisor { plan, handles, cgroup, who })
+        Ok(Supervisor { plan, handles, cgroup, who, own })
     }
 
     fn run(mut self, control: &OwnedFd) -> Result<Report, Failure> {
@@ -127,8 +129,9 @@ impl Supervisor {
             Fork::Child => {
                 // With this end here too, nobody would see the supervisor's go.
                 drop(ours);
-                let Supervisor { plan, handles, who, .. } = self;
-                Child { plan, handles, who: *who, input, filter, supervisor: theirs }.run()
+                let Supervisor { plan, handles, who, own, .. } = self;
+                let (who, own, supervisor) = (*who, *own, theirs);
+                Child { plan, handles, who, own, input, filter, supervisor }.run()
             }
         }
     }

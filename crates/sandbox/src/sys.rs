@@ -186,11 +186,24 @@ pub(crate) fn close_on_exec_from(first: c_uint) -> Result<(), Errno> {
     check(result).map(drop)
 }
 
+/// Closes all descriptors from `first` on, whoever owns them. For a process that goes on with
+/// something that knows of none of them, and never returns to what does.
+pub(crate) fn close_from(first: c_uint) -> Result<(), Errno> {
+    // SAFETY: no owner of one of them is used or dropped from here on, as the caller promises.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, c_uint::MAX, 0) };
+    check(result).map(drop)
+}
+
 /// Gives all signals their default action and blocks those that can be blocked. For the launcher,
 /// which nobody may end but by closing its socket; all that comes from it starts like this.
 pub(crate) fn shut_signals_out() {
     (1..=64).for_each(|signal| set_action(signal, libc::SIG_DFL));
     set_blocked(!0);
+}
+
+/// Has writing to what nobody reads fail, as Rust's programs expect, and not kill.
+pub(crate) fn ignore_broken_pipes() {
+    set_action(libc::SIGPIPE, libc::SIG_IGN);
 }
 
 /// Lets all signals through again.

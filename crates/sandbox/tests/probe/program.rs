@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        ["launcher"] => drover_sandbox::run_launcher(),
+        ["launcher"] => drover_sandbox::run_launcher_for(own),
         ["report"] => {
             println!("{}", report::report());
             Ok(())
@@ -40,4 +40,20 @@ fn main() -> ExitCode {
             ExitCode::from(u8::try_from(error.raw_os_error().unwrap_or(99)).unwrap_or(99))
         }
     }
+}
+
+/// What the launcher does itself.
+fn own(wanted: &[u8]) -> u8 {
+    match wanted {
+        b"report" => println!("{}", report::report()),
+        // as what is waited for in other threads
+        b"threads" => {
+            let threads = (1..=3).map(|it| std::thread::spawn(move || it));
+            let sum: u8 = threads.map(|it| it.join().unwrap_or_default()).sum();
+            return sum;
+        }
+        b"panic" => panic!("as it was told"),
+        _ => return 98,
+    }
+    0
 }

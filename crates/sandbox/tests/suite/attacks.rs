@@ -221,7 +221,7 @@ async fn a_killed_launcher_is_replaced() {
     rustix::process::kill_process(launcher, rustix::process::Signal::KILL).unwrap();
 
     let mut other = scene.bare(Identity::User(fresh_user()), &[]);
-    other.command.program = b"/bin/true".to_vec();
+    other.command.program = drover_sandbox::Program::File(b"/bin/true".to_vec());
     // A request that the launcher took with it into its grave is an error that says so.
     let mut tries = 0;
     let mut next = loop {

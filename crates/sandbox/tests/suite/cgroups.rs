@@ -23,7 +23,7 @@ async fn a_command_starts_in_its_group() {
     let user = fresh_user();
     let leaf = leaf(user);
     let mut plan = scene.bare(Identity::User(user), &["/proc/self/cgroup"]);
-    plan.command.program = b"/bin/cat".to_vec();
+    plan.command.program = drover_sandbox::Program::File(b"/bin/cat".to_vec());
     put_into(&mut scene, &mut plan, &leaf);
     let (_, text) = scene.run(&plan).await;
     let group = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
@@ -37,7 +37,7 @@ async fn a_group_is_the_root_of_all_that_is_seen_in_namespaces() {
     let user = fresh_user();
     let leaf = leaf(user);
     let mut plan = scene.sandboxed(Identity::User(user), &["/proc/self/cgroup"]);
-    plan.command.program = b"/bin/cat".to_vec();
+    plan.command.program = drover_sandbox::Program::File(b"/bin/cat".to_vec());
     put_into(&mut scene, &mut plan, &leaf);
     let (_, text) = scene.run(&plan).await;
     assert!(text.lines().any(|line| line == "0::/"), "{text}");
@@ -82,7 +82,7 @@ async fn a_group_counts_what_nobody_has_waited_for() {
     let count = "i=0; while test $i -lt 20000; do i=$((i+1)); done";
     let script = format!("({count}) & {count}; exit 0");
     let mut plan = scene.bare(Identity::User(user), &["-c", &script]);
-    plan.command.program = b"/bin/sh".to_vec();
+    plan.command.program = drover_sandbox::Program::File(b"/bin/sh".to_vec());
     put_into(&mut scene, &mut plan, &leaf);
     scene.spawn(&plan).await.unwrap().wait().await.unwrap();
     let usage = leaf.usage().unwrap();

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use crate::support::{Scene, change, fresh_range, fresh_user};
 use drover_sandbox::{
-    Access, Availability, Below, Cause, Content, Exit, Identity, Machine, Mount, Source,
+    Access, Availability, Below, Cause, Content, Exit, Identity, Machine, Mount, Program, Source,
     SyscallFilter, Target, Terminal, UserNamespace,
 };
 use rstest::rstest;
@@ -99,6 +99,73 @@ async fn a_build_user_without_namespaces() {
     assert_eq!(report["namespaces"]["mnt"], namespace_here("mnt"));
 }
 
+/// What the launcher does itself is shut in as a file's program is.
+#[rstest]
+#[case::in_namespaces(true)]
+#[case::without(false)]
+#[tokio::test]
+async fn what_the_launcher_does_itself(#[case] namespaces: bool) {
+    let user = Identity::User(fresh_user());
+    let mut reports = Vec::new();
+    for is_own in [false, true] {
+        let mut scene = Scene::new();
+        let mut plan = match namespaces {
+            true => scene.sandboxed(user, &["report"]),
+            false => scene.bare(user, &["report"]),
+        };
+        if is_own {
+            plan.command.program = Program::Own(b"report".to_vec());
+        }
+        reports.push(report(scene, &plan).await);
+    }
+    let [file, mut own] = <[Value; 2]>::try_from(reports).unwrap();
+    // nobody may look into what wasn't executed, itself included
+    assert_eq!(own["personality"], "");
+    own["personality"] = file["personality"].clone();
+    assert_unprivileged(&own);
+    for name in [
+        "Uid",
+        "Gid",
+        "CapBnd",
+        "SigIgn",
+        "SigBlk",
+        "hostname",
+        "domainname",
+        "uid_map",
+        "gid_map",
+        "limits",
+        "interfaces",
+        "machine",
+        "folder",
+    ] {
+        // each works in a folder of its own where it's no other's
+        if namespaces || name != "folder" {
+            assert_eq!(own[name], file[name], "{name}");
+        }
+    }
+    if namespaces {
+        assert_eq!(own["processes"], serde_json::json!(["1"]));
+        assert_eq!(own["mounts"], file["mounts"]);
+        for namespace in ["user", "mnt", "pid", "ipc", "uts", "net", "cgroup"] {
+            let inside = own["namespaces"][namespace].as_str().unwrap();
+            assert!(!inside.is_empty() && inside != namespace_here(namespace), "{namespace}");
+        }
+    }
+}
+
+#[rstest]
+#[case::threads("threads", Exit::Code(6))]
+#[case::panic("panic", Exit::Code(101))]
+#[case::unknown("unknown", Exit::Code(98))]
+#[tokio::test]
+async fn how_what_the_launcher_does_itself_ends(#[case] wanted: &str, #[case] exit: Exit) {
+    let mut scene = Scene::new();
+    let mut plan = scene.sandboxed(Identity::User(fresh_user()), &[]);
+    plan.command.program = Program::Own(wanted.into());
+    let (ended, text) = scene.run(&plan).await;
+    assert_eq!((ended.exit, ended.cause), (exit, Cause::Itself), "{text}");
+}
+
 #[tokio::test]
 async fn a_range_of_users_is_root_in_namespaces_of_its_own_only() {
     let mut scene = Scene::new();
@@ -134,7 +201,7 @@ async fn signals_do_what_they_do_by_default(#[case] in_namespaces: bool) {
         true => scene.sandboxed(user, &arguments),
         false => scene.bare(user, &arguments),
     };
-    plan.command.program = b"/bin/cat".to_vec();
+    plan.command.program = Program::File(b"/bin/cat".to_vec());
     let (_, text) = scene.run(&plan).await;
     for set in ["SigBlk", "SigIgn", "SigCgt"] {
         assert!(text.contains(&format!("{set}:\t0000000000000000\n")), "{text}");
@@ -159,7 +226,7 @@ async fn the_root_shows_what_was_put_there() {
                   touch /x /etc/x 2>&1; touch /tmp/x /dev/shm/x /build/x && echo fine; \
                   echo to stderr > /dev/stderr; ls /";
     let mut plan = scene.sandboxed(Identity::User(user), &["-c", script]);
-    plan.command.program = b"/bin/sh".to_vec();
+    plan.command.program = Program::File(b"/bin/sh".to_vec());
     let expected = "root:x:0:0:::\n/proc/self/fd\n755 65534\n755 65534\n1777 65534\n\
                     touch: cannot touch '/x': Read-only file system\n\
                     touch: cannot touch '/etc/x': Read-only file system\n\
@@ -207,7 +274,7 @@ async fn a_step_that_fails_is_named_and_nothing_is_left() {
     let mut scene = Scene::new();
     let user = fresh_user();
     let mut plan = scene.sandboxed(Identity::User(user), &["report"]);
-    plan.command.program = b"/no/such/program".to_vec();
+    plan.command.program = Program::File(b"/no/such/program".to_vec());
     let error = scene.spawn(&plan).await.unwrap_err().to_string();
     assert!(error.contains("could not start the program '/no/such/program'"), "{error}");
     assert!(crate::support::processes_of(user.uid).is_empty());
@@ -226,7 +293,7 @@ async fn later_mounts_can_lie_in_earlier_ones() {
     let mut scene = Scene::new();
     let mut plan =
         scene.sandboxed(Identity::User(fresh_user()), &["-c", "cat /build/in/deep/file"]);
-    plan.command.program = b"/bin/sh".to_vec();
+    plan.command.program = Program::File(b"/bin/sh".to_vec());
     let file = Content::File { content: b"found\n".to_vec(), mode: 0o444 };
     change(&mut plan, |it| {
         it.mounts.push(Mount { at: Target::new("/build/in/deep/file").unwrap(), what: file });
@@ -239,7 +306,7 @@ async fn later_mounts_can_lie_in_earlier_ones() {
 async fn a_32_bit_machine_can_be_pretended() {
     let mut scene = Scene::new();
     let mut plan = scene.sandboxed(Identity::User(fresh_user()), &["-m"]);
-    plan.command.program = b"/bin/uname".to_vec();
+    plan.command.program = Program::File(b"/bin/uname".to_vec());
     plan.personality.machine = Machine::Linux32;
     let (_, text) = scene.run(&plan).await;
     let expected = if cfg!(target_arch = "x86_64") { "i686\n" } else { "armv8l\n" };
@@ -265,7 +332,7 @@ async fn a_terminal_is_one_inside_too() {
     let terminal = Terminal::new().unwrap();
     let mut plan = scene
         .sandboxed(Identity::User(fresh_user()), &["-c", "test -t 1 && echo yes > /dev/stderr"]);
-    plan.command.program = b"/bin/sh".to_vec();
+    plan.command.program = Program::File(b"/bin/sh".to_vec());
     plan.command.output = scene.handles.add(terminal.lower);
     let mut running = scene.spawn(&plan).await.unwrap();
     let ended = running.wait().await.unwrap();
@@ -293,7 +360,7 @@ async fn a_symlink_is_shown_as_one(#[case] path: &str) {
     fs::create_dir_all(store.join("deeper")).unwrap();
     std::os::unix::fs::symlink("/some/where", store.join(path)).unwrap();
     let mut plan = scene.sandboxed(Identity::User(fresh_user()), &["/store/link"]);
-    plan.command.program = b"/bin/readlink".to_vec();
+    plan.command.program = Program::File(b"/bin/readlink".to_vec());
     let folder = scene.open(&store);
     let source = Source::In { folder, path: Below::new(path).unwrap() };
     let what = Content::Bind { source, access: Access::ReadOnly };

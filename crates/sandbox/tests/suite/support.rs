@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use drover_sandbox::{
     Access, Addresses, Cgroup, Command, Content, Ended, Handle, Handles, HardLimit, Identity, Ids,
     Isolation, Launcher, LauncherProgram, Leftovers, Limit, Machine, Mount, Namespaces, Network,
-    Owner, Personality, Plan, Resource, Root, Running, Scope, Source, SpawnError, SyscallFilter,
-    Target, TmpfsSize, UserNamespace,
+    Owner, Personality, Plan, Program, Resource, Root, Running, Scope, Source, SpawnError,
+    SyscallFilter, Target, TmpfsSize, UserNamespace,
 };
 use rustix::fs::{Mode, OFlags};
 
@@ -93,7 +93,7 @@ impl Scene {
         for file in files.iter().skip(self.handles.len()) {
             self.handles.add(open_path(Path::new(file)));
         }
-        plan.command.program = b"/probe".to_vec();
+        plan.command.program = drover_sandbox::Program::File(b"/probe".to_vec());
         plan.command.folder = b"/build".to_vec();
         plan.isolation = Isolation::Namespaces(Box::new(namespaces));
         plan
@@ -145,7 +145,7 @@ pub(crate) fn bare_plan(
     let arguments = ["probe"].iter().chain(arguments).map(|it| it.as_bytes().to_vec()).collect();
     Plan {
         command: Command {
-            program: program.into(),
+            program: Program::File(program.into()),
             arguments,
             environment: vec![(b"NAME".to_vec(), b"value \xff".to_vec())],
             folder: folder.as_os_str().as_encoded_bytes().to_vec(),
