@@ -5,18 +5,20 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use drover_builtins::Builtin;
 use drover_core::StorePath;
 use drover_derivation::Output;
 use drover_recipe::{Given, Placeholders, Setting};
 use drover_sandbox::{
-    Addresses, Availability, Cgroup, Command, Handles, HardLimit, Isolation, Leftovers, Limit,
-    Machine, Network, Personality, Plan, Program, Resource, Scope, Terminal,
+    Addresses, Availability, Cgroup, Command, Handles, Isolation, Leftovers, Machine, Network,
+    Personality, Plan, Program, Scope, Terminal,
 };
 use drover_store::{BuildFailure, LogEvent, Store as _};
 use drover_store_local::{LocalStore, Workshop};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
+use crate::builtin;
 use crate::failure::{Failing, Trouble, failed, machine};
 use crate::folders::{BuildFolders, Entrance, Parent, Sticky};
 use crate::group::Group;
@@ -139,7 +141,9 @@ impl Attempt<'_> {
         let Terminal { upper, lower } = terminal()?;
         let mut handles = Handles::new();
         let output = handles.add(lower);
+        let program = self.program(&given).await?;
         let mut plan = self.plan(given, folders, &shown, user, &mut handles, output)?;
+        plan.command.program = program;
         if let Some(group) = group {
             let folder = group.folder().map_err(|error| machine("open a control group", &error))?;
             plan.cgroup = Cgroup::Leaf(handles.add(folder));
@@ -248,6 +252,18 @@ impl Attempt<'_> {
         Ok(Given::new(derivation, &placeholders, &setting, asked.structured, asked.files)?)
     }
 
+    /// What is run: the derivation's builder, or one of ours in its place.
+    async fn program(&self, given: &Given) -> Result<Program, Trouble> {
+        let Attempt { job, subject, .. } = self;
+        match Builtin::of_builder(&subject.derivation.builder) {
+            Some(builtin) => {
+                let environment = given.environment.clone();
+                builtin::program(job.settings, &job.store, subject, builtin, environment).await
+            }
+            None => Ok(Program::File(subject.derivation.builder.to_vec())),
+        }
+    }
+
     fn plan(
         &self,
         given: Given,
@@ -259,8 +275,8 @@ impl Attempt<'_> {
     ) -> Result<Plan, Trouble> {
         let Attempt { job, subject, .. } = self;
         let isolation = self.isolation(folders, shown, user, handles)?;
-        let program = subject.derivation.builder.to_vec();
-        let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
+        let builder = &subject.derivation.builder;
+        let name = builder.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
         let folder = match subject.shelter {
             Shelter::Namespaces => job.settings.sandbox_build_dir.clone().into_bytes(),
             Shelter::None => folders.build().into_os_string().into_encoded_bytes(),
@@ -270,7 +286,7 @@ impl Attempt<'_> {
         Ok(Plan {
             command: Command {
                 arguments: [vec![name], given.args].concat(),
-                program: Program::File(program),
+                program: Program::File(builder.to_vec()),
                 environment: given.environment.into_iter().collect(),
                 folder,
                 output,
@@ -282,11 +298,7 @@ impl Attempt<'_> {
             filter: job.settings.filter,
             scope: Scope::WhereSupported,
             cgroup: Cgroup::Inherited,
-            limits: vec![Limit {
-                resource: Resource::Core,
-                soft: Some(0),
-                hard: HardLimit::Unchanged,
-            }],
+            limits: builtin::limits(&subject.derivation.builder),
             personality: Personality {
                 machine: if is_kin { Machine::Linux32 } else { Machine::Native },
                 addresses: Addresses::Fixed,

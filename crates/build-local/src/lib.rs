@@ -27,6 +27,7 @@
 
 mod attempt;
 mod builder;
+mod builtin;
 mod compare;
 mod contents;
 mod failure;

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use drover_builtins::Fetching;
 use drover_core::SecretKey;
 use drover_sandbox::{LauncherProgram, SyscallFilter, TmpfsSize};
 
@@ -201,6 +202,10 @@ pub struct LocalSettings {
     pub certificates: Option<PathBuf>,
     /// Variables that such builds may get.
     pub outside: Outside,
+    /// What is configured of downloads, apart from what is in files and variables.
+    pub fetching: Fetching,
+    /// The file that says who downloads are for (`netrc-file`).
+    pub netrc: Option<PathBuf>,
 }
 
 /// Whether the folder of a failed build is kept.
@@ -247,6 +252,8 @@ impl LocalSettings {
             keep_log: KeepLog::Yes,
             certificates: None,
             outside: Outside(Arc::new(|_| None)),
+            fetching: Fetching::default(),
+            netrc: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use drover_builtins::Builtin;
 use drover_derivation::{BasicDerivation, BuildOptions};
 
 use crate::settings::LocalSettings;
@@ -10,7 +11,7 @@ use crate::settings::LocalSettings;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unsupported {
-    /// A builder that is part of Nix, and not of drover yet.
+    /// A builder that is part of Nix, and not of drover.
     #[error("drover has no '{name}' yet")]
     Builtin {
         /// Its name, with `builtin:`.
@@ -52,7 +53,8 @@ pub(crate) fn check(
     options: &BuildOptions,
     settings: &LocalSettings,
 ) -> Result<(), Unsupported> {
-    if derivation.is_builtin() {
+    let builtin = Builtin::of_builder(&derivation.builder);
+    if derivation.is_builtin() && builtin.is_none() {
         let name = String::from_utf8_lossy(&derivation.builder).into_owned();
         return Err(Unsupported::Builtin { name });
     }
@@ -60,7 +62,8 @@ pub(crate) fn check(
     if let Some(feature) = NOT_DONE.into_iter().find(|feature| wanted.contains(*feature)) {
         return Err(Unsupported::Feature { feature });
     }
-    if !settings.systems.contains(&derivation.system) {
+    // these run wherever drover does
+    if builtin.is_none() && !settings.systems.contains(&derivation.system) {
         let here = settings.systems.iter().cloned().collect();
         return Err(Unsupported::System { wanted: derivation.system.clone(), here });
     }

@@ -14,6 +14,7 @@ mod compat_install;
 mod configuration;
 mod connector;
 mod derivation_show;
+mod downloads;
 mod evaluate;
 mod exit;
 mod failures;
@@ -90,7 +91,7 @@ fn main() -> ExitCode {
 
 /// Starts builds for the process that has started this one.
 fn be_the_launcher() -> ExitCode {
-    match drover_sandbox::run_launcher() {
+    match drover_sandbox::run_launcher_for(drover_builtins::run) {
         Ok(()) => ExitStatus::SUCCESS.into(),
         Err(error) => Terminal::new(&VerbosityArguments::default()).failure(&error.into()).into(),
     }

@@ -1,14 +1,13 @@
 //! drover's own builder for this machine, as configured.
 
 use std::collections::BTreeSet;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use drover_build_local::{
-    BuildUsers, Groups, KeepFailed, KeepLog, LocalBuilder, LocalSettings, Outside, PostBuildHook,
+    BuildUsers, Groups, KeepFailed, KeepLog, LocalBuilder, LocalSettings, PostBuildHook,
     SandboxFallback, SandboxMode, SandboxPath, SigningKeys, Wherever,
 };
 use drover_config::{Base, NixConf, Sandbox};
@@ -20,6 +19,7 @@ use drover_store_local::{Layout, LocalStore};
 
 use crate::builders::LOCAL;
 use crate::configuration::Configuration;
+use crate::downloads;
 use crate::host;
 use crate::own_store::is_on;
 use crate::terminal::Terminal;
@@ -187,7 +187,9 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
             false => KeepLog::No,
         },
         certificates: certificates(text("ssl-cert-file")),
-        outside: Outside(Arc::new(|name| std::env::var_os(name).map(OsStringExt::into_vec))),
+        outside: downloads::outside(conf)?,
+        fetching: downloads::fetching(conf)?,
+        netrc: Some(downloads::netrc_file(configuration)),
         ..usual
     })
 }

@@ -4,6 +4,7 @@
 
 mod activities;
 mod bounds;
+mod builtins;
 mod caches;
 mod clients;
 mod connections;

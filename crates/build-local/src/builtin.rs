@@ -1,0 +1,96 @@
+//! Builders that are part of Nix: what they are given, and the program that is run for them.
+//!
+//! They run where any builder does, as the same user, shut in the same way, and by the launcher's own
+//! program (`drover_builtins::run`). What they need of the machine and can't see from there, as the
+//! certificates, is read here. Follows `DerivationBuilderImpl::runChild` of Nix 2.34
+//! (`src/libstore/unix/build/derivation-builder.cc`).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use drover_builtins::{Builtin, Fetching, FlatHash, Task};
+use drover_core::{HashNotation, IngestionMethod, OutputName};
+use drover_derivation::{DerivationKind, Output};
+use drover_sandbox::{HardLimit, Limit, Program, Resource};
+use drover_store::Store as _;
+use drover_store_local::LocalStore;
+
+use crate::failure::{Trouble, failed, machine};
+use crate::job::Subject;
+use crate::settings::LocalSettings;
+
+/// Bytes of address space that a builder of ours takes at most: what it unpacks comes from anybody.
+const ADDRESS_SPACE: u64 = 4 << 30;
+
+/// Returns the limits of a build.
+pub(crate) fn limits(builder: &[u8]) -> Vec<Limit> {
+    let limit = |resource, soft| Limit { resource, soft: Some(soft), hard: HardLimit::Unchanged };
+    let core = limit(Resource::Core, 0);
+    match Builtin::of_builder(builder) {
+        Some(_) => vec![core, limit(Resource::AddressSpace, ADDRESS_SPACE)],
+        None => vec![core],
+    }
+}
+
+/// Returns what is to be run for a builder of ours.
+pub(crate) async fn program(
+    settings: &LocalSettings,
+    store: &LocalStore,
+    subject: &Subject,
+    builtin: Builtin,
+    environment: BTreeMap<Vec<u8>, Vec<u8>>,
+) -> Result<Program, Trouble> {
+    let name = String::from_utf8_lossy(&subject.derivation.builder);
+    let Some(out) = subject.scratch.get(&OutputName::out()) else {
+        return Err(failed(format!("'{name}' takes an output 'out'")).into());
+    };
+    let fetching = match builtin {
+        Builtin::Fetchurl => {
+            if !matches!(subject.kind, DerivationKind::Fixed | DerivationKind::Impure) {
+                let text =
+                    format!("'{name}' takes a derivation with a fixed output, or an impure one");
+                return Err(failed(text).into());
+            }
+            fetching(settings, subject).await?
+        }
+        Builtin::Buildenv | Builtin::UnpackChannel => Fetching::default(),
+    };
+    let out = store.store_dir().display(out).into_bytes();
+    let task = Task { builtin, environment, out, fetching };
+    Ok(Program::Own(task.to_bytes().map_err(|error| failed(error.to_string()))?))
+}
+
+/// Returns what downloads need to know.
+async fn fetching(settings: &LocalSettings, subject: &Subject) -> Result<Fetching, Trouble> {
+    let hash = match subject.derivation.outputs.get(&OutputName::out()) {
+        Some(Output::Fixed { address, .. }) if address.method == IngestionMethod::Flat => {
+            Some(FlatHash {
+                algorithm: address.hash.algorithm().to_string(),
+                digits: address.hash.digits(HashNotation::Base16),
+            })
+        }
+        _ => None,
+    };
+    let variable = |name: &str| {
+        let value = (settings.outside.0)(name)?;
+        Some((name.to_owned(), String::from_utf8(value).ok()?))
+    };
+    Ok(Fetching {
+        certificates: read(settings.certificates.as_deref()).await?,
+        netrc: String::from_utf8_lossy(&read(settings.netrc.as_deref()).await?).into_owned(),
+        hash,
+        proxies: Fetching::PROXY_VARIABLES.into_iter().filter_map(variable).collect(),
+        ..settings.fetching.clone()
+    })
+}
+
+/// Returns what is in a file of the machine; nothing where it isn't there.
+async fn read(file: Option<&Path>) -> Result<Vec<u8>, Trouble> {
+    let Some(file) = file else { return Ok(Vec::new()) };
+    match tokio::fs::read(file).await {
+        Ok(contents) => Ok(contents),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(machine(&format!("read '{}'", file.display()), &error).into()),
+    }
+}
