@@ -167,3 +167,31 @@ E")
     let fetched = lab.drover(&[&["build", &out, "--builders", ""], &from[..]].concat());
     assert_code(&fetched, 0);
 }
+
+/// The other way round: drover keeps the store of the builder, signs what it builds, and stock Nix is
+/// the client that takes it for a substituter.
+#[rstest]
+#[case::forky(Suite::Forky)]
+#[case::bookworm(Suite::Bookworm)]
+fn stock_nix_takes_drover_for_a_substituter(#[case] suite: Suite) {
+    let lab = Lab::new("drover-substitutes", suite, Suite::Trixie);
+    let (b1, b2) = (&lab.b1, &lab.b2);
+    b2.put(env!("CARGO_BIN_EXE_drover"), "/usr/local/bin/drover").unwrap();
+    b2.sh(
+        "pkill -x nix-daemon || :; rm -f /nix/var/nix/daemon-socket/socket
+         drover compat install /usr/local/bin
+         cd /etc/nix; nix-store --generate-binary-cache-key b2-1 sec pub; [ $(stat -c %a sec) = 600 ]
+         echo 'secret-key-files = /etc/nix/sec' >> nix.conf",
+    )
+    .unwrap();
+    let drv = built_elsewhere(b1, &[b2]);
+    let public = b2.sh("cat /etc/nix/pub").unwrap();
+    let line = format!(
+        "nix-store -r {drv} -j0 --builders '' --option substituters ssh-ng://b2 \
+         --option trusted-public-keys '{public}'"
+    );
+    let fetched = b1.run(&["sh", "-c", &line]).unwrap();
+    assert_code(&fetched, 0);
+    let out = stdout(&fetched);
+    b1.sh(&format!("nix-store --verify-path $(nix-store -qR {out})")).unwrap();
+}
