@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use drover_builtins::Builtin;
 use drover_core::StorePath;
 use drover_derivation::Output;
 use drover_recipe::{Given, Placeholders, Setting};
@@ -141,7 +140,7 @@ impl Attempt<'_> {
         let Terminal { upper, lower } = terminal()?;
         let mut handles = Handles::new();
         let output = handles.add(lower);
-        let program = self.program(&given).await?;
+        let program = builtin::program(job, subject, &given).await?;
         let mut plan = self.plan(given, folders, &shown, user, &mut handles, output)?;
         plan.command.program = program;
         if let Some(group) = group {
@@ -250,18 +249,6 @@ impl Attempt<'_> {
         };
         let derivation = &subject.derivation;
         Ok(Given::new(derivation, &placeholders, &setting, asked.structured, asked.files)?)
-    }
-
-    /// What is run: the derivation's builder, or one of ours in its place.
-    async fn program(&self, given: &Given) -> Result<Program, Trouble> {
-        let Attempt { job, subject, .. } = self;
-        match Builtin::of_builder(&subject.derivation.builder) {
-            Some(builtin) => {
-                let environment = given.environment.clone();
-                builtin::program(job.settings, &job.store, subject, builtin, environment).await
-            }
-            None => Ok(Program::File(subject.derivation.builder.to_vec())),
-        }
     }
 
     fn plan(

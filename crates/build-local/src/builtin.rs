@@ -5,19 +5,18 @@
 //! certificates, is read here. Follows `DerivationBuilderImpl::runChild` of Nix 2.34
 //! (`src/libstore/unix/build/derivation-builder.cc`).
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
 use drover_builtins::{Builtin, Fetching, FlatHash, Task};
 use drover_core::{HashNotation, IngestionMethod, OutputName};
 use drover_derivation::{DerivationKind, Output};
+use drover_recipe::Given;
 use drover_sandbox::{HardLimit, Limit, Program, Resource};
 use drover_store::Store as _;
-use drover_store_local::LocalStore;
 
 use crate::failure::{Trouble, failed, machine};
-use crate::job::Subject;
+use crate::job::{Job, Subject};
 use crate::settings::LocalSettings;
 
 /// Bytes of address space that a builder of ours takes at most: what it unpacks comes from anybody.
@@ -33,15 +32,17 @@ pub(crate) fn limits(builder: &[u8]) -> Vec<Limit> {
     }
 }
 
-/// Returns what is to be run for a builder of ours.
+/// Returns what is run: the derivation's builder, or one of ours in its place.
 pub(crate) async fn program(
-    settings: &LocalSettings,
-    store: &LocalStore,
+    job: &Job<'_>,
     subject: &Subject,
-    builtin: Builtin,
-    environment: BTreeMap<Vec<u8>, Vec<u8>>,
+    given: &Given,
 ) -> Result<Program, Trouble> {
-    let name = String::from_utf8_lossy(&subject.derivation.builder);
+    let builder = &subject.derivation.builder;
+    let Some(builtin) = Builtin::of_builder(builder) else {
+        return Ok(Program::File(builder.to_vec()));
+    };
+    let name = String::from_utf8_lossy(builder);
     let Some(out) = subject.scratch.get(&OutputName::out()) else {
         return Err(failed(format!("'{name}' takes an output 'out'")).into());
     };
@@ -52,11 +53,12 @@ pub(crate) async fn program(
                     format!("'{name}' takes a derivation with a fixed output, or an impure one");
                 return Err(failed(text).into());
             }
-            fetching(settings, subject).await?
+            fetching(job.settings, subject).await?
         }
         Builtin::Buildenv | Builtin::UnpackChannel => Fetching::default(),
     };
-    let out = store.store_dir().display(out).into_bytes();
+    let out = job.store.store_dir().display(out).into_bytes();
+    let environment = given.environment.clone();
     let task = Task { builtin, environment, out, fetching };
     Ok(Program::Own(task.to_bytes().map_err(|error| failed(error.to_string()))?))
 }

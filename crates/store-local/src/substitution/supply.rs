@@ -55,8 +55,11 @@ pub(crate) struct Supply {
     ordered: OnceCell<Vec<Substituter>>,
     state: Arc<State>,
     /// Those of sessions that have asked for others, by what they said.
-    others: Mutex<BTreeMap<Vec<(Said, String)>, Arc<Supply>>>,
+    others: Mutex<BTreeMap<Wishes, Arc<Supply>>>,
 }
+
+/// All that a session said of its substituters.
+type Wishes = Vec<(Said, String)>;
 
 /// What a session said of its substituters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,7 +91,7 @@ impl Supply {
     /// asks for none. Sessions that ask for the same have the same.
     pub(crate) fn as_asked_for(&self, own: &[OwnSetting]) -> Option<Arc<Supply>> {
         let open = self.sources.open.as_ref()?;
-        let mut said: Vec<(Said, String)> = own
+        let mut said: Wishes = own
             .iter()
             .filter_map(|setting| match setting {
                 OwnSetting::Substituters(names) => Some((Said::These, names.clone())),
