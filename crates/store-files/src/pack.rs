@@ -23,6 +23,9 @@ pub(crate) const FIRST_BLOCK: usize = 32 << 10;
 /// A block with less room than this is handed out. More than all words between two contents take.
 const ROOM: usize = 8 << 10;
 
+/// What comes behind contents until the next ones can be thought of: padding, and two words.
+const END: usize = 64;
+
 /// Whether an archive goes on after a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filled {
@@ -218,8 +221,9 @@ impl Packer {
         match remaining.checked_sub(read as u64) {
             None => changed(size - remaining + read as u64),
             Some(rest) if 0 < rest && read == 0 => changed(size - rest),
-            // Only a read that finds less than it has room for shows that there is no more.
-            Some(rest) if 0 < rest || read == room => {
+            // Only a read that finds less than it has room for shows that there is no more; and what
+            // comes behind it must fit in.
+            Some(rest) if 0 < rest || room - read < END => {
                 self.due = Due::Contents { file, size, remaining: rest };
                 Ok(())
             }

@@ -86,6 +86,19 @@ proptest! {
     }
 }
 
+/// Wherever in a block a file's contents end, the block doesn't grow.
+#[test]
+fn no_block_is_larger_than_said() {
+    let place = Place::new();
+    let first_two = (32 << 10) + (256 << 10);
+    for missing in (0..300).step_by(4) {
+        let contents = vec![7; first_two - missing];
+        fs::write(place.path("x"), &contents).unwrap();
+        let nar = pack(&place, "x").unwrap();
+        assert!(nar == Tree::File(Executable::No, contents).nar(), "{missing}");
+    }
+}
+
 /// Enough for threads of their own to make the files, in many directories and in one.
 #[rstest]
 #[case::directories(300, 10)]
