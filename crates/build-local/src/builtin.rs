@@ -15,7 +15,7 @@ use drover_recipe::Given;
 use drover_sandbox::{HardLimit, Limit, Program, Resource};
 use drover_store::Store as _;
 
-use crate::failure::{Trouble, failed, machine};
+use crate::failure::{Trouble, failed};
 use crate::job::{Job, Subject};
 use crate::settings::LocalSettings;
 
@@ -93,6 +93,10 @@ async fn read(file: Option<&Path>) -> Result<Vec<u8>, Trouble> {
     match tokio::fs::read(file).await {
         Ok(contents) => Ok(contents),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(machine(&format!("read '{}'", file.display()), &error).into()),
+        // as in Nix: what needs it fails for the want of it, and nothing else
+        Err(error) => {
+            tracing::warn!("cannot read '{}': {error}", file.display());
+            Ok(Vec::new())
+        }
     }
 }

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use drover_store::{BuildFailure, LogEvent, Store as _};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::unix::pipe::Receiver;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::failure::{Trouble, failed};
 use crate::job::{Job, Outputs, Subject};
@@ -112,7 +113,8 @@ impl PostBuildHook {
         let run = async {
             let (heard, said) = io::pipe()?;
             command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
-            let mut child = command.kill_on_drop(true).spawn()?;
+            let mut child = command.process_group(0).kill_on_drop(true).spawn()?;
+            let group = Group::of(&child);
             // or the pipe would never come to its end
             drop(command);
             let mut heard = BufReader::new(Receiver::from_owned_fd(OwnedFd::from(heard))?);
@@ -121,7 +123,9 @@ impl PostBuildHook {
                 hear(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
                 line.clear();
             }
-            child.wait().await
+            let ended = child.wait().await;
+            group.let_be();
+            ended
         };
         judge(&self.program, run.await).map(drop)
     }
@@ -149,6 +153,29 @@ impl Job<'_> {
     }
 }
 
+/// The processes of a hook, which end with it unless it has ended by itself.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Group {
+        Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)))
+    }
+
+    /// What a hook leaves behind when it has ended is its own affair.
+    fn let_be(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // gone already, perhaps
+            kill_process_group(leader, Signal::KILL).unwrap_or_default();
+        }
+    }
+}
+
 fn judge(program: &Path, ended: io::Result<ExitStatus>) -> Result<ExitStatus, HookError> {
     let program = program.to_owned();
     match ended {
@@ -169,12 +196,15 @@ pub(crate) async fn ask_before_build(
     let run = async {
         let mut command = Command::new(program);
         command.arg(derivation).arg(folder).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.kill_on_drop(true).spawn()?;
+        let mut child = command.process_group(0).kill_on_drop(true).spawn()?;
+        let group = Group::of(&child);
         let mut answer = Vec::new();
         if let Some(said) = child.stdout.take() {
             said.take(LIMIT).read_to_end(&mut answer).await?;
         }
-        io::Result::Ok((child.wait().await?, answer))
+        let ended = child.wait().await?;
+        group.let_be();
+        io::Result::Ok((ended, answer))
     };
     let (ended, answer) = match run.await {
         Ok((status, answer)) => (Ok(status), answer),

@@ -74,6 +74,7 @@ impl Process<'_> {
             // it may have ended by itself by now
             running.kill().await.map_err(|error| of_wait(&error))?;
         }
+        self.log.event(LogEvent::Ended);
         if let Some(file) = self.file.take() {
             let finished = file.finish().await;
             self.tell_of_log(finished);

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use drover_download::{Client, DownloadError, Receiver};
+use drover_download::{Client, DownloadError, Receiver, without_password};
 use drover_nar::Limits;
 use drover_store_files::{FileName, Unpacker};
 use lzma_rust2::XzReader;
@@ -63,14 +63,14 @@ fn from_somewhere(
             for mirror in &fetching.hashed_mirrors {
                 let mirror = mirror.strip_suffix('/').unwrap_or(mirror);
                 let found = format!("{mirror}/{}/{}", hash.algorithm, hash.digits);
-                say(&format!("downloading '{found}'"));
+                say(&format!("downloading '{}'", without_password(&found)));
                 match client.download(&found, kept).await {
                     Ok(()) => return Ok(()),
                     Err(error) => say(&format!("{error}; trying elsewhere")),
                 }
             }
         }
-        say(&format!("downloading '{url}'"));
+        say(&format!("downloading '{}'", without_password(url)));
         client.download(url, kept).await
     });
     // what looks names up may still wait for an answer that nobody needs any more

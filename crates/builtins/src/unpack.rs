@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tar::{Archive, Entry, EntryType};
 
+use crate::archive::MAX_SIZE;
 use crate::attributes::{Attributes, path};
 use crate::tree::{Executable, Tree};
 use crate::{BuiltinError, archive};
@@ -87,6 +88,11 @@ fn add(tree: &Tree, member: &[u8], entry: &mut Entry<'_, impl Read>) -> io::Resu
         // as tar had it before there were types
         EntryType::Regular if member.ends_with(b"/") => tree.folder(member),
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+            // one with holes is as large as it says, whatever the archive's own size
+            if entry.size() > MAX_SIZE {
+                let text = format!("it has {} bytes, and {MAX_SIZE} are the most", entry.size());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
             let executable = match entry.header().mode()? & BY_OWNER {
                 0 => Executable::No,
                 _ => Executable::Yes,

@@ -8,6 +8,9 @@ use drover_store_cache::{CacheSettings, CacheStore};
 
 use crate::configuration::Configuration;
 
+/// In the place of no limit on how long a server may be silent.
+const NO_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
 /// Whether a store is a binary cache.
 pub(crate) fn is_one(reference: &StoreReference) -> bool {
     matches!(reference.scheme(), Scheme::File | Scheme::Http | Scheme::Https | Scheme::S3)
@@ -40,8 +43,10 @@ fn settings(configuration: &Configuration) -> anyhow::Result<CacheSettings> {
             Some(limit) => Some(limit).filter(|limit| !limit.is_zero()),
             None => usual.connect_timeout,
         },
-        stalled_download_timeout: seconds("stalled-download-timeout")?
-            .unwrap_or(usual.stalled_download_timeout),
+        stalled_download_timeout: match seconds("stalled-download-timeout")? {
+            Some(limit) if limit.is_zero() => NO_LIMIT,
+            limit => limit.unwrap_or(usual.stalled_download_timeout),
+        },
         // more than can be counted is as many as there can be
         download_attempts: attempts.unwrap_or(Some(u32::MAX)).unwrap_or(usual.download_attempts),
         http_connections: connections.unwrap_or(Some(usize::MAX)).unwrap_or(usual.http_connections),

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read as _};
 use std::num::NonZeroU32;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use drover_config::{Environment, Files, LocalSystem, User};
@@ -28,6 +29,13 @@ impl Files for FileSystem {
         }
         Ok(Some(text))
     }
+}
+
+/// Whether a folder, or where it is to be, belongs to this user: root leaves nothing in others' folders,
+/// also where it has kept their `HOME`.
+fn is_own(folder: &Path) -> bool {
+    let nearest = folder.ancestors().find_map(|folder| std::fs::metadata(folder).ok());
+    nearest.is_some_and(|found| found.uid() == rustix::process::geteuid().as_raw())
 }
 
 fn is_absence(kind: io::ErrorKind) -> bool {
@@ -70,7 +78,7 @@ impl Host {
         let home_cache = set("HOME").map(|home| PathBuf::from(home).join(".cache"));
         let caches = set("XDG_CACHE_HOME").map(PathBuf::from).or(home_cache);
         Host {
-            cache_dir: caches.map(|caches| caches.join("drover")),
+            cache_dir: caches.filter(|caches| is_own(caches)).map(|caches| caches.join("drover")),
             store_dir: set("NIX_STORE_DIR").or_else(|| set("NIX_STORE")),
             state_dir: set("NIX_STATE_DIR").unwrap_or_else(|| "/nix/var/nix".to_owned()).into(),
             log_dir: set("NIX_LOG_DIR").unwrap_or_else(|| "/nix/var/log/nix".to_owned()).into(),

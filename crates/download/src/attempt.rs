@@ -8,7 +8,7 @@ use reqwest::header::{
 };
 use reqwest::{Response, StatusCode, Url};
 
-use crate::client::{Client, Receiver, Settings, shown};
+use crate::client::{Client, Receiver, Settings, shown, without_password};
 use crate::error::DownloadError;
 
 /// Redirects that are followed, as in Nix.
@@ -129,10 +129,17 @@ fn is_redirect(status: StatusCode) -> bool {
 /// Returns where a redirect leads: to another server, never to a file of this machine.
 fn target(url: &Url, text: &str, headers: &HeaderMap) -> Result<Url, DownloadError> {
     let to = header(headers, &LOCATION).unwrap_or_default();
-    let bad = || DownloadError::Redirect { url: text.to_owned(), to: to.to_owned() };
+    let bad = || DownloadError::Redirect { url: text.to_owned(), to: without_password(to) };
     let mut next = url.join(to).map_err(|_| bad())?;
     if !matches!(next.scheme(), "http" | "https") {
         return Err(bad());
+    }
+    // who asked is asked to come again, to the same server
+    if next.origin() == url.origin() && next.username().is_empty() {
+        let password = url.password();
+        next.set_username(url.username())
+            .and_then(|()| next.set_password(password))
+            .unwrap_or_default();
     }
     // what was said to the first host is not for another to hear
     if next.origin() != url.origin() && next.username() == url.username() {

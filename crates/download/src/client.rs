@@ -98,7 +98,7 @@ impl Client {
         receiver: &mut dyn Receiver,
     ) -> Result<(), DownloadError> {
         let parsed = Url::parse(url).map_err(|error| DownloadError::BadUrl {
-            url: url.to_owned(),
+            url: without_password(url),
             why: error.to_string(),
         })?;
         let shown = shown(&parsed);
@@ -176,6 +176,20 @@ impl Client {
         }
         let sender = builder.build().map_err(DownloadError::Setup)?;
         Ok(kept.get_or_init(|| sender))
+    }
+}
+
+/// Returns a URL for messages, without a password in it; also one that is none.
+pub fn without_password(url: &str) -> String {
+    if let Ok(parsed) = Url::parse(url) {
+        return shown(&parsed);
+    }
+    match (url.find("//"), url.rfind('@')) {
+        (Some(from), Some(to)) if from < to => {
+            let (before, after) = (url.get(..from + 2), url.get(to..));
+            format!("{}...{}", before.unwrap_or_default(), after.unwrap_or_default())
+        }
+        _ => url.to_owned(),
     }
 }
 

@@ -24,7 +24,7 @@ mod proxies;
 mod retries;
 mod tls;
 
-pub use client::{Client, Receiver, Settings};
+pub use client::{Client, Receiver, Settings, without_password};
 pub use error::DownloadError;
 pub use netrc::Netrc;
 pub use proxies::{Proxies, ProxyError};

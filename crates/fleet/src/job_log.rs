@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use drover_store::{BuildLog, LogEvent};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::event::{FleetEvent, Observer};
 use crate::graph::NodeId;
@@ -17,6 +18,8 @@ pub(crate) struct JobLog {
     observer: Arc<dyn Observer>,
     limit: usize,
     started: OnceLock<Instant>,
+    /// That its own processes have ended.
+    over: CancellationToken,
     heard: Mutex<Heard>,
     /// That something was heard which somebody waits for.
     news: Notify,
@@ -44,7 +47,8 @@ impl JobLog {
     ) -> JobLog {
         let (started, tail, news) = (OnceLock::new(), Mutex::default(), Notify::new());
         let heard = Mutex::new(Heard { at: Instant::now(), bytes: 0, limit: None });
-        JobLog { node, machine, observer, limit, started, heard, news, tail }
+        let over = CancellationToken::new();
+        JobLog { node, machine, observer, limit, started, over, heard, news, tail }
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -61,6 +65,11 @@ impl JobLog {
             }
             self.news.notified().await;
         }
+    }
+
+    /// Waits until the build's own processes have ended, where that is told.
+    pub(crate) async fn over(&self) {
+        self.over.cancelled().await;
     }
 
     /// Returns when the build said something last.
@@ -129,6 +138,7 @@ impl BuildLog for JobLog {
                     self.news.notify_one();
                 }
             }
+            LogEvent::Ended => self.over.cancel(),
             LogEvent::Line(line) => {
                 self.hears(line.len() + 1);
                 self.keep(&line);

@@ -99,8 +99,17 @@ impl JobTerms {
         self.together.borrow().wishes
     }
 
-    /// Waits until a build that runs has gone beyond what is asked of it, and says how.
+    /// Waits until a build that runs has gone beyond what is asked of it, and says how. What the machine
+    /// does when the build's own processes have ended, such as running a hook, it may take its time for.
     pub(crate) async fn exceeded(&self, derivation: &str, log: &JobLog) -> BuildFailure {
+        tokio::select! {
+            biased;
+            () = log.over() => std::future::pending().await,
+            failure = self.exceeded_while_it_runs(derivation, log) => failure,
+        }
+    }
+
+    async fn exceeded_while_it_runs(&self, derivation: &str, log: &JobLog) -> BuildFailure {
         let mut terms = self.together.subscribe();
         let began = log.begun().await;
         loop {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use drover_config::{Host, StoreReference};
 use drover_core::{NarInfo, StoreDir, StorePath};
@@ -21,6 +22,9 @@ use crate::netrc::Credentials;
 use crate::push;
 use crate::settings::{CacheSettings, Parameters, check_scheme};
 use crate::transport::Transport;
+
+/// How long a cache may take to say that it is one, with all attempts.
+const FIRST_ANSWER: Duration = Duration::from_secs(20);
 
 /// What all requests to one cache share.
 pub(crate) struct Cache {
@@ -105,7 +109,16 @@ impl Cache {
         {
             return Ok(info);
         }
-        let read = self.transport.read(cache_info::NAME, cache_info::MAX_SIZE).await;
+        let reading = self.transport.read(cache_info::NAME, cache_info::MAX_SIZE);
+        // whoever can't say hello by then is left out: nothing that can be built waits for longer
+        let Ok(read) = tokio::time::timeout(FIRST_ANSWER, reading).await else {
+            let (store, seconds) = (self.name.clone(), FIRST_ANSWER.as_secs());
+            return Err(StoreError::Silent {
+                store,
+                seconds,
+                doing: "asked for its nix-cache-info",
+            });
+        };
         let Some(text) = read.map_err(|error| error.of(&self.name))? else {
             if self.folder.as_ref().is_some_and(|folder| is_new(folder)) {
                 return Ok(CacheInfo::NEW);
@@ -170,7 +183,7 @@ impl Cache {
                 None => true,
             });
         }
-        let asked: Vec<(StorePath, Option<Arc<NarInfo>>)> = stream::iter(unknown)
+        let asked: Vec<(StorePath, Told)> = stream::iter(unknown)
             .map(|path| self.ask_one(path))
             .buffer_unordered(self.settings.connections())
             .try_collect()
@@ -178,7 +191,7 @@ impl Cache {
             .map_err(|error: TransferError| error.of(&self.name))?;
         self.put_on_disk(&asked).await;
         for (path, answer) in &asked {
-            if let (Some(slot), Some(answer)) = (found.get_mut(path), answer) {
+            if let (Some(slot), Told::Present(answer)) = (found.get_mut(path), answer) {
                 *slot = Some(answer.clone());
             }
         }
@@ -205,23 +218,20 @@ impl Cache {
     }
 
     /// Asks for one path. What answers badly doesn't have it.
-    async fn ask_one(
-        &self,
-        path: StorePath,
-    ) -> Result<(StorePath, Option<Arc<NarInfo>>), TransferError> {
-        let Ok(_turn) = self.questions.acquire().await else { return Ok((path, None)) };
+    async fn ask_one(&self, path: StorePath) -> Result<(StorePath, Told), TransferError> {
+        let Ok(_turn) = self.questions.acquire().await else { return Ok((path, Told::Badly)) };
         let name = format!("{}.narinfo", path.hash_part());
         let read = self.transport.read(&name, NarInfo::MAX_SIZE as u64).await;
         let text = match read {
             Ok(Some(text)) => text,
-            Ok(None) => return Ok((path, None)),
+            Ok(None) => return Ok((path, Told::Absent)),
             Err(
                 error @ (TransferError::TooLarge { .. }
                 | TransferError::Decode { .. }
                 | TransferError::Read { .. }),
             ) => {
                 tracing::warn!("{error}; the cache is taken not to have {path}");
-                return Ok((path, None));
+                return Ok((path, Told::Badly));
             }
             Err(error) => return Err(error),
         };
@@ -235,24 +245,28 @@ impl Cache {
                 }
                 let narinfo = Arc::new(narinfo);
                 self.answers.put(narinfo.clone());
-                Ok((path, Some(narinfo)))
+                Ok((path, Told::Present(narinfo)))
             }
             Err(rule) => {
                 let url = self.transport.url(&name);
                 tracing::warn!("{url}: {rule}; the cache is taken not to have {path}");
-                Ok((path, None))
+                Ok((path, Told::Badly))
             }
         }
     }
 
-    async fn put_on_disk(&self, asked: &[(StorePath, Option<Arc<NarInfo>>)]) {
+    async fn put_on_disk(&self, asked: &[(StorePath, Told)]) {
         let Some(disk) = self.disk.as_ref().filter(|_| !asked.is_empty()) else { return };
-        let said = asked.iter().map(|(path, answer)| {
+        let said = asked.iter().filter_map(|(path, answer)| {
             let said = match answer {
-                Some(narinfo) => Said::Present(narinfo.to_text(&self.store_dir).into_bytes()),
-                None => Said::Absent,
+                Told::Present(narinfo) => {
+                    Said::Present(narinfo.to_text(&self.store_dir).into_bytes())
+                }
+                Told::Absent => Said::Absent,
+                // somebody else may have spoken in its place, and the next time it speaks itself
+                Told::Badly => return None,
             };
-            (path.clone(), said)
+            Some((path.clone(), said))
         });
         disk.put(said.collect::<disk::Answers>()).await;
     }
@@ -264,6 +278,14 @@ impl Cache {
             disk.forget(path.clone()).await;
         }
     }
+}
+
+/// What a cache said of a path.
+enum Told {
+    Present(Arc<NarInfo>),
+    Absent,
+    /// Something that is no answer.
+    Badly,
 }
 
 /// Whether a folder is a cache to be: empty, or not even there.

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use drover_core::{Compression, CompressionError, KeyError};
+use drover_core::{Compression, CompressionError, KeyError, StorePath};
 use drover_store::StoreError;
 
 /// Why an address is not that of a cache which can be used. Nothing was connected.
@@ -148,6 +148,25 @@ impl TransferError {
                 matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504 | 506..=510 | 520..=599)
             }
             _ => false,
+        }
+    }
+
+    /// Returns it as the error of a store that says nothing of other paths, where it doesn't: a file
+    /// that is gone or no good is one of many.
+    pub(crate) fn of_nar(self, store: &str, path: &StorePath) -> StoreError {
+        let message = self.to_string();
+        match self {
+            TransferError::Gone { .. } => {
+                StoreError::NotValid { store: store.to_owned(), path: path.clone() }
+            }
+            TransferError::Decode { .. }
+            | TransferError::TooLarge { .. }
+            | TransferError::Read { .. }
+            | TransferError::Redirect { .. }
+            | TransferError::Status { .. } => {
+                StoreError::Refused { store: store.to_owned(), message }
+            }
+            other => other.of(store),
         }
     }
 

@@ -201,7 +201,12 @@ async fn fetch(
                 }
             }
         };
-        attempts.after(failed).await.map_err(|error| error.of(&cache.name))?;
+        if matches!(failed, TransferError::Decode { .. }) {
+            // perhaps it was put there once more, under another name
+            cache.forget(&info.path).await;
+        }
+        let given_up = attempts.after(failed).await;
+        given_up.map_err(|error| error.of_nar(&cache.name, &info.path))?;
     }
 }
 
@@ -301,9 +306,9 @@ impl Way {
     /// compressed takes.
     fn most_compressed(&self) -> u64 {
         let nar = self.info.nar_size.0;
-        self.narinfo
-            .file_size
-            .unwrap_or_else(|| nar.saturating_add(nar / 8).saturating_add(1 << 20))
+        let most = nar.saturating_add(nar / 8).saturating_add(1 << 20);
+        // nobody has signed what a narinfo says of the file
+        self.narinfo.file_size.map_or(most, |said| said.min(most))
     }
 
     fn broken(&self, error: &io::Error) -> Stop {

@@ -109,6 +109,11 @@ impl HttpTransport {
         match fs_err::read_to_string(path) {
             Ok(text) => Ok(Netrc::parse(&text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Netrc::default()),
+            // one that is for others holds no passwords of this user's
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::info!("the netrc-file is left out: {error}");
+                Ok(Netrc::default())
+            }
             Err(error) => Err(format!("the netrc-file can't be read: {error}")),
         }
     }

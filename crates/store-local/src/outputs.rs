@@ -79,7 +79,15 @@ pub(crate) async fn missing(
         let all = survey(store, derivations, offered, Depth::All).await?;
         Ok(all.lacking)
     };
-    let wanted = top.lacking;
+    let mut wanted = top.lacking;
+    if wanted.is_empty() {
+        // nobody is asked in vain
+        let all = survey(store, derivations, BTreeSet::new(), Depth::All).await?;
+        if all.lacking.is_empty() {
+            return Ok(Missing { build: all.build, ..Missing::default() });
+        }
+        wanted = all.lacking;
+    }
     let plan = substitution::plan(store, wanted, below).await?;
     let offered = plan.fetch.iter().map(|offer| offer.info.path.clone()).collect();
     let Survey { build, used, .. } = survey(store, derivations, offered, Depth::All).await?;

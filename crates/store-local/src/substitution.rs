@@ -71,6 +71,7 @@ pub(crate) async fn plan(
     let mut offers = Offers::new(supply.list().await, &judge);
     supply.leave_out_resting(&mut offers).await;
     let mut plan = offers.plan(&wanted, store).await?;
+    offers.drop_questions();
     let more = more(plan.offered(&wanted)).await?;
     if !more.is_subset(&wanted) {
         plan = offers.plan(&wanted.union(&more).cloned().collect(), store).await?;
@@ -87,7 +88,7 @@ pub(crate) async fn fetch(
     log: &dyn BuildLog,
 ) -> Result<(), StoreError> {
     let supply = store.supply();
-    if supply.is_empty() || wanted.is_empty() {
+    if supply.is_empty() || store.hold_valid(wanted, Substitute::No).await?.len() == wanted.len() {
         return Ok(());
     }
     let view =
@@ -106,6 +107,7 @@ pub(crate) async fn fetch(
         if plan.fetch.is_empty() {
             return Ok(());
         }
+        offers.drop_questions();
         let trouble = match bring(store, plan.fetch).await {
             Ok(()) => return Ok(()),
             Err(Failure::OfStore(error)) => return Err(error),

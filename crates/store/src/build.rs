@@ -162,6 +162,9 @@ pub enum LogEvent {
     Phase(String),
     /// A message of the machine's Nix.
     Message(String),
+    /// Its own processes have ended; what follows is the machine's work, and no limits of the build hold
+    /// for it. Only who builds in this process says so.
+    Ended,
 }
 
 /// Takes what a builder says. Called from the task that reads the connection: it must never wait.

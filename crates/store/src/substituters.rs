@@ -136,6 +136,13 @@ impl<'a> Offers<'a> {
         self.out.insert(by);
     }
 
+    /// Gives up questions that nobody waits for. Whoever is about to do something else must: what isn't
+    /// polled may hold what others need.
+    pub fn drop_questions(&mut self) {
+        self.asked = FuturesUnordered::new();
+        self.pending.clear();
+    }
+
     /// Has a path not fetched from a substituter.
     pub fn spoil(&mut self, by: usize, path: &StorePath) {
         self.note(by, path, Answer::Absent);

@@ -16,6 +16,9 @@ use crate::opened::lock;
 /// How long a substituter that could not be asked is left alone.
 const REST: Duration = Duration::from_secs(60);
 
+/// The priority of a binary cache that says nothing of it.
+const USUAL_PRIORITY: i64 = 50;
+
 /// Lists of substituters that sessions have asked for and that are remembered.
 const MAX_OTHERS: usize = 16;
 
@@ -137,7 +140,8 @@ impl Supply {
         let order = async || {
             let mut list = self.sources.substituters.clone();
             if list.len() > 1 {
-                let priorities = futures::future::join_all(list.iter().map(priority)).await;
+                let asked = list.iter().map(|substituter| self.priority(substituter));
+                let priorities = futures::future::join_all(asked).await;
                 let mut paired: Vec<_> = priorities.into_iter().zip(list).collect();
                 paired.sort_by_key(|(priority, _)| *priority);
                 list = paired.into_iter().map(|(_, substituter)| substituter).collect();
@@ -145,6 +149,21 @@ impl Supply {
             list
         };
         self.ordered.get_or_init(order).await
+    }
+
+    /// Returns how a substituter stands among others. One that can't say so is left alone for a while,
+    /// and stands where caches usually do.
+    async fn priority(&self, substituter: &Substituter) -> i64 {
+        let priority = match substituter.priority {
+            Some(priority) => return priority,
+            None => substituter.store.priority().await,
+        };
+        priority.unwrap_or_else(|error| {
+            let name = substituter.store.name();
+            lock(&self.state.resting).insert(name.to_owned(), Instant::now());
+            self.note_once(name, format!("substituter '{name}' is left out: {error}"));
+            USUAL_PRIORITY
+        })
     }
 
     /// Whether nobody can be asked.
@@ -266,14 +285,5 @@ impl Drop for Claim<'_> {
         }
         drop(coming);
         self.state.come.notify_waiters();
-    }
-}
-
-/// Returns how a substituter stands among others. One that can't say so comes last: it can hardly say
-/// what it has.
-async fn priority(substituter: &Substituter) -> i64 {
-    match substituter.priority {
-        Some(priority) => priority,
-        None => substituter.store.priority().await.unwrap_or(i64::MAX),
     }
 }
