@@ -195,3 +195,30 @@ fn stock_nix_takes_drover_for_a_substituter(#[case] suite: Suite) {
     let out = stdout(&fetched);
     b1.sh(&format!("nix-store --verify-path $(nix-store -qR {out})")).unwrap();
 }
+
+/// Folders with binary caches are written, and fetched from, as stock Nix does.
+#[test]
+fn a_folder_is_a_cache() {
+    let lab = Lab::new("folder-cache", Suite::Forky, Suite::Trixie);
+    let (client, b1) = (&lab.client, &lab.b1);
+    let drv = built_elsewhere(client, &[b1]);
+    let public = sign_all(b1, "b1-1");
+    let out = b1.sh(&format!("nix-store -q --outputs {drv}")).unwrap().trim().to_owned();
+    // stock Nix writes one, drover fetches from it and writes another, from which stock Nix fetches
+    b1.sh(&format!("nix --extra-experimental-features nix-command copy --to file:///w/one {out}"))
+        .unwrap();
+    client.sh("mkdir -p /w; ssh b1 tar -C /w -cf - one | tar -C /w -xf -").unwrap();
+    let trust = ["--option", "trusted-public-keys", &public];
+    let from = ["--option", "substituters", "file:///w/one", "-j0", "--builders", ""];
+    let fetched = lab.drover(&[&["build", "--no-link", &drv], &from[..], &trust].concat());
+    assert_code(&fetched, 0);
+    assert!(!stderr(&fetched).contains("building"), "{}", stderr(&fetched));
+    assert_code(&lab.drover(&["copy", "--to", "file:///w/two", &out]), 0);
+    let script = format!(
+        "nix-store --delete $(nix-store -qR {out} | grep -v busybox) >/dev/null
+         nix-store -r {out} --option substituters file:///w/two \
+           --option trusted-public-keys '{public}' 2>&1
+         nix-store --verify-path $(nix-store -qR {out})"
+    );
+    client.sh(&script).unwrap();
+}

@@ -19,8 +19,12 @@ impl Session<'_> {
             text.map(parse).transpose().map_err(|error| CompatError::usage(error.to_string()))
         };
         let (from, to) = (address(request.from)?, address(request.to)?);
-        for address in from.iter().chain(&to) {
-            of_our_kinds(address)?;
+        for (address, role) in from
+            .iter()
+            .map(|from| (from, Role::Source))
+            .chain(to.iter().map(|to| (to, Role::Target)))
+        {
+            of_our_kinds(address, role, &request.paths)?;
         }
         let source = self.host.store(from.as_ref(), self.options).await?;
         let infos = match request.paths {
@@ -38,8 +42,9 @@ impl Session<'_> {
             }
         };
         let target = match to {
-            // that protocol has no way to say whether signatures are to be looked at
-            Some(to) if *to.scheme() == Scheme::Ssh => {
+            // that protocol has no way to say whether signatures are to be looked at; a cache looks at
+            // none, as whoever fetches from it does
+            Some(to) if matches!(to.scheme(), Scheme::Ssh | Scheme::File) => {
                 Target::Store(self.host.store(Some(&to), self.options).await?)
             }
             to => {
@@ -58,8 +63,17 @@ impl Session<'_> {
     }
 }
 
-/// Refuses the kinds of stores that only the real one knows, binary caches above all.
-fn of_our_kinds(address: &StoreReference) -> Result<(), Stop> {
+/// What a store is in a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Source,
+    Target,
+}
+
+/// Refuses what only the real one can: to list binary caches, to write to servers, and other kinds of
+/// stores.
+fn of_our_kinds(address: &StoreReference, role: Role, paths: &Selection) -> Result<(), Stop> {
+    let is_listed = role == Role::Source && matches!(paths, Selection::All);
     match address.scheme() {
         Scheme::Auto
         | Scheme::Daemon
@@ -67,6 +81,8 @@ fn of_our_kinds(address: &StoreReference) -> Result<(), Stop> {
         | Scheme::Unix
         | Scheme::Ssh
         | Scheme::SshNg => Ok(()),
+        Scheme::File if !is_listed => Ok(()),
+        Scheme::Http | Scheme::Https if !is_listed && role == Role::Source => Ok(()),
         _ => {
             let message = format!("store '{address}' is of a kind that is not known here");
             Err(Stop::ForTheReal(CompatError::failed(message)))
