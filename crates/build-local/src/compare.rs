@@ -71,15 +71,17 @@ impl Job<'_> {
                 let old = old.clone();
                 tokio::task::spawn_blocking(move || workshop.keep_beside(&entry, &old)).await
             };
-            let kept = kept.map_err(|error| of_bug(&subject.shown, &error))??;
+            let kept = match kept.map_err(|error| of_bug(&subject.shown, &error))? {
+                Ok(kept) => kept,
+                // whatever keeps it from being shown, it differs
+                Err(error) => {
+                    self.log.event(LogEvent::Message(format!("it can't be kept: {error}")));
+                    return Err(BuildFailure::NotDeterministic { message: differs }.into());
+                }
+            };
             if let Some(hook) = hook {
-                self.show_difference(
-                    comparison,
-                    hook,
-                    &self.store.store_dir().display(&old),
-                    &kept,
-                )
-                .await?;
+                let valid = self.store.store_dir().display(&old);
+                self.show_difference(comparison, hook, &valid, &kept).await?;
             }
             let message = format!("{differs} from \"{}\"", kept.display());
             return Err(BuildFailure::NotDeterministic { message }.into());
@@ -98,7 +100,12 @@ impl Job<'_> {
         let arguments =
             vec![valid.into(), kept.into(), subject.shown.clone().into(), made.build().into()];
         let hook = Hook { program, arguments, user: user.identity_of_one() };
-        let Said { text, ended } = hook.run(&self.launcher, self.cancel).await?;
+        let said = match hook.run(&self.launcher, self.cancel).await {
+            Err(Trouble::Cancelled) => return Err(Trouble::Cancelled),
+            Err(_) => Said { text: String::new(), ended: Err("can't be run".to_owned()) },
+            Ok(said) => said,
+        };
+        let Said { text, ended } = said;
         if !text.is_empty() {
             self.log.event(LogEvent::Message(text));
         }

@@ -100,8 +100,15 @@ impl Rebuild<'_> {
         let realised = realiser.realise(store, wanted, settings, shower.clone()).await?;
         let mut targets = Vec::new();
         let (mut failures, mut built) = (Vec::new(), 0);
+        let mut refused = Vec::new();
         for (target, realised) in self.targets.iter().zip(realised) {
-            let outcome = outcome(target, realised)?;
+            let outcome = match outcome(target, realised) {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    refused.push(error);
+                    continue;
+                }
+            };
             let node = self.graph.find(&target.derivation).unwrap_or(NodeId(0));
             match &outcome {
                 Ok(_) => {
@@ -116,9 +123,25 @@ impl Rebuild<'_> {
             }
             targets.push(TargetResult { target: target.clone(), outcome });
         }
+        tell_of_refused(refused, &failures, &*observer)?;
         let took = began.elapsed();
         Ok(Report { targets, failures, machines: Vec::new(), built, found: 0, took })
     }
+}
+
+/// Tells of targets that could not be built again, where others could: what became of those counts more.
+fn tell_of_refused(
+    refused: Vec<anyhow::Error>,
+    failures: &[JobFailureReport],
+    observer: &dyn Observer,
+) -> anyhow::Result<()> {
+    for error in refused {
+        if failures.is_empty() {
+            return Err(error);
+        }
+        observer.event(FleetEvent::Note(format!("error: {error:#}")));
+    }
+    Ok(())
 }
 
 fn wanted(target: &Target) -> Wanted {

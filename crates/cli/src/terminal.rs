@@ -106,7 +106,8 @@ impl Terminal {
         let filter = match (std::env::var("DROVER_LOG"), self.verbosity) {
             (Ok(filter), _) => EnvFilter::new(filter),
             (Err(_), Verbosity::Debug) => EnvFilter::new(
-                "drover=debug,drover_fleet=debug,drover_schedule=debug,drover_store_remote=debug",
+                "drover=debug,drover_fleet=debug,drover_schedule=debug,drover_store_remote=debug,\
+                 drover_store_cache=debug,drover_store_local=debug",
             ),
             _ => return,
         };

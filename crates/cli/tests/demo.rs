@@ -96,7 +96,9 @@ impl Stage {
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
             .collect();
-        assert!(left.is_empty(), "files are left: {left:?}");
+        let listed = Command::new("find").args([&self.path("tmp")]).arg("-ls").output().unwrap();
+        let listed = String::from_utf8_lossy(&listed.stdout);
+        assert!(left.is_empty(), "files are left: {left:?}\n{listed}");
     }
 }
 

@@ -47,6 +47,7 @@ pub(crate) async fn push(
         small: Vec::new(),
         running: VecDeque::new(),
         done: Vec::new(),
+        state: State::Good,
         at_once: std::thread::available_parallelism()
             .map_or(2, |count| count.get().min(MOST_AT_ONCE)),
     };
@@ -66,6 +67,15 @@ struct Push<'a> {
     running: VecDeque<JoinHandle<Written>>,
     done: Vec<NarInfo>,
     at_once: usize,
+    state: State,
+}
+
+/// Whether everything has gone well so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Good,
+    /// Something failed; what came behind it may refer to it, and isn't told of.
+    Failed,
 }
 
 /// What a job has written, and what kept it from going on.
@@ -180,20 +190,32 @@ impl Push<'_> {
     /// Waits for the first that is running.
     async fn reap(&mut self) -> Result<(), StoreError> {
         let Some(first) = self.running.pop_front() else { return Ok(()) };
-        let written = first.await.map_err(|error| {
-            self.cache.speaks_badly(format!("compressing a path failed: {error}"))
-        })?;
+        let written = match first.await {
+            Ok(written) => written,
+            Err(error) => {
+                self.state = State::Failed;
+                let reason = format!("compressing a path failed: {error}");
+                return Err(self.cache.speaks_badly(reason));
+            }
+        };
+        if self.state == State::Failed {
+            return Ok(());
+        }
         self.done.extend(written.narinfos);
         if let Some(error) = written.failed {
+            self.state = State::Failed;
             return Err(error);
         }
         if self.done.len() >= BATCH { self.publish().await } else { Ok(()) }
     }
 
     async fn finish(&mut self) -> Result<(), StoreError> {
-        let mut finished = self.start_small().await;
-        while !self.running.is_empty() && finished.is_ok() {
-            finished = self.reap().await;
+        let mut finished = match self.state {
+            State::Good => self.start_small().await,
+            State::Failed => Ok(()),
+        };
+        while !self.running.is_empty() {
+            finished = finished.and(self.reap().await);
         }
         finished.and(self.publish().await)
     }

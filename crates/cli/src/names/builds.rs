@@ -22,6 +22,7 @@ use drover_store::{
     RealiseStatus, Realised, Realiser, SignatureCheck, StoreError, Substitute, Wanted,
 };
 use drover_store_local::LocalStore;
+use tokio::sync::OnceCell;
 
 use super::ThisMachine;
 use crate::after_build::{self, BuiltElsewhere};
@@ -42,6 +43,12 @@ pub(super) struct Builds {
     service: Arc<Service>,
 }
 
+/// A build: of which derivation, and when.
+type Hooked = (StorePath, Option<(SystemTime, SystemTime)>);
+
+/// A run of the hook for a build, with what went wrong with it, if anything did.
+type HookRun = OnceCell<Result<(), String>>;
+
 struct State {
     configuration: Arc<Configuration>,
     /// What is built is signed with these.
@@ -49,7 +56,7 @@ struct State {
     /// Builds on this machine.
     builder: Option<LocalBuilder>,
     /// What other machines have built and the hook has run for, and when it was built: the latest.
-    hooked: VecDeque<(StorePath, Option<(SystemTime, SystemTime)>)>,
+    hooked: VecDeque<(Hooked, Arc<HookRun>)>,
     /// By the value of `builders`, and whether this machine is meant, too.
     brought: BTreeMap<(String, Here), Arc<Service>>,
 }
@@ -203,17 +210,22 @@ impl Builds {
         if realised.status != RealiseStatus::Built || !elsewhere.has_seen(derivation) {
             return Ok(());
         }
-        let hook = {
+        let (hook, ran) = {
             let mut state = self.state();
             let key = (derivation.clone(), realised.period);
-            if state.hooked.contains(&key) {
-                return Ok(());
-            }
-            state.hooked.push_back(key);
+            let known = state.hooked.iter().find(|(known, _)| *known == key);
+            let ran = match known {
+                Some((_, ran)) => Arc::clone(ran),
+                None => {
+                    let ran = Arc::new(OnceCell::new());
+                    state.hooked.push_back((key, Arc::clone(&ran)));
+                    ran
+                }
+            };
             if HOOKED < state.hooked.len() {
                 state.hooked.pop_front();
             }
-            own_builder::post_build_hook(&state.configuration.conf)
+            (own_builder::post_build_hook(&state.configuration.conf), ran)
         };
         let hook = hook.map_err(|error| StoreError::Refused {
             store: store.name().to_owned(),
@@ -222,8 +234,11 @@ impl Builds {
         let Some(hook) = hook else { return Ok(()) };
         let outputs = realised.outputs.values().cloned().collect();
         let tell = |line| elsewhere.event(RealiseEvent::Note(line));
-        if let Err(message) = after_build::run(&hook, store, derivation, &outputs, tell).await {
-            (realised.status, realised.message) = (RealiseStatus::PermanentFailure, message);
+        // who comes second waits for it, and runs it where the first has left meanwhile
+        let run = || after_build::run(&hook, store, derivation, &outputs, tell);
+        if let Err(message) = ran.get_or_init(run).await {
+            (realised.status, realised.message) =
+                (RealiseStatus::PermanentFailure, message.clone());
         }
         Ok(())
     }
