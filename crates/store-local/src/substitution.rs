@@ -10,7 +10,7 @@ mod followed;
 mod supply;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use drover_core::{PathInfo, StorePath};
 use drover_store::{
@@ -21,7 +21,6 @@ use drover_store::{
 use crate::LocalStore;
 use crate::error::LocalError;
 use crate::import::{Checks, ImportFailure, check_info, import_and_blame};
-use crate::opened::lock;
 use crate::substitution::followed::Followed;
 use crate::substitution::supply::Claim;
 use crate::view::View;
@@ -96,13 +95,13 @@ pub(crate) async fn fetch(
     let judge = judge(&view);
     let mut offers = Offers::new(supply.list().await, &judge);
     supply.leave_out_resting(&mut offers).await;
-    let (mut told, mut failures) = (BTreeSet::new(), BTreeMap::new());
+    let mut failures = BTreeMap::new();
     loop {
         let plan = offers.plan(wanted, store).await?;
         supply.tell(&mut offers, store);
         // what was tried and failed has been told of
         if failures.is_empty() {
-            tell_of_gaps(&plan, &mut told, store, log);
+            tell_of_gaps(&plan, store, log);
         }
         if plan.fetch.is_empty() {
             return Ok(());
@@ -129,22 +128,15 @@ pub(crate) async fn fetch(
 }
 
 /// Says what is offered, and refers to something that isn't.
-fn tell_of_gaps(
-    plan: &Plan,
-    told: &mut BTreeSet<StorePath>,
-    store: &LocalStore,
-    log: &dyn BuildLog,
-) {
+fn tell_of_gaps(plan: &Plan, store: &LocalStore, log: &dyn BuildLog) {
     let dir = &store.layout().store_dir;
     for (path, reference) in &plan.incomplete {
-        if told.insert(path.clone()) {
-            let (path, reference) = (dir.display(path), dir.display(reference));
-            let text = format!(
-                "warning: path '{path}' can't be fetched, as '{reference}', which it refers to, \
-                 does not exist in binary cache or substituter"
-            );
-            log.event(LogEvent::Message(text));
-        }
+        let (path, reference) = (dir.display(path), dir.display(reference));
+        let text = format!(
+            "warning: path '{path}' can't be fetched, as '{reference}', which it refers to, does \
+             not exist in binary cache or substituter"
+        );
+        log.event(LogEvent::Message(text));
     }
 }
 
@@ -297,13 +289,12 @@ async fn fetch_claimed(store: &LocalStore, by: usize, infos: Vec<PathInfo>) -> R
     let supply = store.supply();
     let Some(substituter) = supply.list().await.get(by) else { return Ok(()) };
     let paths: Vec<StorePath> = infos.iter().map(|info| info.path.clone()).collect();
-    let at = Arc::new(Mutex::new(None));
     let followed = async {
         // the store that takes them checks the hashes
         let contents = substituter.store.export_to_checker(infos.clone()).await;
         let contents = contents.map_err(ImportFailure::Sender)?;
         let from = substituter.store.name().to_owned();
-        let stream = Followed::new(infos, contents, from, (Arc::clone(&supply), Arc::clone(&at)));
+        let stream = Followed::new(infos, contents, from, Arc::clone(&supply));
         let checks = Checks { signatures: SignatureCheck::Skip };
         import_and_blame(store, Box::new(stream), checks, WhenValid::Keep).await
     };
@@ -312,8 +303,7 @@ async fn fetch_claimed(store: &LocalStore, by: usize, infos: Vec<PathInfo>) -> R
         Err(ImportFailure::Store(error)) => return Err(Failure::OfStore(error)),
         Err(ImportFailure::Sender(error)) => error,
     };
-    let failed = first_invalid(store, &paths).await;
-    let path = failed.or_else(|| lock(&at).clone()).or_else(|| paths.first().cloned());
+    let path = first_invalid(store, &paths).await.or_else(|| paths.first().cloned());
     Err(Failure::OfSubstituter(Trouble { by, path, error }))
 }
 

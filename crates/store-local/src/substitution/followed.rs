@@ -1,13 +1,12 @@
 //! Paths on their way from a substituter.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use drover_core::{PathInfo, StorePath};
+use drover_core::PathInfo;
 use drover_store::{FetchEvent, PathStream, StoreError};
 
-use crate::opened::lock;
 use crate::substitution::Supply;
 
 /// Paths on their way here, with what was decided on of each, and told of.
@@ -16,8 +15,6 @@ pub(super) struct Followed {
     contents: Box<dyn PathStream>,
     supply: Arc<Supply>,
     from: String,
-    /// The path that comes.
-    at: Arc<Mutex<Option<StorePath>>>,
     current: Option<Current>,
 }
 
@@ -28,14 +25,14 @@ struct Current {
 }
 
 impl Followed {
-    /// `contents` are those of `infos`; the last are told of and have noted what comes.
+    /// `contents` are those of `infos`; `supply` is told of what comes.
     pub(super) fn new(
         infos: Vec<PathInfo>,
         contents: Box<dyn PathStream>,
         from: String,
-        (supply, at): (Arc<Supply>, Arc<Mutex<Option<StorePath>>>),
+        supply: Arc<Supply>,
     ) -> Followed {
-        Followed { infos: infos.into_iter(), contents, supply, from, at, current: None }
+        Followed { infos: infos.into_iter(), contents, supply, from, current: None }
     }
 
     fn end_current(&mut self) {
@@ -63,7 +60,6 @@ impl PathStream for Followed {
         let Some(info) = self.infos.next().filter(|_| theirs.is_some()) else { return Ok(None) };
         let number = self.supply.number();
         let (path, substituter) = (info.path.clone(), self.from.clone());
-        *lock(&self.at) = Some(path.clone());
         self.supply.event(FetchEvent::Started { number, path, substituter });
         self.current = Some(Current { number, done: 0, size: info.nar_size.0 });
         Ok(Some(info))
