@@ -36,6 +36,7 @@
 //! ```
 
 mod authority;
+mod caches;
 mod environment;
 mod error;
 mod files;
@@ -51,10 +52,12 @@ mod paths;
 mod percent;
 mod settings;
 mod store_reference;
+mod typed_store;
 mod value;
 mod words;
 
 pub use authority::{Authority, Host, Password};
+pub use caches::CacheOptions;
 pub use environment::Environment;
 pub use error::ConfigError;
 pub use files::Files;
@@ -66,4 +69,5 @@ pub use nix_conf::{Base, NixConf, Override, RawSetting};
 pub use origin::{Note, Origin, Severity};
 pub use settings::{LocalSystem, Settings, User};
 pub use store_reference::{Scheme, StoreReference, StoreReferenceError, StoreRule};
+pub use typed_store::whole_store_name;
 pub use value::{MaxJobs, Sandbox};

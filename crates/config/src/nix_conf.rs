@@ -132,8 +132,15 @@ impl NixConf {
     /// Returns what has been set for a setting, by its current or an older name.
     ///
     /// `extra-NAME` is found only if `NAME` is not a list, or not known.
+    ///
+    /// # Panics
+    ///
+    /// In tests, where a setting is read that is not among those that this crate knows of: it would be told
+    /// of nowhere.
     pub fn raw(&self, name: &str) -> Option<&RawSetting> {
-        self.settings.get(keys::find(name).map_or(name, |key| key.name))
+        let is_known = keys::find(name).is_some_and(|key| key.kind.is_read());
+        debug_assert!(is_known, "{name} is not among the settings that are read");
+        self.written(name)
     }
 
     /// Returns the whole number that has been set for a setting, its unit worked in.
@@ -159,7 +166,11 @@ impl NixConf {
 
     /// Returns where the effective value of a setting was written.
     pub fn origin(&self, name: &str) -> &Origin {
-        self.raw(name).map_or(&Origin::Default, RawSetting::origin)
+        self.written(name).map_or(&Origin::Default, RawSetting::origin)
+    }
+
+    fn written(&self, name: &str) -> Option<&RawSetting> {
+        self.settings.get(keys::find(name).map_or(name, |key| key.name))
     }
 
     /// Returns what was strange about the files that were read.

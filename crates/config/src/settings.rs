@@ -8,12 +8,16 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::caches::CacheOptions;
 use crate::environment::{Environment, split_colons};
 use crate::error::ConfigError;
 use crate::nix_conf::{Base, NixConf, RawSetting};
 use crate::store_reference::StoreReference;
 use crate::value::{self, Accepted, MaxJobs, Sandbox};
 use crate::words::words;
+
+/// The key of what Nix's own cache has.
+const USUAL_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
 
 /// What the defaults of some settings depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +77,8 @@ pub struct Settings {
     pub builders: String,
     /// `builders-use-substitutes`: builders fetch inputs themselves.
     pub builders_use_substitutes: bool,
+    /// How binary caches are asked.
+    pub caches: CacheOptions,
     /// `compress-build-log`
     pub compress_build_log: bool,
     /// `connect-timeout`: for downloads; nothing means no limit.
@@ -87,7 +93,8 @@ pub struct Settings {
     pub fallback: bool,
     /// `fsync-metadata`: sync the database.
     pub fsync_metadata: bool,
-    /// `fsync-store-paths`: sync store paths before they are registered.
+    /// `fsync-store-paths`: sync store paths before they are registered. Nix leaves this out unless it's
+    /// told to; a power cut costs it the store then.
     pub fsync_store_paths: bool,
     /// `keep-build-log`
     pub keep_build_log: bool,
@@ -107,6 +114,9 @@ pub struct Settings {
     pub max_substitution_jobs: u32,
     /// `require-sigs`: take only paths signed by a trusted key.
     pub require_sigs: bool,
+    /// `require-sigs-from-builders`, which is drover's own: take only what is signed by a trusted key
+    /// of what other machines have built, too.
+    pub require_sigs_from_builders: bool,
     /// `sandbox`
     pub sandbox: Sandbox,
     /// `sandbox-fallback`: build without a sandbox if the kernel has none.
@@ -156,6 +166,7 @@ impl Settings {
             build_users_group: get.text("build-users-group", || build_users_group(host)),
             builders: get.text("builders", || default_builders(environment)),
             builders_use_substitutes: get.switch("builders-use-substitutes", false)?,
+            caches: get.caches(environment)?,
             compress_build_log: get.switch("compress-build-log", true)?,
             connect_timeout: get.seconds("connect-timeout", 15)?,
             cores: get.value("cores", value::number32)?.unwrap_or(0),
@@ -163,7 +174,7 @@ impl Settings {
             extra_platforms: get.set("extra-platforms", &host.extra_platforms),
             fallback: get.switch("fallback", false)?,
             fsync_metadata: get.switch("fsync-metadata", true)?,
-            fsync_store_paths: get.switch("fsync-store-paths", false)?,
+            fsync_store_paths: get.switch("fsync-store-paths", true)?,
             keep_build_log: get.switch("keep-build-log", true)?,
             keep_failed: get.switch("keep-failed", false)?,
             keep_going: get.switch("keep-going", false)?,
@@ -175,6 +186,7 @@ impl Settings {
                 .value("max-substitution-jobs", value::number32)?
                 .unwrap_or(16),
             require_sigs: get.switch("require-sigs", true)?,
+            require_sigs_from_builders: get.switch("require-sigs-from-builders", false)?,
             sandbox: get.value("sandbox", value::sandbox)?.unwrap_or(default_sandbox(host)),
             sandbox_fallback: get.switch("sandbox-fallback", true)?,
             sandbox_paths: get.words("sandbox-paths", &[]),
@@ -186,10 +198,7 @@ impl Settings {
             system: get.text("system", || host.system.clone()),
             system_features: get.set("system-features", &host.system_features),
             timeout: get.seconds("timeout", 0)?,
-            trusted_public_keys: get.words(
-                "trusted-public-keys",
-                &["cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="],
-            ),
+            trusted_public_keys: get.words("trusted-public-keys", &[USUAL_KEY]),
             trusted_substituters: get.stores("trusted-substituters", "")?,
             trusted_users: get.words("trusted-users", &["root"]),
         })
@@ -265,6 +274,27 @@ impl Lookup<'_> {
     fn seconds(&self, name: &'static str, default: u64) -> Result<Option<Duration>, ConfigError> {
         let seconds = self.value(name, value::number64)?.unwrap_or(default);
         Ok((seconds != 0).then(|| Duration::from_secs(seconds)))
+    }
+
+    fn ttl(&self, name: &'static str, default: u64) -> Result<Duration, ConfigError> {
+        let seconds = self.value(name, value::number64)?;
+        Ok(Duration::from_secs(seconds.unwrap_or(default)))
+    }
+
+    fn caches(&self, environment: &Environment) -> Result<CacheOptions, ConfigError> {
+        let file = |name| Some(self.text(name, String::new)).filter(|file| !file.is_empty());
+        let number = |name| self.value(name, value::number32);
+        let netrc = || environment.conf_dir().join("netrc");
+        Ok(CacheOptions {
+            download_attempts: number("filetransfer-retry-attempts")?.unwrap_or(5),
+            http_connections: number("http-connections")?.unwrap_or(25),
+            netrc_file: file("netrc-file").map_or_else(netrc, PathBuf::from),
+            ssl_cert_file: file("ssl-cert-file").map(PathBuf::from),
+            stalled_download_timeout: self.seconds("stalled-download-timeout", 300)?,
+            user_agent_suffix: self.text("user-agent-suffix", String::new),
+            positive_ttl: self.ttl("narinfo-cache-positive-ttl", 30 * 24 * 3600)?,
+            negative_ttl: self.ttl("narinfo-cache-negative-ttl", 3600)?,
+        })
     }
 
     fn text(&self, name: &str, default: impl FnOnce() -> String) -> String {

@@ -44,7 +44,9 @@ fn to_json(settings: &Settings, conf: &NixConf) -> Value {
     let stores = |stores: &[StoreReference]| -> Value {
         stores.iter().map(ToString::to_string).collect::<Vec<_>>().into()
     };
-    let raw = |name: &str| conf.raw(name).map(|setting| setting.text());
+    let raw = |name: &str| {
+        conf.iter().find(|(known, _)| *known == name).map(|(_, setting)| setting.text())
+    };
     json!({
         "build-users-group": settings.build_users_group,
         "builders": settings.builders,
@@ -76,7 +78,7 @@ fn to_json(settings: &Settings, conf: &NixConf) -> Value {
         "trusted-users": settings.trusted_users,
         // Not read by drover, but kept.
         "keep-derivations": raw("keep-derivations").as_deref() == Some("true"),
-        "keep-env-derivations": raw("env-keep-derivations").as_deref() == Some("true"),
+        "keep-env-derivations": raw("keep-env-derivations").as_deref() == Some("true"),
         "keep-outputs": raw("keep-outputs").as_deref() == Some("true"),
         "post-build-hook": raw("post-build-hook"),
     })

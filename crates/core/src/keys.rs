@@ -12,7 +12,7 @@ use data_encoding::BASE64;
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use zeroize::Zeroizing;
 
-use crate::{PathInfo, Realisation, Signature, StoreDir};
+use crate::{PathInfo, Realisation, Signature, StoreDir, ToldRealisation};
 
 /// Why a text is not a key, or a key can't be made. The text itself is not repeated, as it may be
 /// a secret.
@@ -199,18 +199,21 @@ impl TrustedKeys {
 
     /// Whether one of these keys signed the realisation.
     pub fn vouch_for_realisation(&self, realisation: &Realisation) -> bool {
-        let fingerprint = realisation_fingerprint(realisation);
-        realisation.signatures.iter().any(|signature| self.verifies(&fingerprint, signature))
+        self.vouch_for_told(&realisation.clone().into())
+    }
+
+    /// Whether one of these keys signed what is told of an output.
+    pub fn vouch_for_told(&self, told: &ToldRealisation) -> bool {
+        let fingerprint = told.fingerprint();
+        let signatures = told.realisation.signatures.iter();
+        let known = signatures.filter(|one| self.0.contains_key(one.key()));
+        known.take(MAX_TRIED).any(|signature| self.verifies(&fingerprint, signature))
     }
 }
 
-/// Returns the text that signatures of realisations sign: JSON without spaces, with sorted keys.
-///
-/// As in Nix up to 2.34 (`src/libstore/realisation.cc`). Neither part can hold a character that
-/// JSON would escape.
+/// Returns the text that signatures of a realisation sign that depends on no other.
 pub fn realisation_fingerprint(realisation: &Realisation) -> String {
-    let Realisation { id, out_path, .. } = realisation;
-    format!(r#"{{"dependentRealisations":{{}},"id":"{id}","outPath":"{out_path}"}}"#)
+    ToldRealisation::from(realisation.clone()).fingerprint()
 }
 
 fn split(text: &str) -> Result<(&str, &str), KeyError> {

@@ -13,6 +13,7 @@ mod narinfo;
 mod output_name;
 mod path_info;
 mod realisation;
+mod realisation_file;
 mod signature;
 mod store_path;
 
@@ -25,6 +26,7 @@ pub use narinfo::{NarInfo, NarInfoError, NarInfoRule, NarUrl};
 pub use output_name::OutputName;
 pub use path_info::{NarSize, PathInfo};
 pub use realisation::{DrvOutput, DrvOutputError, Realisation};
+pub use realisation_file::ToldRealisation;
 pub use signature::{Signature, SignatureError};
 pub use store_path::{
     StoreDir, StoreDirError, StoreName, StoreNameError, StorePath, StorePathError, StorePathProblem,

@@ -261,6 +261,65 @@ fn says_of_another_path_that_it_is_another() {
     }
 }
 
+/// One kind of signature after another that vouches for nothing; beside a good one it vetoes nothing.
+#[rstest]
+#[case::unknown_key(|info: &PathInfo, _: &SecretKey| signed(info, &generated("other-1")))]
+#[case::other_key_of_that_name(|info: &PathInfo, _: &SecretKey| signed(info, &generated("good-1")))]
+#[case::of_another_path(|info: &PathInfo, good: &SecretKey| {
+    let path = info.path.base_name().replace("-busybox", "-otherbox");
+    let path = StorePath::from_base_name(&path).unwrap();
+    signed(&PathInfo { path, ..info.clone() }, good)
+})]
+#[case::of_other_contents(|info: &PathInfo, good: &SecretKey| {
+    signed(&PathInfo { nar_hash: NarHash([7; 32]), ..info.clone() }, good)
+})]
+#[case::of_another_store(|info: &PathInfo, good: &SecretKey| {
+    good.sign(&info.fingerprint(&"/gnu/store".parse().unwrap()))
+})]
+#[case::all_zero(|_: &PathInfo, _: &SecretKey| written("good-1", &"A".repeat(86)))]
+#[case::all_ones(|_: &PathInfo, _: &SecretKey| written("good-1", &format!("{}w", "/".repeat(85))))]
+fn bad_signatures_vouch_for_nothing_and_veto_nothing(
+    #[case] bad: fn(&PathInfo, &SecretKey) -> Signature,
+) {
+    let good = generated("good-1");
+    let trusted = TrustedKeys::parse([good.public_key().to_string().as_str()]).unwrap();
+    let path = StorePath::from_base_name("5nynjq154bc3qyl6c25ff2hsvqhrhv8z-busybox").unwrap();
+    let mut info = PathInfo {
+        path,
+        deriver: None,
+        nar_hash: NarHash([1; 32]),
+        nar_size: NarSize(123),
+        references: BTreeSet::new(),
+        registration_time: 0,
+        ultimate: false,
+        signatures: BTreeSet::new(),
+        content_address: None,
+    };
+    let store_dir = StoreDir::default();
+    let bad = bad(&info, &good);
+    info.signatures.insert(bad);
+    assert!(!trusted.vouch_for(&info, &store_dir));
+    info.signatures.insert(good.sign(&info.fingerprint(&store_dir)));
+    assert!(trusted.vouch_for(&info, &store_dir));
+    // many that are no good don't keep the good one from being found, nor take forever
+    for number in 0..10_000_u32 {
+        info.signatures.insert(written(&format!("a-{number}"), &"A".repeat(86)));
+    }
+    assert!(trusted.vouch_for(&info, &store_dir));
+}
+
+fn generated(name: &str) -> SecretKey {
+    SecretKey::generate(name).unwrap()
+}
+
+fn written(name: &str, digits: &str) -> Signature {
+    format!("{name}:{digits}==").parse().unwrap()
+}
+
+fn signed(info: &PathInfo, key: &SecretKey) -> Signature {
+    key.sign(&info.fingerprint(&StoreDir::default()))
+}
+
 fn path() -> impl Strategy<Value = StorePath> {
     (any::<[u8; 20]>(), "[a-zA-Z0-9+_?=][a-zA-Z0-9+._?=-]{0,60}")
         .prop_map(|(hash, name)| StorePath::new(hash, &name.parse().unwrap()))

@@ -69,7 +69,7 @@ pub enum NarError {
         limit: u64,
     },
     /// The entries of a directory are not in increasing byte order.
-    #[error("NAR directory not sorted at {name} after {previous}")]
+    #[error("bad archive: NAR directory is not sorted: {name} after {previous}")]
     NotSorted {
         /// The entry out of order.
         name: Quoted,
@@ -77,7 +77,7 @@ pub enum NarError {
         previous: Quoted,
     },
     /// A directory has two entries of one name.
-    #[error("duplicate entry {name}")]
+    #[error("bad archive: NAR directory is not sorted: duplicate entry {name}")]
     Duplicate {
         /// The name.
         name: Quoted,

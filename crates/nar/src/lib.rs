@@ -28,8 +28,10 @@
 //! The format is the one of C++ Nix (`src/libutil/archive.cc`); the limits are
 //! those of its 2.36, which older releases do not enforce.
 
+mod blocks;
 mod error;
 mod grammar;
+mod listing;
 mod parser;
 mod rules;
 mod single;
@@ -37,7 +39,9 @@ mod token;
 mod visitor;
 mod writer;
 
+pub use blocks::Blocks;
 pub use error::{NameRule, NarError, Quoted, StringField, TargetRule};
+pub use listing::{ListError, Lister};
 pub use parser::{Parser, Progress, parse};
 pub use rules::{Limits, MAX_NAME_LEN, MAX_TARGET_LEN, check_name, check_target};
 pub use single::{regular_file_of, single_file_nar};

@@ -367,8 +367,8 @@ mod tests {
     #[case::entry_without_node(entry, |w: &mut Out| w.directory_end(), "NAR writer: end of directory where a node is due")]
     #[case::short_file(in_file, |w: &mut Out| w.symlink(b"x"), "NAR writer: symlink where more contents is due")]
     #[case::long_file(in_file, |w: &mut Out| w.contents(b"345"), "1 bytes more than the announced file size")]
-    #[case::unsorted(after_entry, |w: &mut Out| w.entry(b"a"), r#"NAR directory not sorted at "a" after "m""#)]
-    #[case::duplicate(after_entry, |w: &mut Out| w.entry(b"m"), r#"duplicate entry "m""#)]
+    #[case::unsorted(after_entry, |w: &mut Out| w.entry(b"a"), r#"bad archive: NAR directory is not sorted: "a" after "m""#)]
+    #[case::duplicate(after_entry, |w: &mut Out| w.entry(b"m"), r#"bad archive: NAR directory is not sorted: duplicate entry "m""#)]
     #[case::name(directory, |w: &mut Out| w.entry(b"a/b"), r#"invalid entry name "a/b": it contains a slash"#)]
     #[case::target(entry, |w: &mut Out| w.symlink(b""), r#"invalid symlink target "": it is empty"#)]
     fn refuses_what_does_not_fit(

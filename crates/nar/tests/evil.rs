@@ -95,11 +95,11 @@ fn refusal(nar: &[u8], limits: Limits) -> String {
 )]
 #[case::magic_padding(b"\x0d\0\0\0\0\0\0\0nix-archive-1\0\0\x01".to_vec(), r#"not a NAR: bad magic (got "\r\x00\x00\x00\x00\x00\x00\x00nix-archive-1\x00\x00\x01")"#)]
 // B2
-#[case::unsorted(names(&[b"c", b"b"]), r#"NAR directory not sorted at "b" after "c""#)]
-#[case::unsorted_bytes(names(&[b"a", b"B"]), r#"NAR directory not sorted at "B" after "a""#)]
-#[case::unsorted_high(names(&[b"\xff", b"z"]), r#"NAR directory not sorted at "z" after "\xff""#)]
-#[case::duplicate(names(&[b"x", b"x"]), r#"duplicate entry "x""#)]
-#[case::through_a_link(directory(&[(b"x", LINK), (b"x", FILE)]), r#"duplicate entry "x""#)]
+#[case::unsorted(names(&[b"c", b"b"]), r#"bad archive: NAR directory is not sorted: "b" after "c""#)]
+#[case::unsorted_bytes(names(&[b"a", b"B"]), r#"bad archive: NAR directory is not sorted: "B" after "a""#)]
+#[case::unsorted_high(names(&[b"\xff", b"z"]), r#"bad archive: NAR directory is not sorted: "z" after "\xff""#)]
+#[case::duplicate(names(&[b"x", b"x"]), r#"bad archive: NAR directory is not sorted: duplicate entry "x""#)]
+#[case::through_a_link(directory(&[(b"x", LINK), (b"x", FILE)]), r#"bad archive: NAR directory is not sorted: duplicate entry "x""#)]
 #[case::case_hack(
     names(&[b"x", b"x~nix~case~hack~1"]),
     r#"invalid entry name "x~nix~case~hack~1": it contains ~nix~case~hack~"#

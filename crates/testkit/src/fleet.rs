@@ -227,7 +227,7 @@ impl Drop for Shared {
 }
 
 /// Makes the folder of a new fleet, and removes those whose owner is gone.
-fn claim_folder(name: &str) -> Result<(PathBuf, File)> {
+pub(crate) fn claim_folder(name: &str) -> Result<(PathBuf, File)> {
     let fleets = cache::folder()?.join("fleets");
     fs::create_dir_all(&fleets)?;
     // Nobody else looks for abandoned folders while ours has no lock yet.
@@ -248,7 +248,7 @@ fn claim_folder(name: &str) -> Result<(PathBuf, File)> {
 }
 
 /// Removes a folder; what is left because a process still ends goes with the next sweep.
-fn remove_folder(folder: &Path) {
+pub(crate) fn remove_folder(folder: &Path) {
     for _ in 0..3 {
         if fs::remove_dir_all(folder).is_ok() {
             return;

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 
 use crate::entrance::{deliver, enter};
 use crate::fleet::{Member, Shared};
 use crate::running::{Running, describe, ending};
-use crate::web::{Scheme, WebServer};
+use crate::web::{self, Scheme, WebServer};
 use crate::{Suite, processes, seed};
 
 /// How long killed processes may take to be gone.
@@ -266,6 +266,18 @@ impl Host {
     pub fn web_server(&self, scheme: Scheme) -> Result<WebServer> {
         let namespace = std::fs::File::open(format!("/proc/{}/ns/net", self.init))?;
         WebServer::start_in(scheme, namespace)
+    }
+
+    /// Listens on the host's loopback, at any port that is free: for a server of this machine that takes
+    /// a socket which somebody else has opened.
+    ///
+    /// # Errors
+    ///
+    /// If the host has ended.
+    pub fn listen(&self) -> Result<TcpListener> {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.init))?;
+        let listening = std::thread::spawn(move || web::listen(Some(namespace)));
+        listening.join().map_err(|_| anyhow!("listening has panicked"))?
     }
 
     /// Kills the stock daemon with all of its workers, as a crash would, and starts it again.

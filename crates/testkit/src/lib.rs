@@ -30,10 +30,12 @@
 //!   them [`Fleet::new`] fails and says so. Nothing is skipped in silence.
 //! * **Roots** are made once with `mmdebstrap` (about 25 s each) and kept in `.cache/` of the
 //!   workspace, or in `$DROVER_TEST_CACHE`.
+//! * **A service manager** is what a [`Booted`] machine has, and a host has not.
 //! * **Cleaning up**: the namespaces have no names and live as long as their processes; those end
 //!   when the pipe to the owning test closes, so even a killed test leaves no process, mount or
 //!   interface. Directories left by a killed test are removed by the next [`Fleet::new`].
 
+mod booted;
 mod cache;
 mod entrance;
 mod fleet;
@@ -45,9 +47,10 @@ mod running;
 mod seed;
 mod web;
 
+pub use booted::Booted;
 pub use fleet::Fleet;
 pub use host::Host;
 pub use link::Link;
 pub use root::Suite;
 pub use running::{Running, Signal};
-pub use web::{Answer, Asked, Scheme, WebServer};
+pub use web::{Answer, Asked, Certificates, Scheme, WebServer};

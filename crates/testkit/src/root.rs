@@ -18,6 +18,32 @@ const RECIPE: u32 = 1;
 const INCLUDE: &str = "nix-bin,openssh-server,openssh-client,ca-certificates,sqlite3,xz-utils,\
                        procps,iproute2,busybox-static";
 
+/// What a root has besides what Debian has at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// What a host needs.
+    Nix,
+    /// That, and what makes it boot.
+    NixUnderSystemd,
+}
+
+impl Contents {
+    fn include(self) -> String {
+        match self {
+            Contents::Nix => INCLUDE.to_owned(),
+            Contents::NixUnderSystemd => format!("{INCLUDE},systemd,systemd-sysv,dbus"),
+        }
+    }
+
+    /// Returns the name of such a root of a release.
+    fn name(self, suite: Suite) -> String {
+        match self {
+            Contents::Nix => suite.name().to_owned(),
+            Contents::NixUnderSystemd => format!("{}-systemd", suite.name()),
+        }
+    }
+}
+
 const KEYS: &str = include_str!("../keys/debian-archive.asc");
 
 /// The Debian release of a host, and with it the version of its stock Nix.
@@ -50,21 +76,28 @@ impl Suite {
     ///
     /// If `mmdebstrap` is absent or fails twice; the text names its log.
     pub fn prepare(self) -> Result<PathBuf> {
+        self.prepare_with(Contents::Nix)
+    }
+
+    /// The same for a root with other contents.
+    pub(crate) fn prepare_with(self, contents: Contents) -> Result<PathBuf> {
+        let name = contents.name(self);
         let folder = cache::folder()?.join("roots");
         fs::create_dir_all(&folder)?;
-        let root = folder.join(format!("{}-{RECIPE}", self.name()));
+        let root = folder.join(format!("{name}-{RECIPE}"));
         if root.exists() {
             return Ok(root);
         }
-        let _lock = cache::lock(&folder.join(format!("{}.lock", self.name())))?;
+        let _lock = cache::lock(&folder.join(format!("{name}.lock")))?;
         if !root.exists() {
-            self.bootstrap(&folder, &root).or_else(|_| self.bootstrap(&folder, &root))?;
+            let make = || self.bootstrap(contents, &folder, &root);
+            make().or_else(|_| make())?;
         }
         Ok(root)
     }
 
-    fn bootstrap(self, folder: &Path, root: &Path) -> Result<()> {
-        let name = self.name();
+    fn bootstrap(self, contents: Contents, folder: &Path, root: &Path) -> Result<()> {
+        let (release, name) = (self.name(), contents.name(self));
         let half = folder.join(format!("{name}.half"));
         if half.exists() {
             fs::remove_dir_all(&half)?;
@@ -76,7 +109,7 @@ impl Suite {
         let log = folder.join(format!("{name}.log"));
         let output = File::create(&log)?;
         let status = Command::new("mmdebstrap")
-            .args(["--mode=root", "--variant=apt", "--include", INCLUDE])
+            .args(["--mode=root", "--variant=apt", "--include", &contents.include()])
             // Clocks of test machines are not always right, and mirrors not always fresh.
             .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
             .arg("--aptopt=Acquire::Check-Date \"false\"")
@@ -85,9 +118,9 @@ impl Suite {
             .args(["--dpkgopt=path-exclude=/usr/share/locale/*"])
             .args(["--dpkgopt=path-exclude=/usr/share/doc/*"])
             .arg(format!("--customize-hook=chroot \"$1\" sh -eu -c '{}'", include_str!("root.sh")))
-            .arg(name)
+            .arg(release)
             .arg(&half)
-            .arg(format!("deb [signed-by={}] {mirror} {name} main", keys.display()))
+            .arg(format!("deb [signed-by={}] {mirror} {release} main", keys.display()))
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

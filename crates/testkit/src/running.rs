@@ -78,6 +78,10 @@ impl Running {
         if let Some(pid) = self.pid() {
             processes::send(pid, signal.into());
         }
+        if signal == Signal::Continue {
+            // what entered the host stands still with what it started
+            processes::send(self.entrance(), signal.into());
+        }
     }
 
     /// Returns the exit status if the program has ended.

@@ -12,7 +12,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// What a server does when it's asked for something.
@@ -139,7 +140,7 @@ impl WebServer {
 }
 
 /// Binds in another network namespace; a thread that has gone there stays.
-fn listen(namespace: Option<File>) -> Result<TcpListener> {
+pub(crate) fn listen(namespace: Option<File>) -> Result<TcpListener> {
     if let Some(namespace) = namespace {
         let network = Some(LinkNameSpaceType::Network);
         move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), network)
@@ -149,23 +150,46 @@ fn listen(namespace: Option<File>) -> Result<TcpListener> {
 }
 
 fn certificates() -> Result<(String, Arc<ServerConfig>)> {
-    let mut authority = CertificateParams::new(Vec::new())?;
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.distinguished_name.push(DnType::CommonName, "drover's tests");
-    let authority_key = KeyPair::generate()?;
-    let certificate = authority.self_signed(&authority_key)?;
-    let issuer = Issuer::new(authority, authority_key);
-    let key = KeyPair::generate()?;
-    let own = CertificateParams::new(vec!["localhost".to_owned()])?.signed_by(&key, &issuer)?;
+    let issued = Certificates::for_localhost()?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chain = vec![CertificateDer::from_pem_slice(issued.certificate.as_bytes())?];
+    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes())?;
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(
-            vec![own.der().clone()],
-            PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-        )?;
-    Ok((certificate.pem(), Arc::new(config)))
+        .with_single_cert(chain, key)?;
+    Ok((issued.authority, Arc::new(config)))
+}
+
+/// A certificate for `localhost`, and who has issued it; all of it as PEM.
+#[derive(Clone, Debug)]
+pub struct Certificates {
+    /// The certificate that vouches for the other and for nothing else.
+    pub authority: String,
+    /// The server's certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+impl Certificates {
+    /// Issues one.
+    ///
+    /// # Errors
+    ///
+    /// If the system gives no random bytes.
+    pub fn for_localhost() -> Result<Certificates> {
+        let mut authority = CertificateParams::new(Vec::new())?;
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        authority.distinguished_name.push(DnType::CommonName, "drover's tests");
+        let authority_key = KeyPair::generate()?;
+        let certificate = authority.self_signed(&authority_key)?;
+        let issuer = Issuer::new(authority, authority_key);
+        let key = KeyPair::generate()?;
+        let own = CertificateParams::new(vec!["localhost".to_owned()])?.signed_by(&key, &issuer)?;
+        let (authority, certificate) = (certificate.pem(), own.pem());
+        Ok(Certificates { authority, certificate, key: key.serialize_pem() })
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

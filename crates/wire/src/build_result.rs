@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use drover_core::{StoreDir, StorePath};
+use drover_core::{Hash, HashNotation, StoreDir, StorePath};
 
 use crate::codec::{Decoder, Encoder, MAX_BYTES};
 use crate::dialect::Dialect;
@@ -95,6 +95,10 @@ pub struct BuildResult {
     pub cpu_system: Option<u64>,
     /// The outputs by name, as far as the peer tells them.
     pub outputs: BTreeMap<String, StorePath>,
+    /// What the derivation is known by where it's kept what its outputs became: who had a single
+    /// derivation built keeps them under the ids that they come with. Zeros are written where nobody
+    /// knows, and what is read is passed over.
+    pub known_by: Option<Hash>,
 }
 
 /// What of a result's form depends on the version.
@@ -155,6 +159,7 @@ impl BuildResult {
             cpu_user: None,
             cpu_system: None,
             outputs: BTreeMap::new(),
+            known_by: None,
         }
     }
 
@@ -188,7 +193,7 @@ impl BuildResult {
         match form.outputs {
             OutputsForm::None => {}
             OutputsForm::Json => out.list(self.outputs.iter(), |out, (name, path)| {
-                let id = format!("sha256:{}!{name}", "0".repeat(64));
+                let id = self.output_id(name);
                 let json = serde_json::json!({
                     "id": id, "outPath": path.base_name(), "signatures": [], "dependentRealisations": {},
                 });
@@ -200,6 +205,13 @@ impl BuildResult {
                 out.path(store_dir, path);
                 out.number(0);
             }),
+        }
+    }
+
+    fn output_id(&self, name: &str) -> String {
+        match &self.known_by {
+            Some(hash) => format!("{}!{name}", hash.display(HashNotation::Base16)),
+            None => format!("sha256:{}!{name}", "0".repeat(64)),
         }
     }
 

@@ -45,6 +45,9 @@ pub const WORKER_LATEST: Version = Version { major: 1, minor: 38 };
 pub const WORKER_OLDEST: Version = Version { major: 1, minor: 21 };
 /// The feature by which realisations travel as paths and not as JSON.
 pub const FEATURE_REALISATION_WITH_PATH: &str = "realisation-with-path-not-hash";
+/// The feature by which a drover packs what it says to another one, once the client asks for it
+/// ([`Request::Pack`](crate::Request::Pack)).
+pub const FEATURE_PACKED: &str = "drover-packed";
 
 const WORKER_MAGIC_CLIENT: u64 = 0x6e69_7863;
 const WORKER_MAGIC_SERVER: u64 = 0x6478_696f;
@@ -69,6 +72,11 @@ impl Dialect {
     /// Whether realisations travel as paths.
     pub fn realisations_with_path(&self) -> bool {
         self.features.contains(FEATURE_REALISATION_WITH_PATH)
+    }
+
+    /// Whether what is said can be packed.
+    pub fn can_be_packed(&self) -> bool {
+        self.features.contains(FEATURE_PACKED)
     }
 }
 

@@ -12,6 +12,7 @@ mod dialect;
 mod error;
 mod frame;
 mod garbage;
+mod introduction;
 mod log;
 mod options;
 mod path_info;
@@ -25,14 +26,18 @@ pub use build_result::{BuildResult, BuildStatus};
 pub use codec::{Decoder, Encoder, MAX_BYTES, MAX_COUNT, MAX_TEXT};
 pub use derived_path::{BuildMode, DerivedPath, MadeDerivation, MadeOutputs};
 pub use dialect::{
-    Dialect, FEATURE_REALISATION_WITH_PATH, ServerInfo, Trust, Version, WORKER_LATEST,
-    WORKER_OLDEST, client_hello, client_magic, client_version, exchanges_features, read_client_end,
-    read_client_magic, read_client_version, read_features, read_server_hello, read_server_info,
-    server_hello, write_client_end, write_features, write_server_info,
+    Dialect, FEATURE_PACKED, FEATURE_REALISATION_WITH_PATH, ServerInfo, Trust, Version,
+    WORKER_LATEST, WORKER_OLDEST, client_hello, client_magic, client_version, exchanges_features,
+    read_client_end, read_client_magic, read_client_version, read_features, read_server_hello,
+    read_server_info, server_hello, write_client_end, write_features, write_server_info,
 };
 pub use error::DecodeError;
 pub use frame::{FRAME_END, MAX_FRAME, frame_header, read_frame_header};
 pub use garbage::{GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult};
+pub use introduction::{
+    Need, Opening, Outlook, control_opening, introduction, is_client_name, need, question,
+    read_opening,
+};
 pub use log::{ActivityId, Field, LogMessage, RemoteError, activity, result};
 pub use options::ClientOptions;
 pub use path_info::{

@@ -157,6 +157,11 @@ pub enum Request {
     BuildPathsWithResults(Vec<DerivedPath>, BuildMode),
     /// Make a link to a path that keeps it; answers where the link is.
     AddPermRoot(StorePath, String),
+    /// Pack all that both sides say after this request and its answer ([`FEATURE_PACKED`]); no Nix
+    /// knows it.
+    ///
+    /// [`FEATURE_PACKED`]: crate::FEATURE_PACKED
+    Pack,
     /// An operation that is known by its number only; what follows can't be told.
     Unknown(u64),
 }
@@ -205,10 +210,14 @@ impl Request {
             Request::AddBuildLog(_) => 45,
             Request::BuildPathsWithResults(..) => 46,
             Request::AddPermRoot(..) => 47,
+            Request::Pack => PACK,
             Request::Unknown(operation) => *operation,
         }
     }
 }
+
+/// "drv pack", as a number that no operation of Nix comes near.
+pub(crate) const PACK: u64 = u64::from_le_bytes(*b"drv pack");
 
 /// Returns why an operation that [`Request`] doesn't know isn't offered, as far as its number tells.
 pub fn refused_operation(operation: u64) -> Option<&'static str> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use drover_core::{HashAlgorithm, IngestionMethod, StorePath};
 
-use super::{CheckContents, NewContent, Repair, Request, SignatureCheck, Substitute};
+use super::{CheckContents, NewContent, PACK, Repair, Request, SignatureCheck, Substitute};
 use crate::codec::{Decoder, MAX_BYTES};
 use crate::derivation::decode_derivation;
 use crate::derived_path::{decode_derived_paths, decode_mode};
@@ -125,6 +125,7 @@ impl Request {
                 decode_mode(from)?,
             ),
             47 => Request::AddPermRoot(from.path(store_dir)?, from.text()?.to_owned()),
+            PACK if dialect.can_be_packed() => Request::Pack,
             operation => Request::Unknown(operation),
         })
     }

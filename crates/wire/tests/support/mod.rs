@@ -354,6 +354,8 @@ pub(crate) fn build_result() -> impl Strategy<Value = BuildResult> {
                 cpu_user,
                 cpu_system,
                 outputs,
+                // told, and not read
+                known_by: None,
             }
         },
     )
