@@ -42,6 +42,7 @@ mod optimise;
 mod pack;
 mod remove;
 mod rename;
+mod stamp;
 mod tree_writer;
 mod unpack;
 
@@ -59,4 +60,5 @@ pub use optimise::{Finding, LinkCheck, Optimised};
 pub use pack::{Filled, Packer};
 pub use remove::{Freed, remove_tree};
 pub use rename::rename_into;
+pub use stamp::{Stamp, stamp};
 pub use unpack::Unpacker;

@@ -95,11 +95,11 @@ impl Links {
     }
 }
 
-/// What became of a file.
+/// Whether the directory of a file may have been written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Kept,
-    Replaced,
+    Touched,
 }
 
 struct Walk<'a> {
@@ -139,12 +139,12 @@ impl Walk<'_> {
         let mut touched = Outcome::Kept;
         entries.retain(|entry| !self.links.known.contains(&entry.inode));
         let visited = entries.iter().try_for_each(|entry| {
-            if self.visit(opened.as_fd(), &entry.name)? == Outcome::Replaced {
-                touched = Outcome::Replaced;
+            if self.visit(opened.as_fd(), &entry.name)? == Outcome::Touched {
+                touched = Outcome::Touched;
             }
             Ok(())
         });
-        if touched == Outcome::Replaced || visited.is_err() {
+        if touched == Outcome::Touched || visited.is_err() {
             rustix::fs::fchmod(&opened, EXECUTABLE)
                 .and_then(|()| handle::set_store_time(opened.as_fd()))
                 .map_err(|errno| self.io("restore", errno))?;
@@ -261,12 +261,16 @@ impl Walk<'_> {
         match renamed {
             Ok(()) => {}
             // Some file systems count the name that is about to go.
-            Err(Errno::MLINK) => return Ok(Outcome::Kept),
+            Err(Errno::MLINK) => return Ok(Outcome::Touched),
+            // A garbage collector, Nix's too, takes names in the store directory that are no path's.
+            Err(Errno::NOENT) if handle::status(dir, name.as_c_str()).is_ok() => {
+                return Ok(Outcome::Touched);
+            }
             Err(errno) => return Err(self.io("replace", errno)),
         }
         self.optimised.files += 1;
         self.optimised.bytes += handle::size(stat);
-        Ok(Outcome::Replaced)
+        Ok(Outcome::Touched)
     }
 
     /// Gives a linked file another name in the store directory, and tells it.

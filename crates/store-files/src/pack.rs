@@ -7,7 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use bytes::Bytes;
-use drover_nar::{Limits, check_name, check_target};
+use drover_nar::{Blocks, Limits, check_name, check_target};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -19,6 +19,9 @@ pub(crate) const BLOCK: usize = 256 << 10;
 
 /// Bytes of a first block, which most archives fit into.
 pub(crate) const FIRST_BLOCK: usize = 32 << 10;
+
+/// Blocks that are kept while no packer needs them.
+const KEPT: usize = 8;
 
 /// A block with less room than this is handed out. More than all words between two contents take.
 const ROOM: usize = 8 << 10;
@@ -50,6 +53,8 @@ pub struct Packer {
     due: Due,
     entries: u64,
     blocks: u64,
+    /// Where blocks come from; they are made where there is nothing.
+    memory: Option<Blocks>,
 }
 
 #[derive(Debug)]
@@ -82,7 +87,19 @@ impl Packer {
     pub fn new(dir: BorrowedFd<'_>, name: &FileName) -> Result<Packer, FilesError> {
         let dir = handle::keep(dir, name)?;
         let (root, open) = (name.clone(), Vec::new());
-        Ok(Packer { root, open, due: Due::Root(dir), entries: 0, blocks: 0 })
+        let due = Due::Root(dir);
+        Ok(Packer { root, open, due, entries: 0, blocks: 0, memory: None })
+    }
+
+    /// Returns memory for the blocks of any number of packers, some of it kept while none needs it.
+    pub fn memory() -> Blocks {
+        Blocks::new(BLOCK, KEPT)
+    }
+
+    /// Has blocks come from there.
+    #[must_use]
+    pub fn with_memory(self, memory: Blocks) -> Packer {
+        Packer { memory: Some(memory), ..self }
     }
 
     /// Returns the next bytes of the archive, mostly 256 KiB, never none; `None` at its end.
@@ -95,10 +112,16 @@ impl Packer {
         if matches!(self.due, Due::Nothing) {
             return Ok(None);
         }
-        let capacity = if self.blocks == 0 { FIRST_BLOCK } else { BLOCK };
-        let mut block = Vec::with_capacity(capacity);
+        let memory = self.memory.clone().filter(|_| self.blocks > 0);
+        let Some(memory) = memory else {
+            let capacity = if self.blocks == 0 { FIRST_BLOCK } else { BLOCK };
+            let mut block = Vec::with_capacity(capacity);
+            self.fill(&mut block)?;
+            return Ok(Some(block.into()));
+        };
+        let mut block = memory.take();
         self.fill(&mut block)?;
-        Ok(Some(block.into()))
+        Ok(Some(memory.share(block)))
     }
 
     /// Puts the next bytes of the archive in the place of what is in `block`, as many as it has

@@ -9,15 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use bzip2::Compression;
 use bzip2::bufread::MultiBzDecoder;
-use bzip2::write::BzEncoder;
 use drover_core::StorePath;
-use drover_store::{ByteStream, StoreError};
+use drover_store::{ByteStream, LogForm, StoreError};
 
 use crate::LocalStore;
+use crate::compressed_log::CompressedLog;
 use crate::error::LocalError;
-use crate::options::LogForm;
 use crate::view::View;
 
 /// Bytes that are read or written at once.
@@ -41,9 +39,9 @@ trait Finish: Write + Send {
     fn finish(self: Box<Self>) -> io::Result<()>;
 }
 
-impl Finish for BzEncoder<File> {
+impl Finish for CompressedLog {
     fn finish(self: Box<Self>) -> io::Result<()> {
-        BzEncoder::finish(*self).map(drop)
+        CompressedLog::finish(*self)
     }
 }
 
@@ -98,7 +96,7 @@ impl Writing {
         let temporary = PathBuf::from(temporary);
         let file = File::create(&temporary).map_err(|error| fail("create", &temporary, error))?;
         let to: Box<dyn Finish> = match view.options().logs {
-            LogForm::Compressed => Box::new(BzEncoder::new(file, Compression::best())),
+            LogForm::Compressed => Box::new(CompressedLog::new(file)),
             LogForm::Plain => Box::new(file),
         };
         Ok(Writing { to, temporary, last, state: State::Begun })

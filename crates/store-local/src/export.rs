@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{NarSize, PathInfo, StorePath};
+use drover_nar::Blocks;
 use drover_store::{PathStream, StoreError};
 use drover_store_files::Packer;
 use tokio::task::JoinHandle;
@@ -19,6 +20,8 @@ use crate::view::View;
 
 /// Bytes that one piece of work packs.
 const AHEAD: usize = 1024 * 1024;
+/// The same where only one path is wanted: many may want one each, and take their time.
+const AHEAD_OF_ONE: usize = 256 * 1024;
 
 enum Item {
     Path(Box<PathInfo>),
@@ -31,6 +34,9 @@ struct Packing {
     view: View,
     left: VecDeque<PathInfo>,
     current: Option<(PathInfo, Box<Packer>, u64)>,
+    /// Bytes that one piece of work packs.
+    ahead: usize,
+    memory: Blocks,
 }
 
 impl Packing {
@@ -38,10 +44,11 @@ impl Packing {
     fn work(&mut self) -> Result<Vec<Item>, LocalError> {
         let mut items = Vec::new();
         let mut packed = 0;
-        while packed < AHEAD {
+        while packed < self.ahead {
             let Some((info, pack, size)) = &mut self.current else {
                 let Some(info) = self.left.pop_front() else { break };
-                let pack = Box::new(path_pack(&self.view, &info.path)?);
+                let pack = path_pack(&self.view, &info.path)?.with_memory(self.memory.clone());
+                let pack = Box::new(pack);
                 items.push(Item::Path(Box::new(info.clone())));
                 self.current = Some((info, pack, 0));
                 continue;
@@ -93,6 +100,7 @@ pub(crate) async fn export(
     infos: Vec<PathInfo>,
 ) -> Result<Box<dyn PathStream>, StoreError> {
     let count = infos.len();
+    let ahead = if count == 1 { AHEAD_OF_ONE } else { AHEAD };
     let name = store.layout().name.clone();
     let packing = store
         .blocking(move |view| {
@@ -109,7 +117,8 @@ pub(crate) async fn export(
                     return Err(LocalError::Size { path, specified, got });
                 }
             }
-            Ok(Packing { view: view.clone(), left: infos.into(), current: None })
+            let (view, left, memory) = (view.clone(), infos.into(), Packer::memory());
+            Ok(Packing { view, left, current: None, ahead, memory })
         })
         .await?;
     let work = (count > 0).then(|| start(packing));

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use drover_core::{DrvOutput, Hash, PathInfo, Realisation, Signature, StorePath};
 use drover_store::{
     Adoption, ByteStream, Collected, Collection, Content, Keeper, OwnSetting, PathStream, Repair,
-    Roots, SignatureCheck, SilentLog, StoreError, Substitute, Verification, VerifyDepth, WhenValid,
+    Roots, SignatureCheck, SilentLog, StoreError, Substitute, TreeStamp, Verification, VerifyDepth,
+    WhenValid,
 };
 use drover_store_locks::{GcLock, SharedGcLock};
 
@@ -19,7 +20,7 @@ use crate::patience::Patience;
 use crate::view::View;
 use crate::{
     Access, LocalStore, adopt, build_log, content, gc, links, optimise, outputs, repair,
-    substitution, verify,
+    substitution, tree, verify,
 };
 
 impl LocalStore {
@@ -96,6 +97,13 @@ impl Keeper for LocalStore {
         self.blocking(move |view| outputs::output_map(view, &derivation)).await
     }
 
+    async fn expected_outputs(
+        &self,
+        derivation: &StorePath,
+    ) -> Result<BTreeMap<String, Option<StorePath>>, StoreError> {
+        outputs::expected_outputs(self, derivation).await
+    }
+
     async fn substitutable(
         &self,
         paths: &BTreeSet<StorePath>,
@@ -156,6 +164,13 @@ impl Keeper for LocalStore {
     async fn realisation(&self, output: &DrvOutput) -> Result<Option<Realisation>, StoreError> {
         let output = output.clone();
         self.blocking(move |view| view.opened.read(|database| database.realisation(&output))).await
+    }
+
+    async fn expected_realisation(
+        &self,
+        output: &DrvOutput,
+    ) -> Result<Option<StorePath>, StoreError> {
+        outputs::expected_realisation(self, output).await
     }
 
     async fn register_realisation(
@@ -239,6 +254,14 @@ impl Keeper for LocalStore {
         repair::repair_path(self, &info).await
     }
 
+    async fn damaged(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        let paths: Vec<StorePath> = paths.iter().cloned().collect();
+        self.job(move |view| verify::damaged(view, &paths)).await
+    }
+
     async fn add_build_log(
         &self,
         derivation: &StorePath,
@@ -252,6 +275,11 @@ impl Keeper for LocalStore {
         derivation: &StorePath,
     ) -> Result<Option<Box<dyn ByteStream>>, StoreError> {
         build_log::read(self, derivation).await
+    }
+
+    async fn tree_stamp(&self, path: &StorePath) -> Result<Option<TreeStamp>, StoreError> {
+        let path = path.clone();
+        self.blocking(move |view| tree::path_stamp(view, &path).map(Some)).await
     }
 
     async fn register_validity(

@@ -16,6 +16,7 @@
 
 mod adopt;
 mod build_log;
+mod compressed_log;
 mod content;
 mod error;
 mod export;
@@ -33,6 +34,8 @@ mod opened;
 mod optimise;
 mod options;
 mod outputs;
+mod own_thread;
+mod parallel_bzip2;
 mod patience;
 mod repair;
 mod substitution;
@@ -42,10 +45,11 @@ mod view;
 mod workshop;
 
 pub use build_log::BuildLogWriter;
-pub use drover_store::Optimise;
+pub use drover_store::{LogForm, Optimise};
 pub use drover_store_db::Sync as MetadataSync;
 pub use layout::{Access, Layout, LayoutError, Place, Surroundings, Uid};
 pub use local_store::LocalStore;
-pub use options::{ContentSync, LocalOptions, LogForm, RequiredSignatures, Symlinks};
+pub use options::{ContentSync, LocalOptions, RequiredSignatures, Symlinks};
+pub use own_thread::in_place;
 pub use substitution::{Forbidden, OpenSubstituters, Sources};
 pub use workshop::{BuildLocks, LockedProducts, Product, Workshop};

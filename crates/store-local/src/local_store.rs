@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use drover_core::{PathInfo, StoreDir, StorePath};
+use drover_core::{DrvOutput, PathInfo, StoreDir, StorePath, ToldRealisation};
 use drover_store::{
     BuildLog, Description, Missing, OwnSetting, PathStream, SignatureCheck, SilentLog, Store,
     StoreError, Substitute, Trust, WhenValid,
@@ -14,7 +14,7 @@ use crate::error::LocalError;
 use crate::import::{Checks, import};
 use crate::substitution::{Sources, Supply};
 use crate::view::{Session, Shared, View};
-use crate::{Layout, LocalOptions, export, links, outputs, substitution};
+use crate::{Layout, LocalOptions, export, links, outputs, own_thread, substitution};
 
 /// Paths up to which the database is asked on the thread that wants to know: it answers within some
 /// ten microseconds, and to hand the question to another thread takes several times as long.
@@ -43,7 +43,8 @@ impl LocalStore {
     /// more, from the first that has them as they were, where a check is to repair what it finds.
     #[must_use]
     pub fn substituting_from(self, sources: Sources) -> LocalStore {
-        LocalStore { supply: Arc::new(Supply::new(sources)), ..self }
+        let here = self.shared.layout.store_dir.clone();
+        LocalStore { supply: Arc::new(Supply::new(sources, here)), ..self }
     }
 
     /// Returns where paths come from in this session.
@@ -54,6 +55,16 @@ impl LocalStore {
     /// Returns where the store is.
     pub fn layout(&self) -> &Layout {
         &self.shared.layout
+    }
+
+    /// Notes that this session wants to know what outputs became.
+    pub(crate) fn note_asked(&self, outputs: &BTreeSet<DrvOutput>) {
+        self.session.note_asked(&self.shared, outputs);
+    }
+
+    /// Returns what this session has asked about by settings of its own.
+    pub(crate) fn session_asked(&self) -> BTreeSet<DrvOutput> {
+        self.session.asked()
     }
 
     /// Has these settings count for this session, and otherwise those of the store.
@@ -77,11 +88,15 @@ impl LocalStore {
         }
     }
 
-    /// Runs blocking work on the store as it is now.
+    /// Runs blocking work on the store as it is now: in place, where this thread is there for that.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&View) -> Result<T, LocalError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        if own_thread::may_block() {
+            let view = View::new(&self.shared, &self.session);
+            return view.and_then(|view| work(&view)).map_err(|error| self.told(error));
+        }
         let (shared, session) = (self.shared.clone(), self.session.clone());
         let done = tokio::task::spawn_blocking(move || work(&View::new(&shared, &session)?)).await;
         let done = done.unwrap_or_else(|error| Err(LocalError::Thread(error.to_string())));
@@ -165,6 +180,18 @@ impl Store for LocalStore {
             let infos = view.path_infos(&paths)?;
             view.opened.make_hasty()?;
             Ok(infos)
+        })
+        .await
+    }
+
+    async fn realised(
+        &self,
+        outputs: &[DrvOutput],
+    ) -> Result<Vec<Option<ToldRealisation>>, StoreError> {
+        let outputs = outputs.to_vec();
+        self.blocking(move |view| {
+            let known = |id| view.opened.read(|database| database.realisation(id));
+            outputs.iter().map(|id| Ok(known(id)?.map(ToldRealisation::from))).collect()
         })
         .await
     }

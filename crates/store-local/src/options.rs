@@ -1,15 +1,18 @@
 //! The settings of a local store.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use drover_core::TrustedKeys;
-use drover_store::{Optimise, OwnSetting};
+use drover_core::{StorePath, TrustedKeys};
+use drover_store::{LogForm, Optimise, OwnSetting, SignedRealisations};
 
 /// The settings of a local store.
 #[derive(Clone, Debug)]
 pub struct LocalOptions {
     /// Who must sign what is added, where that is checked (`require-sigs`).
     pub signatures: RequiredSignatures,
+    /// Whether what floating outputs are said to have become must be signed.
+    pub realisations: SignedRealisations,
     /// What of the contents is on the disk before a path becomes valid.
     pub contents: ContentSync,
     /// Whether the database is synced (`fsync-metadata`).
@@ -37,6 +40,9 @@ pub struct LocalOptions {
     pub free_interval: Duration,
     /// How long is waited for a lock on a path, which a build holds as long as it runs.
     pub lock_patience: Duration,
+    /// Paths whose locks are held by who has started this process, and waits for what it adds: the
+    /// outputs of a build that Nix has given to its hook.
+    pub locked_by_caller: BTreeSet<StorePath>,
     /// How long is waited for another process's transaction.
     pub database_patience: Duration,
 }
@@ -70,15 +76,6 @@ pub enum ContentSync {
     Off,
 }
 
-/// How build logs are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogForm {
-    /// As bzip2.
-    Compressed,
-    /// As they are.
-    Plain,
-}
-
 /// Whether the store or a folder above it may be a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Symlinks {
@@ -97,6 +94,7 @@ impl LocalOptions {
                 OwnSetting::KeepOutputs(keep) => options.keep_outputs = *keep,
                 OwnSetting::KeepDerivations(keep) => options.keep_derivations = *keep,
                 OwnSetting::Optimise(optimise) => options.optimise = *optimise,
+                OwnSetting::Logs(form) => options.logs = *form,
                 OwnSetting::TrustedKeys(keys) => {
                     if let RequiredSignatures::By(trusted) = &mut options.signatures {
                         trusted.clone_from(keys);
@@ -107,6 +105,7 @@ impl LocalOptions {
                         trusted.extend(keys);
                     }
                 }
+                OwnSetting::SignedRealisations(signed) => options.realisations = *signed,
                 // whoever needs them asks the supply
                 OwnSetting::Substituters(_) | OwnSetting::MoreSubstituters(_) => {}
             }
@@ -119,6 +118,7 @@ impl Default for LocalOptions {
     fn default() -> LocalOptions {
         LocalOptions {
             signatures: RequiredSignatures::By(TrustedKeys::default()),
+            realisations: SignedRealisations::AsPaths,
             contents: ContentSync::Full,
             metadata: drover_store_db::Sync::Normal,
             optimise: Optimise::OnDemand,
@@ -132,6 +132,7 @@ impl Default for LocalOptions {
             max_free: u64::MAX,
             free_interval: Duration::from_secs(5),
             lock_patience: Duration::from_secs(3600),
+            locked_by_caller: BTreeSet::new(),
             database_patience: Duration::from_secs(60),
         }
     }

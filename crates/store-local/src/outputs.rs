@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use drover_core::{DrvOutput, Hash, OutputName, StorePath};
-use drover_derivation::{Derivation, DerivationKind, HashModuloCache};
-use drover_store::{Missing, Plan, StoreError};
+use drover_core::{ContentAddress, DrvOutput, Hash, OutputName, StorePath};
+use drover_derivation::{Derivation, DerivationKind, HashModuloCache, Output, OutputNames};
+use drover_store::{Keeper as _, Missing, Plan, StoreError};
 
 use crate::error::LocalError;
-use crate::substitution::Forbidden;
+use crate::substitution::realisations::{self, Found};
+use crate::substitution::{Forbidden, Supply};
 use crate::view::View;
 use crate::{LocalStore, substitution};
 
@@ -17,32 +18,119 @@ pub(crate) fn output_map(
     view: &View,
     path: &StorePath,
 ) -> Result<BTreeMap<String, Option<StorePath>>, LocalError> {
+    map_with(view, path, None).map(|(outputs, _)| outputs)
+}
+
+/// Returns the same with what substituters say of outputs that nobody here knows.
+pub(crate) async fn expected_outputs(
+    store: &LocalStore,
+    path: &StorePath,
+) -> Result<BTreeMap<String, Option<StorePath>>, StoreError> {
+    let ask = async || {
+        let (path, supply) = (path.clone(), store.supply());
+        store.blocking(move |view| map_with(view, &path, Some(&supply))).await
+    };
+    let (mut outputs, mut unregistered) = ask().await?;
+    if unregistered.is_empty() {
+        return Ok(outputs);
+    }
+    if realisations::seek(store, &unregistered).await? == Found::Something {
+        (outputs, unregistered) = ask().await?;
+    }
+    // what was only said may be valid meanwhile
+    realisations::register_of(store, &unregistered).await?;
+    Ok(outputs)
+}
+
+/// Returns what an output became, by a realisation or by what substituters say.
+pub(crate) async fn expected_realisation(
+    store: &LocalStore,
+    output: &DrvOutput,
+) -> Result<Option<StorePath>, StoreError> {
+    if let Some(realisation) = store.realisation(output).await? {
+        return Ok(Some(realisation.out_path));
+    }
+    realisations::seek(store, &BTreeSet::from([output.clone()])).await?;
+    let (output, supply) = (output.clone(), store.supply());
+    store.blocking(move |view| Ok(supply.hearsay.path_of(view, &output))).await
+}
+
+/// Returns outputs by name, and those that substituters may be asked about, or were.
+type Mapped = (BTreeMap<String, Option<StorePath>>, BTreeSet<DrvOutput>);
+
+fn map_with(view: &View, path: &StorePath, supply: Option<&Supply>) -> Result<Mapped, LocalError> {
     let not_valid = || LocalError::NotValid { path: view.display(path) };
     let known = view.opened.read(|database| database.outputs(path))?.ok_or_else(not_valid)?;
     let derivation = view.derivation(path)?.ok_or_else(not_valid)?;
-    let mut outputs = by_realisation(view, path, &derivation)?;
-    outputs.extend(known.into_iter().map(|(name, path)| (name, Some(path))));
-    Ok(outputs.into_iter().map(|(name, path)| (name.as_str().to_owned(), path)).collect())
+    let supply = match supply {
+        Some(supply) if may_be_fetched(view, path, &derivation, supply)? => Some(supply),
+        _ => None,
+    };
+    let Outputs { mut paths, unnamed, said } = by_realisation(view, path, &derivation, supply)?;
+    paths.extend(known.into_iter().map(|(name, path)| (name, Some(path))));
+    let paths = paths.into_iter().map(|(name, path)| (name.as_str().to_owned(), path)).collect();
+    let unregistered = if supply.is_some() { &unnamed | &said } else { BTreeSet::new() };
+    Ok((paths, unregistered))
 }
 
+fn may_be_fetched(
+    view: &View,
+    path: &StorePath,
+    derivation: &Derivation,
+    supply: &Supply,
+) -> Result<bool, LocalError> {
+    let bad = |source| LocalError::Derivation { path: view.display(path), source };
+    let ignored = supply.sources.forbidden == Forbidden::Ignore;
+    Ok(ignored || derivation.allow_substitutes().map_err(bad)?)
+}
+
+/// The outputs of a derivation.
+struct Outputs {
+    /// Their paths, as far as they are known.
+    paths: BTreeMap<OutputName, Option<StorePath>>,
+    /// Those that are known once somebody says what they became.
+    unnamed: BTreeSet<DrvOutput>,
+    /// Those that are known by what substituters said only.
+    said: BTreeSet<DrvOutput>,
+}
+
+impl Outputs {
+    fn keep(&mut self, names: &BTreeSet<OutputName>) {
+        self.paths.retain(|name, _| names.contains(name));
+        self.unnamed.retain(|id| names.contains(&id.output));
+    }
+}
+
+/// Returns the outputs with what is registered, or else was said by substituters.
 fn by_realisation(
     view: &View,
     path: &StorePath,
     derivation: &Derivation,
-) -> Result<BTreeMap<OutputName, Option<StorePath>>, LocalError> {
+    supply: Option<&Supply>,
+) -> Result<Outputs, LocalError> {
     let bad = |source| LocalError::Derivation { path: view.display(path), source };
     let kind = derivation.kind().map_err(bad)?;
     let known =
         derivation.outputs.iter().map(|(name, output)| (name.clone(), output.path().cloned()));
-    let mut outputs: BTreeMap<OutputName, Option<StorePath>> = known.collect();
+    let mut outputs =
+        Outputs { paths: known.collect(), unnamed: BTreeSet::new(), said: BTreeSet::new() };
     if matches!(kind, DerivationKind::InputAddressed | DerivationKind::Fixed) {
         return Ok(outputs);
     }
     let hash = masked_hash(view, path, derivation)?;
-    for (name, path) in &mut outputs {
+    for (name, path) in &mut outputs.paths {
         let id = DrvOutput { hash: hash.clone(), output: name.clone() };
         let realisation = view.opened.read(|database| database.realisation(&id))?;
         *path = realisation.map(|realisation| realisation.out_path);
+        // that of an impure one counts only once
+        if path.is_some() || kind == DerivationKind::Impure {
+            continue;
+        }
+        *path = supply.and_then(|supply| supply.hearsay.path_of(view, &id));
+        match path {
+            Some(_) => outputs.said.insert(id),
+            None => outputs.unnamed.insert(id),
+        };
     }
     Ok(outputs)
 }
@@ -74,15 +162,15 @@ pub(crate) async fn missing(
         let survey = survey(store, derivations, nothing, Depth::All).await?;
         return Ok(Missing { build: survey.build, ..Missing::default() });
     }
-    let top = survey(store, derivations, nothing, Depth::Wanted).await?;
+    let top = sought(store, derivations, nothing, Depth::Wanted).await?;
     let below = async |offered| {
-        let all = survey(store, derivations, offered, Depth::All).await?;
+        let all = sought(store, derivations, offered, Depth::All).await?;
         Ok(all.lacking)
     };
     let mut wanted = top.lacking;
     if wanted.is_empty() {
         // nobody is asked in vain
-        let all = survey(store, derivations, BTreeSet::new(), Depth::All).await?;
+        let all = sought(store, derivations, BTreeSet::new(), Depth::All).await?;
         if all.lacking.is_empty() {
             return Ok(Missing { build: all.build, ..Missing::default() });
         }
@@ -115,6 +203,23 @@ struct Survey {
     used: BTreeSet<StorePath>,
     /// Outputs that are needed and lacking, and may be fetched.
     lacking: BTreeSet<StorePath>,
+    /// Outputs that are needed, and may be known to substituters.
+    unnamed: BTreeSet<DrvOutput>,
+}
+
+/// Looks, and looks again if substituters know what outputs became that were not known.
+async fn sought(
+    store: &LocalStore,
+    derivations: &BTreeSet<StorePath>,
+    offered: BTreeSet<StorePath>,
+    depth: Depth,
+) -> Result<Survey, StoreError> {
+    let seen = survey(store, derivations, offered.clone(), depth).await?;
+    if seen.unnamed.is_empty() || realisations::seek(store, &seen.unnamed).await? == Found::Nothing
+    {
+        return Ok(seen);
+    }
+    survey(store, derivations, offered, depth).await
 }
 
 async fn survey(
@@ -124,15 +229,15 @@ async fn survey(
     depth: Depth,
 ) -> Result<Survey, StoreError> {
     let derivations = derivations.clone();
-    let forbidden = store.supply().sources.forbidden;
-    store.blocking(move |view| look(view, &derivations, &offered, (forbidden, depth))).await
+    let supply = store.supply();
+    store.blocking(move |view| look(view, &derivations, &offered, (&supply, depth))).await
 }
 
 fn look(
     view: &View,
     derivations: &BTreeSet<StorePath>,
     offered: &BTreeSet<StorePath>,
-    (forbidden, depth): (Forbidden, Depth),
+    (supply, depth): (&Supply, Depth),
 ) -> Result<Survey, LocalError> {
     let mut survey = Survey::default();
     // Derivations with the outputs that are wanted of them; all where it is none.
@@ -145,17 +250,18 @@ fn look(
         }
         let not_valid = || LocalError::NotValid { path: view.display(&path) };
         let derivation = view.derivation(&path)?.ok_or_else(not_valid)?;
-        let mut outputs = by_realisation(view, &path, &derivation)?;
-        outputs.retain(|name, _| names.as_ref().is_none_or(|names| names.contains(name)));
-        let paths: Vec<Option<StorePath>> = outputs.into_values().collect();
+        let fetchable = may_be_fetched(view, &path, &derivation, supply)?;
+        let by = fetchable.then_some(supply);
+        let outputs = outputs_of(view, (&path, &derivation), names.as_ref(), by)?;
+        let paths: Vec<Option<StorePath>> = outputs.paths.into_values().collect();
         let known: BTreeSet<StorePath> = paths.iter().flatten().cloned().collect();
         let valid = view.valid(&known)?;
         let lacking: BTreeSet<StorePath> = known.difference(&valid).cloned().collect();
         if lacking.is_empty() && paths.iter().all(Option::is_some) {
             continue;
         }
-        let bad = |source| LocalError::Derivation { path: view.display(&path), source };
-        if forbidden == Forbidden::Ignore || derivation.allow_substitutes().map_err(bad)? {
+        if fetchable {
+            survey.unnamed.extend(outputs.unnamed);
             survey.lacking.extend(lacking.iter().cloned());
             let is_whole = lacking.is_subset(offered) && paths.iter().all(Option::is_some);
             // of what was asked for not all outputs may be wanted
@@ -167,14 +273,39 @@ fn look(
             }
         }
         survey.build.insert(path);
-        if depth == Depth::Wanted {
-            continue;
-        }
-        for (input, names) in &derivation.input_derivations {
-            left.push((input.clone(), Some(names.iter().cloned().collect())));
+        if depth == Depth::All {
+            let inputs = derivation.input_derivations.iter();
+            let all = |names: &OutputNames| Some(names.iter().cloned().collect());
+            left.extend(inputs.map(|(input, names)| (input.clone(), all(names))));
         }
     }
     Ok(survey)
+}
+
+/// Returns the outputs of a derivation, or these of them; those that substituters may be asked for by
+/// their addresses are made known to the supply.
+fn outputs_of(
+    view: &View,
+    (path, derivation): (&StorePath, &Derivation),
+    names: Option<&BTreeSet<OutputName>>,
+    supply: Option<&Supply>,
+) -> Result<Outputs, LocalError> {
+    if let Some(supply) = supply {
+        supply.addresses().remember(fixed(derivation));
+    }
+    let mut outputs = by_realisation(view, path, derivation, supply)?;
+    if let Some(names) = names {
+        outputs.keep(names);
+    }
+    Ok(outputs)
+}
+
+/// Returns the paths of fixed outputs, and what they must be.
+fn fixed(derivation: &Derivation) -> impl Iterator<Item = (&StorePath, &ContentAddress)> {
+    derivation.outputs.values().filter_map(|output| match output {
+        Output::Fixed { address, path } => Some((path, address)),
+        _ => None,
+    })
 }
 
 /// Returns paths of a plan with those that they refer to.

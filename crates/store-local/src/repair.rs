@@ -5,7 +5,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::PathInfo;
-use drover_store::{PathStream, SignatureCheck, StoreError, Verification, WhenValid};
+use drover_store::{PathStream, SignatureCheck, StoreError, Unmended, Verification, WhenValid};
 
 use crate::LocalStore;
 use crate::error::LocalError;
@@ -30,8 +30,8 @@ pub(crate) async fn repair(store: &LocalStore, found: Found) -> Verification {
             Problem::Broken { info, text } => {
                 verification.problems.push(text);
                 if let Err(error) = repair_path(store, &info).await {
-                    verification.problems.push(error.to_string());
-                    verification.errors_left = true;
+                    let (path, why) = (info.path, error.to_string());
+                    verification.unmended.push(Unmended { path, why });
                 }
             }
         }

@@ -6,7 +6,9 @@
 //!
 //! Invariant: nobody who waits for a path that somebody else fetches keeps others from one.
 
+mod elsewhere;
 mod followed;
+pub(crate) mod realisations;
 mod supply;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +46,7 @@ pub(crate) async fn substitutable(
     store: &LocalStore,
     paths: &BTreeSet<StorePath>,
 ) -> Result<BTreeSet<StorePath>, StoreError> {
-    let supply = store.supply();
+    let supply = store.supply().current();
     if supply.is_empty() || paths.is_empty() {
         return Ok(BTreeSet::new());
     }
@@ -64,7 +66,7 @@ pub(crate) async fn plan(
     wanted: BTreeSet<StorePath>,
     more: impl AsyncFnOnce(BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, StoreError>,
 ) -> Result<Plan, StoreError> {
-    let supply = store.supply();
+    let supply = store.supply().current();
     let view = store.blocking(|view| Ok(view.clone())).await?;
     let judge = judge(&view);
     let mut offers = Offers::new(supply.list().await, &judge);
@@ -86,7 +88,16 @@ pub(crate) async fn fetch(
     wanted: &BTreeSet<StorePath>,
     log: &dyn BuildLog,
 ) -> Result<(), StoreError> {
-    let supply = store.supply();
+    fetch_paths(store, wanted, log).await?;
+    realisations::register(store).await
+}
+
+async fn fetch_paths(
+    store: &LocalStore,
+    wanted: &BTreeSet<StorePath>,
+    log: &dyn BuildLog,
+) -> Result<(), StoreError> {
+    let supply = store.supply().current();
     if supply.is_empty() || store.hold_valid(wanted, Substitute::No).await?.len() == wanted.len() {
         return Ok(());
     }
@@ -107,7 +118,7 @@ pub(crate) async fn fetch(
             return Ok(());
         }
         offers.drop_questions();
-        let trouble = match bring(store, plan.fetch).await {
+        let trouble = match bring(store, &supply, plan.fetch).await {
             Ok(()) => return Ok(()),
             Err(Failure::OfStore(error)) => return Err(error),
             Err(Failure::OfSubstituter(trouble)) => trouble,
@@ -238,7 +249,7 @@ impl Trouble {
 }
 
 /// Fetches what is planned, in its order.
-async fn bring(store: &LocalStore, plan: Vec<Offer>) -> Result<(), Failure> {
+async fn bring(store: &LocalStore, supply: &Arc<Supply>, plan: Vec<Offer>) -> Result<(), Failure> {
     let mut left = plan.into_iter().peekable();
     while let Some(first) = left.peek() {
         let (by, mut run, mut bytes) = (first.by, Vec::new(), 0u64);
@@ -248,14 +259,17 @@ async fn bring(store: &LocalStore, plan: Vec<Offer>) -> Result<(), Failure> {
             bytes = bytes.saturating_add(offer.info.nar_size.0);
             run.push(offer.info);
         }
-        bring_run(store, by, run).await?;
+        bring_run(store, supply, (by, run)).await?;
     }
     Ok(())
 }
 
 /// Fetches paths from one substituter. Those that others fetch are waited for.
-async fn bring_run(store: &LocalStore, by: usize, run: Vec<PathInfo>) -> Result<(), Failure> {
-    let supply = store.supply();
+async fn bring_run(
+    store: &LocalStore,
+    supply: &Arc<Supply>,
+    (by, run): (usize, Vec<PathInfo>),
+) -> Result<(), Failure> {
     let mut left = run;
     loop {
         if supply.rests(by) {
@@ -268,7 +282,7 @@ async fn bring_run(store: &LocalStore, by: usize, run: Vec<PathInfo>) -> Result<
         // before it's looked at what is coming, so that nothing is missed that comes meanwhile
         let come = supply.come();
         // and before it's looked at what is valid, as whoever had them may just have got them
-        let claim = Claim::of_first(&supply, &left);
+        let claim = Claim::of_first(supply, &left);
         let mut rest = left.split_off(claim.paths.len());
         let all = left.iter().chain(&rest).map(|info| info.path.clone()).collect();
         let valid = store.hold_valid(&all, Substitute::No).await.map_err(Failure::OfStore)?;
@@ -278,15 +292,18 @@ async fn bring_run(store: &LocalStore, by: usize, run: Vec<PathInfo>) -> Result<
             (_, true, true) => return Ok(()),
             (true, ..) => come.await,
             (false, true, _) => {}
-            (false, false, _) => fetch_claimed(store, by, left).await?,
+            (false, false, _) => fetch_claimed(store, supply, (by, left)).await?,
         }
         left = rest;
         drop(claim);
     }
 }
 
-async fn fetch_claimed(store: &LocalStore, by: usize, infos: Vec<PathInfo>) -> Result<(), Failure> {
-    let supply = store.supply();
+async fn fetch_claimed(
+    store: &LocalStore,
+    supply: &Arc<Supply>,
+    (by, infos): (usize, Vec<PathInfo>),
+) -> Result<(), Failure> {
     let Some(substituter) = supply.list().await.get(by) else { return Ok(()) };
     let paths: Vec<StorePath> = infos.iter().map(|info| info.path.clone()).collect();
     let followed = async {
@@ -294,7 +311,7 @@ async fn fetch_claimed(store: &LocalStore, by: usize, infos: Vec<PathInfo>) -> R
         let contents = substituter.store.export_to_checker(infos.clone()).await;
         let contents = contents.map_err(ImportFailure::Sender)?;
         let from = substituter.store.name().to_owned();
-        let stream = Followed::new(infos, contents, from, Arc::clone(&supply));
+        let stream = Followed::new(infos, contents, from, Arc::clone(supply));
         let checks = Checks { signatures: SignatureCheck::Skip };
         import_and_blame(store, Box::new(stream), checks, WhenValid::Keep).await
     };

@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use drover_core::{Hash, HashAlgorithm, NarHash, NarSize, StorePath};
-use drover_store_files::{FileName, Packer, measure};
+use drover_store::TreeStamp;
+use drover_store_files::{FileName, Packer, Stamp, measure, stamp};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -33,6 +34,13 @@ fn fail(doing: &'static str, name: &str, errno: Errno) -> LocalError {
 /// Packs a valid path.
 pub(crate) fn path_pack(view: &View, path: &StorePath) -> Result<Packer, LocalError> {
     Ok(Packer::new(view.opened.real_store.as_fd(), &FileName::try_from(path)?)?)
+}
+
+/// Looks at the files of a path.
+pub(crate) fn path_stamp(view: &View, path: &StorePath) -> Result<TreeStamp, LocalError> {
+    let Stamp { digest, changed } =
+        stamp(view.opened.real_store.as_fd(), &FileName::try_from(path)?)?;
+    Ok(TreeStamp { digest, changed })
 }
 
 /// Packs what is unpacked, handing on the NAR's bytes.

@@ -79,6 +79,17 @@ pub(crate) fn verify(view: &View, depth: VerifyDepth) -> Result<Found, LocalErro
     Ok(found)
 }
 
+/// Returns those of these paths that are valid and not what they were.
+pub(crate) fn damaged(view: &View, paths: &[StorePath]) -> Result<BTreeSet<StorePath>, LocalError> {
+    let mut found = Found::default();
+    check_contents(view, paths, &mut found)?;
+    let broken = |problem| match problem {
+        Problem::Broken { info, .. } => Some(info.path),
+        Problem::Harmless(_) | Problem::Link { .. } => None,
+    };
+    Ok(found.problems.into_iter().filter_map(broken).collect())
+}
+
 /// The store paths that there are files of.
 fn names(view: &View) -> Result<BTreeSet<StorePath>, LocalError> {
     let real = &view.layout().real;

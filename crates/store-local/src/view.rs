@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use drover_core::{PathInfo, StorePath};
+use drover_core::{DrvOutput, PathInfo, StorePath};
 use drover_derivation::{Derivation, HashModuloCache, MAX_ATERM_SIZE, derivation_name};
 use drover_store::{CollectAction, Collection, Liveness};
 use drover_store_locks::TempRoots;
@@ -21,6 +21,9 @@ use crate::{Access, Layout, LocalOptions};
 
 /// Derivations whose hashes are remembered, some 60 bytes each.
 const HASHES: usize = 200_000;
+
+/// Outputs of one session that are remembered as asked about.
+const MOST_ASKED: usize = 100_000;
 
 /// What all views of one store share.
 pub(crate) struct Shared {
@@ -84,12 +87,32 @@ pub(crate) struct Session {
     options: Mutex<Arc<LocalOptions>>,
     /// Where paths come from, if not from where the store's come.
     supply: Mutex<Option<Arc<Supply>>>,
+    /// Outputs that were asked about by settings other than the store's.
+    asked: Mutex<BTreeSet<DrvOutput>>,
 }
 
 impl Session {
     pub(crate) fn new(shared: &Shared) -> Session {
         let (roots, supply) = (Mutex::new(None), Mutex::new(None));
-        Session { roots, options: Mutex::new(shared.options.clone()), supply }
+        let options = Mutex::new(shared.options.clone());
+        Session { roots, options, supply, asked: Mutex::default() }
+    }
+
+    /// Notes that this session wants to know what outputs became, where its settings aren't the store's.
+    pub(crate) fn note_asked(&self, shared: &Shared, outputs: &BTreeSet<DrvOutput>) {
+        if Arc::ptr_eq(&lock(&self.options), &shared.options) {
+            return;
+        }
+        let mut asked = lock(&self.asked);
+        if MOST_ASKED < asked.len() + outputs.len() {
+            // what is asked about again is noted again
+            asked.clear();
+        }
+        asked.extend(outputs.iter().cloned());
+    }
+
+    pub(crate) fn asked(&self) -> BTreeSet<DrvOutput> {
+        lock(&self.asked).clone()
     }
 
     pub(crate) fn set_options(&self, options: LocalOptions) {

@@ -90,6 +90,27 @@ impl LocalStore {
         }
     }
 
+    /// Takes the locks of all these paths if nobody has any of them.
+    ///
+    /// # Errors
+    ///
+    /// The store can't be locked.
+    pub async fn lock_free_outputs(
+        &self,
+        paths: BTreeSet<StorePath>,
+    ) -> Result<Option<BuildLocks>, StoreError> {
+        self.blocking(move |view| {
+            view.refuse_read_only("build")?;
+            Ok(match PathLocks::try_acquire(&view.opened.real_store, &paths)? {
+                Tried::Held(held) => {
+                    Some(BuildLocks { held: vec![held], paths, own: BTreeSet::new() })
+                }
+                Tried::Busy(_) => None,
+            })
+        })
+        .await
+    }
+
     /// Opens a folder for what a build makes.
     ///
     /// # Errors
@@ -153,17 +174,18 @@ impl LocalStore {
     }
 
     /// Makes what a build has made valid, with what its outputs became: all of it in one transaction.
-    /// What is valid by now stays as it is.
+    /// What is valid by now stays as it is, or is replaced. Returns the locks.
     ///
     /// # Errors
     ///
-    /// Nothing was registered, and nothing is left.
+    /// Nothing was registered, and nothing is left. All locks are given back.
     pub async fn register_outputs(
         &self,
         workshop: &Workshop,
         LockedProducts { locks, products }: LockedProducts,
         realisations: Vec<Realisation>,
-    ) -> Result<(), StoreError> {
+        when_valid: WhenValid,
+    ) -> Result<BuildLocks, StoreError> {
         let paths: BTreeSet<StorePath> =
             products.iter().map(|product| product.info.path.clone()).collect();
         let Workshop { view, folder, .. } = workshop;
@@ -171,14 +193,13 @@ impl LocalStore {
         let ready = |Product { info, entry }| Ready { info, outputs: Default::default(), entry };
         let ready = products.into_iter().map(ready).collect();
         let (view, folder) = (view.clone(), Arc::clone(folder));
-        let mut batch = Batch { view, folder, ready, when_valid: WhenValid::Keep };
+        let mut batch = Batch { view, folder, ready, when_valid };
         let done = self.job(move |view| {
             view.hold(&paths)?;
             let done = batch.commit_locked(&paths, &realisations);
             batch.clear();
-            // here, as it goes on where nobody waits for it any more
-            drop(locks);
-            done
+            // they came along, as this goes on where nobody waits for it any more
+            done.map(|()| locks)
         });
         done.await
     }

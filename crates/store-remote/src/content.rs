@@ -11,8 +11,7 @@ use drover_store::{ByteStream, Content, StoreError, WhenValid};
 use drover_wire::{Dialect, MAX_BYTES, NewContent, Repair, Request, Response};
 use tokio::sync::oneshot;
 
-use crate::log::Listener;
-use crate::reply::{Awaiting, Hope, Patience, StandardError, answer};
+use crate::reply::{Awaiting, Patience, answer};
 use crate::session::{Session, TRANSFER_LIMIT};
 use crate::writer::{Body, Outgoing, Payload};
 
@@ -126,22 +125,14 @@ async fn send(
     payload: Payload,
     mut failed: oneshot::Receiver<StoreError>,
 ) -> Result<Response, StoreError> {
+    session.pack();
     let bytes = request.encode(dialect);
     let expected = dialect.clone();
     let (answer, arrives) = answer(move |from| Response::decode(from, &expected, &request));
+    let patience = Patience::Limited(TRANSFER_LIMIT, "adding contents");
     session.channel.submit(
         Outgoing { request: bytes, payload },
-        Awaiting {
-            preamble: session.language.preamble(),
-            answers: 1,
-            answer,
-            nar: None,
-            log: Listener::nobody(),
-            stderr: StandardError::LastWords,
-            pulls: None,
-            patience: Patience::Limited(TRANSFER_LIMIT, "adding contents"),
-            hope: Hope::Sure,
-        },
+        Awaiting::one(session.language.preamble(), answer, patience),
     );
     let arrival = session.arrival(arrives);
     tokio::pin!(arrival);

@@ -166,6 +166,15 @@ pub(crate) enum Dialler {
     Ssh(Arc<SshHost>, Program, Approach),
 }
 
+/// Whether a byte less on the way is worth work at both ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It is: the way leads to another machine.
+    Long,
+    /// It isn't: it stays on this one, or is shortened already.
+    Short,
+}
+
 /// A connection that was begun before somebody asked for one.
 #[derive(Default)]
 pub(crate) struct Approach {
@@ -183,6 +192,17 @@ impl Dialler {
                 program,
                 Approach::default(),
             ),
+        }
+    }
+
+    pub(crate) fn is_socket(&self) -> bool {
+        matches!(self, Dialler::Socket(_))
+    }
+
+    pub(crate) fn way(&self) -> Way {
+        match self {
+            Dialler::Ssh(host, ..) if !host.compresses() => Way::Long,
+            Dialler::Socket(_) | Dialler::Local(_) | Dialler::Ssh(..) => Way::Short,
         }
     }
 

@@ -16,15 +16,15 @@ pub(crate) fn realised_of(result: &BuildResult) -> Realised {
         (start, stop) => time(start).zip(time(stop.max(start))),
     };
     Realised {
-        status: status_of(result.status),
+        status: status_of(result),
         message: crate::log::plain_text(&result.error),
         outputs: result.outputs.clone(),
         period,
     }
 }
 
-fn status_of(status: BuildStatus) -> RealiseStatus {
-    match status {
+fn status_of(result: &BuildResult) -> RealiseStatus {
+    match result.status {
         BuildStatus::Built => RealiseStatus::Built,
         BuildStatus::Substituted => RealiseStatus::Substituted,
         BuildStatus::AlreadyValid | BuildStatus::ResolvesToAlreadyValid => {
@@ -34,6 +34,10 @@ fn status_of(status: BuildStatus) -> RealiseStatus {
             RealiseStatus::PermanentFailure
         }
         BuildStatus::InputRejected => RealiseStatus::InputRejected,
+        // Nix tells them apart in words
+        BuildStatus::OutputRejected if result.error.contains("hash mismatch") => {
+            RealiseStatus::HashMismatch
+        }
         BuildStatus::OutputRejected => RealiseStatus::OutputRejected,
         BuildStatus::TransientFailure => RealiseStatus::TransientFailure,
         BuildStatus::TimedOut => RealiseStatus::TimedOut,
@@ -62,10 +66,11 @@ pub(crate) fn by_words(message: String) -> Realised {
         BuildFailure::Killed { .. } => RealiseStatus::TransientFailure,
         BuildFailure::TimedOut { .. } => RealiseStatus::TimedOut,
         BuildFailure::LogLimit { .. } => RealiseStatus::LogLimitExceeded,
-        BuildFailure::HashMismatch { .. } => RealiseStatus::OutputRejected,
+        BuildFailure::Rejected { .. } => RealiseStatus::OutputRejected,
+        BuildFailure::HashMismatch { .. } => RealiseStatus::HashMismatch,
         BuildFailure::NotDeterministic { .. } => RealiseStatus::NotDeterministic,
         BuildFailure::Refused { .. } => RealiseStatus::InputRejected,
-        BuildFailure::Machine { .. } => RealiseStatus::MiscFailure,
+        BuildFailure::Hook { .. } | BuildFailure::Machine { .. } => RealiseStatus::MiscFailure,
     };
     failed(status, message)
 }

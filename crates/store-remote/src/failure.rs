@@ -27,12 +27,13 @@ pub(crate) fn failure(result: &BuildResult, asked: Asked) -> BuildFailure {
         (BuildStatus::CachedFailure, _) => failed(message),
         // it was told to build nothing else, so what failed is that an input isn't there
         (BuildStatus::DependencyFailed, Asked::Derivation) => machine(message),
-        (
-            BuildStatus::PermanentFailure
-            | BuildStatus::OutputRejected
-            | BuildStatus::DependencyFailed,
-            _,
-        ) => by_words(message, failed),
+        (BuildStatus::OutputRejected, _) => match by_words(message, failed) {
+            BuildFailure::Failed { message } => BuildFailure::Rejected { message },
+            other => other,
+        },
+        (BuildStatus::PermanentFailure | BuildStatus::DependencyFailed, _) => {
+            by_words(message, failed)
+        }
         _ => by_words(message, machine),
     }
 }
@@ -243,7 +244,7 @@ mod tests {
     #[case::no_output_2_34(
         5,
         "builder for '/nix/store/x.drv' failed to produce output path for output 'out' at \"/nix/store/y\"",
-        "failed"
+        "rejected"
     )]
     #[case::pipe_as_output(9, "error: file '/nix/store/x/f' has an unsupported type", "failed")]
     #[case::setting_up(
@@ -277,7 +278,7 @@ mod tests {
     #[case::output_rejected(
         5,
         "output '/nix/store/x' is not allowed to refer to the following paths:\n  /nix/store/y",
-        "failed"
+        "rejected"
     )]
     #[case::not_deterministic(
         12,
@@ -419,8 +420,10 @@ mod tests {
             BuildFailure::Killed { .. } => "killed",
             BuildFailure::TimedOut { .. } => "timed out",
             BuildFailure::LogLimit { .. } => "log limit",
+            BuildFailure::Rejected { .. } => "rejected",
             BuildFailure::HashMismatch { .. } => "hash mismatch",
             BuildFailure::NotDeterministic { .. } => "not deterministic",
+            BuildFailure::Hook { .. } => "hook",
             BuildFailure::Machine { disk_full: true, .. } => "disk full",
             BuildFailure::Machine { disk_full: false, .. } => "machine",
             BuildFailure::Refused { .. } => "refused",

@@ -6,10 +6,10 @@ use std::time::Duration;
 use drover_core::StoreDir;
 use drover_store::StoreError;
 use drover_wire::{
-    DecodeError, Dialect, Encoder, FEATURE_REALISATION_WITH_PATH, LogMessage, ServeDialect,
-    ServerInfo, Version, WORKER_LATEST, client_hello, exchanges_features, read_features,
-    read_serve_server_hello, read_server_hello, read_server_info, serve_client_hello,
-    write_client_end, write_features,
+    DecodeError, Dialect, Encoder, FEATURE_PACKED, FEATURE_REALISATION_WITH_PATH, LogMessage,
+    ServeDialect, ServerInfo, Version, WORKER_LATEST, client_hello, exchanges_features,
+    read_features, read_serve_server_hello, read_server_hello, read_server_info,
+    serve_client_hello, write_client_end, write_features,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
@@ -17,7 +17,7 @@ use crate::error::Peer;
 use crate::reader::Reader;
 use crate::reply::Patience;
 
-const FEATURES: &[&str] = &[FEATURE_REALISATION_WITH_PATH];
+const FEATURES: &[&str] = &[FEATURE_REALISATION_WITH_PATH, FEATURE_PACKED];
 
 /// Bytes of foreign words that are shown.
 const SHOWN: usize = 200;

@@ -13,9 +13,8 @@ use drover_wire::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::log::Listener;
 use crate::pull::Pulled;
-use crate::reply::{Awaiting, Hope, Patience, Pull, StandardError, answer};
+use crate::reply::{Awaiting, Patience, Pull, answer};
 use crate::session::{Language, Session, TRANSFER_LIMIT};
 use crate::writer::{Body, Outgoing, Payload};
 
@@ -71,19 +70,11 @@ pub(crate) fn import(
     if answers == 0 {
         return futures::future::Either::Left(std::future::ready(Ok(())));
     }
+    session.pack();
+    let patience = Patience::Limited(TRANSFER_LIMIT, "adding paths");
     session.channel.submit(
         Outgoing { request, payload },
-        Awaiting {
-            preamble: session.language.preamble(),
-            answers,
-            answer,
-            nar: None,
-            log: Listener::nobody(),
-            stderr: StandardError::LastWords,
-            pulls,
-            hope: Hope::Sure,
-            patience: Patience::Limited(TRANSFER_LIMIT, "adding paths"),
-        },
+        Awaiting { answers, pulls, ..Awaiting::one(session.language.preamble(), answer, patience) },
     );
     let arrival = session.arrival(arrives);
     futures::future::Either::Right(async move {

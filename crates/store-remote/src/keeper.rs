@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use drover_core::{DrvOutput, PathInfo, Realisation, Signature, StorePath};
+use drover_core::{DrvOutput, PathInfo, Realisation, Signature, StorePath, ToldRealisation};
 use drover_store::{
     ByteStream, CollectAction, Collected, Collection, Content, Keeper, Liveness, PathStream,
     Repair, Roots, SignatureCheck, Store as _, StoreError, Substitute, Verification, VerifyDepth,
@@ -17,6 +17,7 @@ use drover_wire::{
     CheckContents, Dialect, GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult,
     OutputId, RealisedOutput, Request, Response,
 };
+use futures::future::try_join_all;
 
 use crate::findings::Findings;
 use crate::import::Addition;
@@ -45,6 +46,31 @@ impl RemoteStore {
             }
             Language::Serve(_) => self.cannot(what),
         }
+    }
+
+    /// Asks what outputs became, all in one go.
+    pub(crate) async fn realised_outputs(
+        &self,
+        outputs: &[DrvOutput],
+    ) -> Result<Vec<Option<ToldRealisation>>, StoreError> {
+        const WHAT: &str = "say what outputs became whose paths follow from their contents";
+        let (lease, dialect) = self.worker(Purpose::Question, WHAT).await?;
+        if dialect.realisations_with_path() || !dialect.since(27) {
+            return self.cannot(WHAT);
+        }
+        let asked = outputs.iter().map(|output| {
+            let request = Request::QueryRealisation(OutputId::Hash(output.clone()));
+            lease.session().ask(&dialect, request)
+        });
+        let answers = try_join_all(asked).await?;
+        let answer = |(id, answer): (&DrvOutput, Response)| match answer {
+            Response::Realisation(found) => Ok(found.map(|found| {
+                let (id, out_path) = (id.clone(), found.path);
+                Realisation { id, out_path, signatures: found.signatures }.into()
+            })),
+            _ => Err(self.unexpected()),
+        };
+        outputs.iter().zip(answers).map(answer).collect()
     }
 
     /// Asks for something that may take long; what the server says meanwhile is for the user.
@@ -291,7 +317,7 @@ impl Keeper for RemoteStore {
         let listener = Listener::Build(Arc::clone(&findings) as _);
         match self.work("check itself", request, listener).await? {
             Response::Flag(errors_left) => {
-                Ok(Verification { problems: findings.take(), errors_left })
+                Ok(Verification { problems: findings.take(), errors_left, unmended: Vec::new() })
             }
             _ => Err(self.unexpected()),
         }

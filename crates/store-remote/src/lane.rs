@@ -78,7 +78,7 @@ impl RemoteLane {
     }
 
     /// Returns the settings of a build: those of this store, and what is asked of it alone.
-    fn settings(&self, wishes: BuildWishes) -> BuildSettings {
+    fn settings(&self, wishes: &BuildWishes) -> BuildSettings {
         let mut settings = self.pool.opener().settings.clone();
         settings.cores = wishes.cores.or(settings.cores);
         settings.keep_failed |= wishes.keep_failed;
@@ -130,7 +130,7 @@ impl RemoteLane {
         log: Arc<dyn BuildLog>,
     ) -> Pending<BuildOutcome> {
         let BuildRequest { derivation, outputs, known_outputs, plan, wishes, .. } = request;
-        let settings = self.settings(wishes);
+        let settings = self.settings(&wishes);
         // words come by another way, so that only the end of all time can be told
         let limits = (serve_options(&settings), settings.timeout);
         let session = self.lease.session();
@@ -181,7 +181,7 @@ impl RemoteLane {
             BuildPlan::Derivation(_) => Asked::Derivation,
             BuildPlan::FromStore => Asked::FromStore,
         };
-        let settings = self.settings(wishes);
+        let settings = self.settings(&wishes);
         session.settle(dialect, &settings);
         let patience = patience(dialect, &settings);
         let wire_request = wire_request(dialect, derivation, outputs, plan);

@@ -48,7 +48,17 @@ enum Opened {
     Ready(Box<Session>, Known),
     /// The server has to be greeted anew.
     OtherVersion(Version),
+    /// A daemon that listens has closed the connection without a word.
+    EndedAtOnce(StoreError),
 }
+
+/// How soon that is.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// After how long a daemon that ended a connection at once is greeted again: Nix's does so while others
+/// open its database, too, and says why on its own log only.
+const AGAIN: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1500)];
 
 /// Opens channels to one server.
 pub(crate) struct Opener {
@@ -105,16 +115,21 @@ impl Opener {
         questions: &Questions,
     ) -> Result<(Session, Known, Answered), StoreError> {
         let expected = *self.expected.lock().unwrap_or_else(PoisonError::into_inner);
-        let (session, known) = match self.try_open(expected, questions).await? {
-            Opened::Ready(session, known) => (*session, known),
-            Opened::OtherVersion(version) => match self.try_open(version, questions).await? {
-                Opened::Ready(session, known) => (*session, known),
+        let (mut version, mut versions, mut pauses) = (expected, 1, AGAIN.into_iter());
+        let (session, known) = loop {
+            match self.try_open(version, questions).await? {
+                Opened::Ready(session, known) => break (*session, known),
+                Opened::OtherVersion(other) if versions == 1 => (version, versions) = (other, 2),
                 Opened::OtherVersion(_) => {
                     let (store, reason) =
                         (self.name.clone(), "it speaks another version each time");
                     return Err(StoreError::Protocol { store, reason: reason.to_owned() });
                 }
-            },
+                Opened::EndedAtOnce(error) => match pauses.next() {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => return Err(error),
+                },
+            }
         };
         if let Language::Worker(dialect) = &session.language {
             *self.expected.lock().unwrap_or_else(PoisonError::into_inner) = dialect.version;
@@ -148,9 +163,15 @@ impl Opener {
                 let expected = Expected { version, ahead: sent_ahead.clone() };
                 let greeted =
                     handshake::worker(&mut reader, &mut writer, store_dir, limit, expected);
-                match greeted.await? {
-                    Greeting::Agreed(dialect, info) => (Language::Worker(dialect), info),
-                    Greeting::Unexpected(version) => return Ok(Opened::OtherVersion(version)),
+                match greeted.await {
+                    Ok(Greeting::Agreed(dialect, info)) => (Language::Worker(dialect), info),
+                    Ok(Greeting::Unexpected(version)) => return Ok(Opened::OtherVersion(version)),
+                    Err(error @ StoreError::Unreachable { .. })
+                        if self.dialler.is_socket() && greeting.elapsed() < AT_ONCE =>
+                    {
+                        return Ok(Opened::EndedAtOnce(error));
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             Protocol::Serve => {
@@ -162,7 +183,7 @@ impl Opener {
         let round_trip = round_trip(greeting.elapsed());
         let known = Known { description: language.describe(), info, round_trip };
         let channel = Channel::start(reader, writer, requests, wire.keep_alive);
-        let session = Session::new(channel, language, sent_ahead);
+        let session = Session::new(channel, language, self.dialler.way(), sent_ahead);
         Ok(Opened::Ready(Box::new(session), known))
     }
 

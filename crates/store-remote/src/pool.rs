@@ -13,6 +13,7 @@ use drover_core::StorePath;
 use drover_store::StoreError;
 use drover_wire::{Substitute, Trust};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::opener::{Known, Opener};
@@ -50,8 +51,9 @@ pub(crate) struct Pool {
     writes: Arc<Semaphore>,
     /// Where the number of channels is bounded, what stands in the place of those permits.
     pub(crate) turns: Option<Turns>,
-    steady: Arc<Steady>,
-    moving_roots: Mutex<Option<AbortOnDropHandle<()>>>,
+    pub(crate) steady: Arc<Steady>,
+    /// What has other channels hold the roots of those that end.
+    pub(crate) moving_roots: Mutex<JoinSet<()>>,
     /// What the first connection found out.
     known: OnceCell<Known>,
     /// Starts tasks. Each has an owner that ends it, the pool or who waits for it.
@@ -75,7 +77,7 @@ enum Afterwards {
 }
 
 /// What has to be held while a channel is used.
-enum Permit {
+pub(crate) enum Permit {
     Nothing,
     Transfer { _permit: OwnedSemaphorePermit },
     Turn { _turn: Turn },
@@ -88,20 +90,26 @@ impl Lease {
             None => unreachable!("the session is taken when the lease is dropped"),
         }
     }
+
+    /// Closes the channel, and leaves it to the next one that's opened to hold what it held.
+    pub(crate) fn abandon(mut self) {
+        self.session = None;
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let afterwards = self.afterwards;
-        let is_reused =
-            |session: &Session| afterwards == Afterwards::Reused && session.channel.is_reusable();
-        if let Some(session) = self.session.take().filter(is_reused) {
-            locked(&self.pool.idle).push(session);
+        let Some(session) = self.session.take() else { return };
+        match self.afterwards {
+            Afterwards::Reused if session.channel.is_reusable() => {
+                locked(&self.pool.idle).push(session);
+            }
+            Afterwards::Reused | Afterwards::Closed => self.pool.close(session),
         }
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -181,6 +189,14 @@ impl Pool {
     /// Takes a channel that nobody uses, or opens one.
     pub(crate) async fn lease(self: &Arc<Self>, purpose: Purpose) -> Result<Lease, StoreError> {
         let permit = self.permit(purpose).await?;
+        self.lease_with(purpose, permit).await
+    }
+
+    pub(crate) async fn lease_with(
+        self: &Arc<Self>,
+        purpose: Purpose,
+        permit: Permit,
+    ) -> Result<Lease, StoreError> {
         self.connect().await?;
         let mut found = self.take_idle(purpose);
         while found.is_none() {
@@ -191,8 +207,13 @@ impl Pool {
             Some(session) => session,
             None => self.open_one_more().await?,
         };
-        if purpose != Purpose::Question && session.holds_roots() && !self.takes_turns() {
-            self.move_roots();
+        if self.takes_turns() {
+            // the next to end may be the only one that holds what came since
+            drop(self.steady.hold_unheard(&session));
+        } else if purpose != Purpose::Question
+            && (self.steady.would_lose(&session) || self.steady.is_lost())
+        {
+            self.move_roots(None);
         }
         Ok(self.leased(session, Afterwards::Reused, permit))
     }
@@ -265,9 +286,10 @@ impl Pool {
 
     /// Takes an idle channel: for questions one that holds roots, for all else one that doesn't,
     /// if there's a choice.
-    fn take_idle(&self, purpose: Purpose) -> Option<Session> {
+    fn take_idle(self: &Arc<Self>, purpose: Purpose) -> Option<Session> {
         let mut idle = locked(&self.idle);
-        idle.retain(|session| session.channel.is_reusable());
+        let ended: Vec<_> = idle.extract_if(.., |session| !session.channel.is_reusable()).collect();
+        ended.into_iter().for_each(|session| self.close(session));
         let question = purpose == Purpose::Question;
         let fits = idle.iter().rposition(|session| session.holds_roots() == question);
         fits.map(|at| idle.swap_remove(at)).or_else(|| idle.pop())
@@ -287,10 +309,11 @@ impl Pool {
             _ => Permit::Nothing,
         };
         let known = self.known.get_or_try_init(|| async {
-            let (roots, asked) = (self.steady.note(paths), paths.union(sought).cloned().collect());
+            let (roots, held) = self.steady.note(paths);
+            let asked = paths.union(sought).cloned().collect();
             let questions = Questions { roots, asked, substitute: Some(substitute) };
             let (session, known, answered) = self.opener.open_asking(&questions).await?;
-            session.mark_roots();
+            session.mark_roots(held);
             first = Some((self.leased(session, Afterwards::Reused, permit), answered));
             Ok::<Known, StoreError>(known)
         });
@@ -359,20 +382,8 @@ impl Pool {
     }
 
     /// Returns the channel that nobody ends.
-    pub(crate) async fn steady(&self) -> Result<Arc<Session>, StoreError> {
+    pub(crate) async fn steady(self: &Arc<Self>) -> Result<Arc<Session>, StoreError> {
         self.connect().await?;
         self.steady.open(|| self.take_idle(Purpose::Question)).await
-    }
-
-    /// Moves the roots to the steady channel, in the background. If that fails, the next lane's
-    /// opening tries again.
-    fn move_roots(&self) {
-        let steady = Arc::clone(&self.steady);
-        let moving = self.tasks.spawn(async move {
-            if let Err(error) = steady.take_roots().await {
-                tracing::debug!(%error, "roots stay where they are");
-            }
-        });
-        *locked(&self.moving_roots) = Some(AbortOnDropHandle::new(moving));
     }
 }

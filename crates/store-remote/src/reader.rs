@@ -3,23 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use drover_nar::{Limits, Parser, Progress as Parsed};
 use drover_store::StoreError;
 use drover_wire::{DecodeError, Decoder, LogMessage};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::AsyncRead;
 
 use crate::error::Peer;
+use crate::inlet::{Inlet, InletError};
 use crate::ledger::{Ledger, Progress};
 use crate::log::Listener;
-use crate::reply::{Awaiting, Hope, NarSink, Patience, Preamble, Pull, StandardError};
+use crate::reply::{Awaiting, Hope, NarSink, Onwards, Patience, Preamble, Pull, StandardError};
 use crate::watch::Watch;
-
-/// Bytes that are read at once at the most.
-const READ_SIZE: usize = 256 * 1024;
-
-/// Bytes that are read at once where few come.
-const SMALL_READ: usize = 8 * 1024;
 
 /// Returns when a server gives no sign of life any more.
 async fn until_it_hangs(watch: Option<&Watch>) -> StoreError {
@@ -34,12 +29,8 @@ const MAX_MESSAGE: usize = 512 * 1024 * 1024;
 
 /// Reads messages and NARs.
 pub(crate) struct Reader<R> {
-    from: R,
+    inlet: Inlet<R>,
     peer: Peer,
-    buffer: BytesMut,
-    /// Bytes that there is room for at the next read: more after one that took all there was room
-    /// for, so that a stream comes in large pieces and an answer takes little memory.
-    room: usize,
     /// How the writing half gets on.
     progress: Arc<Progress>,
     watch: Option<Arc<Watch>>,
@@ -48,7 +39,7 @@ pub(crate) struct Reader<R> {
 impl<R: AsyncRead + Unpin + Send> Reader<R> {
     pub(crate) fn new(from: R, peer: Peer) -> Reader<R> {
         let progress = Arc::new(Progress::new());
-        Reader { from, peer, buffer: BytesMut::new(), room: SMALL_READ, progress, watch: None }
+        Reader { inlet: Inlet::new(from), peer, progress, watch: None }
     }
 
     /// Has the server watched while it's silent for long.
@@ -66,22 +57,20 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
 
     /// Returns what has arrived and isn't read yet.
     pub(crate) fn rest(&self) -> &[u8] {
-        &self.buffer
+        &self.inlet.buffer
     }
 
     /// Waits for more bytes. At the end of the stream it is an error.
     pub(crate) async fn fill(&mut self, patience: Patience) -> Result<(), StoreError> {
-        self.buffer.reserve(self.room);
-        let room = self.buffer.capacity() - self.buffer.len();
         let read = match patience {
-            Patience::Idle => self.from.read_buf(&mut self.buffer).await,
+            Patience::Idle => self.inlet.more().await,
             Patience::Watched | Patience::Beginning(_) | Patience::Begun(_) => {
                 let watch = self.watch.clone();
                 let (hangs, stands_still) =
                     (until_it_hangs(watch.as_deref()), self.stands_still(patience));
                 tokio::select! {
                     biased;
-                    read = self.from.read_buf(&mut self.buffer) => read,
+                    read = self.inlet.more() => read,
                     error = hangs => return Err(error),
                     error = stands_still => return Err(error),
                 }
@@ -90,8 +79,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
                 let limit = self.watch.as_ref().map_or(limit, |watch| watch.limit(limit));
                 let mut wait = limit;
                 loop {
-                    let read = self.from.read_buf(&mut self.buffer);
-                    match tokio::time::timeout(wait, read).await {
+                    match tokio::time::timeout(wait, self.inlet.more()).await {
                         Ok(read) => break read,
                         Err(_) => match self.progress.patience_left(limit) {
                             Some(left) => wait = left,
@@ -102,32 +90,29 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
             }
         };
         match read {
-            Ok(0) => {
+            Ok(true) => Ok(()),
+            Ok(false) => {
                 // its last words may still be on their way
                 self.peer.stderr.ended().await;
                 Err(self.peer.ended())
             }
-            Ok(read) => {
-                self.room = match read {
-                    read if read == room => (self.room * 2).min(READ_SIZE),
-                    read if read <= self.room / 4 => (self.room / 2).max(SMALL_READ),
-                    _ => self.room,
-                };
-                Ok(())
-            }
-            Err(error) => Err(self.peer.lost(error.to_string())),
+            Err(InletError::Read(error)) => Err(self.peer.lost(error.to_string())),
+            Err(InletError::Packed(error)) => Err(StoreError::Protocol {
+                store: self.peer.name.clone(),
+                reason: error.to_string(),
+            }),
         }
     }
 
     /// Waits until the peer closes the connection while nothing is owed, or says something that
     /// nobody asked for.
     pub(crate) async fn unasked(&mut self) -> StoreError {
-        if self.buffer.is_empty()
+        if self.inlet.buffer.is_empty()
             && let Err(error) = self.fill(Patience::Idle).await
         {
             return error;
         }
-        let shown: Vec<u8> = self.buffer.iter().copied().take(40).collect();
+        let shown: Vec<u8> = self.inlet.buffer.iter().copied().take(40).collect();
         let reason = format!("it said \"{}\" without being asked", shown.escape_ascii());
         StoreError::Protocol { store: self.peer.name.clone(), reason }
     }
@@ -167,16 +152,16 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
     ) -> Result<T, StoreError> {
         let mut wanted = 0;
         loop {
-            if self.buffer.len() >= wanted {
-                let mut decoder = Decoder::new(&self.buffer);
+            if self.inlet.buffer.len() >= wanted {
+                let mut decoder = Decoder::new(&self.inlet.buffer);
                 match decode(&mut decoder) {
                     Ok(value) => {
                         let consumed = decoder.consumed();
-                        drop(self.buffer.split_to(consumed));
+                        drop(self.inlet.buffer.split_to(consumed));
                         return Ok(value);
                     }
                     Err(DecodeError::Incomplete { missing }) => {
-                        wanted = self.buffer.len() + missing;
+                        wanted = self.inlet.buffer.len() + missing;
                         if wanted > MAX_MESSAGE {
                             let error =
                                 DecodeError::TooLong { len: wanted as u64, max: MAX_MESSAGE };
@@ -218,9 +203,18 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
             }
         }
         if let Some(error) = refused {
+            if awaiting.then == Onwards::Packed {
+                // what was sent behind it can't be understood
+                ledger.close(error.clone());
+                awaiting.fail(error.clone());
+                return Err(error);
+            }
             ledger.pay();
             awaiting.fail(error);
             return Ok(());
+        }
+        if awaiting.then == Onwards::Packed {
+            self.inlet.unpack();
         }
         match awaiting.nar {
             None => {
@@ -303,16 +297,16 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
     ) -> Result<(), StoreError> {
         let mut parser = Parser::new(Limits::of_size(sink.max_size));
         let error = loop {
-            let (len, whole) = match parser.feed(&self.buffer, &mut ()) {
-                Ok(Parsed::More) => (self.buffer.len(), false),
+            let (len, whole) = match parser.feed(&self.inlet.buffer, &mut ()) {
+                Ok(Parsed::More) => (self.inlet.buffer.len(), false),
                 Ok(Parsed::Done { consumed }) => (consumed, true),
                 Err(source) => {
                     let (store, path) = (self.peer.name.clone(), sink.path.clone());
                     break StoreError::Nar { store, path, source };
                 }
             };
-            let chunk: Bytes = self.buffer.split_to(len).freeze();
-            if sink.take(chunk).await.is_err() {
+            let chunk: Bytes = self.inlet.buffer.split_to(len).freeze();
+            if !chunk.is_empty() && sink.take(chunk).await.is_err() {
                 break self.peer.lost("a transfer was given up");
             }
             if whole {

@@ -276,7 +276,7 @@ async fn keep(store: &dyn Keeper, paths: BTreeSet<StorePath>) -> Result<(), Stor
 
 /// Returns the settings for a connection. Those that have a place of their own in the message are
 /// taken out of the others, as Nix's clients do.
-fn client_options(settings: &RealiseSettings) -> ClientOptions {
+pub fn client_options(settings: &RealiseSettings) -> ClientOptions {
     let build = &settings.build;
     let mut overrides = build.overrides.clone();
     for own in ["keep-failed", "keep-going", "max-silent-time", "cores", "substitute"] {

@@ -78,9 +78,27 @@ pub(crate) struct Awaiting {
     pub(crate) patience: Patience,
     /// Whether it is sure to come.
     pub(crate) hope: Hope,
+    /// How all that comes after it comes.
+    pub(crate) then: Onwards,
 }
 
 impl Awaiting {
+    /// Returns what is owed for a request that is answered once, and that nobody follows.
+    pub(crate) fn one(preamble: Preamble, answer: Box<dyn Answer>, patience: Patience) -> Awaiting {
+        Awaiting {
+            preamble,
+            answers: 1,
+            answer,
+            nar: None,
+            log: Listener::nobody(),
+            stderr: StandardError::LastWords,
+            pulls: None,
+            patience,
+            hope: Hope::Sure,
+            then: Onwards::AsBefore,
+        }
+    }
+
     /// Says that there will be no answer.
     pub(crate) fn fail(self, error: StoreError) {
         if let Some(nar) = self.nar {
@@ -88,6 +106,15 @@ impl Awaiting {
         }
         self.answer.finish(Err(error));
     }
+}
+
+/// In which form bytes come from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Onwards {
+    /// As what came before.
+    AsBefore,
+    /// In packed chunks.
+    Packed,
 }
 
 /// Whether an answer must come.

@@ -1,7 +1,7 @@
 //! A channel and the protocol that is spoken on it: requests with typed answers.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,11 +15,14 @@ use drover_wire::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::channel::Channel;
+use crate::dial::Way;
+use crate::held::First;
 use crate::log::Listener;
 use crate::reply::{
-    Awaiting, Delivery, Hope, NarChunk, NarSink, Patience, Preamble, Silence, StandardError, answer,
+    Awaiting, Delivery, Hope, NarChunk, NarSink, Onwards, Patience, Preamble, Silence,
+    StandardError, answer,
 };
-use crate::writer::Outgoing;
+use crate::writer::{Outgoing, Payload};
 
 // These are meant for a user of the usual patience; see [`Watch::limit`](crate::watch::Watch::limit).
 
@@ -62,20 +65,53 @@ impl Language {
 pub(crate) struct Session {
     pub(crate) channel: Channel,
     pub(crate) language: Language,
-    /// Whether the server holds paths for this channel.
-    holds_roots: AtomicBool,
+    /// How many paths the server holds for this channel; see [`Held`](crate::held::Held).
+    roots: AtomicUsize,
     /// The settings that the server was told last; its own hold where it was told none.
     settled: Mutex<BuildSettings>,
+    /// Whether it is worth it to pack what goes over the channel, and not done yet.
+    unpacked: AtomicBool,
     /// Requests that went with the greeting. They are not sent again when they are made.
     sent_ahead: Mutex<Vec<u8>>,
 }
 
 impl Session {
     /// `sent_ahead` are the bytes of the first requests if those were sent already.
-    pub(crate) fn new(channel: Channel, language: Language, sent_ahead: Vec<u8>) -> Session {
-        let sent_ahead = Mutex::new(sent_ahead);
-        let settled = Mutex::default();
-        Session { channel, language, holds_roots: AtomicBool::new(false), settled, sent_ahead }
+    pub(crate) fn new(
+        channel: Channel,
+        language: Language,
+        way: Way,
+        sent_ahead: Vec<u8>,
+    ) -> Session {
+        let can_be_packed = match &language {
+            Language::Worker(dialect) => dialect.can_be_packed(),
+            Language::Serve(_) => false,
+        };
+        Session {
+            channel,
+            language,
+            roots: AtomicUsize::new(0),
+            settled: Mutex::default(),
+            unpacked: AtomicBool::new(way == Way::Long && can_be_packed),
+            sent_ahead: Mutex::new(sent_ahead),
+        }
+    }
+
+    /// Has all that follows packed, where that is worth it and the server knows how. Only contents of
+    /// paths are worth it, so this comes before those.
+    pub(crate) fn pack(&self) {
+        let Language::Worker(dialect) = &self.language else { return };
+        if !self.unpacked.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let (answer, _) = answer(|_| Ok(()));
+        self.channel.submit(
+            Outgoing { request: Request::Pack.encode(dialect), payload: Payload::Packing },
+            Awaiting {
+                then: Onwards::Packed,
+                ..Awaiting::one(self.language.preamble(), answer, patience(&Request::Pack))
+            },
+        );
     }
 
     /// Has the server know these settings for what follows. A server's own hold otherwise, which is
@@ -108,12 +144,19 @@ impl Session {
         }
     }
 
+    /// Whether the server holds any paths for this channel.
     pub(crate) fn holds_roots(&self) -> bool {
-        self.holds_roots.load(Ordering::Acquire)
+        self.roots() != First(0)
     }
 
-    pub(crate) fn mark_roots(&self) {
-        self.holds_roots.store(true, Ordering::Release);
+    /// Returns what the server holds for this channel.
+    pub(crate) fn roots(&self) -> First {
+        First(self.roots.load(Ordering::Acquire))
+    }
+
+    /// Says that the server was told to hold these for this channel.
+    pub(crate) fn mark_roots(&self, roots: First) {
+        self.roots.fetch_max(roots.0, Ordering::AcqRel);
     }
 
     /// Sends a request; the answer can be waited for, or not, while others are sent.
@@ -133,17 +176,7 @@ impl Session {
         let preamble = self.language.preamble();
         self.channel.submit(
             Outgoing::plain(self.unsent(request)),
-            Awaiting {
-                preamble,
-                answers: 1,
-                answer,
-                nar: None,
-                log,
-                stderr,
-                pulls: None,
-                patience,
-                hope: Hope::Sure,
-            },
+            Awaiting { log, stderr, ..Awaiting::one(preamble, answer, patience) },
         );
         self.arrival(arrives)
     }
@@ -256,8 +289,10 @@ impl Session {
     }
 
     fn send_for_nar(&self, path: &StorePath, max_size: NarSize, hope: Hope, to: Delivery) {
+        self.pack();
         let path = path.clone();
         let (answer, _) = answer(|_| Ok(()));
+        let patience = Patience::Limited(TRANSFER_LIMIT, "fetching a path");
         let request = match &self.language {
             Language::Worker(dialect) => Request::NarFromPath(path.clone()).encode(dialect),
             Language::Serve(dialect) => ServeRequest::DumpStorePath(path.clone()).encode(dialect),
@@ -265,15 +300,9 @@ impl Session {
         self.channel.submit(
             Outgoing::plain(request),
             Awaiting {
-                preamble: self.language.preamble(),
-                answers: 1,
-                answer,
                 nar: Some(NarSink { path, max_size: max_size.0, to }),
-                log: Listener::nobody(),
-                stderr: StandardError::LastWords,
-                pulls: None,
-                patience: Patience::Limited(TRANSFER_LIMIT, "fetching a path"),
                 hope,
+                ..Awaiting::one(self.language.preamble(), answer, patience)
             },
         );
     }

@@ -59,9 +59,8 @@ struct Spool {
 
 impl Spool {
     fn failed(&self, error: &std::io::Error) -> StoreError {
-        let reason =
-            format!("what is sent there could not be kept in the temporary folder: {error}");
-        StoreError::Lost { store: self.store.clone(), reason }
+        let (store, folder) = (self.store.clone(), std::env::temp_dir());
+        StoreError::Waiting { store, folder, reason: error.to_string() }
     }
 
     async fn put(&mut self, chunk: &[u8]) -> Result<(), StoreError> {

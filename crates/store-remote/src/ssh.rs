@@ -126,6 +126,11 @@ impl SshHost {
         }
     }
 
+    /// Whether SSH itself compresses.
+    pub(crate) fn compresses(&self) -> bool {
+        self.target.compression == Compression::On
+    }
+
     /// Takes a place on a master that is up.
     pub(crate) async fn slot(&self) -> Result<SessionSlot, StoreError> {
         if let Some(slot) = self.free_slot() {
@@ -178,14 +183,14 @@ impl SshHost {
         masters.iter().find_map(Master::take)
     }
 
-    fn destination(&self) -> String {
+    pub(crate) fn destination(&self) -> String {
         match &self.target.user {
             Some(user) => format!("{user}@{}", self.target.host),
             None => self.target.host.clone(),
         }
     }
 
-    fn arguments(&self) -> Vec<String> {
+    pub(crate) fn arguments(&self) -> Vec<String> {
         let target = &self.target;
         let mut arguments = Vec::new();
         if target.host_key.is_some() {
@@ -227,9 +232,7 @@ impl SshHost {
         let stderr = StderrTail::default();
         let peer =
             Peer { name: self.name.clone(), command: "ssh".to_owned(), stderr: stderr.clone() };
-        if let Some(key) = &self.target.host_key {
-            self.pin(key).map_err(|error| peer.unreachable(error.to_string()))?;
-        }
+        self.pin_if_known().map_err(|error| peer.unreachable(error.to_string()))?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let socket =
             self.options.runtime_dir.path().join(format!("m{}.{number}", short_hash(&self.name)));
@@ -296,8 +299,12 @@ exit $status"#;
         command
     }
 
-    fn pin(&self, key: &str) -> std::io::Result<()> {
-        fs_err::write(self.known_hosts(), format!("{PINNED} {}\n", key.trim()))
+    /// Writes the host's key where `ssh` looks for it, if one is given.
+    pub(crate) fn pin_if_known(&self) -> std::io::Result<()> {
+        match &self.target.host_key {
+            Some(key) => fs_err::write(self.known_hosts(), format!("{PINNED} {}\n", key.trim())),
+            None => Ok(()),
+        }
     }
 
     /// Says what `ssh` said, and what can be done about the usual reasons.

@@ -1,18 +1,19 @@
 //! One channel that nobody ends as long as the store object lives: it holds the roots that keep
 //! paths from the garbage collector, and brings small NARs, which many ask for at once.
 //!
-//! A server forgets a temporary root with the connection that registered it. Until the first lane or
-//! transfer, any channel holds them; when one that does is put to a use that may end it, they move
-//! here, in the background. So it costs no channel before a machine's first build.
+//! Until the first lane or transfer, any channel holds the roots; when one that does is put to a use that
+//! may end it, they move here, in the background. So it costs no channel before a machine's first build.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use drover_core::StorePath;
 use drover_store::{Pending, StoreError};
 use drover_wire::{Dialect, Request, Substitute};
 
+use crate::held::{First, Held};
 use crate::log::Listener;
 use crate::opener::Opener;
 use crate::reply::Patience;
@@ -22,12 +23,15 @@ use crate::session::{Language, Session};
 pub(crate) struct Steady {
     opener: Arc<Opener>,
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
-    held: Mutex<BTreeSet<StorePath>>,
+    held: Mutex<Held>,
+    /// That the roots could not be moved here.
+    is_wanting: AtomicBool,
 }
 
 impl Steady {
     pub(crate) fn new(opener: Arc<Opener>) -> Steady {
-        Steady { opener, session: tokio::sync::Mutex::default(), held: Mutex::default() }
+        let (session, held) = (tokio::sync::Mutex::default(), Mutex::default());
+        Steady { opener, session, held, is_wanting: AtomicBool::new(false) }
     }
 
     /// Returns the channel if there is one and it lives.
@@ -54,26 +58,49 @@ impl Steady {
         Ok(Arc::clone(place.insert(Arc::new(session))))
     }
 
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes note of paths that are to be held by a channel that isn't open yet, and returns all that
-    /// it has to register.
-    pub(crate) fn note(&self, paths: &BTreeSet<StorePath>) -> BTreeSet<StorePath> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.extend(paths.iter().cloned());
-        held.clone()
+    /// it has to register, and that it holds then.
+    pub(crate) fn note(&self, paths: &BTreeSet<StorePath>) -> (BTreeSet<StorePath>, First) {
+        let mut held = self.held();
+        held.note(paths);
+        (held.lacking(First::default()), held.all())
     }
 
     /// Takes note of paths that are to be held, and returns those that `session` has to register:
-    /// all of them if it holds none yet, as those of a channel that was lost are held anew.
+    /// these, and all that others have registered, whose channels may be gone.
     pub(crate) fn add(
         &self,
         paths: &BTreeSet<StorePath>,
         session: &Session,
     ) -> BTreeSet<StorePath> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.extend(paths.iter().cloned());
-        let all = !session.holds_roots();
-        session.mark_roots();
-        if all { held.clone() } else { paths.clone() }
+        let mut held = self.held();
+        held.note(paths);
+        let mut lacking = held.lacking(session.roots());
+        session.mark_roots(held.all());
+        lacking.extend(paths.iter().cloned());
+        lacking
+    }
+
+    /// Whether what this channel holds would be held by none that nobody ends if it were closed now.
+    pub(crate) fn would_lose(&self, session: &Session) -> bool {
+        let Ok(place) = self.session.try_lock() else { return session.holds_roots() };
+        let steady = place.as_ref().filter(|steady| !steady.channel.has_ended());
+        steady.map_or(First::default(), |steady| steady.roots()) < session.roots()
+    }
+
+    /// Whether the channel that nobody ends has ended, and has held anything; or it could not be had when it
+    /// was to hold something.
+    pub(crate) fn is_lost(&self) -> bool {
+        let Ok(place) = self.session.try_lock() else { return false };
+        if self.is_wanting.load(Ordering::Relaxed) {
+            return true;
+        }
+        let ended = place.as_ref().filter(|steady| steady.channel.has_ended());
+        ended.is_some_and(|steady| steady.holds_roots())
     }
 
     /// Asks the server a question that costs it nothing, and that it has so long to answer.
@@ -90,21 +117,35 @@ impl Steady {
 
     /// Moves the roots here.
     pub(crate) async fn take_roots(&self) -> Result<(), StoreError> {
-        match self.opened().await {
+        let taken = match self.opened().await {
             Some(session) => self.hold_all(&session).await,
             None => self.open(|| None).await.map(drop),
+        };
+        self.is_wanting.store(taken.is_err(), Ordering::Relaxed);
+        taken
+    }
+
+    /// Has a channel hold all that is held, and waits until it does.
+    pub(crate) async fn hold_all(&self, session: &Session) -> Result<(), StoreError> {
+        match self.hold_unheard(session) {
+            Some(held) => held.await.map(drop),
+            None => Ok(()),
         }
     }
 
-    /// Has a channel hold all that is held.
-    pub(crate) async fn hold_all(&self, session: &Session) -> Result<(), StoreError> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if !held.is_empty() {
-            let questions = Questions { roots: held, ..Questions::default() };
-            questions.ask(session).await?;
-            session.mark_roots();
-        }
-        Ok(())
+    /// Has a channel hold all that is held. Whatever it's asked next comes after that. Where it has to
+    /// be told, the answer can be waited for.
+    pub(crate) fn hold_unheard(
+        &self,
+        session: &Session,
+    ) -> Option<impl Future<Output = Result<BTreeSet<StorePath>, StoreError>> + Send + use<>> {
+        let roots = {
+            let held = self.held();
+            let lacking = held.lacking(session.roots());
+            session.mark_roots(held.all());
+            lacking
+        };
+        (!roots.is_empty()).then(|| Questions { roots, ..Questions::default() }.ask(session))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use drover_core::{PathInfo, StoreDir, StorePath};
+use drover_core::{DrvOutput, PathInfo, StoreDir, StorePath, ToldRealisation};
 use drover_store::{
     BuildLog, BuildSettings, Builder, Description, FetchObserver, Lane, Missing, PathStream,
     SilentLog, Store, StoreError, Substitute, Trust, Verified,
@@ -285,7 +285,11 @@ impl Store for RemoteStore {
         if held.is_empty() && sought.is_empty() {
             return Ok(BTreeSet::new());
         }
-        self.pool.hold_and_seek(held, sought, wire_substitute(Substitute::No)).await
+        let since = tokio::time::Instant::now();
+        let valid = self.pool.hold_and_seek(held, sought, wire_substitute(Substitute::No)).await?;
+        let (has, of, ms) = (valid.len(), held.union(sought).count(), since.elapsed().as_millis());
+        tracing::debug!("'{}' has {has} of {of} paths (after {ms} ms)", self.name());
+        Ok(valid)
     }
 
     async fn substitute(
@@ -306,6 +310,13 @@ impl Store for RemoteStore {
         self.lease().await?.session().path_infos(paths).await
     }
 
+    async fn realised(
+        &self,
+        ids: &[DrvOutput],
+    ) -> Result<Vec<Option<ToldRealisation>>, StoreError> {
+        self.realised_outputs(ids).await
+    }
+
     async fn export(&self, infos: Vec<PathInfo>) -> Result<Box<dyn PathStream>, StoreError> {
         self.stream(infos, Hashed::Here).await
     }
@@ -318,10 +329,7 @@ impl Store for RemoteStore {
     }
 
     async fn small_nar(&self, info: PathInfo) -> Result<Bytes, StoreError> {
-        if info.nar_size.0 > SMALL {
-            return drover_store::read_exported_nar(self, info).await;
-        }
-        if self.pool.takes_turns() {
+        if info.nar_size.0 > SMALL || self.pool.takes_turns() {
             return drover_store::read_exported_nar(self, info).await;
         }
         let session = self.pool.steady().await?;

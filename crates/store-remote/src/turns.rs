@@ -23,7 +23,8 @@ use crate::log::Listener;
 use crate::pool::{Pool, Purpose};
 use crate::reply::Patience;
 
-/// The turns at one server.
+/// The turns at one server. Clones are of the same.
+#[derive(Clone)]
 pub(crate) struct Turns {
     all: Arc<Semaphore>,
     /// Those that builds may take: one is left for what doesn't take long, if there are several.

@@ -1,7 +1,10 @@
 //! The writing half of a channel: requests, and the data that goes with some of them.
 
+use std::io;
+
 use async_trait::async_trait;
 use bytes::Bytes;
+use drover_codec::{MAX_CHUNK, Packer, WORTH_A_CHUNK};
 use drover_store::StoreError;
 use drover_wire::{FRAME_END, frame_header};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _, BufWriter};
@@ -29,6 +32,8 @@ pub(crate) enum Payload {
     Whole(Box<dyn Body>),
     /// Bare data; if it ends early the connection is of no use any more.
     Bare(Box<dyn Body>),
+    /// Nothing, and all that follows is packed.
+    Packing,
     /// Data that the server fetches piece by piece; nothing else is sent meanwhile.
     Pulled(Box<Pulled>),
 }
@@ -51,19 +56,32 @@ impl Outgoing {
 /// The way to the peer.
 pub(crate) struct Out<'a, W> {
     to: BufWriter<W>,
+    /// What packs, once the server takes it.
+    packing: Option<Packing>,
     peer: &'a Peer,
     progress: &'a Progress,
 }
 
 impl<W: AsyncWrite + Unpin + Send> Out<'_, W> {
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let written = self.to.write_all(bytes).await;
+        let written = match &mut self.packing {
+            None => self.to.write_all(bytes).await,
+            Some(packing) => packing.write_all(bytes, &mut self.to).await,
+        };
         self.progress.took();
         written.map_err(|error| self.peer.lost(error.to_string()))
     }
 
     pub(crate) async fn flush(&mut self) -> Result<(), StoreError> {
-        let flushed = self.to.flush().await;
+        let packed = match &mut self.packing {
+            None => Ok(()),
+            Some(packing) => {
+                let sent = packing.send(&mut self.to).await;
+                packing.rest();
+                sent
+            }
+        };
+        let flushed = packed.and(self.to.flush().await);
         self.progress.took();
         flushed.map_err(|error| self.peer.lost(error.to_string()))
     }
@@ -81,6 +99,62 @@ impl<W: AsyncWrite + Unpin + Send> Out<'_, W> {
     }
 }
 
+/// What is collected until it makes a chunk.
+#[derive(Default)]
+struct Packing {
+    packer: Packer,
+    collected: Vec<u8>,
+}
+
+impl Packing {
+    async fn write_all<W>(&mut self, mut bytes: &[u8], to: &mut BufWriter<W>) -> io::Result<()>
+    where
+        W: AsyncWrite + Unpin,
+    {
+        if bytes.len() >= WORTH_A_CHUNK {
+            self.send(to).await?;
+            return send_chunks(&mut self.packer, bytes, to).await;
+        }
+        loop {
+            let room = MAX_CHUNK - self.collected.len();
+            let Some((now, later)) = bytes.split_at_checked(room) else {
+                self.collected.extend_from_slice(bytes);
+                return Ok(());
+            };
+            self.collected.extend_from_slice(now);
+            self.send(to).await?;
+            // what hardly takes any room would wait for long, and the peer would hear nothing
+            to.flush().await?;
+            bytes = later;
+        }
+    }
+
+    /// Sends what was collected.
+    async fn send<W: AsyncWrite + Unpin>(&mut self, to: &mut BufWriter<W>) -> io::Result<()> {
+        let sent = send_chunks(&mut self.packer, &self.collected, to).await;
+        self.collected.clear();
+        sent
+    }
+
+    /// Gives back what a transfer needed.
+    fn rest(&mut self) {
+        self.collected = Vec::new();
+    }
+}
+
+async fn send_chunks<W: AsyncWrite + Unpin>(
+    packer: &mut Packer,
+    bytes: &[u8],
+    to: &mut BufWriter<W>,
+) -> io::Result<()> {
+    for chunk in bytes.chunks(MAX_CHUNK) {
+        let (header, rest) = packer.chunk(chunk);
+        to.write_all(&header).await?;
+        to.write_all(&rest).await?;
+    }
+    Ok(())
+}
+
 /// Sends until there is nothing more to come.
 ///
 /// # Errors
@@ -93,7 +167,7 @@ pub(crate) async fn write_all(
     mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
 ) -> Result<(), StoreError> {
     let to = BufWriter::with_capacity(64 * 1024, to);
-    let mut out = Out { to, peer: &peer, progress };
+    let mut out = Out { to, packing: None, peer: &peer, progress };
     loop {
         let next = match outgoing.try_recv() {
             Ok(next) => next,
@@ -108,6 +182,7 @@ pub(crate) async fn write_all(
         out.write(&next.request).await?;
         match next.payload {
             Payload::None => {}
+            Payload::Packing => out.packing = Some(Packing::default()),
             Payload::Framed(body) => write_framed(&mut out, body).await?,
             Payload::Whole(body) => write_whole(&mut out, body).await?,
             Payload::Bare(body) => write_bare(&mut out, body).await?,

@@ -226,3 +226,20 @@ async fn first_questions_are_asked_again_in_the_version_that_is_spoken() {
     let known = store.connect().await.expect("known");
     assert_eq!(known.protocol, "worker protocol 1.33");
 }
+
+/// A daemon that closes the connection at once, as Nix's does while its database is busy, is greeted again.
+#[tokio::test]
+async fn a_daemon_that_ends_at_once_is_greeted_again() {
+    let home = tempfile::tempdir().unwrap();
+    let socket = home.path().join("socket");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let turned_away = async {
+        for _ in 0..4 {
+            drop(listener.accept().await.unwrap());
+        }
+    };
+    let store = store_at(Address::Socket(socket), Duration::from_secs(10));
+    let ((), connected) = tokio::join!(turned_away, store.connect());
+    let error = connected.unwrap_err();
+    assert!(error.to_string().contains("ended at once"), "{error}");
+}

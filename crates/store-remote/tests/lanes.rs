@@ -8,41 +8,18 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use drover_core::{NarSize, StorePath};
-use drover_derivation::BasicDerivation;
 use drover_store::contract::{Given, flat_file};
 use drover_store::{
-    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildWishes, Builder as _,
-    LogEvent, SilentLog, Store as _, StoreError, Substitute,
+    BuildFailure, BuildLog, BuildOutcome, BuildRequest, Builder as _, LogEvent, SilentLog,
+    Store as _, StoreError, Substitute,
 };
 use drover_wire::{
     ActivityId, BuildResult, BuildStatus, Encoder, Field, LogMessage, Request, Response, result,
 };
-use support::{Fake, file, serve_file, soon};
+use support::{Fake, build_of, file, serve_file, soon};
 
 fn build() -> BuildRequest {
-    let name = "x".parse().expect("a name");
-    let out = flat_file("x", b"", &[]).0.path;
-    let basic = BasicDerivation {
-        name,
-        outputs: [(
-            "out".parse().expect("a name"),
-            drover_derivation::Output::InputAddressed(out.clone()),
-        )]
-        .into(),
-        input_sources: BTreeSet::new(),
-        system: "x".to_owned(),
-        builder: "x".into(),
-        args: Vec::new(),
-        environment: drover_derivation::Environment::default(),
-    };
-    BuildRequest {
-        derivation: StorePath::new([1; 20], &"x.drv".parse().expect("a name")),
-        outputs: ["out".to_owned()].into(),
-        known_outputs: [("out".to_owned(), out)].into(),
-        plan: BuildPlan::Derivation(Box::new(basic)),
-        wishes: BuildWishes::default(),
-        bring: None,
-    }
+    build_of(flat_file("x", b"", &[]).0.path)
 }
 
 #[derive(Default)]

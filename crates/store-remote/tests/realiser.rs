@@ -32,6 +32,7 @@ fn settings() -> RealiseSettings {
         after_failure: AfterFailure::KeepGoing,
         substitute: Substitute::Yes,
         build: BuildSettings::default(),
+        client: None,
     }
 }
 

@@ -7,16 +7,13 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use drover_core::StorePath;
-use drover_derivation::BasicDerivation;
 use drover_store::{
-    BuildOutcome, BuildPlan, BuildRequest, BuildWishes, Builder as _, SilentLog, Store as _,
-    StoreError, Substitute,
+    BuildOutcome, BuildRequest, Builder as _, SilentLog, Store as _, StoreError, Substitute,
 };
 use drover_store_remote::RemoteStore;
 use drover_wire::{BuildResult, BuildStatus, Dialect, Request, Response};
 use rstest::rstest;
-use support::{Client, Fake, file, soon};
+use support::{Client, Fake, build_of, file, soon};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
@@ -99,25 +96,7 @@ fn bounded(fake: &Fake, bound: u32) -> RemoteStore {
 }
 
 fn build() -> BuildRequest {
-    let out = file().0.path;
-    let output = drover_derivation::Output::InputAddressed(out.clone());
-    let basic = BasicDerivation {
-        name: "x".parse().expect("a name"),
-        outputs: [("out".parse().expect("a name"), output)].into(),
-        input_sources: BTreeSet::new(),
-        system: "x".to_owned(),
-        builder: "x".into(),
-        args: Vec::new(),
-        environment: drover_derivation::Environment::default(),
-    };
-    BuildRequest {
-        derivation: StorePath::new([1; 20], &"x.drv".parse().expect("a name")),
-        outputs: ["out".to_owned()].into(),
-        known_outputs: [("out".to_owned(), out)].into(),
-        plan: BuildPlan::Derivation(Box::new(basic)),
-        wishes: BuildWishes::default(),
-        bring: None,
-    }
+    build_of(file().0.path)
 }
 
 /// Imports, builds, questions and transfers at once, each more than there are connections.

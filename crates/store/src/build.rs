@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use drover_core::{NarSize, PathInfo, StorePath};
 use drover_derivation::BasicDerivation;
 
 use crate::error::StoreError;
+use crate::keeper::{LogForm, Optimise};
 use crate::path_stream::PathStream;
 
 /// Whether the other side takes unsigned paths and derivations at our word.
@@ -54,12 +56,73 @@ pub enum BuildPlan {
 }
 
 /// What is asked of one build, on top of the settings that its builder was opened with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BuildWishes {
     /// Cores that it may use, 0 for all; as the builder was opened where absent.
     pub cores: Option<u32>,
     /// Whether its folder is kept if it fails, even if the builder was opened otherwise.
     pub keep_failed: bool,
+    /// What is to run after it on this machine, for each who waits for it; what the builder was opened
+    /// with where nobody says anything.
+    pub after: BTreeSet<AfterBuild>,
+    /// Whether equal files of its outputs become hard links on this machine; as its store is configured
+    /// where absent.
+    pub optimise: Option<Optimise>,
+    /// Variables that it gets on this machine if it names them in `impureEnvVars`, before those of the
+    /// builder (`impure-env`).
+    pub variables: BTreeMap<String, String>,
+    /// How its log is kept on this machine; as its store is configured where absent.
+    pub logs: Option<LogForm>,
+}
+
+/// What runs on this machine after a build that went well (`post-build-hook`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AfterBuild {
+    /// What the builder was opened with.
+    Usual,
+    /// Nothing.
+    Nothing,
+    /// A program, by its whole path.
+    Program(PathBuf),
+}
+
+impl BuildWishes {
+    /// Returns what is asked in the settings of one who waits for a build.
+    pub fn of(settings: &BuildSettings) -> BuildWishes {
+        let after = match settings.overrides.get("post-build-hook").map(String::as_str) {
+            None => AfterBuild::Usual,
+            Some("") => AfterBuild::Nothing,
+            Some(program) => AfterBuild::Program(program.into()),
+        };
+        let variables =
+            settings.overrides.get("impure-env").map(String::as_str).unwrap_or_default();
+        let variables = variables.split_whitespace().filter_map(|word| word.split_once('='));
+        BuildWishes {
+            variables: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            cores: settings.cores,
+            keep_failed: settings.keep_failed,
+            after: BTreeSet::from([after]),
+            optimise: switch(settings, &["auto-optimise-store"]).map(|on| match on {
+                true => Optimise::OnImport,
+                false => Optimise::OnDemand,
+            }),
+            logs: switch(settings, &["compress-build-log", "build-compress-log"]).map(
+                |on| match on {
+                    true => LogForm::Compressed,
+                    false => LogForm::Plain,
+                },
+            ),
+        }
+    }
+}
+
+/// Returns what is said of a setting that is on or off, by one of its names.
+fn switch(settings: &BuildSettings, names: &[&str]) -> Option<bool> {
+    match names.iter().find_map(|name| settings.overrides.get(*name))?.as_str() {
+        "true" | "yes" | "1" => Some(true),
+        "false" | "no" | "0" => Some(false),
+        _ => None,
+    }
 }
 
 /// One build.
@@ -118,6 +181,12 @@ pub enum BuildFailure {
         /// The builder's words.
         message: String,
     },
+    /// It went well, but what it has made can't be taken: something is missing, or breaks a rule of the
+    /// derivation or of all stores. It would again.
+    Rejected {
+        /// The builder's words.
+        message: String,
+    },
     /// A fixed output has another hash.
     HashMismatch {
         /// The builder's words.
@@ -125,6 +194,12 @@ pub enum BuildFailure {
     },
     /// Two rounds differed.
     NotDeterministic {
+        /// The builder's words.
+        message: String,
+    },
+    /// It went well, and its outputs are valid, but what was to run after it failed
+    /// (`post-build-hook`).
+    Hook {
         /// The builder's words.
         message: String,
     },
@@ -140,6 +215,24 @@ pub enum BuildFailure {
         /// The builder's words.
         message: String,
     },
+}
+
+impl BuildFailure {
+    /// Returns the builder's words.
+    pub fn into_message(self) -> String {
+        match self {
+            BuildFailure::Failed { message }
+            | BuildFailure::Killed { message }
+            | BuildFailure::TimedOut { message }
+            | BuildFailure::LogLimit { message }
+            | BuildFailure::Rejected { message }
+            | BuildFailure::HashMismatch { message }
+            | BuildFailure::NotDeterministic { message }
+            | BuildFailure::Hook { message }
+            | BuildFailure::Machine { message, .. }
+            | BuildFailure::Refused { message } => message,
+        }
+    }
 }
 
 /// How a build ended.
@@ -158,6 +251,8 @@ pub enum LogEvent {
     Started,
     /// A line of the build's own output.
     Line(String),
+    /// Bytes of its own output that are a message for tools. Only who builds in this process says so.
+    Heard(usize),
     /// The phase it is in.
     Phase(String),
     /// A message of the machine's Nix.
@@ -215,6 +310,16 @@ pub trait Lane: Send + Sync {
     fn check(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome> {
         drop((request, log));
         let (store, what) = ("the builder".to_owned(), "check builds by repeating them");
+        Box::pin(std::future::ready(Err(StoreError::Unsupported { store, what })))
+    }
+
+    /// Queues a build of something of which what is valid there is damaged: what it makes takes that
+    /// one's place. Outputs that are as they should be stay.
+    ///
+    /// Nobody needs to be able to do this: by default the answer is [`StoreError::Unsupported`].
+    fn repair(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome> {
+        drop((request, log));
+        let (store, what) = ("the builder".to_owned(), "repair outputs by building them again");
         Box::pin(std::future::ready(Err(StoreError::Unsupported { store, what })))
     }
 }

@@ -1,5 +1,7 @@
 //! Why a store could not do what it was asked.
 
+use std::path::PathBuf;
+
 use drover_core::{NarHash, NarSize, StorePath};
 use drover_nar::NarError;
 
@@ -122,6 +124,21 @@ pub enum StoreError {
         /// As received.
         actual: NarSize,
     },
+    /// What is on its way to a store could not be kept on this machine until its turn. Nothing was sent,
+    /// and neither the store nor the link to it is to blame.
+    #[error(
+        "what is sent to '{store}' has to wait in '{}' on this machine, which can't be: {reason}; make \
+         room there, or set TMPDIR to another folder",
+        folder.display()
+    )]
+    Waiting {
+        /// The store.
+        store: String,
+        /// The folder for temporary files.
+        folder: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
     /// The store can't do that at all.
     #[error("'{store}' cannot {what}")]
     Unsupported {
@@ -141,6 +158,7 @@ impl StoreError {
             StoreError::Refused { .. }
                 | StoreError::Unsupported { .. }
                 | StoreError::TooLarge { .. }
+                | StoreError::Waiting { .. }
         )
     }
 }

@@ -11,7 +11,7 @@ use drover_core::{
 };
 
 use crate::error::StoreError;
-use crate::path_stream::PathStream;
+use crate::path_stream::{PathStream, TreeStamp};
 use crate::realisation_hash::realisation_hash;
 use crate::store::{Store, Substitute};
 
@@ -127,9 +127,20 @@ pub enum Repair {
 pub struct Verification {
     /// What is wrong, one line each.
     pub problems: Vec<String>,
-    /// Whether anything wrong is left; what was merely forgotten (a path that had vanished and
-    /// nobody refers to) isn't.
+    /// Whether anything wrong is left but what is unmended; what was merely forgotten (a path that had
+    /// vanished and nobody refers to) isn't.
     pub errors_left: bool,
+    /// What was to be repaired and couldn't be fetched again. It may be built again.
+    pub unmended: Vec<Unmended>,
+}
+
+/// A damaged path that no store that was asked has as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmended {
+    /// The path.
+    pub path: StorePath,
+    /// Why it could not be had.
+    pub why: String,
 }
 
 /// What is done with the files of paths that are registered as they lie in the store.
@@ -147,7 +158,8 @@ pub enum Adoption {
 ///
 /// These are settings which Nix's local store looks up when it needs them, so that what a trusted
 /// client says counts there, too (`gcKeepOutputs` and `gcKeepDerivations` in
-/// `src/libstore/gc.cc`, `autoOptimiseStore` and `getPublicKeys` in `src/libstore/local-store.cc`). It
+/// `src/libstore/gc.cc`, `autoOptimiseStore` and `getPublicKeys` in `src/libstore/local-store.cc`, `compressLog` where a build's
+/// log is opened). It
 /// reads others, such as `require-sigs`, when it is opened.
 #[derive(Clone, Debug)]
 pub enum OwnSetting {
@@ -157,23 +169,46 @@ pub enum OwnSetting {
     KeepDerivations(bool),
     /// `auto-optimise-store`.
     Optimise(Optimise),
+    /// `compress-build-log`.
+    Logs(LogForm),
     /// `trusted-public-keys`, where signatures are required at all.
     TrustedKeys(TrustedKeys),
     /// `extra-trusted-public-keys`: beside those that are trusted.
     MoreTrustedKeys(TrustedKeys),
+    /// `require-sigs`, as far as it's about what substituters say that floating outputs became. Nix's
+    /// daemon believes that from all substituters, signed or not.
+    SignedRealisations(SignedRealisations),
     /// `substituters`: addresses, divided by spaces.
     Substituters(String),
     /// `extra-substituters`: beside those that are configured.
     MoreSubstituters(String),
 }
 
-/// Whether equal files become hard links when they are added.
+/// Whether what substituters say that floating outputs became must be signed by a trusted key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignedRealisations {
+    /// It must, where paths must.
+    AsPaths,
+    /// It needn't.
+    Unneeded,
+}
+
+/// Whether equal files become hard links when they are added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Optimise {
     /// They do.
     OnImport,
     /// Only when asked for.
     OnDemand,
+}
+
+/// How build logs are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogForm {
+    /// As bzip2.
+    Compressed,
+    /// As they are.
+    Plain,
 }
 
 /// A store as its keeper sees it.
@@ -219,6 +254,15 @@ pub trait Keeper: Store {
         derivation: &StorePath,
     ) -> Result<BTreeMap<String, Option<StorePath>>, StoreError>;
 
+    /// Returns the same, and where it isn't known what an output became, what substituters say: that path
+    /// may be valid only once it was fetched.
+    async fn expected_outputs(
+        &self,
+        derivation: &StorePath,
+    ) -> Result<BTreeMap<String, Option<StorePath>>, StoreError> {
+        self.output_map(derivation).await
+    }
+
     /// Returns those paths that substituters have.
     async fn substitutable(
         &self,
@@ -259,6 +303,15 @@ pub trait Keeper: Store {
     /// Returns the path that an output of a derivation became.
     async fn realisation(&self, output: &DrvOutput) -> Result<Option<Realisation>, StoreError>;
 
+    /// Returns the path that an output of a derivation became, and where that isn't known here, what
+    /// substituters say: that path may be valid only once it was fetched.
+    async fn expected_realisation(
+        &self,
+        output: &DrvOutput,
+    ) -> Result<Option<StorePath>, StoreError> {
+        Ok(self.realisation(output).await?.map(|realisation| realisation.out_path))
+    }
+
     /// Registers the path that an output of a derivation became.
     async fn register_realisation(
         &self,
@@ -289,6 +342,16 @@ pub trait Keeper: Store {
         Err(StoreError::Unsupported { store: self.name().to_owned(), what })
     }
 
+    /// Returns those of these paths that are valid and whose contents aren't those that are registered.
+    async fn damaged(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, StoreError> {
+        let _ = paths;
+        let what = "look at the contents of paths, which only its keeper can";
+        Err(StoreError::Unsupported { store: self.name().to_owned(), what })
+    }
+
     /// Keeps the log of a build, as its text.
     async fn add_build_log(
         &self,
@@ -301,6 +364,12 @@ pub trait Keeper: Store {
         &self,
         derivation: &StorePath,
     ) -> Result<Option<Box<dyn ByteStream>>, StoreError>;
+
+    /// Looks at the files of a valid path without reading them; nothing where there are none to look at,
+    /// or nobody could tell by them whether they have changed.
+    async fn tree_stamp(&self, _: &StorePath) -> Result<Option<TreeStamp>, StoreError> {
+        Ok(None)
+    }
 
     /// Registers paths whose files lie in the store already, all of them or none; what they refer
     /// to must be valid or among them. Those that are registered already are registered anew.

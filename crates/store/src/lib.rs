@@ -17,18 +17,19 @@ mod store;
 mod substituters;
 
 pub use build::{
-    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildSettings, BuildWishes,
-    Builder, Built, Lane, LogEvent, Pending, SilentLog, Trust,
+    AfterBuild, BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildSettings,
+    BuildWishes, Builder, Built, Lane, LogEvent, Pending, SilentLog, Trust,
 };
 pub use copy::closure_order;
 pub use error::StoreError;
 pub use fetch::{FetchEvent, FetchObserver};
 pub use keeper::{
-    Adoption, ByteStream, CollectAction, Collected, Collection, Content, Keeper, Liveness,
-    Optimise, OwnSetting, Repair, Roots, SignatureCheck, Verification, VerifyDepth, WhenValid,
+    Adoption, ByteStream, CollectAction, Collected, Collection, Content, Keeper, Liveness, LogForm,
+    Optimise, OwnSetting, Repair, Roots, SignatureCheck, SignedRealisations, Unmended,
+    Verification, VerifyDepth, WhenValid,
 };
 pub use memory::MemoryStore;
-pub use path_stream::{PathStream, Verified};
+pub use path_stream::{PathStream, TreeStamp, Verified};
 pub use realisation_hash::realisation_hash;
 pub use realiser::{
     AfterFailure, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,

@@ -22,6 +22,17 @@ pub trait PathStream: Send {
     async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError>;
 }
 
+/// What the files of a path look like from outside. Where two are equal, nobody has changed a byte of
+/// them from before the first was taken until after the second, unless past the file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TreeStamp {
+    /// The SHA-256 of what is seen of all files.
+    pub digest: [u8; 32],
+    /// When the last of them was changed, in seconds since 1970. As long as that isn't some ticks of
+    /// the file system's clock ago, a change may not show.
+    pub changed: i64,
+}
+
 /// Checks a NAR against its info while it passes.
 pub struct Verified {
     store: String,

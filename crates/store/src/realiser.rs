@@ -54,10 +54,12 @@ pub struct RealiseSettings {
     pub substitute: crate::store::Substitute,
     /// Settings that travel with each build.
     pub build: BuildSettings,
+    /// Who asks, where that is known: for those who want to know who waits for what.
+    pub client: Option<String>,
 }
 
 /// How something that was wanted ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RealiseStatus {
     /// It was built.
     Built,
@@ -69,8 +71,10 @@ pub enum RealiseStatus {
     PermanentFailure,
     /// The derivation can't be built as it is, or may not by this client.
     InputRejected,
-    /// Its outputs are not what they must be: a hash, a reference that is not allowed.
+    /// Its outputs are not what they must be: one is missing, or has a reference that is not allowed.
     OutputRejected,
+    /// A fixed output has another hash than it must have. Nix has one status for this and the one before.
+    HashMismatch,
     /// Its build failed for a reason that may pass.
     TransientFailure,
     /// It took too long, or was silent for too long.
@@ -147,6 +151,14 @@ pub enum RealiseEvent {
     Ended {
         /// The derivation.
         derivation: StorePath,
+    },
+    /// A derivation that is needed has failed itself, not for want of what it depends on. Told once; where
+    /// another store does the work it may not be known.
+    Failed {
+        /// The derivation.
+        derivation: StorePath,
+        /// How it ended.
+        status: RealiseStatus,
     },
     /// Something that the user should know.
     Note(String),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use drover_core::{PathInfo, StoreDir, StorePath};
+use drover_core::{DrvOutput, PathInfo, StoreDir, StorePath, ToldRealisation};
 use drover_nar::regular_file_of;
 
 use crate::build::BuildLog;
@@ -102,6 +102,18 @@ pub trait Store: Send + Sync {
 
     /// Looks up paths, all in one go; in the order of the question.
     async fn path_infos(&self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, StoreError>;
+
+    /// Returns what outputs became whose paths don't follow from their derivations, in the order of the
+    /// question; `None` where the store doesn't know. Its word, and signatures, are all there is for
+    /// that.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unsupported`] where it can't be asked.
+    async fn realised(&self, _: &[DrvOutput]) -> Result<Vec<Option<ToldRealisation>>, StoreError> {
+        let what = "say what outputs became whose paths follow from their contents";
+        Err(StoreError::Unsupported { store: self.name().to_owned(), what })
+    }
 
     /// Streams paths with their NARs, in the given order.
     async fn export(&self, infos: Vec<PathInfo>) -> Result<Box<dyn PathStream>, StoreError>;

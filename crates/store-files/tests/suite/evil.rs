@@ -85,9 +85,9 @@ fn behind_a_large_file(nar: &[u8]) -> Vec<u8> {
 
 #[rstest]
 #[case::magic(b"This account is currently not available.\n".to_vec(), "not a NAR: bad magic")]
-#[case::unsorted(directory(&[(b"c", FILE), (b"b", FILE)]), "NAR directory not sorted at \"b\" after \"c\"")]
-#[case::through_a_link(directory(&[(b"a", LINK), (b"a", FILE)]), "duplicate entry \"a\"")]
-#[case::link_then_directory(directory(&[(b"a", LINK), (b"a", EMPTY)]), "duplicate entry \"a\"")]
+#[case::unsorted(directory(&[(b"c", FILE), (b"b", FILE)]), "bad archive: NAR directory is not sorted: \"b\" after \"c\"")]
+#[case::through_a_link(directory(&[(b"a", LINK), (b"a", FILE)]), "bad archive: NAR directory is not sorted: duplicate entry \"a\"")]
+#[case::link_then_directory(directory(&[(b"a", LINK), (b"a", EMPTY)]), "bad archive: NAR directory is not sorted: duplicate entry \"a\"")]
 #[case::case_hack(directory(&[(b"a", LINK), (b"a~nix~case~hack~1", FILE)]), "invalid entry name")]
 #[case::empty_name(directory(&[(b"", FILE)]), "invalid entry name \"\": it is empty")]
 #[case::dot(directory(&[(b".", FILE)]), "invalid entry name \".\"")]

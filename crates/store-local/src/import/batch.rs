@@ -96,7 +96,9 @@ impl Batch {
         reach(Point::BeforeLock);
         let paths: BTreeSet<StorePath> =
             self.ready.iter().map(|ready| ready.info.path.clone()).collect();
-        let locks = match PathLocks::try_acquire(&self.view.opened.real_store, &paths)? {
+        let held = &self.view.options().locked_by_caller;
+        let free = paths.difference(held).cloned().collect();
+        let locks = match PathLocks::try_acquire(&self.view.opened.real_store, &free)? {
             Tried::Held(locks) => locks,
             Tried::Busy(path) => return Ok(Outcome::Busy(path)),
         };

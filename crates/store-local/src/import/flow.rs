@@ -4,11 +4,13 @@
 //! back. What waits to be worked on is bounded in bytes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use drover_core::PathInfo;
 use drover_store::{PathStream, StoreError, WhenValid};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, timeout_at};
 
 use super::batch::commit;
 use super::unpacking::{Stop, Unpacking};
@@ -21,6 +23,12 @@ const BUDGET: u32 = 8 * 1024 * 1024;
 
 /// Parts of a stream that may wait to be worked on.
 const QUEUE: usize = 1024;
+
+/// How long it's waited for more of a stream that brings little.
+const MOMENT: Duration = Duration::from_millis(1);
+/// What isn't little any more.
+const ENOUGH_PARTS: usize = 128;
+const ENOUGH_BYTES: usize = 128 * 1024;
 
 /// A part of a stream.
 pub(super) enum Part {
@@ -138,6 +146,7 @@ async fn consume(
     loop {
         let mut parcels = Vec::new();
         let ended = receiver.recv_many(&mut parcels, QUEUE).await == 0;
+        gather(&mut receiver, &mut parcels).await;
         let mut left = parcels.into_iter();
         let stop = loop {
             let (taken, rest, stop) = store
@@ -165,6 +174,31 @@ async fn consume(
             Ok(Stop::Starved | Stop::Full) => {}
             Ok(Stop::Ended) => return Ok(()),
             Err(error) => return Err(ImportFailure::of(error, store)),
+        }
+    }
+}
+
+/// Takes what comes within a moment, unless there is enough to work on: to hand a few small files to
+/// another thread and back takes longer than to write them.
+async fn gather(receiver: &mut mpsc::Receiver<Parcel>, parcels: &mut Vec<Parcel>) {
+    let until = Instant::now() + MOMENT;
+    let mut looked_at = 0;
+    let mut bytes = 0;
+    loop {
+        for Parcel { part, .. } in parcels.iter().skip(looked_at) {
+            match part {
+                Part::End => return,
+                Part::Bytes(some) => bytes += some.len(),
+                Part::Path(_) | Part::EndOfPath => {}
+            }
+        }
+        looked_at = parcels.len();
+        if parcels.is_empty() || looked_at >= ENOUGH_PARTS || bytes >= ENOUGH_BYTES {
+            return;
+        }
+        match timeout_at(until, receiver.recv_many(parcels, QUEUE)).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
         }
     }
 }

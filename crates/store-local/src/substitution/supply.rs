@@ -5,16 +5,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use drover_core::{PathInfo, StorePath};
+use drover_core::{PathInfo, StoreDir, StorePath};
 use drover_store::{FetchEvent, FetchObserver, Objection, Offers, OwnSetting, Substituter};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, OnceCell};
 
 use crate::LocalStore;
 use crate::opened::lock;
+use crate::substitution::elsewhere::{Addresses, Elsewhere};
+use crate::substitution::realisations::Hearsay;
 
 /// How long a substituter that could not be asked is left alone.
 const REST: Duration = Duration::from_secs(60);
+
+/// How long the order of substituters counts.
+const ORDER_AGE: Duration = Duration::from_secs(600);
 
 /// The priority of a binary cache that says nothing of it.
 const USUAL_PRIORITY: i64 = 50;
@@ -57,6 +62,12 @@ pub(crate) struct Supply {
     /// The substituters in the order in which they count; known when they were asked.
     ordered: OnceCell<Vec<Substituter>>,
     state: Arc<State>,
+    /// The directory of the paths that are to come.
+    here: StoreDir,
+    /// What they said of outputs whose paths don't follow from derivations.
+    pub(crate) hearsay: Arc<Hearsay>,
+    /// The same with the order that counts at present, and since when it does.
+    current: Mutex<Option<(Instant, Arc<Supply>)>>,
     /// Those of sessions that have asked for others, by what they said.
     others: Mutex<BTreeMap<Wishes, Arc<Supply>>>,
 }
@@ -83,11 +94,39 @@ struct State {
     resting: Mutex<BTreeMap<String, Instant>>,
     /// What was told of them, and when.
     told: Mutex<BTreeMap<String, Instant>>,
+    /// Addresses of paths that are wanted.
+    addresses: Arc<Addresses>,
 }
 
 impl Supply {
-    pub(crate) fn new(sources: Sources) -> Supply {
-        Supply { sources, ..Supply::default() }
+    /// Returns a supply of paths in this directory.
+    pub(crate) fn new(sources: Sources, here: StoreDir) -> Supply {
+        Supply { sources, here, ..Supply::default() }
+    }
+
+    /// Returns what is known of the addresses of paths, by which they are found in stores with another
+    /// directory.
+    pub(crate) fn addresses(&self) -> &Addresses {
+        &self.state.addresses
+    }
+
+    /// Returns the same with the order of the substituters as it is at present: what they say of
+    /// themselves may change while a process lives. Whoever works with it keeps it to the end.
+    pub(super) fn current(&self) -> Arc<Supply> {
+        let mut current = lock(&self.current);
+        if let Some((since, supply)) = current.as_ref()
+            && since.elapsed() < ORDER_AGE
+        {
+            return Arc::clone(supply);
+        }
+        let (state, hearsay) = (Arc::clone(&self.state), Arc::clone(&self.hearsay));
+        let supply = Arc::new(Supply {
+            state,
+            hearsay,
+            ..Supply::new(self.sources.clone(), self.here.clone())
+        });
+        *current = Some((Instant::now(), Arc::clone(&supply)));
+        supply
     }
 
     /// Returns where a session's paths come from that asks for other substituters; `None` where it
@@ -125,7 +164,8 @@ impl Supply {
             }
             sources.unasked.extend(unasked);
         }
-        let supply = Supply { state: Arc::clone(&self.state), ..Supply::new(sources) };
+        let supply =
+            Supply { state: Arc::clone(&self.state), ..Supply::new(sources, self.here.clone()) };
         let supply = Arc::new(supply);
         if others.len() >= MAX_OTHERS {
             others.clear();
@@ -138,7 +178,8 @@ impl Supply {
     /// configured.
     pub(super) async fn list(&self) -> &[Substituter] {
         let order = async || {
-            let mut list = self.sources.substituters.clone();
+            let sources = self.sources.substituters.iter().cloned();
+            let mut list: Vec<Substituter> = sources.map(|one| self.as_if_here(one)).collect();
             if list.len() > 1 {
                 let asked = list.iter().map(|substituter| self.priority(substituter));
                 let priorities = futures::future::join_all(asked).await;
@@ -149,6 +190,16 @@ impl Supply {
             list
         };
         self.ordered.get_or_init(order).await
+    }
+
+    /// Returns a substituter as one whose paths are where ours are.
+    fn as_if_here(&self, substituter: Substituter) -> Substituter {
+        if *substituter.store.store_dir() == self.here {
+            return substituter;
+        }
+        let (here, addresses) = (self.here.clone(), Arc::clone(&self.state.addresses));
+        let store = Arc::new(Elsewhere::new(Arc::clone(&substituter.store), here, addresses));
+        Substituter { store, ..substituter }
     }
 
     /// Returns how a substituter stands among others. One that can't say so is left alone for a while,
@@ -228,7 +279,7 @@ impl Supply {
     }
 
     /// Tells of something that wasn't told of a moment ago.
-    fn note_once(&self, about: &str, text: String) {
+    pub(super) fn note_once(&self, about: &str, text: String) {
         let mut told = lock(&self.state.told);
         told.retain(|_, since| since.elapsed() < REST);
         let is_new = told.insert(about.to_owned(), Instant::now()).is_none();

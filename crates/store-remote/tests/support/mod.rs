@@ -13,9 +13,12 @@ use drover_core::{
     ContentAddress, Hash, HashAlgorithm, IngestionMethod, OutputName, PathInfo, StoreDir,
     StoreName, StorePath,
 };
-use drover_derivation::{BasicDerivation, Derivation, Output};
+use drover_derivation::{BasicDerivation, Derivation, Environment, Output};
 use drover_store::contract::flat_file;
-use drover_store::{BuildSettings, ByteStream, Content, Keeper, Store as _, StoreError, WhenValid};
+use drover_store::{
+    BuildPlan, BuildRequest, BuildSettings, BuildWishes, ByteStream, Content, Keeper, Store as _,
+    StoreError, WhenValid,
+};
 use drover_store_remote::{Address, ConnectOptions, Program, RemoteStore};
 use drover_wire::{
     Decoder, Dialect, Encoder, LogMessage, Request, Response, ServerInfo, Trust, Version,
@@ -27,6 +30,27 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 /// A folder for a test, short enough for sockets.
+/// Returns what a lane is asked to build for an output that is known.
+pub(crate) fn build_of(out: StorePath) -> BuildRequest {
+    let basic = BasicDerivation {
+        name: "x".parse().expect("a name"),
+        outputs: [("out".parse().expect("a name"), Output::InputAddressed(out.clone()))].into(),
+        input_sources: BTreeSet::new(),
+        system: "x".to_owned(),
+        builder: "x".into(),
+        args: Vec::new(),
+        environment: Environment::default(),
+    };
+    BuildRequest {
+        derivation: StorePath::new([1; 20], &"x.drv".parse().expect("a name")),
+        outputs: ["out".to_owned()].into(),
+        known_outputs: [("out".to_owned(), out)].into(),
+        plan: BuildPlan::Derivation(Box::new(basic)),
+        wishes: BuildWishes::default(),
+        bring: None,
+    }
+}
+
 pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("drover-").tempdir_in("/tmp").expect("a folder")
 }
