@@ -1,30 +1,36 @@
 //! A binary cache: what it tells of itself and of paths.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_config::{Host, StoreReference};
+use bytes::Bytes;
+use drover_config::StoreReference;
 use drover_core::{NarInfo, StoreDir, StorePath};
 use drover_store::StoreError;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use reqwest::Url;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::Instant;
 
 use crate::answers::Answers;
 use crate::cache_info::{self, CacheInfo};
+use crate::destination::{Destination, Writing, cannot_write, write_whole};
 use crate::disk::{self, DiskCache, Said};
 use crate::error::{CacheError, TransferError};
-use crate::file::FileTransport;
-use crate::http::HttpTransport;
-use crate::netrc::Credentials;
-use crate::push;
+use crate::file::is_new;
+use crate::http_put::Upload;
+use crate::place::Place;
 use crate::settings::{CacheSettings, Parameters, check_scheme};
 use crate::transport::Transport;
 
 /// How long a cache may take to say that it is one, with all attempts.
 const FIRST_ANSWER: Duration = Duration::from_secs(20);
+
+/// How long it counts what a cache has told of itself.
+const INFO_AGE: Duration = Duration::from_secs(600);
+
+/// The kind of file that `nix-cache-info` is.
+const INFO: &str = "text/x-nix-cache-info";
 
 /// What all requests to one cache share.
 pub(crate) struct Cache {
@@ -32,14 +38,14 @@ pub(crate) struct Cache {
     pub(crate) store_dir: StoreDir,
     pub(crate) settings: CacheSettings,
     pub(crate) parameters: Parameters,
-    pub(crate) transport: Box<dyn Transport>,
+    pub(crate) transport: Arc<dyn Transport>,
+    /// Where it is written, and in which way.
+    pub(crate) writing: Writing,
     pub(crate) answers: Answers,
     /// Who fetches NARs ahead of those that are awaited.
     pub(crate) ahead: Arc<Semaphore>,
-    /// Where it is in this machine's files, if it is.
-    pub(crate) folder: Option<PathBuf>,
-    questions: Semaphore,
-    info: OnceCell<CacheInfo>,
+    pub(crate) questions: Semaphore,
+    info: Mutex<Option<(Instant, CacheInfo)>>,
     disk: Option<DiskCache>,
 }
 
@@ -55,19 +61,15 @@ impl Cache {
         let connections = settings.connections();
         let ahead = Arc::new(Semaphore::new(connections / 2));
         let questions = Semaphore::new(connections.div_ceil(2));
-        let (name, transport, folder): (_, Box<dyn Transport>, _) =
-            if *reference.scheme() == drover_config::Scheme::File {
-                let folder = Path::new(reference.path()).to_owned();
-                let name = format!("file://{}", folder.display());
-                (name, Box::new(FileTransport::new(folder.clone())), Some(folder))
-            } else {
-                let (base, credentials) = base_url(reference)?;
-                let name = base.as_str().trim_end_matches('/').to_owned();
-                (name, Box::new(HttpTransport::new(base, credentials, settings.clone())), None)
-            };
-        let disk = match (&settings.disk_cache, &folder) {
-            (Some(path), None) => Some(DiskCache::new(path, &name, &settings)),
-            _ => None,
+        let Place { name, transport, writing } = Place::of(reference, &parameters, &settings)?;
+        // buckets of the same name may be with different servers
+        let kept_as = match (&writing, &parameters.s3.endpoint) {
+            (Writing::Bucket(_), Some(endpoint)) => format!("{name}?endpoint={endpoint}"),
+            _ => name.clone(),
+        };
+        let disk = match (&settings.disk_cache, &writing) {
+            (_, Writing::Files(Destination::Folder(_))) | (None, _) => None,
+            (Some(path), _) => Some(DiskCache::new(path, &kept_as, &settings)),
         };
         Ok(Cache {
             name,
@@ -76,28 +78,44 @@ impl Cache {
             parameters,
             transport,
             answers: Answers::default(),
+            writing,
             ahead,
-            folder,
             questions,
-            info: OnceCell::new(),
+            info: Mutex::default(),
             disk,
         })
     }
 
-    /// Returns what the cache tells of itself; it is asked once.
-    pub(crate) async fn info(&self) -> Result<&CacheInfo, StoreError> {
-        self.info.get_or_try_init(|| self.ask_info()).await
+    /// Returns what the cache tells of itself; it is asked once in a while.
+    pub(crate) async fn info(&self) -> Result<CacheInfo, StoreError> {
+        let mut known = self.info.lock().await;
+        if let Some((_, info)) = known.as_ref().filter(|(since, _)| since.elapsed() < INFO_AGE) {
+            return Ok(info.clone());
+        }
+        let info = self.ask_info().await?;
+        *known = Some((Instant::now(), info.clone()));
+        Ok(info)
     }
 
     /// The same, for a cache that is written to: what has no `nix-cache-info` gets one.
-    pub(crate) async fn info_or_new(&self, folder: &Path) -> Result<(), StoreError> {
-        let nars = folder.join("nar");
-        let refuse = |error: std::io::Error| push::cannot_write(self, &error);
-        fs_err::create_dir_all(nars).map_err(refuse)?;
+    pub(crate) async fn info_or_new(&self, destination: &Destination) -> Result<(), StoreError> {
+        if let Destination::Folder(folder) = destination {
+            fs_err::create_dir_all(folder.join("nar"))
+                .map_err(|error| cannot_write(self, &error))?;
+        }
         let read = self.transport.read(cache_info::NAME, cache_info::MAX_SIZE).await;
         if read.map_err(|error| error.of(&self.name))?.is_none() {
             let text = CacheInfo::of_new(&self.store_dir);
-            push::write_whole(folder, cache_info::NAME, text.as_bytes()).map_err(refuse)?;
+            match destination {
+                Destination::Folder(folder) => {
+                    write_whole(folder, cache_info::NAME, text.as_bytes())
+                        .map_err(|error| cannot_write(self, &error))?;
+                }
+                Destination::Server(server) => {
+                    let put = server.put(cache_info::NAME, INFO, &Upload::text(text)).await;
+                    put.map_err(|error| error.of(&self.name))?;
+                }
+            }
         }
         self.info().await.map(drop)
     }
@@ -120,7 +138,12 @@ impl Cache {
             });
         };
         let Some(text) = read.map_err(|error| error.of(&self.name))? else {
-            if self.folder.as_ref().is_some_and(|folder| is_new(folder)) {
+            let is_new = match &self.writing {
+                Writing::Files(Destination::Folder(folder)) => is_new(folder),
+                Writing::Files(Destination::Server(_)) => false,
+                Writing::Bucket(bucket) => bucket.is_empty().await,
+            };
+            if is_new {
                 return Ok(CacheInfo::NEW);
             }
             let url = self.transport.url(cache_info::NAME);
@@ -183,12 +206,15 @@ impl Cache {
                 None => true,
             });
         }
-        let asked: Vec<(StorePath, Told)> = stream::iter(unknown)
-            .map(|path| self.ask_one(path))
+        let some: Vec<Vec<StorePath>> =
+            unknown.chunks(self.transport.together()).map(<[StorePath]>::to_vec).collect();
+        let asked: Vec<Vec<(StorePath, Told)>> = stream::iter(some)
+            .map(|paths| self.ask_some(paths))
             .buffer_unordered(self.settings.connections())
             .try_collect()
             .await
             .map_err(|error: TransferError| error.of(&self.name))?;
+        let asked: Vec<(StorePath, Told)> = asked.into_iter().flatten().collect();
         self.put_on_disk(&asked).await;
         for (path, answer) in &asked {
             if let (Some(slot), Told::Present(answer)) = (found.get_mut(path), answer) {
@@ -196,6 +222,23 @@ impl Cache {
             }
         }
         Ok(paths.iter().map(|path| found.get(path).cloned().flatten()).collect())
+    }
+
+    /// The same, without what is remembered that others may have changed: for who writes.
+    pub(crate) async fn ask_anew(
+        &self,
+        paths: &[StorePath],
+    ) -> Result<Vec<Option<Arc<NarInfo>>>, StoreError> {
+        stream::iter(paths.to_vec())
+            .map(|path| self.ask_one(path))
+            .buffered(self.settings.connections())
+            .map_ok(|(_, told)| match told {
+                Told::Present(narinfo) => Some(narinfo),
+                Told::Absent | Told::Badly => None,
+            })
+            .try_collect()
+            .await
+            .map_err(|error: TransferError| error.of(&self.name))
     }
 
     /// Takes an answer from the disk. Returns whether it is good.
@@ -217,11 +260,34 @@ impl Cache {
         true
     }
 
-    /// Asks for one path. What answers badly doesn't have it.
+    /// Asks for some paths in one go.
+    async fn ask_some(
+        &self,
+        paths: Vec<StorePath>,
+    ) -> Result<Vec<(StorePath, Told)>, TransferError> {
+        // it is never closed
+        let _turn = self.questions.acquire().await.ok();
+        let names: Vec<String> =
+            paths.iter().map(|path| format!("{}.narinfo", path.hash_part())).collect();
+        let read = self.transport.read_some(&names, NarInfo::MAX_SIZE as u64).await;
+        let answers = paths.into_iter().zip(names).zip(read);
+        answers.map(|((path, name), read)| self.understand(path, &name, read)).collect()
+    }
+
     async fn ask_one(&self, path: StorePath) -> Result<(StorePath, Told), TransferError> {
-        let Ok(_turn) = self.questions.acquire().await else { return Ok((path, Told::Badly)) };
+        let _turn = self.questions.acquire().await.ok();
         let name = format!("{}.narinfo", path.hash_part());
         let read = self.transport.read(&name, NarInfo::MAX_SIZE as u64).await;
+        self.understand(path, &name, read)
+    }
+
+    /// Reads an answer. What answers badly doesn't have the path.
+    fn understand(
+        &self,
+        path: StorePath,
+        name: &str,
+        read: Result<Option<Bytes>, TransferError>,
+    ) -> Result<(StorePath, Told), TransferError> {
         let text = match read {
             Ok(Some(text)) => text,
             Ok(None) => return Ok((path, Told::Absent)),
@@ -248,7 +314,7 @@ impl Cache {
                 Ok((path, Told::Present(narinfo)))
             }
             Err(rule) => {
-                let url = self.transport.url(&name);
+                let url = self.transport.url(name);
                 tracing::warn!("{url}: {rule}; the cache is taken not to have {path}");
                 Ok((path, Told::Badly))
             }
@@ -286,37 +352,4 @@ enum Told {
     Absent,
     /// Something that is no answer.
     Badly,
-}
-
-/// Whether a folder is a cache to be: empty, or not even there.
-fn is_new(folder: &Path) -> bool {
-    match folder.read_dir() {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-    }
-}
-
-/// Returns a cache's URL, which ends with a slash, and what the address says of who asks.
-fn base_url(reference: &StoreReference) -> Result<(Url, Option<Credentials>), CacheError> {
-    let refuse = |reason: &str| CacheError::Address {
-        address: format!("{}://…{}", reference.scheme().as_str(), reference.path()),
-        reason: reason.to_owned(),
-    };
-    let authority = reference.authority().ok_or_else(|| refuse("it has no host"))?;
-    let host = match &authority.host {
-        Host::Name(name) => name.clone(),
-        Host::Ipv6 { zone: Some(_), .. } => return Err(refuse("a zone can't be in a URL")),
-        Host::Ipv6 { address, zone: None } => format!("[{address}]"),
-    };
-    let mut url = Url::parse(&format!("{}://{host}/", reference.scheme().as_str()))
-        .map_err(|error| refuse(&error.to_string()))?;
-    url.set_port(authority.port).map_err(|()| refuse("it can't have a port"))?;
-    // Setting the path encodes what must be, but for the percent sign itself.
-    let path = reference.path().trim_end_matches('/').replace('%', "%25");
-    url.set_path(&format!("{path}/"));
-    let credentials = authority.user.as_ref().map(|user| Credentials {
-        user: user.clone(),
-        password: authority.password.as_ref().map_or_else(String::new, |word| word.0.clone()),
-    });
-    Ok((url, credentials))
 }

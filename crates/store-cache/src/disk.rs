@@ -5,12 +5,16 @@
 //! another has just made. Answers are checked again when they are read.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use drover_core::StorePath;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
+use rustix::fs::FlockOperation;
 
 use crate::settings::CacheSettings;
 
@@ -211,10 +215,9 @@ impl State {
             opened => return opened.map_err(|error| error.to_string()),
         }
         let lock = self.folder.join(format!("{FILE}.lock"));
-        let lock = fs_err::File::create(lock).map_err(|error| error.to_string())?;
-        rustix::fs::flock(lock.file(), rustix::fs::FlockOperation::LockExclusive)
-            .map_err(|error| error.to_string())?;
-        match open_file(&path, &self.cache) {
+        let lock = lock_file(&lock).map_err(|error| format!("{}: {error}", lock.display()))?;
+        let opened = open_file(&path, &self.cache);
+        let mended = match opened {
             Err(error) if is_broken(&error) => {
                 tracing::warn!("{} is broken ({error}) and is made anew", path.display());
                 for ending in ["", "-wal", "-shm", "-journal"] {
@@ -229,6 +232,29 @@ impl State {
                 open_file(&path, &self.cache).map_err(|error| error.to_string())
             }
             opened => opened.map_err(|error| error.to_string()),
+        };
+        drop(lock);
+        mended
+    }
+}
+
+/// Opens and locks a file, which is no link; waits a moment for who has it.
+fn lock_file(path: &Path) -> io::Result<File> {
+    let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(no_link);
+    let file = options.open(path)?;
+    let until = Instant::now() + BUSY;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(io::Error::other("another process has locked it for long"));
+            }
+            Err(error) => return Err(error.into()),
         }
     }
 }

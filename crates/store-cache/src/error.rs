@@ -13,7 +13,7 @@ use drover_store::StoreError;
 #[non_exhaustive]
 pub enum CacheError {
     /// Another kind of store, or one that isn't spoken yet.
-    #[error("'{scheme}://' is no binary cache that is spoken here, only file, http and https")]
+    #[error("'{scheme}://' is no binary cache that is spoken here, only file, http, https and s3")]
     Scheme {
         /// The scheme.
         scheme: String,
@@ -42,18 +42,18 @@ pub enum CacheError {
         /// Its value.
         value: String,
     },
+    /// Another way to a bucket than there is.
+    #[error("scheme must be http or https, not '{value}'")]
+    BucketScheme {
+        /// The value.
+        value: String,
+    },
     /// A compression that nobody knows.
     #[error("{source}")]
     Compression {
         /// Which.
         #[allow(missing_docs)]
         source: CompressionError,
-    },
-    /// A compression that is only read.
-    #[error("{compression} is read but not written here: use zstd, xz, gzip, bzip2 or none")]
-    NotWritten {
-        /// Which.
-        compression: Compression,
     },
     /// A level that the compression doesn't have.
     #[error("{compression} has no level {level}, only {} to {}", levels.start(), levels.end())]
@@ -110,6 +110,12 @@ pub(crate) enum TransferError {
          can tell"
     )]
     Denied { url: String, status: u16 },
+    /// The server doesn't take what is sent.
+    #[error("{url}: the server answers {status}: {words}")]
+    Refused { url: String, status: u16, words: String },
+    /// The server takes nothing of what is sent.
+    #[error("{url}: the server has taken nothing for {seconds} s (stalled-download-timeout)")]
+    Untaken { url: String, seconds: u64 },
     /// The answer ended early.
     #[error("{url}: the transfer was cut off: {reason}")]
     Cut { url: String, reason: String },
@@ -131,6 +137,9 @@ pub(crate) enum TransferError {
     /// What came can't be decompressed.
     #[error("{url} is no good {compression}: {reason}")]
     Decode { url: String, compression: Compression, reason: String },
+    /// A bucket doesn't answer as it should.
+    #[error("{url}: {reason}")]
+    Bucket { url: String, reason: String },
     /// What a narinfo names isn't there.
     #[error("{url} is not there, though the path's narinfo names it")]
     Gone { url: String },
@@ -142,6 +151,7 @@ impl TransferError {
         match self {
             TransferError::Unreachable { .. }
             | TransferError::Cut { .. }
+            | TransferError::Untaken { .. }
             | TransferError::Stalled { .. } => true,
             // 501, 505 and 511 will stay as they are.
             TransferError::Status { status, .. } => {
@@ -163,6 +173,7 @@ impl TransferError {
             | TransferError::TooLarge { .. }
             | TransferError::Read { .. }
             | TransferError::Redirect { .. }
+            | TransferError::Bucket { .. }
             | TransferError::Status { .. } => {
                 StoreError::Refused { store: store.to_owned(), message }
             }
@@ -181,6 +192,12 @@ impl TransferError {
             TransferError::Cut { .. } => StoreError::Lost { store, reason },
             TransferError::Stalled { seconds, .. } => {
                 StoreError::Silent { store, seconds, doing: "a file was fetched" }
+            }
+            TransferError::Untaken { seconds, .. } => {
+                StoreError::Silent { store, seconds, doing: "a file was sent" }
+            }
+            TransferError::Refused { .. } | TransferError::Denied { .. } => {
+                StoreError::Refused { store, message: reason }
             }
             _ => StoreError::Protocol { store, reason },
         }

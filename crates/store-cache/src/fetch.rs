@@ -6,22 +6,24 @@
 //! goes on over both.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{Compression, NarInfo, NarSize, PathInfo};
+use drover_nar::Blocks;
 use drover_store::{PathStream, StoreError, Verified};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::cache::Cache;
-use crate::decode::{decoder, read_full};
 use crate::error::TransferError;
 use crate::retry::Attempts;
+use crate::small::fetch_small;
 use crate::transport::Body;
+use drover_codec::{decoder, read_full};
 
 /// Bytes that are handed on at once.
 const PIECE: usize = 128 * 1024;
@@ -29,6 +31,8 @@ const PIECE: usize = 128 * 1024;
 const PIECES: usize = 8;
 /// NARs that are fetched ahead at the most.
 const AHEAD: usize = 16;
+/// Pieces whose memory is kept for the next ones.
+const KEPT: usize = 16;
 
 /// Who checks that a NAR has the hash that was announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,13 +51,14 @@ pub(crate) struct NarStream {
     ahead: VecDeque<Coming>,
     current: Option<Coming>,
     count: usize,
+    memory: Blocks,
     tasks: JoinSet<()>,
 }
 
 /// One that is being fetched.
 struct Coming {
     info: PathInfo,
-    pieces: mpsc::Receiver<Result<Bytes, StoreError>>,
+    pieces: mpsc::Receiver<Result<Piece, StoreError>>,
     /// Tells that it is awaited now, so that it needs no turn.
     awaited: Option<oneshot::Sender<()>>,
 }
@@ -71,6 +76,7 @@ impl NarStream {
             waiting: paths.into(),
             ahead: VecDeque::new(),
             current: None,
+            memory: Blocks::new(PIECE, KEPT),
             tasks: JoinSet::new(),
         }
     }
@@ -84,14 +90,14 @@ impl NarStream {
             let (awaited, wait) = oneshot::channel();
             let cache = self.cache.clone();
             let given = info.clone();
-            let check = self.check;
+            let (check, memory) = (self.check, self.memory.clone());
             self.tasks.spawn(async move {
                 let _turn = tokio::select! {
                     biased;
                     _ = wait => None,
                     turn = cache.ahead.clone().acquire_owned() => turn.ok(),
                 };
-                if let Err(error) = fetch(&cache, given, &narinfo, check, &sender).await {
+                if let Err(error) = fetch(&cache, given, &narinfo, check, memory, &sender).await {
                     // Nobody may be listening any more.
                     drop(sender.send(Err(error)).await);
                 }
@@ -123,12 +129,12 @@ impl PathStream for NarStream {
     async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
         let Some(current) = &mut self.current else { return Ok(None) };
         match current.pieces.recv().await {
-            Some(Ok(piece)) if piece.is_empty() => {
+            Some(Ok(Piece::More(bytes))) => Ok(Some(bytes)),
+            Some(Ok(Piece::Last(bytes))) => {
                 self.current = None;
-                Ok(None)
+                Ok((!bytes.is_empty()).then_some(bytes))
             }
-            Some(piece) => piece.map(Some),
-            // A whole NAR ends with an empty piece.
+            Some(Err(error)) => Err(error),
             None => Err(StoreError::Lost {
                 store: self.cache.name.clone(),
                 reason: format!("the transfer of '{}' ended", current.info.path),
@@ -156,22 +162,44 @@ impl Progress {
             verified.pass(&piece).map_err(Stop::Bad)?;
         }
         self.size = self.size.saturating_add(piece.len() as u64);
-        sender.blocking_send(Ok(piece)).map_err(|_| Stop::Nobody)
+        sender.blocking_send(Ok(Piece::More(piece))).map_err(|_| Stop::Nobody)
     }
 }
 
-type Pieces = mpsc::Sender<Result<Bytes, StoreError>>;
+/// A piece of a NAR.
+enum Piece {
+    /// Others follow. It is never empty.
+    More(Bytes),
+    /// With it the NAR is whole, and as it was announced. It may be empty.
+    Last(Bytes),
+}
+
+type Pieces = mpsc::Sender<Result<Piece, StoreError>>;
+
+async fn hand_on_whole(nar: Bytes, progress: Progress, sender: &Pieces) -> Result<(), StoreError> {
+    if let Some(mut verified) = progress.verified {
+        verified.pass(&nar)?;
+        verified.finish()?;
+    }
+    // nobody may want it any more
+    sender.send(Ok(Piece::Last(nar))).await.unwrap_or_default();
+    Ok(())
+}
 
 async fn fetch(
     cache: &Arc<Cache>,
     info: PathInfo,
     narinfo: &NarInfo,
     check: HashCheck,
+    memory: Blocks,
     sender: &Pieces,
 ) -> Result<(), StoreError> {
-    let name = cache.name.clone();
-    let verified = (check == HashCheck::Here).then(|| Verified::new(name, info.clone()));
+    let here = check == HashCheck::Here;
+    let verified = here.then(|| Verified::new(cache.name.clone(), info.clone()));
     let mut progress = Progress { verified, size: 0 };
+    if let Some(nar) = fetch_small(cache, &info, narinfo).await? {
+        return hand_on_whole(nar, progress, sender).await;
+    }
     let mut attempts = Attempts::new(cache.settings.download_attempts, cache.settings.first_pause);
     loop {
         let opened = match cache.transport.open(narinfo.url.as_str()).await {
@@ -185,17 +213,13 @@ async fn fetch(
         let failed = match opened {
             Err(error) => error,
             Ok(body) => {
-                let way = Way {
-                    url: cache.transport.url(narinfo.url.as_str()),
-                    narinfo: narinfo.clone(),
-                    info: info.clone(),
-                    cache: cache.clone(),
-                };
+                let (url, cache) = (cache.transport.url(narinfo.url.as_str()), cache.clone());
+                let (narinfo, info, memory) = (narinfo.clone(), info.clone(), memory.clone());
+                let way = Way { url, narinfo, info, cache, memory };
                 let (back, done) = way.go(body, progress, sender.clone()).await;
                 progress = back;
                 match done {
-                    Ok(()) => return Ok(()),
-                    Err(Stop::Nobody) => return Ok(()),
+                    Ok(()) | Err(Stop::Nobody) => return Ok(()),
                     Err(Stop::Bad(error)) => return Err(error),
                     Err(Stop::Transfer(error)) => error,
                 }
@@ -226,6 +250,7 @@ struct Way {
     narinfo: NarInfo,
     info: PathInfo,
     cache: Arc<Cache>,
+    memory: Blocks,
 }
 
 impl Way {
@@ -260,13 +285,16 @@ impl Way {
     /// Decompresses, checks and hands on.
     fn pass(
         &self,
-        reader: Box<dyn Read + Send>,
+        reader: Box<dyn BufRead + Send>,
         encoding: Compression,
         progress: &mut Progress,
         sender: &Pieces,
     ) -> Result<(), Stop> {
         let bad = |error: io::Error| self.broken(&error);
-        let plain = decoder(reader, encoding).map_err(bad)?;
+        let plain: Box<dyn BufRead + Send> = match encoding {
+            Compression::None => reader,
+            encoding => Box::new(BufReader::new(decoder(reader, encoding).map_err(bad)?)),
+        };
         let over = Arc::new(AtomicBool::new(false));
         let bounded = Bounded { inner: plain, left: self.most_compressed(), over: over.clone() };
         let mut nar = decoder(bounded, self.narinfo.compression).map_err(bad)?;
@@ -276,7 +304,8 @@ impl Way {
         loop {
             // One byte more than announced is enough to know that there are too many.
             let left = usize::try_from(announced.saturating_sub(read)).unwrap_or(usize::MAX);
-            let mut piece = vec![0; left.saturating_add(1).min(PIECE)];
+            let mut piece = self.memory.take();
+            piece.resize(left.saturating_add(1).min(PIECE), 0);
             let count = match read_full(&mut *nar, &mut piece) {
                 Ok(count) => count,
                 Err(_) if over.load(Ordering::Relaxed) => return Err(self.too_large()),
@@ -288,7 +317,7 @@ impl Way {
             if read > announced {
                 return Err(Stop::Bad(self.wrong_size(read)));
             }
-            progress.hand_on(Bytes::from(piece), &mut skip, sender)?;
+            progress.hand_on(self.memory.share(piece), &mut skip, sender)?;
             if !whole {
                 break;
             }
@@ -299,7 +328,7 @@ impl Way {
         if let Some(verified) = progress.verified.take() {
             verified.finish().map_err(Stop::Bad)?;
         }
-        sender.blocking_send(Ok(Bytes::new())).map_err(|_| Stop::Nobody)
+        sender.blocking_send(Ok(Piece::Last(Bytes::new()))).map_err(|_| Stop::Nobody)
     }
 
     /// Returns how many bytes the file may have: what the narinfo says, or what a NAR that can't be
@@ -338,16 +367,27 @@ struct Bounded<R> {
     over: Arc<AtomicBool>,
 }
 
-impl<R: Read> Read for Bounded<R> {
+impl<R: BufRead> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        match self.left.checked_sub(count as u64) {
-            Some(left) => self.left = left,
-            None => {
-                self.over.store(true, Ordering::Relaxed);
-                return Err(io::Error::other("there is more than was announced"));
-            }
-        }
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
         Ok(count)
+    }
+}
+
+impl<R: BufRead> BufRead for Bounded<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let ahead = self.inner.fill_buf()?;
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX);
+        if most == 0 && !ahead.is_empty() {
+            self.over.store(true, Ordering::Relaxed);
+            return Err(io::Error::other("there is more than was announced"));
+        }
+        Ok(ahead.get(..most).unwrap_or(ahead))
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.inner.consume(count);
+        self.left = self.left.saturating_sub(count as u64);
     }
 }

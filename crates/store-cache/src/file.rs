@@ -1,7 +1,7 @@
 //! A cache in a folder.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,11 @@ use drover_core::Compression;
 
 use crate::error::TransferError;
 use crate::transport::{Body, Transport};
+
+/// Bytes of a large file that are read at once.
+const AT_ONCE: usize = 128 * 1024;
+/// Small files that are read in one go.
+const TOGETHER: usize = 256;
 
 /// A cache in a folder.
 pub(crate) struct FileTransport {
@@ -36,29 +41,49 @@ impl Transport for FileTransport {
 
     async fn read(&self, name: &str, limit: u64) -> Result<Option<Bytes>, TransferError> {
         let (path, url) = (self.path(name), self.url(name));
-        blocking(move || {
-            let refuse = |error: io::Error| refused(&url, &error);
-            let Some(file) = open(&path).map_err(refuse)? else { return Ok(None) };
-            let mut bytes = Vec::with_capacity(2048);
-            let longest = limit.saturating_add(1);
-            file.take(longest).read_to_end(&mut bytes).map_err(refuse)?;
-            if bytes.len() as u64 > limit {
-                return Err(TransferError::TooLarge { url, limit });
-            }
-            Ok(Some(bytes.into()))
-        })
-        .await
+        blocking(move || read(&path, url, limit)).await
+    }
+
+    fn together(&self) -> usize {
+        TOGETHER
+    }
+
+    /// To hand one file to another thread takes several times as long as to read it.
+    async fn read_some(
+        &self,
+        names: &[String],
+        limit: u64,
+    ) -> Vec<Result<Option<Bytes>, TransferError>> {
+        let files: Vec<_> = names.iter().map(|name| (self.path(name), self.url(name))).collect();
+        let all = blocking(move || {
+            Ok(files.into_iter().map(|(path, url)| read(&path, url, limit)).collect())
+        });
+        let failed = |error: TransferError| names.iter().map(|_| Err(error.clone())).collect();
+        all.await.unwrap_or_else(failed)
     }
 
     async fn open(&self, name: &str) -> Result<Option<Body>, TransferError> {
         let (path, url) = (self.path(name), self.url(name));
         let file = blocking(move || open(&path).map_err(|error| refused(&url, &error))).await?;
         Ok(file.map(|file| Body {
-            reader: Box::new(file),
+            reader: Box::new(BufReader::with_capacity(AT_ONCE, file)),
             pump: Box::pin(std::future::ready(Ok(()))),
             encoding: Compression::None,
         }))
     }
+}
+
+/// Reads a small file whole.
+fn read(path: &Path, url: String, limit: u64) -> Result<Option<Bytes>, TransferError> {
+    let refuse = |error: io::Error| refused(&url, &error);
+    let Some(file) = open(path).map_err(refuse)? else { return Ok(None) };
+    let mut bytes = Vec::with_capacity(2048);
+    let longest = limit.saturating_add(1);
+    file.take(longest).read_to_end(&mut bytes).map_err(refuse)?;
+    if bytes.len() as u64 > limit {
+        return Err(TransferError::TooLarge { url, limit });
+    }
+    Ok(Some(bytes.into()))
 }
 
 /// Opens a regular file, without waiting for anybody at the other end of a pipe.
@@ -87,5 +112,13 @@ pub(crate) async fn blocking<T: Send + 'static>(
             // The runtime is going down, and nobody will read this.
             Err(error) => Err(TransferError::Cut { url: String::new(), reason: error.to_string() }),
         },
+    }
+}
+
+/// Whether a folder is a cache to be: empty, or not even there.
+pub(crate) fn is_new(folder: &std::path::Path) -> bool {
+    match folder.read_dir() {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     }
 }

@@ -5,26 +5,27 @@
 
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
+use drover_codec::decoder;
 use drover_core::Compression;
 use reqwest::header::{CONTENT_ENCODING, RETRY_AFTER};
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::decode::decoder;
 use crate::error::TransferError;
 use crate::file::blocking;
+use crate::marks::Marks;
 use crate::netrc::{Credentials, Netrc};
+use crate::piece_reader::PieceReader;
 use crate::redirect::{self, Refused};
 use crate::retry::{self, Attempts};
 use crate::settings::{CacheSettings, ProxyUse};
 use crate::tls;
-
 use crate::transport::{Body, Transport};
 
 /// A server that sends less than this while it may stall has stalled.
@@ -44,7 +45,40 @@ pub(crate) struct HttpTransport {
     /// What the address itself says.
     credentials: Option<Credentials>,
     settings: CacheSettings,
-    client: OnceLock<Result<Connected, String>>,
+    client: Mutex<Option<(Marks, Arc<Connected>)>>,
+}
+
+/// A client, and the file of authorities that it trusts.
+pub(crate) struct Made {
+    pub(crate) client: Client,
+    ca_file: Option<PathBuf>,
+}
+
+/// Makes a client as it's set.
+pub(crate) fn client_of(settings: &CacheSettings) -> Result<Made, String> {
+    let ca_file: Option<PathBuf> = settings.ca_file.clone().or_else(tls::find_ca_file);
+    let config = tls::client_config(ca_file.as_deref())?;
+    let mut agent = format!("drover/{}", env!("CARGO_PKG_VERSION"));
+    if !settings.user_agent_suffix.is_empty() {
+        agent.push(' ');
+        agent.push_str(&settings.user_agent_suffix);
+    }
+    let mut builder = Client::builder()
+        .tls_backend_preconfigured(config)
+        .user_agent(agent)
+        .referer(false)
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        .pool_max_idle_per_host(settings.connections())
+        .redirect(redirect::policy());
+    if settings.proxies == ProxyUse::Never {
+        builder = builder.no_proxy();
+    }
+    if let Some(limit) = settings.connect_timeout {
+        builder = builder.connect_timeout(limit);
+    }
+    let client = builder.build().map_err(|error| describe(&error))?;
+    Ok(Made { client, ca_file })
 }
 
 struct Connected {
@@ -59,72 +93,71 @@ impl HttpTransport {
         credentials: Option<Credentials>,
         settings: CacheSettings,
     ) -> HttpTransport {
-        HttpTransport { base, credentials, settings, client: OnceLock::new() }
+        HttpTransport { base, credentials, settings, client: Mutex::default() }
     }
 
-    /// Returns the client, which is made when it is needed first.
-    fn client(&self) -> Result<&Connected, TransferError> {
-        let made = self.client.get_or_init(|| self.make_client());
-        let url = || self.base.to_string();
-        made.as_ref()
-            .map_err(|reason| TransferError::Settings { url: url(), reason: reason.clone() })
+    /// Returns the client, which is made when it is needed first, and anew when one of the files has
+    /// changed that it was made of: processes that live long see what is changed meanwhile.
+    fn client(&self) -> Result<Arc<Connected>, TransferError> {
+        let marks = Marks::of(&self.settings);
+        let mut made = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, connected)) = made.as_ref().filter(|(of, _)| *of == marks) {
+            return Ok(Arc::clone(connected));
+        }
+        let connected = self
+            .make_client()
+            .map(Arc::new)
+            .map_err(|reason| TransferError::Settings { url: self.base.to_string(), reason })?;
+        *made = Some((marks, Arc::clone(&connected)));
+        Ok(connected)
     }
 
     fn make_client(&self) -> Result<Connected, String> {
-        let settings = &self.settings;
-        let ca_file: Option<PathBuf> = settings.ca_file.clone().or_else(tls::find_ca_file);
-        let config = tls::client_config(ca_file.as_deref())?;
-        let mut agent = format!("drover/{}", env!("CARGO_PKG_VERSION"));
-        if !settings.user_agent_suffix.is_empty() {
-            agent.push(' ');
-            agent.push_str(&settings.user_agent_suffix);
-        }
-        let mut builder = Client::builder()
-            .tls_backend_preconfigured(config)
-            .user_agent(agent)
-            .referer(false)
-            .http2_initial_stream_window_size(STREAM_WINDOW)
-            .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            .pool_max_idle_per_host(settings.connections())
-            .redirect(redirect::policy());
-        if settings.proxies == ProxyUse::Never {
-            builder = builder.no_proxy();
-        }
-        if let Some(limit) = settings.connect_timeout {
-            builder = builder.connect_timeout(limit);
-        }
-        let client = builder.build().map_err(|error| describe(&error))?;
+        let Made { client, ca_file } = client_of(&self.settings)?;
         let host = self.base.host_str().unwrap_or_default();
         let credentials = match &self.credentials {
             Some(credentials) => Some(credentials.clone()),
-            None => self.netrc()?.of(host).cloned(),
+            None => Netrc::read(self.settings.netrc_file.as_deref())?.of(host).cloned(),
         };
         let none = || "no file".to_owned();
         let authorities = ca_file.map_or_else(none, |path| path.display().to_string());
         Ok(Connected { client, credentials, authorities })
     }
 
-    fn netrc(&self) -> Result<Netrc, String> {
-        let Some(path) = &self.settings.netrc_file else { return Ok(Netrc::default()) };
-        match fs_err::read_to_string(path) {
-            Ok(text) => Ok(Netrc::parse(&text)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Netrc::default()),
-            // one that is for others holds no passwords of this user's
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                tracing::info!("the netrc-file is left out: {error}");
-                Ok(Netrc::default())
-            }
-            Err(error) => Err(format!("the netrc-file can't be read: {error}")),
-        }
+    /// Begins a request that puts a file.
+    pub(crate) fn put_request(&self, name: &str) -> Result<RequestBuilder, TransferError> {
+        let connected = self.client()?;
+        let request = connected.client.put(self.url_of(name));
+        Ok(match &connected.credentials {
+            Some(Credentials { user, password }) => request.basic_auth(user, Some(password)),
+            None => request,
+        })
     }
 
-    fn attempts(&self) -> Attempts {
+    /// Returns the whole URL of a file, without a password.
+    pub(crate) fn url_of(&self, name: &str) -> String {
+        format!("{}{name}", self.base)
+    }
+
+    /// Returns how long a server may do next to nothing.
+    pub(crate) fn stalled_after(&self) -> Duration {
+        self.settings.stalled_download_timeout
+    }
+
+    /// Says why a request didn't come through.
+    pub(crate) fn failed(&self, name: &str, error: &reqwest::Error) -> TransferError {
+        let connected = self.client().ok();
+        let authorities = connected.as_ref().map_or("", |connected| &connected.authorities);
+        self.explain(self.url_of(name), error, authorities)
+    }
+
+    pub(crate) fn attempts(&self) -> Attempts {
         Attempts::new(self.settings.download_attempts, self.settings.first_pause)
     }
 
     /// Asks once. Nothing where the server has no such file.
     async fn get(&self, name: &str) -> Result<Option<Response>, TransferError> {
-        let url = self.url(name);
+        let url = self.url_of(name);
         let connected = self.client()?;
         let mut request = connected.client.get(&url);
         if let Some(Credentials { user, password }) = &connected.credentials {
@@ -166,7 +199,7 @@ impl HttpTransport {
 
     async fn read_once(&self, name: &str, limit: u64) -> Result<Option<Bytes>, TransferError> {
         let Some(response) = self.get(name).await? else { return Ok(None) };
-        let url = self.url(name);
+        let url = self.url_of(name);
         let encoding = encoding(&url, &response)?;
         let mut arriving = Arriving::new(url.clone(), response, &self.settings);
         let mut whole = Vec::new();
@@ -207,7 +240,7 @@ fn decode_small(
 #[async_trait]
 impl Transport for HttpTransport {
     fn url(&self, name: &str) -> String {
-        format!("{}{name}", self.base)
+        self.url_of(name)
     }
 
     async fn read(&self, name: &str, limit: u64) -> Result<Option<Bytes>, TransferError> {
@@ -222,7 +255,7 @@ impl Transport for HttpTransport {
 
     async fn open(&self, name: &str) -> Result<Option<Body>, TransferError> {
         let Some(response) = self.get(name).await? else { return Ok(None) };
-        let url = self.url(name);
+        let url = self.url_of(name);
         let encoding = encoding(&url, &response)?;
         let mut arriving = Arriving::new(url, response, &self.settings);
         let (sender, receiver) = mpsc::channel(PIECES);
@@ -240,7 +273,7 @@ impl Transport for HttpTransport {
                 }
             }
         };
-        let reader = Box::new(PieceReader { receiver, piece: Bytes::new() });
+        let reader = Box::new(PieceReader::new(receiver));
         Ok(Some(Body { reader, pump: Box::pin(pump), encoding }))
     }
 }
@@ -277,30 +310,6 @@ impl Arriving {
             (self.waited, self.bytes) = (Duration::ZERO, 0);
         }
         Ok(piece)
-    }
-}
-
-/// Reads the pieces that a pump sends, on a thread that may block.
-struct PieceReader {
-    receiver: mpsc::Receiver<Result<Bytes, ()>>,
-    piece: Bytes,
-}
-
-impl Read for PieceReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(Ok(piece)) => self.piece = piece,
-                Some(Err(())) => return Err(io::Error::other("the transfer failed")),
-                None => return Ok(0),
-            }
-        }
-        let count = buffer.len().min(self.piece.len());
-        if let (Some(to), Some(from)) = (buffer.get_mut(..count), self.piece.get(..count)) {
-            to.copy_from_slice(from);
-        }
-        self.piece.advance(count);
-        Ok(count)
     }
 }
 

@@ -1,5 +1,5 @@
-//! Binary caches as stores: a folder (`file://`) or a server (`http://`, `https://`) with narinfos
-//! and compressed NARs, as stock Nix writes them.
+//! Binary caches as stores: a folder (`file://`) or a server (`http://`, `https://`) or a bucket
+//! (`s3://`) with narinfos and compressed NARs, as stock Nix writes them.
 //!
 //! Nothing that a cache says is believed before it is bounded and checked: narinfos by the rules of
 //! `drover_core`, NARs by size and hash on their way. Who vouches for a path is asked by whoever
@@ -8,23 +8,30 @@
 mod answers;
 mod cache;
 mod cache_info;
-mod decode;
+mod destination;
 mod disk;
-mod encode;
 mod error;
 mod fetch;
 mod file;
 mod http;
+mod http_put;
+mod marks;
 mod netrc;
+mod piece_reader;
+mod place;
 mod push;
+mod realisations;
 mod redirect;
 mod retry;
+mod s3;
 mod settings;
+mod small;
 mod store;
 mod tls;
 mod transport;
 
 pub use error::CacheError;
+pub use s3::{AwsCredentials, AwsFiles, Hidden};
 pub use settings::{CacheSettings, CacheTrust, MassQuery, ProxyUse};
 pub use store::CacheStore;
 pub use tls::find_ca_file;

@@ -3,6 +3,9 @@
 //! The format is that of `ftp` and `curl`: words between spaces, `machine NAME login USER password
 //! WORD`, and `default` for all other machines. Macros are passed over.
 
+use std::io;
+use std::path::Path;
+
 use std::fmt;
 
 /// Who to say that one is.
@@ -23,6 +26,21 @@ impl fmt::Debug for Credentials {
 pub(crate) struct Netrc(Vec<(Option<String>, Credentials)>);
 
 impl Netrc {
+    /// Reads a file, if there is one that this user may read.
+    pub(crate) fn read(path: Option<&Path>) -> Result<Netrc, String> {
+        let Some(path) = path else { return Ok(Netrc::default()) };
+        match fs_err::read_to_string(path) {
+            Ok(text) => Ok(Netrc::parse(&text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Netrc::default()),
+            // one that is for others holds no passwords of this user's
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::info!("the netrc-file is left out: {error}");
+                Ok(Netrc::default())
+            }
+            Err(error) => Err(format!("the netrc-file can't be read: {error}")),
+        }
+    }
+
     /// Reads a file. What isn't understood is passed over, as by `curl`.
     pub(crate) fn parse(text: &str) -> Netrc {
         let mut entries: Vec<(Option<String>, Credentials)> = Vec::new();

@@ -10,6 +10,7 @@ use drover_config::{Scheme, StoreReference};
 use drover_core::{Compression, SecretKey};
 
 use crate::error::CacheError;
+use crate::s3::AwsFiles;
 
 /// What is set about all caches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct CacheSettings {
     pub user_agent_suffix: String,
     /// Where answers are kept from run to run; nothing means nowhere.
     pub disk_cache: Option<PathBuf>,
+    /// Where the keys of buckets are found.
+    pub aws: AwsFiles,
     /// `narinfo-cache-positive-ttl`: how long an answer is good.
     pub positive_ttl: Duration,
     /// `narinfo-cache-negative-ttl`: how long it is believed that a path isn't there.
@@ -54,6 +57,7 @@ impl Default for CacheSettings {
             proxies: ProxyUse::Environment,
             user_agent_suffix: String::new(),
             disk_cache: None,
+            aws: AwsFiles::default(),
             positive_ttl: Duration::from_secs(30 * 24 * 3600),
             negative_ttl: Duration::from_secs(3600),
         }
@@ -94,6 +98,13 @@ pub enum MassQuery {
     Unwanted,
 }
 
+/// Whether what is in a NAR is written beside it (`?write-nar-listing=`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listings {
+    Written,
+    Omitted,
+}
+
 /// What a store address says behind `?`.
 pub(crate) struct Parameters {
     pub(crate) priority: Option<i64>,
@@ -102,6 +113,28 @@ pub(crate) struct Parameters {
     pub(crate) compression: Compression,
     pub(crate) level: Option<i32>,
     pub(crate) secret_keys: Vec<SecretKey>,
+    pub(crate) listings: Listings,
+    pub(crate) s3: S3Parameters,
+}
+
+/// What an address says of a bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct S3Parameters {
+    pub(crate) region: String,
+    /// Another server than Amazon's: host and port, or a URL.
+    pub(crate) endpoint: Option<String>,
+    /// `http` or `https`, for an endpoint without one.
+    pub(crate) scheme: &'static str,
+    pub(crate) profile: Option<String>,
+    /// Bytes of a part of a large file.
+    pub(crate) buffer_size: Option<usize>,
+}
+
+impl Default for S3Parameters {
+    fn default() -> S3Parameters {
+        let region = "us-east-1".to_owned();
+        S3Parameters { region, endpoint: None, scheme: "https", profile: None, buffer_size: None }
+    }
 }
 
 /// Parameters of Nix that change nothing of what is done here.
@@ -125,9 +158,14 @@ impl Parameters {
             compression: Compression::Zstd,
             level: None,
             secret_keys: Vec::new(),
+            s3: S3Parameters::default(),
+            listings: Listings::Omitted,
         };
+        let is_bucket = *reference.scheme() == Scheme::S3;
         for (name, value) in reference.params() {
-            parameters.take(name, value)?;
+            if !(is_bucket && parameters.take_of_bucket(name, value)?) {
+                parameters.take(name, value)?;
+            }
         }
         parameters.check_level()?;
         Ok(parameters)
@@ -148,7 +186,10 @@ impl Parameters {
                     Switch::Off => CacheTrust::NeedsSignatures,
                 }
             }
-            "compression" => self.compression = written(value)?,
+            "compression" => {
+                self.compression =
+                    value.parse().map_err(|source| CacheError::Compression { source })?
+            }
             "compression-level" => {
                 let level = number(name, value)?;
                 // -1 is Nix's word for the default.
@@ -160,7 +201,13 @@ impl Parameters {
                     self.secret_keys.push(read_key(file)?);
                 }
             }
-            "write-nar-listing" | "index-debug-info" => {
+            "write-nar-listing" => {
+                self.listings = match switch(name, value)? {
+                    Switch::On => Listings::Written,
+                    Switch::Off => Listings::Omitted,
+                }
+            }
+            "index-debug-info" => {
                 if let Switch::On = switch(name, value)? {
                     return Err(CacheError::Unsupported { name: name.to_owned() });
                 }
@@ -171,10 +218,35 @@ impl Parameters {
         Ok(())
     }
 
+    /// Takes a parameter of a bucket. Returns whether it is one.
+    fn take_of_bucket(&mut self, name: &str, value: &str) -> Result<bool, CacheError> {
+        let s3 = &mut self.s3;
+        match name {
+            "region" => s3.region = value.to_owned(),
+            "endpoint" => s3.endpoint = Some(value.to_owned()).filter(|value| !value.is_empty()),
+            "scheme" => {
+                s3.scheme = match value {
+                    "http" => "http",
+                    "" | "https" => "https",
+                    _ => return Err(CacheError::BucketScheme { value: value.to_owned() }),
+                }
+            }
+            "profile" => s3.profile = Some(value.to_owned()).filter(|value| !value.is_empty()),
+            "buffer-size" => s3.buffer_size = usize::try_from(number(name, value)?).ok(),
+            // large files go in parts in any case, as no server takes all of them whole
+            "multipart-upload" => {
+                switch(name, value)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
     fn check_level(&self) -> Result<(), CacheError> {
         let Some(level) = self.level else { return Ok(()) };
         let levels = match self.compression {
-            Compression::None | Compression::Brotli => i32::MIN..=i32::MAX,
+            Compression::None => i32::MIN..=i32::MAX,
+            Compression::Brotli => 0..=11,
             Compression::Zstd => -7..=22,
             Compression::Xz | Compression::Gzip => 0..=9,
             Compression::Bzip2 => 1..=9,
@@ -183,15 +255,6 @@ impl Parameters {
             return Ok(());
         }
         Err(CacheError::Level { compression: self.compression, level, levels })
-    }
-}
-
-/// Returns a compression that is written here.
-fn written(name: &str) -> Result<Compression, CacheError> {
-    match name.parse() {
-        Ok(Compression::Brotli) => Err(CacheError::NotWritten { compression: Compression::Brotli }),
-        Ok(compression) => Ok(compression),
-        Err(source) => Err(CacheError::Compression { source }),
     }
 }
 
@@ -224,7 +287,7 @@ fn read_key(file: &str) -> Result<SecretKey, CacheError> {
 /// Checks that a reference is of a kind of cache that is spoken here.
 pub(crate) fn check_scheme(reference: &StoreReference) -> Result<(), CacheError> {
     match reference.scheme() {
-        Scheme::File | Scheme::Http | Scheme::Https => Ok(()),
+        Scheme::File | Scheme::Http | Scheme::Https | Scheme::S3 => Ok(()),
         scheme => Err(CacheError::Scheme { scheme: scheme.as_str().to_owned() }),
     }
 }
@@ -252,11 +315,11 @@ mod tests {
     #[case("priority=x", "priority must be a whole number, not 'x'")]
     #[case("trusted=maybe", "trusted must be true or false, not 'maybe'")]
     #[case("compression=lzip", "compression 'lzip' is not known here")]
-    #[case("compression=br", "br is read but not written here: use zstd, xz, gzip, bzip2 or none")]
+    #[case("compression=br&compression-level=12", "br has no level 12, only 0 to 11")]
     #[case("compression-level=23", "zstd has no level 23, only -7 to 22")]
     #[case("compression=gzip&compression-level=10", "gzip has no level 10, only 0 to 9")]
     #[case("secret-key=/nowhere/key", "cannot read the secret key in /nowhere/key")]
-    #[case("write-nar-listing=true", "write-nar-listing is not done here")]
+    #[case("index-debug-info=true", "index-debug-info is not done here")]
     fn refuses(#[case] parameters: &str, #[case] says: &str) {
         let error = read(parameters).err().expect(parameters).to_string();
         assert!(error.contains(says), "{error}");

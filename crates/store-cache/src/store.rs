@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use drover_config::StoreReference;
-use drover_core::{NarHash, NarSize, PathInfo, StoreDir, StorePath};
+use drover_core::{DrvOutput, NarHash, NarSize, PathInfo, StoreDir, StorePath, ToldRealisation};
 use drover_store::{Description, Missing, PathStream, Store, StoreError, Substitute, Trust};
 
 use crate::cache::Cache;
+use crate::destination::Writing;
 use crate::error::CacheError;
 use crate::fetch::{HashCheck, NarStream};
 use crate::push::push;
+use crate::s3::upload;
 use crate::settings::{CacheSettings, CacheTrust, MassQuery};
 
-/// A binary cache behind `file://`, `http://` or `https://`.
+/// A binary cache behind `file://`, `http://`, `https://` or `s3://`.
 ///
 /// A path that the cache tells of badly is not there, with a warning; trouble with the cache itself
 /// is an error. Nothing in a cache can be held: what is there may be gone when it is fetched.
@@ -132,6 +134,13 @@ impl Store for CacheStore {
         CacheStore::priority(self).await
     }
 
+    async fn realised(
+        &self,
+        outputs: &[DrvOutput],
+    ) -> Result<Vec<Option<ToldRealisation>>, StoreError> {
+        self.cache.realised(outputs).await
+    }
+
     async fn hold_valid(
         &self,
         paths: &BTreeSet<StorePath>,
@@ -161,9 +170,9 @@ impl Store for CacheStore {
     }
 
     async fn import(&self, paths: Box<dyn PathStream>) -> Result<(), StoreError> {
-        match &self.cache.folder {
-            Some(folder) => push(&self.cache, folder, paths).await,
-            None => Err(self.cannot("take paths: only caches behind file:// are written")),
+        match &self.cache.writing {
+            Writing::Files(destination) => push(&self.cache, destination, paths).await,
+            Writing::Bucket(bucket) => upload(&self.cache, bucket, paths).await,
         }
     }
 

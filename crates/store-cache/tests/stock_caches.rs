@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[allow(dead_code, missing_docs, unreachable_pub, reason = "other tests use the rest of it")]
+#[path = "caches/bucket.rs"]
+mod bucket;
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,13 +15,23 @@ use bytes::Bytes;
 use drover_core::{PathInfo, SecretKey, StoreDir, StorePath, TrustedKeys};
 use drover_store::contract::{Given, flat_file};
 use drover_store::{Store as _, closure_order};
-use drover_store_cache::{CacheSettings, CacheStore, ProxyUse};
+use drover_store_cache::{AwsCredentials, AwsFiles, CacheSettings, CacheStore, Hidden, ProxyUse};
 use drover_testkit::{Fleet, Host, Suite};
+
+use bucket::S3Server;
 
 fn open(reference: &str) -> CacheStore {
     let settings = CacheSettings {
         download_attempts: 1,
         proxies: ProxyUse::Never,
+        aws: AwsFiles {
+            environment: Some(AwsCredentials {
+                access_key_id: bucket::KEY.to_owned(),
+                secret_access_key: Hidden(bucket::SECRET.to_owned()),
+                session_token: None,
+            }),
+            ..AwsFiles::default()
+        },
         ..CacheSettings::default()
     };
     CacheStore::open(&reference.parse().unwrap(), StoreDir::default(), settings).unwrap()
@@ -125,22 +139,25 @@ fn what_stock_nix_writes_is_read() {
     let fleet = Fleet::new("stock-caches-read").unwrap();
     let [host] = fleet.hosts([("c", Suite::Forky)]).unwrap();
     host.sh(WRITE).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    take(&host, "/w/out", folder.path());
-    let nars = folder.path().join("nars");
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("bucket");
+    std::fs::create_dir(&folder).unwrap();
+    take(&host, "/w/out", &folder);
+    let nars = folder.join("nars");
     let paths: Vec<StorePath> = std::fs::read_dir(&nars)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .map(|name| StorePath::from_base_name(&name).unwrap())
         .collect();
-    let public = std::fs::read_to_string(folder.path().join("public")).unwrap();
+    let public = std::fs::read_to_string(folder.join("public")).unwrap();
     let trusted = TrustedKeys::parse([public.trim()]).unwrap();
-    let web = WebServer::start(folder.path());
+    let web = WebServer::start(&folder);
     let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = runtime.block_on(S3Server::start(root.path()));
     for cache in ["default", "none", "xz", "zstd", "bzip2", "gzip", "br"] {
-        let file = format!("file://{}/{cache}", folder.path().display());
+        let file = format!("file://{}/{cache}", folder.display());
         let http = format!("{}/{cache}", web.url);
-        for reference in [file, http] {
+        for reference in [file, http, server.url(&format!("bucket/{cache}"))] {
             runtime.block_on(read_all(&open(&reference), &paths, &nars, &trusted));
         }
     }
@@ -172,13 +189,17 @@ fn what_is_written_here_stock_nix_reads() {
         }
         runtime.block_on(open(&reference).import(Given::boxed(three()))).unwrap();
     }
+    // a bucket is a folder to others
+    let server = runtime.block_on(S3Server::start(folder.path()));
+    let to = format!("{}&secret-key={}", server.url("caches/cs3"), key.display());
+    runtime.block_on(open(&to).import(Given::boxed(three()))).unwrap();
     let fleet = Fleet::new("stock-caches-written").unwrap();
     let hosts = fleet.hosts([("c", Suite::Forky), ("b1", Suite::Trixie)]).unwrap();
     let paths: Vec<String> =
         three().iter().map(|(info, _)| StoreDir::default().display(&info.path)).collect();
     for host in &hosts {
         give(host, &caches, "/w/caches");
-        for compression in compressions {
+        for compression in compressions.into_iter().chain(["s3"]) {
             reads(host, &format!("file:///w/caches/c{compression}"), &paths, &secret);
         }
     }

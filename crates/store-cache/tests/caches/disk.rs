@@ -153,3 +153,37 @@ async fn many_share_it() {
     read_back(&open(&server.url(), keeping(folder.path())), &paths).await;
     assert_eq!(server.count(&narinfo_of(&paths[0].0)), before, "nothing was kept");
 }
+
+/// What lies at the lock's name is neither written through, where it's a link, nor waited for for ever;
+/// then nothing is kept, and all is asked.
+#[rstest::rstest]
+#[case::a_link(false)]
+#[case::locked(true)]
+#[tokio::test]
+async fn a_lock_that_cannot_be_had_is_no_obstacle(#[case] locked: bool) {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = three();
+    fill(folder.path(), "", &paths).await;
+    let server = Server::start(folder.path().to_owned()).await;
+    let (lock, victim) =
+        (folder.path().join("kept/binary-caches-v1.sqlite.lock"), folder.path().join("victim"));
+    std::fs::create_dir(folder.path().join("kept")).unwrap();
+    std::fs::write(&victim, "of somebody").unwrap();
+    std::fs::write(file(folder.path()), b"no database at all".repeat(1000)).unwrap();
+    let held = match locked {
+        true => {
+            let held = std::fs::File::create(&lock).unwrap();
+            rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+            Some(held)
+        }
+        false => {
+            std::os::unix::fs::symlink(&victim, &lock).unwrap();
+            None
+        }
+    };
+    let store = open(&server.url(), keeping(folder.path()));
+    let reading = read_back(&store, &paths);
+    tokio::time::timeout(Duration::from_secs(60), reading).await.expect("nobody waits for ever");
+    assert_eq!(std::fs::read(&victim).unwrap(), b"of somebody");
+    drop(held);
+}

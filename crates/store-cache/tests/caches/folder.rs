@@ -10,7 +10,9 @@ use crate::{fill, infos, names, nar_of, open, quick, read_back, three};
 
 #[rstest]
 #[tokio::test]
-async fn does_what_stores_do(#[values("none", "xz", "zstd", "bzip2", "gzip")] compression: &str) {
+async fn does_what_stores_do(
+    #[values("none", "xz", "zstd", "bzip2", "gzip", "br")] compression: &str,
+) {
     let folder = tempfile::tempdir().unwrap();
     let reference = format!("file://{}?compression={compression}", folder.path().display());
     check_store(&open(&reference, quick()), "a").await;

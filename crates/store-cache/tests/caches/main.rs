@@ -3,15 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 #![allow(missing_docs, unreachable_pub, reason = "nobody else uses it")]
 
+mod bucket;
 mod disk;
 mod folder;
 mod http2;
 mod mischief;
 mod nars;
 mod redirects;
+mod renewal;
+mod s3;
 mod server;
 mod serving;
 mod tls;
+mod uploads;
 
 use std::collections::BTreeSet;
 use std::path::Path;

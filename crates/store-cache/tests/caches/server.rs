@@ -1,8 +1,9 @@
-//! A small HTTP server on loopback that serves a folder, and misbehaves where it is told to.
+//! A small HTTP server on loopback that serves a folder, takes files into it, and misbehaves where it is
+//! told to.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,15 +16,15 @@ use tokio::task::JoinSet;
 /// What is done instead of serving a file.
 #[derive(Clone, Debug)]
 pub enum Mischief {
-    /// Another status, with this body, and these headers.
+    /// Another status, with this body, and these headers; what is sent is read before.
     Status(u16, &'static str, Vec<(&'static str, String)>),
     /// This body instead.
     Body(Vec<u8>),
     /// This body, with a `Content-Encoding`.
     Encoded(&'static str, Vec<u8>),
-    /// The file's first bytes, and then the end of the connection.
+    /// The file's first bytes, and then the end of the connection. Of what is sent no more is read.
     Cut(usize),
-    /// The file's first bytes, and then nothing.
+    /// The file's first bytes, and then nothing. Of what is sent no more is read.
     Stall(usize),
     /// Bytes without end.
     Endless,
@@ -33,9 +34,10 @@ pub enum Mischief {
     Garbage,
 }
 
-/// A request as it came: the path, and the header lines in lower case.
+/// A request as it came: what is done to which path, and the header lines in lower case.
 #[derive(Clone, Debug)]
 pub struct Request {
+    pub method: String,
     pub path: String,
     pub headers: Vec<String>,
 }
@@ -43,8 +45,8 @@ pub struct Request {
 #[derive(Default)]
 struct State {
     folder: PathBuf,
-    /// For which path, what, and how many times.
-    mischief: HashMap<String, (Mischief, usize)>,
+    /// For which method and path, what, and how many times.
+    mischief: HashMap<(String, String), (Mischief, usize)>,
     requests: Vec<Request>,
     /// Requests that were open at once at the most.
     open: usize,
@@ -87,7 +89,14 @@ impl Server {
 
     /// Misbehaves the next `times` times that it is asked for `path`.
     pub fn misbehave(&self, path: &str, mischief: Mischief, times: usize) {
-        self.state.lock().unwrap().mischief.insert(path.to_owned(), (mischief, times));
+        let key = ("GET".to_owned(), path.to_owned());
+        self.state.lock().unwrap().mischief.insert(key, (mischief, times));
+    }
+
+    /// Misbehaves the next `times` times that something is put under `path`.
+    pub fn misbehave_put(&self, path: &str, mischief: Mischief, times: usize) {
+        let key = ("PUT".to_owned(), path.to_owned());
+        self.state.lock().unwrap().mischief.insert(key, (mischief, times));
     }
 
     pub fn delay(&self, delay: Duration) {
@@ -100,7 +109,19 @@ impl Server {
 
     /// How often it was asked for a path.
     pub fn count(&self, path: &str) -> usize {
-        self.requests().iter().filter(|request| request.path == path).count()
+        let asked = |request: &&Request| request.method != "PUT" && request.path == path;
+        self.requests().iter().filter(asked).count()
+    }
+
+    /// Under which paths something was put, in that order.
+    pub fn puts(&self) -> Vec<String> {
+        let puts = self.requests().into_iter().filter(|request| request.method == "PUT");
+        puts.map(|request| request.path).collect()
+    }
+
+    /// How often something was put under a path.
+    pub fn count_puts(&self, path: &str) -> usize {
+        self.puts().iter().filter(|put| *put == path).count()
     }
 
     pub fn most_open(&self) -> usize {
@@ -116,7 +137,8 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
             state.requests.push(request.clone());
             state.open += 1;
             state.most_open = state.most_open.max(state.open);
-            let mischief = match state.mischief.get_mut(&request.path) {
+            let key = (request.method.clone(), request.path.clone());
+            let mischief = match state.mischief.get_mut(&key) {
                 Some((mischief, times)) if *times > 0 => {
                     *times -= 1;
                     Some(mischief.clone())
@@ -129,7 +151,10 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        let served = answer(stream.get_mut(), std::fs::read(file).ok(), mischief).await;
+        let served = match request.method.as_str() {
+            "PUT" => take(&mut stream, &request, &file, mischief).await,
+            _ => answer(stream.get_mut(), std::fs::read(file).ok(), mischief).await,
+        };
         state.lock().unwrap().open -= 1;
         if served.is_none() {
             break;
@@ -150,9 +175,39 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Request> {
         }
         lines.push(line);
     }
-    let path = lines.first()?.split(' ').nth(1)?.to_owned();
+    let mut words = lines.first()?.split(' ').map(str::to_owned);
+    let (method, path) = (words.next()?, words.next()?);
     let headers = lines.iter().skip(1).map(|line| line.to_lowercase()).collect();
-    Some(Request { path, headers })
+    Some(Request { method, path, headers })
+}
+
+/// Takes what is put. Nothing where the connection is of no more use.
+async fn take(
+    stream: &mut BufReader<TcpStream>,
+    request: &Request,
+    file: &Path,
+    mischief: Option<Mischief>,
+) -> Option<()> {
+    let mut lengths =
+        request.headers.iter().filter_map(|line| line.strip_prefix("content-length: "));
+    let length: usize = lengths.next()?.parse().ok()?;
+    let most = match &mischief {
+        Some(Mischief::Cut(most) | Mischief::Stall(most)) => length.min(*most),
+        _ => length,
+    };
+    let mut body = vec![0; most];
+    stream.read_exact(&mut body).await.ok()?;
+    let stream = stream.get_mut();
+    match mischief {
+        None => {
+            std::fs::create_dir_all(file.parent()?).ok()?;
+            std::fs::write(file, body).ok()?;
+            send(stream, 201, &[], 0, b"").await
+        }
+        Some(Mischief::Cut(_)) => None,
+        Some(Mischief::Stall(_)) => std::future::pending().await,
+        mischief => answer(stream, None, mischief).await,
+    }
 }
 
 /// Answers. Nothing where the connection is of no more use.

@@ -29,7 +29,7 @@ pub fn identity(name: &str) -> (ServerConfig, String) {
 
 /// Starts a server for `name` that answers all with a `nix-cache-info`; returns its address and its
 /// certificate. It ends with the test.
-fn serve(name: &str) -> (SocketAddr, String) {
+pub fn serve(name: &str) -> (SocketAddr, String) {
     let (config, pem) = identity(name);
     let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
