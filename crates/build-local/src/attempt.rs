@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use drover_core::StorePath;
@@ -12,21 +12,22 @@ use drover_sandbox::{
     Addresses, Availability, Cgroup, Command, Handles, Isolation, Leftovers, Machine, Network,
     Personality, Plan, Program, Scope, Terminal,
 };
-use drover_store::{BuildFailure, LogEvent, Store as _};
+use drover_store::{BuildFailure, Keeper as _, OwnSetting, Store as _};
 use drover_store_local::{LocalStore, Workshop};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::builtin;
-use crate::failure::{Failing, Trouble, failed, machine};
+use crate::failure::{Failing, Trouble, failed, machine, of_bug};
 use crate::folders::{BuildFolders, Entrance, Parent, Sticky};
 use crate::group::Group;
 use crate::harvest::Reach;
 use crate::hooks::ask_before_build;
 use crate::inputs;
 use crate::job::{Job, Shelter, Subject};
+use crate::left::{Fate, Left};
 use crate::log_file::LogFile;
-use crate::process::{Ending, Limits, Process, terminal};
+use crate::process::{EndedBy, Ending, Limits, Process, terminal};
 use crate::settings::{Groups, KeepLog, LocalSettings, SandboxPath};
 use crate::surroundings::{Scene, make_store, namespaces, store_paths_of};
 use crate::users::{BuildUser, Need};
@@ -45,9 +46,6 @@ pub(crate) struct Made {
     pub(crate) folders: Left,
     pub(crate) user: Arc<BuildUser>,
 }
-
-/// What a build has left behind in its folders.
-pub(crate) struct Left(BuildFolders);
 
 /// What a build is shown beside what the settings say.
 #[derive(Default)]
@@ -70,13 +68,17 @@ impl Attempt<'_> {
         };
         let locks = job.settings.user_locks.as_ref().unwrap_or(&job.store.layout().state);
         let user = BuildUser::lock(&job.settings.users, locks, need, job.cancel).await?;
+        if subject.shelter == Shelter::Namespaces {
+            user.leave_groups(job.settings.own_groups)?;
+        }
         let user = Arc::new(user);
-        let folders = Left(self.folders(&user)?);
-        let ended = match self.group(&user, locks) {
+        let folders = Left::new(self.folders(&user)?);
+        let ended = match self.group(&user, locks).await {
             Ok(group) => {
-                let ended = self.run_in(&folders.0, &user, group.as_ref()).await;
+                let ended = self.run_in(folders.folders(), &user, group.as_ref()).await;
                 if let Some(group) = group {
-                    group.end(&subject.shown);
+                    let shown = subject.shown.clone();
+                    off_thread(&subject.shown, move || group.end(&shown)).await?;
                 }
                 ended
             }
@@ -85,7 +87,11 @@ impl Attempt<'_> {
         match ended {
             Ok(outputs) => Ok(Made { outputs, folders, user }),
             Err(trouble) => {
-                folders.leave(job, !matches!(trouble, Trouble::Cancelled), user);
+                let fate = match trouble {
+                    Trouble::Cancelled => Fate::Removed,
+                    _ => job.fate_of_failed(subject),
+                };
+                folders.leave(job, fate, user);
                 Err(trouble)
             }
         }
@@ -107,17 +113,20 @@ impl Attempt<'_> {
     }
 
     /// Makes the build's control group, if it's to have one.
-    fn group(&self, user: &BuildUser, locks: &Path) -> Result<Option<Group>, Trouble> {
-        let Attempt { job, .. } = self;
+    async fn group(&self, user: &Arc<BuildUser>, locks: &Path) -> Result<Option<Group>, Trouble> {
+        let Attempt { job, subject, .. } = self;
         let has_some = job.support.cgroups == Availability::Available;
-        let wanted = match (job.settings.groups, user) {
+        let wanted = match (job.settings.groups, &**user) {
             (Groups::Always, _) => true,
             (Groups::ForRanges, BuildUser::Range(_)) => has_some,
             (Groups::ForRanges, _) => false,
         };
-        let make =
-            || Group::new(user, locks).map_err(|error| machine("make a control group", &error));
-        wanted.then(make).transpose().map_err(Trouble::from)
+        if !wanted {
+            return Ok(None);
+        }
+        let (user, locks) = (Arc::clone(user), locks.to_owned());
+        let made = off_thread(&subject.shown, move || Group::new(&user, &locks)).await?;
+        Ok(Some(made.map_err(|error| machine("make a control group", &error))?))
     }
 
     async fn run_in(
@@ -139,9 +148,8 @@ impl Attempt<'_> {
         let shown = self.also_shown(folders).await?;
         let Terminal { upper, lower } = terminal()?;
         let mut handles = Handles::new();
-        let output = handles.add(lower);
         let program = builtin::program(job, subject, &given).await?;
-        let mut plan = self.plan(given, folders, &shown, user, &mut handles, output)?;
+        let mut plan = self.plan(given, folders, &shown, user, &mut handles, lower)?;
         plan.command.program = program;
         if let Some(group) = group {
             let folder = group.folder().map_err(|error| machine("open a control group", &error))?;
@@ -151,13 +159,17 @@ impl Attempt<'_> {
         self.let_in(user, 0o711)?;
         let ending = process.run(&plan, handles, upper).await;
         self.let_in(user, 0o700)?;
-        let Ending { ended, tail } = ending?;
+        let Ending { ended, by, tail } = ending?;
         let known = subject.derivation.outputs.values().filter_map(Output::path);
         let paths = known.map(|path| job.store.store_dir().display(path)).collect();
         let failing = Failing { derivation: &subject.shown, outputs: paths, tail: &tail };
-        match failing.of_exit(ended.exit) {
-            None => Ok(outputs),
-            Some(failure) => Err(self.with_full_disk(failure, folders).into()),
+        match (failing.of_exit(ended.exit), by) {
+            (None, _) => Ok(outputs),
+            // it would come to the same end again
+            (Some(BuildFailure::Killed { message }), EndedBy::ItsLog) => {
+                Err(failed(message).into())
+            }
+            (Some(failure), _) => Err(self.with_full_disk(failure, folders).into()),
         }
     }
 
@@ -165,8 +177,9 @@ impl Attempt<'_> {
         let Attempt { job, subject, .. } = self;
         let file = match job.settings.keep_log {
             KeepLog::Yes => {
-                let derivation = job.request.derivation.clone();
-                Some(LogFile::new(job.store.new_session(), derivation))
+                let (store, derivation) = (job.store.new_session(), job.request.derivation.clone());
+                store.set_own(job.request.wishes.logs.map(OwnSetting::Logs).as_slice());
+                Some(LogFile::new(store, derivation))
             }
             KeepLog::No => None,
         };
@@ -240,7 +253,7 @@ impl Attempt<'_> {
             Shelter::None => folders.build().display().to_string(),
         };
         let cores = job.request.wishes.cores.unwrap_or(job.settings.cores);
-        let outside = |name: &str| (job.settings.outside.0)(name);
+        let outside = |name: &str| job.variable(name);
         let setting = Setting {
             store_dir,
             folder: &folder,
@@ -258,10 +271,12 @@ impl Attempt<'_> {
         shown: &Shown,
         user: &BuildUser,
         handles: &mut Handles,
-        output: drover_sandbox::Handle,
+        lower: OwnedFd,
     ) -> Result<Plan, Trouble> {
         let Attempt { job, subject, .. } = self;
+        // first, as what it shares with other builds goes first
         let isolation = self.isolation(folders, shown, user, handles)?;
+        let output = handles.add(lower);
         let builder = &subject.derivation.builder;
         let name = builder.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
         let folder = match subject.shelter {
@@ -347,31 +362,13 @@ impl Attempt<'_> {
     }
 }
 
-impl Left {
-    /// Returns the path of the build's folder.
-    pub(crate) fn build(&self) -> PathBuf {
-        self.0.build()
-    }
-
-    /// Removes the folders, off the way of what follows; or leaves them, if they are to be kept. Until
-    /// they are gone nobody else has the user.
-    pub(crate) fn leave(self, job: &Job<'_>, has_failed: bool, user: Arc<BuildUser>) {
-        let Left(folders) = self;
-        if has_failed && job.keeps_failed() {
-            let note = match folders.keep() {
-                Ok(folder) => format!("note: keeping build directory '{}'", folder.display()),
-                Err(error) => format!("the build directory can't be kept: {error}"),
-            };
-            job.log.event(LogEvent::Message(note));
-            return;
-        }
-        job.tracker.spawn_blocking(move || {
-            if let Err(error) = folders.remove() {
-                tracing::warn!("a build's folder can't be removed: {error}");
-            }
-            drop(user);
-        });
-    }
+/// Does work that blocks where that keeps nothing else waiting.
+async fn off_thread<T: Send + 'static>(
+    derivation: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Trouble> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| of_bug(derivation, &error).into())
 }
 
 /// Returns where the folders of builds are made. Below a folder of the user's choice that everybody may

@@ -14,6 +14,8 @@ use crate::failure::{Trouble, machine};
 use crate::folders::BuildFolders;
 use crate::job::{Job, Purpose};
 use crate::machine::LocalMachine;
+use crate::places::Places;
+use crate::references::References;
 use crate::settings::LocalSettings;
 use crate::suitable;
 
@@ -23,6 +25,15 @@ use crate::suitable;
 #[derive(Clone)]
 pub struct LocalBuilder {
     inner: Arc<Inner>,
+}
+
+/// What builds of one queue have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct Queue<'a> {
+    pub(crate) store: &'a Arc<LocalStore>,
+    pub(crate) places: &'a Places,
+    pub(crate) references: &'a References,
+    pub(crate) cancel: &'a CancellationToken,
 }
 
 /// What all queues share.
@@ -72,6 +83,12 @@ impl LocalBuilder {
         self.inner.tracker.reopen();
     }
 
+    /// Whether nothing of it runs, and nobody else has it who could begin anything.
+    pub fn is_abandoned(&self) -> bool {
+        // in this order, as what runs may have been begun by the last who had it
+        Arc::strong_count(&self.inner) == 1 && self.inner.tracker.is_empty()
+    }
+
     /// Returns this machine, as the fleet wants its machines.
     pub fn machine(&self) -> LocalMachine {
         LocalMachine::new(Arc::clone(&self.inner.store), Arc::clone(&self.inner))
@@ -86,6 +103,12 @@ impl Inner {
         let options = derivation.options().ok()?;
         let suits = suitable::check(derivation, &options, &self.settings).is_ok();
         (!suits).then(|| Arc::clone(other))
+    }
+
+    /// Begins to start what the first build takes; that waits for it, and tells if it fails.
+    pub(crate) fn start_early(self: &Arc<Self>) {
+        let inner = Arc::clone(self);
+        self.tracker.spawn(async move { inner.started().await.map(drop).ok() });
     }
 
     async fn started(&self) -> Result<(Launcher, Support), Trouble> {
@@ -109,15 +132,14 @@ impl Inner {
 
     pub(crate) async fn build(
         &self,
-        store: Arc<LocalStore>,
+        Queue { store, places, references, cancel }: Queue<'_>,
         purpose: Purpose,
         request: BuildRequest,
         log: Arc<dyn BuildLog>,
-        cancel: &CancellationToken,
     ) -> Result<BuildOutcome, Trouble> {
         let (launcher, support) = self.started().await?;
         let job = Job {
-            store,
+            store: Arc::clone(store),
             settings: &self.settings,
             launcher,
             support,
@@ -125,6 +147,8 @@ impl Inner {
             purpose,
             request,
             log,
+            places,
+            references,
             cancel,
         };
         job.run().await

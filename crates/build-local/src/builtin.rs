@@ -44,13 +44,12 @@ pub(crate) async fn program(
     };
     let name = String::from_utf8_lossy(builder);
     let Some(out) = subject.scratch.get(&OutputName::out()) else {
-        return Err(failed(format!("'{name}' takes an output 'out'")).into());
+        return Err(failed(format!("'{name}' requires an 'out' output")).into());
     };
     let fetching = match builtin {
         Builtin::Fetchurl => {
             if !matches!(subject.kind, DerivationKind::Fixed | DerivationKind::Impure) {
-                let text =
-                    format!("'{name}' takes a derivation with a fixed output, or an impure one");
+                let text = format!("'{name}' must be a fixed-output or impure derivation");
                 return Err(failed(text).into());
             }
             fetching(job.settings, subject).await?

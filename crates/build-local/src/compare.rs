@@ -13,10 +13,10 @@ use drover_derivation::DerivationKind;
 use drover_store::{BuildFailure, LogEvent, Store as _};
 use drover_store_local::{Product, Workshop};
 
-use crate::attempt::Left;
 use crate::failure::{Trouble, failed, of_bug};
 use crate::hook::{Hook, Said};
 use crate::job::{Job, Subject};
+use crate::left::Left;
 use crate::users::BuildUser;
 
 /// A build whose outputs are to be compared.

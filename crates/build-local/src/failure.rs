@@ -62,6 +62,11 @@ pub(crate) fn failed(message: impl Into<String>) -> BuildFailure {
     BuildFailure::Failed { message: message.into() }
 }
 
+/// What the build has made can't be taken, nor could it be another time.
+pub(crate) fn rejected(message: impl Into<String>) -> BuildFailure {
+    BuildFailure::Rejected { message: message.into() }
+}
+
 /// Returns what is said where this program itself is at fault: the build may have been a good one, but
 /// it would most likely come to the same end again.
 pub(crate) fn of_bug(derivation: &str, what: &dyn fmt::Display) -> BuildFailure {
@@ -82,7 +87,7 @@ pub(crate) fn of_files(derivation: &str, error: impl Into<ContentsError>) -> Bui
         | ContentsError::Files(FilesError::Io { source: error, .. } | FilesError::Thread(error)) => {
             machine(&format!("take over what '{derivation}' has made"), &error)
         }
-        ContentsError::Files(error) => failed(format!(
+        ContentsError::Files(error) => rejected(format!(
             "'{derivation}' has made something that can't be in a store; rejecting this build \
              output: {error}"
         )),
@@ -164,12 +169,20 @@ impl Failing<'_> {
 
 /// Returns what is said of an output that isn't there.
 pub(crate) fn not_produced(derivation: &str, output: &OutputName, path: &str) -> BuildFailure {
-    failed(format!(
+    rejected(format!(
         "builder for '{derivation}' failed to produce output path for output '{output}' at '{path}'"
     ))
 }
 
+/// Returns what is said of a derivation with rules for its outputs that can't be read, or be kept.
+pub(crate) fn of_rules(derivation: &str, error: &RecipeError) -> BuildFailure {
+    match error {
+        RecipeError::Specifier { .. } => rejected(format!("derivation '{derivation}' {error}")),
+        _ => failed(error.to_string()),
+    }
+}
+
 /// Returns what is said of outputs that break a rule of their derivation.
 pub(crate) fn of_rule(violation: &Violation) -> BuildFailure {
-    failed(violation.to_string())
+    rejected(violation.to_string())
 }

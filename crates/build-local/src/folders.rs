@@ -12,8 +12,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use drover_recipe::BuildFile;
-use drover_sandbox::Ids;
-use drover_store_files::{FileName, remove_tree};
+use drover_sandbox::{Ids, Standing};
+use drover_store_files::{FileName, FilesError, remove_tree, rename_into};
 use rustix::fs::{CWD, FileType, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
@@ -24,6 +24,10 @@ pub(crate) const TMP: &str = "tmp";
 /// How the names of folders begin in which a build works, and of those that are kept.
 const IN_USE: &str = "drover-build-";
 const KEPT: &str = "kept-";
+
+/// Names that are tried before it's given up: others may have taken some, as processes of the same number
+/// do in containers that share a folder.
+const MOST_NAMES: u32 = 10_000;
 
 /// Whether builds may be done below a folder that everybody may write, as long as only the owner of
 /// each name may take it away.
@@ -96,16 +100,11 @@ impl BuildFolders {
         owner: Ids,
         entrance: Entrance,
     ) -> io::Result<BuildFolders> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
         if !parent.path.exists() {
             std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&parent.path)?;
         }
         let around = open_safely(parent)?;
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{IN_USE}{}-{count}-{derivation}", std::process::id());
-        rustix::fs::mkdirat(&around, &name, Mode::RWXU)?;
-        let outer = rustix::fs::openat(&around, &name, FOLDER, Mode::empty())?;
-        rustix::fs::flock(&outer, FlockOperation::NonBlockingLockExclusive)?;
+        let (name, outer) = make_outer(&around, derivation)?;
         let path = parent.path.join(&name);
         let folders = BuildFolders { around, outer, name, path };
         folders.add(BUILD, 0o700, owner)?;
@@ -163,16 +162,58 @@ impl BuildFolders {
         for folder in [&build, &self.outer] {
             rustix::fs::fchmod(folder, Mode::from_raw_mode(0o755))?;
         }
-        let kept = self.name.replacen(IN_USE, KEPT, 1);
-        rustix::fs::renameat(&self.around, &self.name, &self.around, &kept)?;
+        let kept = self.rename_to_keep()?;
         self.path.set_file_name(&kept);
         Ok(self.build())
+    }
+
+    /// Gives it a name that none of those has that were kept before.
+    fn rename_to_keep(&self) -> io::Result<String> {
+        let usual = self.name.replacen(IN_USE, KEPT, 1);
+        let more = (2..MOST_NAMES).map(|count| format!("{usual}-{count}"));
+        let (around, name) = (self.around.as_fd(), FileName::new(self.name.as_bytes()));
+        let name = name.map_err(io::Error::other)?;
+        for kept in std::iter::once(usual.clone()).chain(more) {
+            let to = FileName::new(kept.as_bytes()).map_err(io::Error::other)?;
+            match rename_into(around, &name, around, &to) {
+                Ok(()) => return Ok(kept),
+                Err(FilesError::Exists { .. }) => {}
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        Err(Errno::EXIST.into())
     }
 
     /// Removes all of it.
     pub(crate) fn remove(self) -> Result<(), drover_store_files::FilesError> {
         remove_tree(self.around.as_fd(), &FileName::new(self.name.as_bytes())?).map(drop)
     }
+}
+
+/// Makes a folder that nobody has used, and locks it.
+fn make_outer(around: &OwnedFd, derivation: &str) -> io::Result<(String, OwnedFd)> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    for _ in 0..MOST_NAMES {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{IN_USE}{}-{count}-{derivation}", std::process::id());
+        match rustix::fs::mkdirat(around, &name, Mode::RWXU) {
+            Err(Errno::EXIST) => continue,
+            made => made?,
+        }
+        // somebody else may be sweeping, and take it for one that was left
+        let opened = match rustix::fs::openat(around, &name, FOLDER, Mode::empty()) {
+            Err(Errno::NOENT) => continue,
+            opened => opened?,
+        };
+        match rustix::fs::flock(&opened, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => continue,
+            locked => locked?,
+        }
+        if rustix::fs::fstat(&opened)?.st_nlink > 0 {
+            return Ok((name, opened));
+        }
+    }
+    Err(Errno::EXIST.into())
 }
 
 /// Gives a file or folder to the build's user, where that is another one.
@@ -184,7 +225,7 @@ fn give(file: &OwnedFd, Ids { uid, gid }: Ids) -> Result<(), Errno> {
 }
 
 /// Opens a folder where nobody else can exchange what is on the way there, once symlinks are followed:
-/// it all belongs to root or to this process's user, and others may write none of it, unless only the
+/// it all belongs to root or to this process's user ([`is_trusted`]), and others may write none of it, unless only the
 /// owner of each name may take it away and that is enough here.
 fn open_safely(Parent { path, sticky }: &Parent) -> io::Result<OwnedFd> {
     let path = path.canonicalize()?;
@@ -218,103 +259,28 @@ fn open_safely(Parent { path, sticky }: &Parent) -> io::Result<OwnedFd> {
         if !is_folder || others_write && !(group_only && own != 0) {
             return refuse("others may write");
         }
-        if ![0, own].contains(&stat.st_uid) {
+        if !is_trusted(stat.st_uid, own) {
             return refuse("somebody else owns");
         }
     }
     Ok(folder)
 }
 
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-
-    use super::*;
-
-    fn at(path: &Path) -> Parent {
-        Parent { path: path.to_owned(), sticky: Sticky::Allowed }
-    }
-
-    fn me() -> Ids {
-        Ids { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
-    }
-
-    #[test]
-    fn nobody_else_gets_into_a_build() {
-        let home = tempfile::tempdir().unwrap();
-        let parent = home.path().canonicalize().unwrap().join("builds");
-        let folders = BuildFolders::new(&at(&parent), "x.drv", me(), Entrance::Closed).unwrap();
-        let files = [BuildFile { name: ".attrs.sh".into(), contents: b"x".to_vec() }];
-        folders.write(&files, me()).unwrap();
-        let outer = std::fs::metadata(folders.build().parent().unwrap()).unwrap();
-        assert_eq!(outer.mode() & 0o7777, 0o700);
-        assert_eq!(std::fs::read(folders.build().join(".attrs.sh")).unwrap(), b"x");
-        folders.remove().unwrap();
-        assert_eq!(std::fs::read_dir(&parent).unwrap().count(), 0);
-    }
-
-    /// T23.
-    #[test]
-    fn a_folder_that_others_may_write_is_refused() {
-        let home = tempfile::tempdir().unwrap();
-        let home = home.path().canonicalize().unwrap();
-        let open = home.join("open");
-        std::fs::create_dir(&open).unwrap();
-        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
-        let below = open.join("below");
-        std::fs::create_dir(&below).unwrap();
-        for parent in [&open, &below] {
-            let error = BuildFolders::new(&at(parent), "x", me(), Entrance::Closed).unwrap_err();
-            assert!(error.to_string().contains("others may write"), "{error}");
-        }
-        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o1777)).unwrap();
-        BuildFolders::new(&at(&below), "x", me(), Entrance::Closed).unwrap().remove().unwrap();
-        let strict = Parent { path: below, sticky: Sticky::Refused };
-        let error = BuildFolders::new(&strict, "x", me(), Entrance::Closed).unwrap_err();
-        assert!(error.to_string().contains("others may write"), "{error}");
-    }
-
-    /// As Nix leaves it to who wants to look into it.
-    #[test]
-    fn a_folder_that_is_kept_can_be_looked_into() {
-        let home = tempfile::tempdir().unwrap();
-        let parent = at(&home.path().canonicalize().unwrap().join("builds"));
-        let folders = BuildFolders::new(&parent, "x", me(), Entrance::Closed).unwrap();
-        let kept = folders.keep().unwrap();
-        for folder in [kept.as_path(), kept.parent().unwrap()] {
-            assert_eq!(std::fs::metadata(folder).unwrap().mode() & 0o7777, 0o755, "{folder:?}");
-        }
-    }
-
-    #[test]
-    fn what_nobody_uses_any_more_is_swept_away() {
-        let home = tempfile::tempdir().unwrap();
-        let parent = home.path().canonicalize().unwrap().join("builds");
-        BuildFolders::sweep(&at(&parent)).unwrap();
-        let [used, kept, left] = ["used", "kept", "left"]
-            .map(|name| BuildFolders::new(&at(&parent), name, me(), Entrance::Closed).unwrap());
-        let folders = [used.build(), kept.keep().unwrap(), left.build()];
-        drop(left);
-        BuildFolders::sweep(&at(&parent)).unwrap();
-        assert_eq!(folders.map(|folder| folder.exists()), [true, true, false]);
-        drop(used);
-    }
-
-    /// Where a symlink leads is what counts.
-    #[test]
-    fn a_folder_of_somebody_else_is_refused() {
-        let home = tempfile::tempdir().unwrap();
-        let home = home.path().canonicalize().unwrap();
-        let real = home.join("real");
-        std::fs::create_dir(&real).unwrap();
-        std::os::unix::fs::symlink(&real, home.join("link")).unwrap();
-        let link = home.join("link");
-        BuildFolders::new(&at(&link), "x", me(), Entrance::Closed).unwrap().remove().unwrap();
-        // only root can give it to somebody else
-        if me().uid == 0 {
-            std::os::unix::fs::chown(&real, Some(65_534), Some(65_534)).unwrap();
-            let error = BuildFolders::new(&at(&link), "x", me(), Entrance::Closed).unwrap_err();
-            assert!(error.to_string().contains("somebody else owns"), "{error}");
-        }
-    }
+/// Whether what a user owns on the way to builds' folders is safe from everybody else. Root of a user
+/// namespace with no other user can't tell the machine's root from the rest of those who have no number
+/// there, and what nobody can be told to own is taken for root's.
+fn is_trusted(owner: u32, own: u32) -> bool {
+    owner == 0
+        || owner == own
+        || own == 0 && Standing::of_this_process() == Standing::OneUser && owner == without_number()
 }
+
+/// Returns what users are shown as that have no number in this process's user namespace.
+fn without_number() -> u32 {
+    const USUAL: u32 = 65_534;
+    let text = std::fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
+    text.trim().parse().unwrap_or(USUAL)
+}
+
+#[cfg(test)]
+mod tests;

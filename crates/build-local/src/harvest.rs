@@ -23,7 +23,7 @@ use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use crate::contents::{At, ContentsError, Found};
-use crate::failure::{Trouble, failed, not_produced, of_files};
+use crate::failure::{Trouble, failed, not_produced, of_files, rejected};
 use crate::order::{Cycle, finishing_order};
 
 /// Whether something outside could have a way to a build's files.
@@ -55,6 +55,14 @@ pub(crate) struct Harvest {
     pub(crate) folder: OwnedFd,
 }
 
+/// What was made of what a build has left.
+pub(crate) struct Gathered {
+    pub(crate) products: BTreeMap<OutputName, Product>,
+    /// Says that an output's hash isn't the fixed one. The product is what has the hash that it has, at
+    /// the path that follows from it: whoever mends the hash finds it there, as with Nix.
+    pub(crate) mismatch: Option<BuildFailure>,
+}
+
 /// An output that was taken over.
 struct Taken {
     name: FileName,
@@ -63,7 +71,7 @@ struct Taken {
 
 impl Harvest {
     /// Takes the outputs over, and says what is to be known of them.
-    pub(crate) fn gather(&self) -> Result<BTreeMap<OutputName, Product>, Trouble> {
+    pub(crate) fn gather(&self) -> Result<Gathered, Trouble> {
         self.collect()?;
         let mut taken = BTreeMap::new();
         let paths: BTreeSet<StorePath> =
@@ -78,14 +86,15 @@ impl Harvest {
             taken.insert(name.clone(), Taken { name: file, found });
         }
         let mut finals: BTreeMap<OutputName, StorePath> = BTreeMap::new();
-        let mut products = BTreeMap::new();
+        let mut gathered = Gathered { products: BTreeMap::new(), mismatch: None };
         for name in self.order(&taken)? {
             let Some(Taken { name: file, found }) = taken.remove(&name) else { continue };
-            let product = self.finish(&name, file, found, &finals)?;
+            let (product, mismatch) = self.finish(&name, file, found, &finals)?;
+            gathered.mismatch = gathered.mismatch.or(mismatch);
             finals.insert(name.clone(), product.info.path.clone());
-            products.insert(name, product);
+            gathered.products.insert(name, product);
         }
-        Ok(products)
+        Ok(gathered)
     }
 
     /// Moves all outputs to the folder, and makes them canonical.
@@ -120,7 +129,7 @@ impl Harvest {
                     Owners::Anybody => false,
                 };
                 match foreign || !is_link && stat.st_mode & 0o022 != 0 {
-                    true => Err(failed(format!(
+                    true => Err(rejected(format!(
                         "suspicious ownership or permission on '{shown}' for output '{output}'; \
                          rejecting this build output"
                     ))),
@@ -154,7 +163,7 @@ impl Harvest {
         let references =
             taken.iter().map(|(name, taken)| (name.clone(), outputs(&taken.found))).collect();
         finishing_order(&references).map_err(|Cycle { from, to }| {
-            failed(format!(
+            rejected(format!(
                 "cycle detected in build of '{}' in the references of output '{to}' from output \
                  '{from}'",
                 self.shown()
@@ -163,14 +172,15 @@ impl Harvest {
         })
     }
 
-    /// Gives an output its path. `finals` are those of the outputs that it refers to.
+    /// Gives an output its path, and says whether that is another than the derivation's as its hash is.
+    /// `finals` are those of the outputs that it refers to.
     fn finish(
         &self,
         output: &OutputName,
         file: FileName,
         found: Found,
         finals: &BTreeMap<OutputName, StorePath>,
-    ) -> Result<Product, Trouble> {
+    ) -> Result<(Product, Option<BuildFailure>), Trouble> {
         let (Some(wanted), Some(scratch)) =
             (self.derivation.outputs.get(output), self.scratch.get(output))
         else {
@@ -178,12 +188,16 @@ impl Harvest {
         };
         let mut work = Work { harvest: self, output, file, found, itself: scratch.clone() };
         work.redirect(finals)?;
+        let mut mismatch = None;
         let (path, address) = match wanted {
             Output::InputAddressed(path) => (path.clone(), None),
-            Output::Fixed { address, path } => {
-                work.check_fixed(address)?;
-                (path.clone(), Some(address.clone()))
-            }
+            Output::Fixed { address, path } => match work.differing(address)? {
+                None => (path.clone(), Some(address.clone())),
+                Some(got) => {
+                    mismatch = Some(work.mismatch(address, &got));
+                    (work.path_of(&got)?, Some(got))
+                }
+            },
             Output::Floating { method, algorithm } | Output::Impure { method, algorithm } => {
                 let hash = work.address(*method, *algorithm)?;
                 let address = ContentAddress { method: *method, hash };
@@ -196,7 +210,7 @@ impl Harvest {
             }
         };
         work.move_to(&path)?;
-        Ok(work.product(path, address))
+        Ok((work.product(path, address), mismatch))
     }
 
     fn of_files(&self, error: impl Into<ContentsError>) -> BuildFailure {
@@ -287,7 +301,7 @@ impl Work<'_> {
             let plain = self.at().is_plain_file().map_err(std::io::Error::from);
             if !plain.map_err(|error| harvest.of_files(error))? {
                 let shown = harvest.store_dir.display(&self.itself);
-                return Err(failed(format!(
+                return Err(rejected(format!(
                     "output path '{shown}' should be a non-executable regular file since \
                      recursive hashing is not enabled (one of outputHashMode={{flat,text}} is true)"
                 ))
@@ -298,10 +312,10 @@ impl Work<'_> {
         hash.map_err(|error| harvest.of_files(error).into())
     }
 
-    fn check_fixed(&self, expected: &ContentAddress) -> Result<(), Trouble> {
-        let shown = self.harvest.shown();
+    /// Returns the address of a fixed output, if it's another than the expected one.
+    fn differing(&self, expected: &ContentAddress) -> Result<Option<ContentAddress>, Trouble> {
         if !self.found.references.is_empty() {
-            return Err(failed(format!(
+            return Err(rejected(format!(
                 "fixed output derivation '{}' is not allowed to refer to other store paths.\nYou may \
                  need to use the 'unsafeDiscardReferences' derivation attribute, see the manual for \
                  more details.",
@@ -309,16 +323,20 @@ impl Work<'_> {
             ))
             .into());
         }
-        let got = self.address(expected.method, expected.hash.algorithm())?;
-        if got == expected.hash {
-            return Ok(());
-        }
-        let [specified, got] = [&expected.hash, &got].map(|hash| hash.display(HashNotation::Sri));
+        let hash = self.address(expected.method, expected.hash.algorithm())?;
+        let got = ContentAddress { method: expected.method, hash };
+        Ok((got != *expected).then_some(got))
+    }
+
+    fn mismatch(&self, expected: &ContentAddress, got: &ContentAddress) -> BuildFailure {
+        let shown = self.harvest.shown();
+        let [specified, got] =
+            [expected, got].map(|address| address.hash.display(HashNotation::Sri));
         let message = format!(
             "hash mismatch in fixed-output derivation '{shown}':\n  specified: {specified}\n     \
              got:    {got}"
         );
-        Err(BuildFailure::HashMismatch { message }.into())
+        BuildFailure::HashMismatch { message }
     }
 
     fn path_of(&self, address: &ContentAddress) -> Result<StorePath, Trouble> {

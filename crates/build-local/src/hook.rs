@@ -45,7 +45,7 @@ impl Hook<'_> {
         let Terminal { upper, lower } = terminal()?;
         let mut handles = Handles::new();
         let plan = self.plan(handles.add(lower));
-        let upper = TerminalReader::new(upper).map_err(reads)?;
+        let mut upper = TerminalReader::new(upper).map_err(reads)?;
         let mut running = match launcher.spawn(&plan, &handles).await {
             Ok(running) => running,
             Err(error) => return Ok(Said { text: String::new(), ended: Err(error.to_string()) }),

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
-use drover_store::{BuildFailure, LogEvent, Store as _};
+use drover_store::{AfterBuild, BuildFailure, LogEvent, Store as _};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::unix::pipe::Receiver;
@@ -40,6 +40,12 @@ pub enum HookError {
         program: PathBuf,
         /// How it ended.
         status: ExitStatus,
+    },
+    /// It could be any program, depending on where this one was started.
+    #[error("program \"{}\" must be named by its whole path", program.display())]
+    Name {
+        /// The program.
+        program: PathBuf,
     },
     /// What it has answered means nothing.
     #[error("unknown pre-build hook command '{line}'")]
@@ -90,19 +96,28 @@ pub struct PostBuildHook {
 }
 
 impl PostBuildHook {
+    /// Returns the hook of a client of its own, beside the settings that hold for all.
+    pub fn of_client(program: PathBuf, settings: &str) -> PostBuildHook {
+        let settings = format!("{settings}post-build-hook = {}\n", program.display());
+        PostBuildHook { program, settings }
+    }
+
     /// Runs it to its end. What it says goes to `hear`, line by line. Dropping the future kills it.
     ///
     /// `derivation` and `outputs` are whole paths, which are valid.
     ///
     /// # Errors
     ///
-    /// It can't be run, or ends otherwise than by exit code 0. What was built is valid all the same.
+    /// It isn't named by its whole path, can't be run, or ends otherwise than by exit code 0. What was built is valid all the same.
     pub async fn run(
         &self,
         derivation: &str,
         outputs: &[String],
         mut hear: impl FnMut(String),
     ) -> Result<(), HookError> {
+        if !self.program.is_absolute() {
+            return Err(HookError::Name { program: self.program.clone() });
+        }
         let mut outputs = outputs.to_vec();
         outputs.sort();
         let mut command = Command::new(&self.program);
@@ -139,17 +154,41 @@ impl Job<'_> {
         subject: &Subject,
         outputs: &Outputs,
     ) -> Result<(), Trouble> {
-        let Some(hook) = &self.settings.post_build_hook else { return Ok(()) };
         let store_dir = self.store.store_dir();
         let outputs: Vec<String> =
             outputs.iter().map(|(_, info)| store_dir.display(&info.path)).collect();
-        let hear = |line| self.log.event(LogEvent::Message(format!("post-build-hook: {line}")));
-        tokio::select! {
-            ended = hook.run(&subject.shown, &outputs, hear) => {
-                ended.map_err(|error| BuildFailure::from(error).into())
+        for hook in self.post_build_hooks() {
+            let hear = |line| self.log.event(LogEvent::Message(format!("post-build-hook: {line}")));
+            tokio::select! {
+                ended = hook.run(&subject.shown, &outputs, hear) => {
+                    ended.map_err(|error| BuildFailure::Hook { message: error.words() })?;
+                }
+                () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
             }
-            () = self.cancel.cancelled() => Err(Trouble::Cancelled),
         }
+        Ok(())
+    }
+
+    /// Returns what is to run: for each who waits for the build, and for all that want the same once.
+    pub(crate) fn post_build_hooks(&self) -> Vec<PostBuildHook> {
+        let usual = self.settings.post_build_hook.as_ref();
+        let asked = &self.request.wishes.after;
+        if asked.is_empty() {
+            return usual.into_iter().cloned().collect();
+        }
+        let mut hooks: Vec<PostBuildHook> = Vec::new();
+        for hook in asked.iter().filter_map(|after| match after {
+            AfterBuild::Usual => usual.cloned(),
+            AfterBuild::Nothing => None,
+            AfterBuild::Program(program) => {
+                Some(PostBuildHook::of_client(program.clone(), &self.settings.hook_settings))
+            }
+        }) {
+            if hooks.iter().all(|other| other.program != hook.program) {
+                hooks.push(hook);
+            }
+        }
+        hooks
     }
 }
 

@@ -91,7 +91,7 @@ async fn read(store: &LocalStore, path: &StorePath) -> Result<Derivation, Troubl
     Ok(Derivation::parse_aterm(store.store_dir(), &name, text)?)
 }
 
-fn not_valid(store: &LocalStore, path: &StorePath) -> StoreError {
+pub(crate) fn not_valid(store: &LocalStore, path: &StorePath) -> StoreError {
     StoreError::NotValid { store: store.name().to_owned(), path: path.clone() }
 }
 

@@ -1,13 +1,14 @@
 //! One build, from what is asked to what came of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
 use drover_core::{DrvOutput, OutputName, PathInfo, Realisation, StorePath};
 use drover_derivation::{BasicDerivation, BuildOptions, DerivationKind, Output};
 use drover_recipe::{OutputFacts, OutputRules};
-use drover_sandbox::{Launcher, Support};
+use drover_sandbox::{Launcher, Standing, Support};
 use drover_store::{
     BuildFailure, BuildLog, BuildOutcome, BuildRequest, Built, LogEvent, Store as _,
 };
@@ -17,9 +18,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::attempt::Attempt;
 use crate::compare::Comparison;
-use crate::failure::{Trouble, failed, of_bug, of_rule};
-use crate::harvest::{Harvest, Reach};
+use crate::failure::{Trouble, failed, of_bug, of_rule, of_rules};
+use crate::harvest::{Gathered, Harvest, Reach};
 use crate::inputs;
+use crate::lane::words;
+use crate::left::Fate;
+use crate::places::{self, Places};
+use crate::references::References;
 use crate::settings::{BuildUsers, KeepFailed, LocalSettings, SandboxFallback, SandboxMode};
 use crate::suitable;
 use crate::surroundings::store_paths_of;
@@ -35,6 +40,8 @@ pub(crate) struct Job<'a> {
     pub(crate) purpose: Purpose,
     pub(crate) request: BuildRequest,
     pub(crate) log: Arc<dyn BuildLog>,
+    pub(crate) places: &'a Places,
+    pub(crate) references: &'a References,
     pub(crate) cancel: &'a CancellationToken,
 }
 
@@ -45,6 +52,8 @@ pub(crate) enum Purpose {
     Build,
     /// What it makes is compared with what is valid.
     Check,
+    /// What it makes takes the place of what is valid and damaged.
+    Repair,
 }
 
 /// How a build is kept from the rest of the machine.
@@ -83,6 +92,10 @@ impl Job<'_> {
         let BuildRequest { derivation, plan, .. } = &self.request;
         let (path, derivation) = inputs::derivation(&self.store, derivation, plan).await?;
         let mut subject = self.subject(path, derivation).await?;
+        if !self.post_build_hooks().is_empty() {
+            // before the lock, which may be on this very path
+            self.write_derivation(&subject).await?;
+        }
         let mut locks = tokio::select! {
             locks = self.store.lock_outputs(self.to_lock(&subject)) => locks?,
             () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
@@ -93,71 +106,49 @@ impl Job<'_> {
                 None => None,
             },
             Purpose::Check => Some(self.to_compare(&subject).await?),
+            Purpose::Repair => None,
         };
         self.choose_scratch(&mut subject).await?;
         // they follow from the derivation, on which or on whose outputs there is a lock
         locks.cover(subject.scratch.values().cloned());
-        let workshop = Arc::new(self.store.workshop().await?);
+        let workshop = self.open_workshop(&subject).await?;
         let done = match to_compare {
             None => self.build_and_register(&subject, &workshop, locks).await,
             Some(valid) => self.build_and_compare(&subject, &workshop, locks, valid).await,
         };
-        // off the way of what follows
-        self.tracker.spawn_blocking(move || workshop.clear());
-        let outputs = done?;
-        self.run_post_build_hook(&subject, &outputs).await?;
-        Ok(built(outputs, Some(began)))
-    }
-
-    async fn build_and_register(
-        &self,
-        subject: &Subject,
-        workshop: &Arc<Workshop>,
-        locks: BuildLocks,
-    ) -> Result<Outputs, Trouble> {
-        let products = match self.build(subject, workshop, &locks, &[]).await {
-            Ok(products) => products,
+        let (outputs, locks) = match done {
+            Ok(done) => done,
             Err(trouble) => {
-                self.clear(subject, &locks).await?;
+                self.clear_away(workshop);
                 return Err(trouble);
             }
         };
-        let realisations = self.realisations(subject, &products)?;
-        let names: Vec<(OutputName, StorePath)> = products
-            .iter()
-            .map(|(name, product)| (name.clone(), product.info.path.clone()))
-            .collect();
-        let products = products.into_values().map(|product| self.signed(product)).collect();
-        let locked = tokio::select! {
-            locked = self.store.lock_products(locks, products) => locked?,
-            () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
+        // nobody else makes or removes anything there while the hook has to do with it
+        let hooked = self.run_post_build_hook(&subject, &outputs).await;
+        drop(locks);
+        let left = match places::may_be_kept(&subject, self.purpose, self.settings) {
+            true => self.places.keep(workshop, subject),
+            false => Some(workshop),
         };
-        self.store.register_outputs(workshop, locked, realisations).await?;
-        self.infos(names).await
-    }
-
-    /// Signs an output with all keys, as Nix signs what it has built itself.
-    fn signed(&self, mut product: Product) -> Product {
-        let keys = &self.settings.keys.0;
-        if !keys.is_empty() {
-            let fingerprint = product.info.fingerprint(self.store.store_dir());
-            product.info.signatures = keys.iter().map(|key| key.sign(&fingerprint)).collect();
+        if let Some(workshop) = left {
+            self.clear_away(workshop);
         }
-        product
+        hooked?;
+        Ok(built(outputs, Some(began)))
     }
 
-    /// Builds once more, and leaves what is valid as it is. What was made is removed with the workshop,
-    /// unless it differs and is to be looked at.
-    async fn build_and_compare(
-        &self,
-        subject: &Subject,
-        workshop: &Arc<Workshop>,
-        locks: BuildLocks,
-        valid: Outputs,
-    ) -> Result<Outputs, Trouble> {
-        let done = self.build(subject, workshop, &locks, &valid).await;
-        self.clear(subject, &locks).await?;
-        done.map(|_| valid)
+    async fn open_workshop(&self, subject: &Subject) -> Result<Arc<Workshop>, Trouble> {
+        match self.places.take(subject) {
+            Ok(Some(workshop)) => return Ok(workshop),
+            Ok(None) => {}
+            Err(other) => self.clear_away(other),
+        }
+        Ok(Arc::new(self.store.workshop().await?))
+    }
+
+    /// Removes what is in a workshop, off the way of what follows.
+    fn clear_away(&self, workshop: Arc<Workshop>) {
+        self.tracker.spawn_blocking(move || workshop.clear());
     }
 
     /// Finds out all that has to be known before the outputs are locked.
@@ -169,8 +160,9 @@ impl Job<'_> {
         let store_dir = self.store.store_dir();
         let (kind, options) = (derivation.kind()?, derivation.options()?);
         suitable::check(&derivation, &options, self.settings)?;
-        let rules = OutputRules::of(&derivation, store_dir)?;
         let shown = store_dir.display(&path);
+        let rules = OutputRules::of(&derivation, store_dir);
+        let rules = rules.map_err(|error| of_rules(&shown, &error))?;
         let networked = matches!(kind, DerivationKind::Fixed | DerivationKind::Impure);
         let shelter = self.shelter(&shown, networked, &options)?;
         let reach = match networked || shelter == Shelter::None {
@@ -181,7 +173,7 @@ impl Job<'_> {
         if shelter == Shelter::Namespaces {
             roots.extend(store_paths_of(&self.settings.paths, store_dir));
         }
-        let closure = inputs::closure(&self.store, &roots).await?;
+        let closure = self.references.closure(&self.store, &roots).await?;
         let scratch = BTreeMap::new();
         let mut subject = Subject {
             path,
@@ -250,14 +242,16 @@ impl Job<'_> {
 
     /// A build that isn't shut in writes to the store itself, which only a group may.
     fn without_shelter(&self) -> Result<Shelter, Trouble> {
-        let is_root = rustix::process::geteuid().is_root();
+        let standing = Standing::of_this_process();
         match self.settings.users {
-            BuildUsers::Allocated { .. } if is_root => Err(BuildFailure::Machine {
-                message: "builds that are not shut in take the users of 'build-users-group'"
-                    .to_owned(),
-                disk_full: false,
+            BuildUsers::Allocated { .. } if standing == Standing::Root => {
+                Err(BuildFailure::Machine {
+                    message: "builds that are not shut in take the users of 'build-users-group'"
+                        .to_owned(),
+                    disk_full: false,
+                }
+                .into())
             }
-            .into()),
             _ => Ok(Shelter::None),
         }
     }
@@ -273,7 +267,7 @@ impl Job<'_> {
     }
 
     /// Removes what a build that isn't shut in may have left at its outputs' places.
-    async fn clear(&self, subject: &Subject, locks: &BuildLocks) -> Result<(), Trouble> {
+    pub(crate) async fn clear(&self, subject: &Subject, locks: &BuildLocks) -> Result<(), Trouble> {
         if subject.shelter == Shelter::None {
             let paths = subject.scratch.values().cloned().collect();
             self.store.clear_outputs(locks, paths).await?;
@@ -282,7 +276,7 @@ impl Job<'_> {
     }
 
     /// Builds, and takes over what was built; that must be the same as these outputs.
-    async fn build(
+    pub(crate) async fn build(
         &self,
         subject: &Subject,
         workshop: &Arc<Workshop>,
@@ -304,28 +298,32 @@ impl Job<'_> {
             scratch: subject.scratch.clone(),
             closure: subject.closure.clone(),
             owners: user.owners(),
-            reach: match &*user {
-                // its folders are open to others than the build's own user
-                BuildUser::Range(..) => Reach::Network,
-                _ => subject.reach,
-            },
+            reach: reach_of(&user, subject),
             from: made.outputs,
             folder,
         };
-        let gathered = tokio::task::spawn_blocking(move || harvest.gather()).await;
-        let gathered = gathered.unwrap_or_else(|error| Err(of_bug(&subject.shown, &error).into()));
+        let gathered = catch_unwind(AssertUnwindSafe(|| harvest.gather()))
+            .unwrap_or_else(|panic| Err(of_bug(&subject.shown, &words(panic.as_ref())).into()));
+        drop(harvest);
         let checked = match gathered {
-            Ok(products) => {
+            Ok(Gathered { products, mismatch: Some(failure) }) => {
+                self.keep_mismatched(workshop, products).await;
+                Err(failure.into())
+            }
+            Ok(Gathered { products, mismatch: None }) => {
                 let comparison = Comparison { subject, workshop, user: &user, made: &made.folders };
-                let compared = self.compare(&comparison, &products, same_as).await;
-                match compared {
+                match self.compare(&comparison, &products, same_as).await {
                     Ok(()) => self.check_rules(subject, &products).await.map(|()| products),
                     Err(trouble) => Err(trouble),
                 }
             }
             Err(trouble) => Err(trouble),
         };
-        made.folders.leave(self, checked.is_err(), user);
+        let fate = match &checked {
+            Ok(_) => Fate::Removed,
+            Err(_) => self.fate_of_failed(subject),
+        };
+        made.folders.leave(self, fate, user);
         checked
     }
 
@@ -354,7 +352,7 @@ impl Job<'_> {
     }
 
     /// Says what outputs became whose paths follow from their contents.
-    fn realisations(
+    pub(crate) fn realisations(
         &self,
         subject: &Subject,
         products: &BTreeMap<OutputName, Product>,
@@ -380,4 +378,13 @@ fn built(outputs: Outputs, began: Option<Instant>) -> BuildOutcome {
         took: began.map(|began| began.elapsed()),
         nars: BTreeMap::new(),
     })
+}
+
+/// Returns how far outside a build's outputs can have been reached: the folders of a range of users are open
+/// to others than the build's own.
+fn reach_of(user: &BuildUser, subject: &Subject) -> Reach {
+    match user {
+        BuildUser::Range(..) => Reach::Network,
+        _ => subject.reach,
+    }
 }

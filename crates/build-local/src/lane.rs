@@ -8,15 +8,19 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use drover_store::{
-    BuildLog, BuildOutcome, BuildRequest, Lane, PathStream, Pending, Store as _, StoreError,
+    BuildLog, BuildOutcome, BuildRequest, Keeper as _, Lane, OwnSetting, PathStream, Pending,
+    Store as _, StoreError,
 };
-use drover_store_local::LocalStore;
+use drover_store_local::{LocalStore, in_place};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::builder::Inner;
+use crate::builder::{Inner, Queue};
 use crate::failure::{Trouble, of_bug};
 use crate::job::Purpose;
+use crate::places::Places;
+use crate::references::References;
 
 /// What is queued.
 enum Work {
@@ -40,7 +44,15 @@ pub(crate) struct LocalLane {
 }
 
 impl LocalLane {
-    pub(crate) fn open(inner: &Arc<Inner>, store: &Arc<LocalStore>) -> LocalLane {
+    /// Opens a queue, which has a thread of its own: a build is a hundred small things one after
+    /// another that block, and to hand each to another thread took longer than to do it.
+    ///
+    /// # Errors
+    /// The thread can't be started.
+    pub(crate) fn open(
+        inner: &Arc<Inner>,
+        store: &Arc<LocalStore>,
+    ) -> Result<LocalLane, StoreError> {
         let (queue, works) = mpsc::unbounded_channel();
         let cancel = CancellationToken::new();
         let worker = Worker {
@@ -48,10 +60,21 @@ impl LocalLane {
             store: Arc::new(store.new_session()),
             cancel: cancel.clone(),
             elsewhere: None,
+            places: Places::default(),
+            references: References::default(),
         };
-        inner.tracker.spawn(worker.run(works));
         let name = store.layout().name.clone();
-        LocalLane { queue, name, _end: cancel.drop_guard() }
+        let (runtime, running) = (Handle::current(), inner.tracker.token());
+        let work = move || {
+            runtime.block_on(worker.run(works));
+            drop(running);
+        };
+        let started = std::thread::Builder::new().name("builds".to_owned()).spawn(work);
+        if let Err(error) = started {
+            let message = format!("cannot start a thread for builds: {error}");
+            return Err(StoreError::Refused { store: name, message });
+        }
+        Ok(LocalLane { queue, name, _end: cancel.drop_guard() })
     }
 
     /// Queues something, and returns its answer to come.
@@ -82,6 +105,11 @@ impl Lane for LocalLane {
         let task = Task { purpose: Purpose::Check, request, log };
         self.ask(|answer| Work::Build(Box::new(task), answer))
     }
+
+    fn repair(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome> {
+        let task = Task { purpose: Purpose::Repair, request, log };
+        self.ask(|answer| Work::Build(Box::new(task), answer))
+    }
 }
 
 /// Works through a queue.
@@ -92,6 +120,14 @@ struct Worker {
     cancel: CancellationToken,
     /// A queue at the builder that takes what isn't done here.
     elsewhere: Option<Box<dyn Lane>>,
+    places: Places,
+    references: References,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.places.clear();
+    }
 }
 
 impl Worker {
@@ -139,16 +175,20 @@ impl Worker {
             let outcome = match purpose {
                 Purpose::Build => lane.build(request, log),
                 Purpose::Check => lane.check(request, log),
+                Purpose::Repair => lane.repair(request, log),
             };
             return tokio::select! {
                 outcome = outcome => Some(outcome),
                 () = self.cancel.cancelled() => None,
             };
         }
-        let store = Arc::clone(&self.store);
+        let own = request.wishes.optimise.map(OwnSetting::Optimise);
+        self.store.set_own(own.as_slice());
         let shown = self.store.store_dir().display(&request.derivation);
-        let built =
-            unless_it_panics(self.inner.build(store, purpose, request, log, &self.cancel)).await;
+        let Worker { store, places, references, cancel, .. } = &*self;
+        let queue = Queue { store, places, references, cancel };
+        let building = in_place(self.inner.build(queue, purpose, request, log));
+        let built = unless_it_panics(building).await;
         match built.unwrap_or_else(|panic| Err(of_bug(&shown, &panic).into())) {
             Ok(outcome) => Some(Ok(outcome)),
             Err(Trouble::Failure(failure)) => Some(Ok(BuildOutcome::Failed(failure))),
@@ -170,7 +210,7 @@ async fn unless_it_panics<T>(work: impl Future<Output = T>) -> Result<T, String>
     .await
 }
 
-fn words(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("it panicked without a word").to_owned()

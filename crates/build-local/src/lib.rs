@@ -22,7 +22,8 @@
 //! - Nothing is built as root, or as any user that another build has.
 //! - What is done with what a build has made is done by descriptor, after all of its processes are
 //!   gone; what had a way out, to the network, is copied to fresh inodes first.
-//! - A build that fails leaves nothing but its log, and never takes anything away that was valid.
+//! - A build that fails leaves nothing but its log, and a fixed output of another hash than was said at
+//!   the path that follows from the hash that it has; it never takes anything away that was valid.
 //! - What isn't done is refused by name ([`Unsupported`]).
 
 mod attempt;
@@ -34,28 +35,37 @@ mod failure;
 mod folders;
 mod group;
 mod harvest;
+mod heard;
 mod hook;
 mod hooks;
 mod inputs;
 mod job;
 mod lane;
+mod left;
 mod log;
 mod log_file;
 mod machine;
 mod order;
+mod places;
 mod process;
+#[cfg(test)]
+mod recorder;
+mod references;
+mod registering;
 mod scratch;
 mod settings;
 mod suitable;
 mod surroundings;
 mod users;
 mod validity;
+mod variables;
+mod written;
 
 pub use builder::LocalBuilder;
 pub use hooks::{HookError, PostBuildHook};
 pub use machine::LocalMachine;
 pub use settings::{
-    BuildUsers, Groups, KeepFailed, KeepLog, LocalSettings, Outside, SandboxFallback, SandboxMode,
-    SandboxPath, SandboxPathError, SigningKeys, Wherever,
+    BuildUsers, Groups, KeepFailed, KeepLog, LocalSettings, Outside, OwnGroups, OwnVariables,
+    SandboxFallback, SandboxMode, SandboxPath, SandboxPathError, SigningKeys, Wherever,
 };
 pub use suitable::Unsupported;

@@ -30,8 +30,8 @@ impl Lines {
     }
 
     /// Returns the last lines.
-    pub(crate) fn into_tail(self) -> Vec<String> {
-        self.tail.into()
+    pub(crate) fn take_tail(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.tail).into()
     }
 
     pub(crate) fn take(&mut self, mut bytes: &[u8]) {
@@ -63,18 +63,37 @@ impl Lines {
             false => std::mem::take(&mut self.line),
         };
         self.line.clear();
-        let event = match line.strip_prefix(b"@nix ").and_then(message) {
-            Some(event) => event,
-            None => LogEvent::Line(String::from_utf8_lossy(&line).into_owned()),
-        };
-        if let LogEvent::Line(line) = &event {
-            self.tail.push_back(line.clone());
-            if self.keep < self.tail.len() {
-                self.tail.pop_front();
-            }
+        let told = line.strip_prefix(b"@nix ").map(message);
+        if let Some(Ok(_)) = told {
+            self.to.event(LogEvent::Heard(line.len() + 1));
         }
-        self.to.event(event);
+        match told {
+            Some(Ok(Some(event))) => return self.to.event(event),
+            Some(Ok(None)) => return,
+            Some(Err(why)) => self.to.event(LogEvent::Message(why.to_string())),
+            None => {}
+        }
+        let line = String::from_utf8_lossy(&line).into_owned();
+        self.tail.push_back(line.clone());
+        if self.keep < self.tail.len() {
+            self.tail.pop_front();
+        }
+        self.to.event(LogEvent::Line(line));
     }
+}
+
+/// Why a message for tools is none, in Nix's words.
+#[derive(Debug, thiserror::Error)]
+enum MessageError {
+    /// It isn't JSON.
+    #[error("bad JSON log message from the derivation builder: {0}")]
+    Json(serde_json::Error),
+    /// It lacks something.
+    #[error(
+        "warning: Unable to handle a JSON message from the derivation builder: '{field}' must be \
+         {expected}"
+    )]
+    Field { field: &'static str, expected: &'static str },
 }
 
 /// Returns a line as a terminal would show it.
@@ -87,36 +106,43 @@ fn overlaid(line: &[u8]) -> Vec<u8> {
     shown
 }
 
-/// Reads a message for tools, of those that a build may send.
-fn message(json: &[u8]) -> Option<LogEvent> {
-    let json: Value = serde_json::from_slice(json).ok()?;
-    let text = |name: &str| Some(json.get(name)?.as_str()?.to_owned());
-    match text("action")?.as_str() {
+/// Reads a message for tools; of those that a build may send, only some are for anybody.
+fn message(json: &[u8]) -> Result<Option<LogEvent>, MessageError> {
+    let json: Value = serde_json::from_slice(json).map_err(MessageError::Json)?;
+    let text = |field| {
+        let text = json.get(field).and_then(Value::as_str).map(str::to_owned);
+        text.ok_or(MessageError::Field { field, expected: "a string" })
+    };
+    let number = |field| {
+        let number = json.get(field).and_then(Value::as_i64);
+        number.ok_or(MessageError::Field { field, expected: "a number" })
+    };
+    Ok(match text("action")?.as_str() {
         "setPhase" => Some(LogEvent::Phase(text("phase")?)),
-        "msg" => Some(LogEvent::Message(text("msg")?)),
+        "msg" => {
+            let message = LogEvent::Message(text("msg")?);
+            number("level")?;
+            Some(message)
+        }
+        "start" => number("type").map(|_| None)?,
+        "stop" | "result" => number("id").map(|_| None)?,
         _ => None,
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use rstest::rstest;
 
     use super::*;
-
-    #[derive(Default)]
-    struct Recorder(Mutex<Vec<LogEvent>>);
-
-    impl BuildLog for Recorder {
-        fn event(&self, event: LogEvent) {
-            self.0.lock().unwrap().push(event);
-        }
-    }
+    use crate::recorder::Recorder;
 
     fn line(text: &str) -> LogEvent {
         LogEvent::Line(text.to_owned())
+    }
+
+    fn said(text: &str) -> LogEvent {
+        LogEvent::Message(text.to_owned())
     }
 
     #[rstest]
@@ -127,16 +153,44 @@ mod tests {
         "@nix {\"action\":\"setPhase\",\"phase\":\"buildPhase\"}\nx\n",
         vec![LogEvent::Phase("buildPhase".to_owned()), line("x")]
     )]
-    #[case::none_of_ours("@nix hello\n", vec![line("@nix hello")])]
+    #[case::no_json(
+        "@nix hello\n",
+        vec![
+            said("bad JSON log message from the derivation builder: expected value at line 1 column 1"),
+            line("@nix hello"),
+        ]
+    )]
+    #[case::no_message(
+        "@nix {\"action\":7}\n",
+        vec![
+            said("warning: Unable to handle a JSON message from the derivation builder: 'action' must be a string"),
+            line("@nix {\"action\":7}"),
+        ]
+    )]
+    #[case::of_no_interest("@nix {\"action\":\"stop\",\"id\":1}\nx\n", vec![line("x")])]
     fn is_told_by_lines(#[case] text: &str, #[case] expected: Vec<LogEvent>) {
         for size in 1..=text.len() {
             let recorder = Arc::new(Recorder::default());
             let mut lines = Lines::new(Arc::clone(&recorder) as Arc<dyn BuildLog>, 1);
             text.as_bytes().chunks(size).for_each(|piece| lines.take(piece));
             lines.finish();
-            assert_eq!(*recorder.0.lock().unwrap(), expected, "by {size}");
+            let mut told = std::mem::take(&mut *recorder.0.lock().unwrap());
+            told.retain(|event| !matches!(event, LogEvent::Heard(_)));
+            assert_eq!(told, expected, "by {size}");
             let last = expected.iter().rfind(|event| matches!(event, LogEvent::Line(_))).unwrap();
-            assert_eq!(&line(&lines.into_tail().concat()), last);
+            assert_eq!(&line(&lines.take_tail().concat()), last);
         }
+    }
+
+    /// A build that only sends messages isn't silent.
+    #[rstest]
+    #[case::phase("@nix {\"action\":\"setPhase\",\"phase\":\"build\"}")]
+    #[case::of_no_interest("@nix {\"action\":\"stop\",\"id\":1}")]
+    fn messages_count_as_output(#[case] message: &str) {
+        let recorder = Arc::new(Recorder::default());
+        let mut lines = Lines::new(Arc::clone(&recorder) as Arc<dyn BuildLog>, 1);
+        lines.take(format!("{message}\n").as_bytes());
+        let told = recorder.0.lock().unwrap();
+        assert_eq!(told.first(), Some(&LogEvent::Heard(message.len() + 1)), "{told:?}");
     }
 }

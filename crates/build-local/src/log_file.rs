@@ -58,6 +58,12 @@ impl LogFile {
 
     /// Keeps the log.
     pub(crate) async fn finish(mut self) -> Result<(), StoreError> {
+        if self.writing.is_none() {
+            // most are short: another thread would be longer on its way to it than at it
+            let mut writer = self.store.begin_build_log(&self.derivation).await?;
+            writer.write(&self.pending)?;
+            return writer.finish();
+        }
         self.hand_over().await?;
         let Some(Writing { queue, task }) = self.writing else { return Ok(()) };
         drop(queue);

@@ -32,10 +32,15 @@ impl LocalMachine {
 
 #[async_trait]
 impl Builder for LocalMachine {
+    /// Starts what starts builds, while the rest is found out.
+    fn approach(&self) {
+        self.inner.start_early();
+    }
+
     fn expect(&self, _: usize) {}
 
     async fn open_lane(&self) -> Result<Box<dyn Lane>, StoreError> {
-        Ok(Box::new(LocalLane::open(&self.inner, &self.store)))
+        Ok(Box::new(LocalLane::open(&self.inner, &self.store)?))
     }
 }
 

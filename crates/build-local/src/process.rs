@@ -4,17 +4,30 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_sandbox::{Ended, Handles, Launcher, Plan, Program, Running, Terminal, TerminalReader};
+use drover_sandbox::{
+    Cause, Ended, Handles, Launcher, Plan, Program, Running, Terminal, TerminalReader,
+};
 use drover_store::{BuildFailure, BuildLog, LogEvent, StoreError};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Trouble, machine, of_start, of_wait};
+use crate::heard::Heard;
 use crate::log::Lines;
 use crate::log_file::LogFile;
 
-/// Bytes that are read at once.
+/// Bytes that are heard at once.
 const PIECE: usize = 64 * 1024;
+
+/// How long a builder may go on that has closed its log. Nix kills it at once, and so, by chance,
+/// builders that are about to end.
+const CLOSED: Duration = Duration::from_secs(2);
+
+/// Bytes of a read after which more is likely to be there at once: a terminal holds a little more.
+const MUCH: usize = 4000;
+
+/// How long reads of one piece may take together. Meanwhile nothing else of this build is looked at.
+const READING: Duration = Duration::from_millis(10);
 
 /// How far a build may go.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +53,17 @@ pub(crate) struct Process<'a> {
 /// How a build ended, and the end of what it said.
 pub(crate) struct Ending {
     pub(crate) ended: Ended,
+    pub(crate) by: EndedBy,
     pub(crate) tail: Vec<String>,
+}
+
+/// Who ended a build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndedBy {
+    /// It ended by itself, or nobody knows.
+    Itself,
+    /// We did, as it had closed its log and went on.
+    ItsLog,
 }
 
 /// Makes the terminal that a build writes to.
@@ -57,7 +80,7 @@ impl Process<'_> {
         upper: OwnedFd,
     ) -> Result<Ending, Trouble> {
         let upper = TerminalReader::new(upper);
-        let upper = upper.map_err(|error| machine("read what the build says", &error))?;
+        let upper = upper.map_err(|error| unread(&error))?;
         // also where it's cancelled meanwhile: what is given up half-way still ends after this returns,
         // and the build's user would be somebody else's by then
         let spawned = self.launcher.spawn(plan, &handles).await;
@@ -93,53 +116,56 @@ impl Process<'_> {
     async fn follow(
         &mut self,
         running: &mut Running,
-        upper: TerminalReader,
+        mut upper: TerminalReader,
     ) -> Result<Ending, Trouble> {
-        let mut heard = Heard { lines: Lines::new(Arc::clone(&self.log), self.tail), size: 0 };
+        let mut heard = Heard::new(Lines::new(Arc::clone(&self.log), self.tail));
         let began = Instant::now();
-        let (mut last, mut is_open) = (began, true);
+        let (mut last, mut closed, mut is_flood) = (began, None::<Instant>, false);
         let mut piece = vec![0; PIECE];
         loop {
             let silence = self.limits.max_silent_time.and_then(|limit| last.checked_add(limit));
             let whole = self.limits.timeout.and_then(|limit| began.checked_add(limit));
             // also where there is always more to read
             if whole.is_some_and(|at| at <= Instant::now()) {
-                let message = self.seconds(self.limits.timeout, "");
-                return Err(BuildFailure::TimedOut { message }.into());
+                return Err(self.took_too_long());
+            }
+            if is_flood && !self.cancel.is_cancelled() {
+                heard.expect_much();
+                let len = upper.read_on(&mut piece, READING);
+                self.hear(&mut heard, piece.get(..len).unwrap_or_default()).await?;
+                (last, is_flood) = (Instant::now(), len > 0);
+                continue;
             }
             tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
-                read = upper.read(&mut piece), if is_open => match read {
+                read = upper.read(&mut piece), if closed.is_none() => match read {
                     Ok(len) if len > 0 => {
                         last = Instant::now();
                         self.hear(&mut heard, piece.get(..len).unwrap_or_default()).await?;
+                        is_flood = MUCH <= len;
                     }
-                    _ => is_open = false,
+                    Ok(_) => closed = Some(Instant::now()),
+                    Err(error) => return Err(unread(&error)),
                 },
                 ended = running.wait() => {
                     let ended = ended.map_err(|error| of_wait(&error))?;
-                    while is_open && let Ok(len) = upper.read_at_once(&mut piece) && len > 0 {
+                    while closed.is_none() && let Ok(len) = upper.read_at_once(&mut piece) && len > 0 {
                         self.hear(&mut heard, piece.get(..len).unwrap_or_default()).await?;
                     }
-                    heard.lines.finish();
-                    return Ok(Ending { ended, tail: heard.lines.into_tail() });
+                    return Ok(Ending { ended, by: EndedBy::Itself, tail: heard.finish() });
                 }
-                () = until(whole) => {
-                    let message = self.seconds(self.limits.timeout, "");
-                    return Err(BuildFailure::TimedOut { message }.into());
+                () = until(closed.and_then(|at| at.checked_add(CLOSED))) => {
+                    return end_closed(running, heard).await;
                 }
-                () = until(silence) => {
-                    let message = self.seconds(self.limits.max_silent_time, " of silence");
-                    return Err(BuildFailure::TimedOut { message }.into());
-                }
+                () = until(whole) => return Err(self.took_too_long()),
+                () = until(silence) => return Err(self.was_silent()),
             }
         }
     }
 
     async fn hear(&mut self, heard: &mut Heard, bytes: &[u8]) -> Result<(), Trouble> {
-        heard.size += bytes.len() as u64;
-        heard.lines.take(bytes);
+        heard.take(bytes);
         if let Some(file) = &mut self.file {
             let taken = file.take(bytes).await;
             if taken.is_err() {
@@ -148,7 +174,7 @@ impl Process<'_> {
             self.tell_of_log(taken);
         }
         match self.limits.max_log_size {
-            Some(limit) if limit < heard.size => {
+            Some(limit) if limit < heard.size() => {
                 let derivation = self.derivation;
                 let message = format!(
                     "'{derivation}' killed after writing more than {limit} bytes of log output"
@@ -159,17 +185,35 @@ impl Process<'_> {
         }
     }
 
+    fn was_silent(&self) -> Trouble {
+        let message = self.seconds(self.limits.max_silent_time, " of silence");
+        BuildFailure::TimedOut { message }.into()
+    }
+
+    fn took_too_long(&self) -> Trouble {
+        let message = self.seconds(self.limits.timeout, "");
+        BuildFailure::TimedOut { message }.into()
+    }
+
     fn seconds(&self, limit: Option<Duration>, how: &str) -> String {
         let seconds = limit.unwrap_or_default().as_secs();
         format!("'{}' timed out after {seconds} seconds{how}", self.derivation)
     }
 }
 
-/// What was heard of a build.
-struct Heard {
-    lines: Lines,
-    /// Bytes.
-    size: u64,
+/// Kills a build that has closed its log and goes on.
+async fn end_closed(running: &mut Running, heard: Heard) -> Result<Ending, Trouble> {
+    let ended = running.kill().await.map_err(|error| of_wait(&error))?;
+    // it may have been about to end, and be cleared up after
+    let by = match ended.cause {
+        Cause::Killed => EndedBy::ItsLog,
+        Cause::Itself => EndedBy::Itself,
+    };
+    Ok(Ending { ended, by, tail: heard.finish() })
+}
+
+fn unread(error: &std::io::Error) -> Trouble {
+    machine("read what the build says", error).into()
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -132,6 +132,24 @@ impl fmt::Debug for Outside {
     }
 }
 
+/// Whether builds that are shut in may have the supplementary groups of the user that starts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnGroups {
+    /// They may.
+    MayStay,
+    /// They may not: such a build fails.
+    MustGo,
+}
+
+/// Whether those who wait for a build may give it variables (`impure-env`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnVariables {
+    /// They may.
+    Taken,
+    /// They may not: it's an experiment that isn't configured (`configurable-impure-env`).
+    Ignored,
+}
+
 /// What signs all that is built here.
 #[derive(Clone, Default)]
 pub struct SigningKeys(pub Arc<Vec<SecretKey>>);
@@ -170,6 +188,9 @@ pub struct LocalSettings {
     /// Where the locks on these users are; in the store's state directory where absent. All stores of
     /// a machine must have the same place, as a build kills whatever runs as its user.
     pub user_locks: Option<PathBuf>,
+    /// What becomes of this process's supplementary groups where builds run as its own user, who can't
+    /// leave them (`require-drop-supplementary-groups`).
+    pub own_groups: OwnGroups,
     /// Whether they have control groups of their own.
     pub groups: Groups,
     /// Which system calls they are refused (`filter-syscalls`).
@@ -191,8 +212,10 @@ pub struct LocalSettings {
     /// What is asked before each build that is shut in what it shall see beside the rest
     /// (`pre-build-hook`).
     pub pre_build_hook: Option<PathBuf>,
-    /// What runs after each build that went well.
+    /// What runs after each build that went well, unless who waits for it has another.
     pub post_build_hook: Option<PostBuildHook>,
+    /// The settings, as such another one gets them by `NIX_CONFIG`.
+    pub hook_settings: String,
     /// What shows how outputs differ that were built once more (`diff-hook`, where `run-diff-hook` is
     /// set). It runs as the build's user.
     pub diff_hook: Option<PathBuf>,
@@ -202,6 +225,8 @@ pub struct LocalSettings {
     pub certificates: Option<PathBuf>,
     /// Variables that such builds may get.
     pub outside: Outside,
+    /// Whether those who wait for a build may give it variables in their place.
+    pub own_variables: OwnVariables,
     /// What is configured of downloads, apart from what is in files and variables.
     pub fetching: Fetching,
     /// The file that says who downloads are for (`netrc-file`).
@@ -237,6 +262,7 @@ impl LocalSettings {
             build_dir: None,
             users: LocalSettings::ALLOCATED,
             user_locks: None,
+            own_groups: OwnGroups::MayStay,
             groups: Groups::ForRanges,
             filter: SyscallFilter::Builds,
             cores: 0,
@@ -248,10 +274,12 @@ impl LocalSettings {
             keys: SigningKeys::default(),
             pre_build_hook: None,
             post_build_hook: None,
+            hook_settings: String::new(),
             diff_hook: None,
             keep_log: KeepLog::Yes,
             certificates: None,
             outside: Outside(Arc::new(|_| None)),
+            own_variables: OwnVariables::Ignored,
             fetching: Fetching::default(),
             netrc: None,
         }

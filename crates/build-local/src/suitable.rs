@@ -17,12 +17,13 @@ pub enum Unsupported {
         /// Its name, with `builtin:`.
         name: String,
     },
-    /// Something that drover does not do.
-    #[error("the feature '{feature}' is not supported by drover's builder")]
-    Feature {
-        /// The feature.
-        feature: &'static str,
-    },
+    /// It wants to build while it's built.
+    #[error(
+        "the feature 'recursive-nix' is not supported by drover's builder, as it would let a build that is \
+         shut in add to the store, and its own inputs grow while it runs; Nix on a machine whose \
+         'system-features' have it can build it"
+    )]
+    Recursive,
     /// It's for another kind of machine.
     #[error("a '{wanted}' is required to build it, but this machine is {}", list(.here))]
     System {
@@ -44,9 +45,6 @@ fn list(words: &[String]) -> String {
     words.join(", ")
 }
 
-/// What Nix's builder can do and this one can't.
-const NOT_DONE: [&str; 1] = ["recursive-nix"];
-
 /// Says whether a derivation can be built here.
 pub(crate) fn check(
     derivation: &BasicDerivation,
@@ -59,8 +57,8 @@ pub(crate) fn check(
         return Err(Unsupported::Builtin { name });
     }
     let wanted = &options.required_system_features;
-    if let Some(feature) = NOT_DONE.into_iter().find(|feature| wanted.contains(*feature)) {
-        return Err(Unsupported::Feature { feature });
+    if wanted.contains("recursive-nix") {
+        return Err(Unsupported::Recursive);
     }
     // these run wherever drover does
     if builtin.is_none() && !settings.systems.contains(&derivation.system) {

@@ -15,6 +15,7 @@ use drover_sandbox::{
 };
 use drover_store_local::Workshop;
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 
 use crate::folders::{self, BuildFolders};
 use crate::settings::{LocalSettings, SandboxPath, Wherever};
@@ -44,7 +45,11 @@ pub(crate) struct Scene<'a> {
 /// Makes the folder that a build sees as the store's directory; its outputs come about there.
 pub(crate) fn make_store(workshop: &Workshop, user: &BuildUser) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::mkdirat(workshop.folder(), STORE, Mode::RWXU)?;
+    match rustix::fs::mkdirat(workshop.folder(), STORE, Mode::RWXU) {
+        // that of the build before, with the places of its inputs
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
     let store = rustix::fs::openat(workshop.folder(), STORE, flags, Mode::empty())?;
     let mode = match user {
         BuildUser::Caller(_) => 0o755,
@@ -71,22 +76,24 @@ pub(crate) fn namespaces(scene: &Scene<'_>, handles: &mut Handles) -> io::Result
         UserNamespace::Private { appears_as } => appears_as,
     };
     let mut list = List { mounts: Vec::new(), handles };
-    list.store(scene)?;
-    let outer = list.open(scene.folders.outer()?);
-    let own = |folder: &str| bind(outer, folder, Access::ReadWrite);
-    list.put("/tmp", own(folders::TMP)?)?;
-    list.put(settings.sandbox_build_dir.as_str(), own(folders::BUILD)?)?;
     list.devices(settings)?;
     list.put("/proc", Content::Proc)?;
+    list.accounts(inside, &settings.sandbox_build_dir)?;
+    if *network == Network::Private {
+        list.file("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n")?;
+    }
+    let recurring = std::mem::take(&mut list.mounts);
+    let outer = list.open(scene.folders.outer()?);
+    let own = |folder: &str| bind(outer, folder, Access::ReadWrite);
+    // before a store that may lie below it
+    list.put("/tmp", own(folders::TMP)?)?;
+    list.store(scene)?;
+    list.put(settings.sandbox_build_dir.as_str(), own(folders::BUILD)?)?;
     if matches!(user, BuildUser::Range(_)) {
         list.put("/sys", Content::Sysfs)?;
     }
-    list.accounts(inside, &settings.sandbox_build_dir)?;
-    match network {
-        Network::Private => {
-            list.file("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n")?;
-        }
-        Network::Host => list.network_files(settings)?,
+    if *network == Network::Host {
+        list.network_files(settings)?;
     }
     for path in settings.paths.iter().chain(scene.also) {
         list.sandbox_path(path, store_dir, scene)?;
@@ -96,6 +103,7 @@ pub(crate) fn namespaces(scene: &Scene<'_>, handles: &mut Handles) -> io::Result
         network: *network,
         root: Root::Tmpfs { size: ROOT_SIZE },
         root_access: Access::ReadOnly,
+        recurring,
         mounts: list.mounts,
         hostname: b"localhost".to_vec(),
         domainname: b"(none)".to_vec(),

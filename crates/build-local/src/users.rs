@@ -6,13 +6,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use drover_sandbox::{Identity, Ids, LockedUsers, UserPool};
+use drover_sandbox::{Identity, Ids, LockedUsers, Standing, UserPool};
 use drover_store::BuildFailure;
 use drover_store_files::Owners;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Trouble;
-use crate::settings::BuildUsers;
+use crate::settings::{BuildUsers, OwnGroups};
 
 /// How often a user is looked for where all are taken.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -48,10 +48,11 @@ impl BuildUser {
         need: Need,
         cancel: &CancellationToken,
     ) -> Result<BuildUser, Trouble> {
-        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-        if !uid.is_root() {
+        if Standing::of_this_process() == Standing::OneUser {
+            let uid = rustix::process::geteuid().as_raw();
+            let gid = rustix::process::getegid().as_raw();
             return match need {
-                Need::One => Ok(BuildUser::Caller(Ids { uid: uid.as_raw(), gid: gid.as_raw() })),
+                Need::One => Ok(BuildUser::Caller(Ids { uid, gid })),
                 Need::Range => Err(refused("a build with a range of users takes root".to_owned())),
             };
         }
@@ -67,6 +68,19 @@ impl BuildUser {
                 () = tokio::time::sleep(PAUSE) => {}
                 () = cancel.cancelled() => return Err(Trouble::Cancelled),
             }
+        }
+    }
+
+    /// Refuses it where this process's supplementary groups must be left: who has nobody to become can't
+    /// leave them. Others have none of them.
+    pub(crate) fn leave_groups(&self, own_groups: OwnGroups) -> Result<(), Trouble> {
+        match (self, own_groups) {
+            (BuildUser::Caller(_), OwnGroups::MustGo) => Err(refused(
+                "setgroups failed. Set the require-drop-supplementary-groups option to false to skip \
+                 this step."
+                    .to_owned(),
+            )),
+            _ => Ok(()),
         }
     }
 

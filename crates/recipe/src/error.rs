@@ -42,21 +42,18 @@ pub enum RecipeError {
         /// What it must be.
         expected: &'static str,
     },
-    /// A rule for references that names neither a path nor an output.
+    /// A rule for references that names neither a path nor an output, in Nix's words.
     #[error(
-        "'{attribute}' contains '{text}', which is neither a store path nor an output of the derivation"
+        "output check for '{output}' contains output name '{text}', but this is not a valid output of \
+         this derivation. (Valid outputs are [{}].)", .valid.join(", ")
     )]
     Specifier {
-        /// The attribute.
-        attribute: String,
+        /// The output that the rule is for, or the first of those that it is for.
+        output: String,
         /// The text.
         text: String,
-    },
-    /// Rules for an output that there isn't.
-    #[error("'outputChecks' has rules for '{output}', which is no output of the derivation")]
-    UnknownOutput {
-        /// The output.
-        output: String,
+        /// The derivation's outputs.
+        valid: Vec<String>,
     },
     /// A file of the build's folder would have the name of another.
     #[error("two files of the build would be called '{name}'")]

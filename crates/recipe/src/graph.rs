@@ -52,20 +52,25 @@ fn of_text(text: &[u8], store_dir: &StoreDir) -> Result<Graphs, RecipeError> {
 fn of_structured(graphs: &Value, store_dir: &StoreDir) -> Result<Graphs, RecipeError> {
     let wrong = || RecipeError::Type {
         attribute: ATTRIBUTE.to_owned(),
-        expected: "an object of store paths and lists of them",
+        expected: "an object of store paths and lists of them, which may be nested",
     };
     let graphs = graphs.as_object().ok_or_else(wrong)?;
     let graph = |(name, roots): (&String, &Value)| {
-        let roots = match roots {
-            Value::String(_) => std::slice::from_ref(roots),
-            Value::Array(roots) => roots.as_slice(),
-            _ => return Err(wrong()),
-        };
-        let path = |root: &Value| path_of(root.as_str().ok_or_else(wrong)?, store_dir);
-        let roots: Result<BTreeSet<StorePath>, RecipeError> = roots.iter().map(path).collect();
+        let roots: Result<BTreeSet<StorePath>, RecipeError> = leaves(roots)
+            .map(|root| path_of(root.as_str().ok_or_else(wrong)?, store_dir))
+            .collect();
         Ok((name.clone(), roots?))
     };
     graphs.iter().map(graph).collect()
+}
+
+/// Returns a value, or what stands in a list and in the lists in it. The depth has the bound that the
+/// parser of JSON has.
+fn leaves(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
+    match value {
+        Value::Array(items) => Box::new(items.iter().flat_map(leaves)),
+        value => Box::new(std::iter::once(value)),
+    }
 }
 
 fn is_file_name(name: &str) -> bool {
@@ -181,6 +186,16 @@ mod tests {
     fn refuses_in_words(#[case] text: &str, #[case] expected: &str) {
         let error = of_text(text.as_bytes(), &store_dir()).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn reads_lists_in_lists() {
+        let graphs = of_structured(&json!({ "g": A, "h": [A, [[B]]], "i": [] }), &store_dir());
+        let names: Vec<(String, usize)> =
+            graphs.unwrap().into_iter().map(|(name, roots)| (name, roots.len())).collect();
+        assert_eq!(names, [("g".to_owned(), 1), ("h".to_owned(), 2), ("i".to_owned(), 0)]);
+        let error = of_structured(&json!({ "g": [[3]] }), &store_dir()).unwrap_err().to_string();
+        assert!(error.contains("lists of them"), "{error}");
     }
 
     #[test]

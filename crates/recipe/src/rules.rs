@@ -97,8 +97,8 @@ impl OutputRules {
     ///
     /// # Errors
     ///
-    /// Values of the wrong type, rules for outputs that there aren't, and specifiers that are
-    /// neither paths nor outputs.
+    /// Values of the wrong type, and specifiers that are neither paths nor outputs. Rules for outputs
+    /// that there aren't are passed over, as in Nix.
     pub fn of(
         derivation: &BasicDerivation,
         store_dir: &StoreDir,
@@ -268,11 +268,13 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// Returns the rules of a derivation without structured attributes, which are for all outputs.
     fn plain(&self) -> Result<Rules, RecipeError> {
+        let outputs = &self.derivation.outputs;
+        let first = outputs.keys().next().map(OutputName::to_string).unwrap_or_default();
         let set = |name: &str| -> Result<Option<BTreeSet<Specifier>>, RecipeError> {
             let Some(text) = self.derivation.environment.get(name) else { return Ok(None) };
             let text = String::from_utf8_lossy(text);
             let words = text.split_ascii_whitespace();
-            words.map(|word| self.specifier(name, word)).collect::<Result<_, _>>().map(Some)
+            words.map(|word| self.specifier(&first, word)).collect::<Result<_, _>>().map(Some)
         };
         Ok(Rules {
             allowed_references: set("allowedReferences")?,
@@ -285,11 +287,13 @@ impl Reader<'_> {
     }
 
     fn structured(&self, checks: &Value) -> Result<BTreeMap<OutputName, Rules>, RecipeError> {
-        let checks = object("outputChecks", checks)?;
-        let rules = |(output, rules): (&String, &Value)| {
-            Ok((self.output(output)?, self.of_output(output, rules)?))
-        };
-        checks.iter().map(rules).collect()
+        let mut by_output = BTreeMap::new();
+        for (output, rules) in object("outputChecks", checks)? {
+            if let Some(name) = self.output(output) {
+                by_output.insert(name, self.of_output(output, rules)?);
+            }
+        }
+        Ok(by_output)
     }
 
     fn of_output(&self, output: &str, rules: &Value) -> Result<Rules, RecipeError> {
@@ -307,8 +311,7 @@ impl Reader<'_> {
             };
             let Some(items) = rules.get(name) else { return Ok(None) };
             let items = items.as_array().ok_or_else(wrong)?.iter();
-            let specifier =
-                |item: &Value| self.specifier(&named(name), item.as_str().ok_or_else(wrong)?);
+            let specifier = |item: &Value| self.specifier(output, item.as_str().ok_or_else(wrong)?);
             items.map(specifier).collect::<Result<_, _>>().map(Some)
         };
         Ok(Rules {
@@ -329,27 +332,26 @@ impl Reader<'_> {
             let wrong =
                 || RecipeError::Type { attribute: name.to_owned(), expected: "true or false" };
             if flag.as_bool().ok_or_else(wrong)? {
-                set.insert(self.output(output)?);
+                set.extend(self.output(output));
             }
         }
         Ok(set)
     }
 
-    fn output(&self, output: &str) -> Result<OutputName, RecipeError> {
+    fn output(&self, output: &str) -> Option<OutputName> {
         let name = output.parse::<OutputName>().ok();
-        let known = name.filter(|name| self.derivation.outputs.contains_key(name));
-        known.ok_or_else(|| RecipeError::UnknownOutput { output: output.to_owned() })
+        name.filter(|name| self.derivation.outputs.contains_key(name))
     }
 
-    fn specifier(&self, attribute: &str, text: &str) -> Result<Specifier, RecipeError> {
+    /// Reads what a rule for `output` is about.
+    fn specifier(&self, output: &str, text: &str) -> Result<Specifier, RecipeError> {
         if let Ok(path) = self.store_dir.parse(text) {
             return Ok(Specifier::Path(path));
         }
-        let output = text.parse::<OutputName>().ok();
-        let known = output.filter(|name| self.derivation.outputs.contains_key(name));
-        known.map(Specifier::Output).ok_or_else(|| RecipeError::Specifier {
-            attribute: attribute.to_owned(),
+        self.output(text).map(Specifier::Output).ok_or_else(|| RecipeError::Specifier {
+            output: output.to_owned(),
             text: text.to_owned(),
+            valid: self.derivation.outputs.keys().map(OutputName::to_string).collect(),
         })
     }
 }
@@ -437,6 +439,7 @@ mod tests {
     )])]
     #[case::others_are_disallowed(&[("disallowedReferences", DEEP)])]
     #[case::structured(&[("__json", r#"{"outputChecks": {"dev": {"maxSize": 100, "maxClosureSize": 2100}}}"#)])]
+    #[case::no_output(&[("__json", r#"{"outputChecks": {"doc": {"maxSize": 0}}, "unsafeDiscardReferences": {"doc": true}}"#)])]
     fn holds(#[case] environment: &[(&str, &str)]) {
         assert_eq!(check(environment), Ok(()));
     }
@@ -459,8 +462,15 @@ mod tests {
         &[("__json", r#"{"outputChecks": {"out": {"disallowedRequisites": ["out"]}}}"#)],
         OUT
     )]
-    #[case::specifier(&[("allowedReferences", "nobody")], "neither a store path nor an output")]
-    #[case::unknown_output(&[("__json", r#"{"outputChecks": {"doc": {}}}"#)], "'doc'")]
+    #[case::specifier(
+        &[("allowedReferences", "nobody")],
+        "output check for 'dev' contains output name 'nobody', but this is not a valid output of this \
+         derivation. (Valid outputs are [dev, out].)"
+    )]
+    #[case::structured_specifier(
+        &[("__json", r#"{"outputChecks": {"out": {"disallowedReferences": ["nobody"]}}}"#)],
+        "output check for 'out' contains output name 'nobody'"
+    )]
     #[case::wrong_type(&[("__json", r#"{"outputChecks": {"dev": {"maxSize": "x"}}}"#)], "dev.maxSize")]
     fn is_broken_in_words(#[case] environment: &[(&str, &str)], #[case] expected: &str) {
         let said = check(environment).unwrap_err();

@@ -64,13 +64,22 @@ impl ReferenceScan {
         self.found
     }
 
-    /// Looks at each run of 32 digits. A window is read from its end, so that where its last byte
-    /// is no digit the next 32 windows are passed over.
+    /// Looks at each run of 32 digits. Wherever one begins, a whole [`Block`] of it is digits, and few
+    /// blocks are.
     fn search(&mut self, bytes: &[u8]) {
         if self.wanted.is_empty() {
             return;
         }
         let mut begin = 0;
+        while let Some(block) = next_block_of_digits(bytes, begin) {
+            begin = self.search_around(bytes, begin.max(block.saturating_sub(BLOCK)), block);
+        }
+    }
+
+    /// Looks at each run of 32 digits that begins at `begin` or later, until one is behind where this
+    /// block is and the bytes there are no such run. Returns where that is. A window is read from its
+    /// end, so that where its last byte is no digit the next 32 windows are passed over.
+    fn search_around(&mut self, bytes: &[u8], mut begin: usize, block: usize) -> usize {
         // up to here from `begin` all bytes are known to be digits
         let mut digits = 0;
         while let Some(window) = bytes.get(begin..begin + HashPart::LEN) {
@@ -79,6 +88,9 @@ impl ReferenceScan {
                 Some(position) => {
                     begin += digits + position + 1;
                     digits = HashPart::LEN - digits - position - 1;
+                    if block < begin {
+                        return begin;
+                    }
                 }
                 None => {
                     self.look_up(window);
@@ -87,6 +99,7 @@ impl ReferenceScan {
                 }
             }
         }
+        bytes.len()
     }
 
     fn look_up(&mut self, window: &[u8]) {
@@ -94,6 +107,31 @@ impl ReferenceScan {
             self.found.insert(path);
         }
     }
+}
+
+/// Half as many bytes as a hash part has, and as many as processors compare at once.
+const BLOCK: usize = HashPart::LEN / 2;
+
+/// Bytes at a multiple of their number.
+type Block = [u8; BLOCK];
+
+/// Returns where the first block begins from `begin` on that is all digits.
+fn next_block_of_digits(bytes: &[u8], begin: usize) -> Option<usize> {
+    let first = begin.div_ceil(BLOCK);
+    let (blocks, _) = bytes.get(first * BLOCK..)?.as_chunks::<BLOCK>();
+    let at = blocks.iter().position(is_all_digits)?;
+    Some((first + at) * BLOCK)
+}
+
+/// Written so that the compiler does it for all bytes at once; it equals [`is_digit`].
+fn is_all_digits(block: &Block) -> bool {
+    let digits = block.iter().fold(0_u8, |digits, byte| {
+        let is_number = byte.wrapping_sub(b'0') < 10;
+        let is_letter = byte.wrapping_sub(b'a') < 26;
+        let is_left_out = (*byte == b'e') | (*byte == b'o') | (*byte == b't') | (*byte == b'u');
+        digits + u8::from(is_number | (is_letter & !is_left_out))
+    });
+    usize::from(digits) == BLOCK
 }
 
 fn is_digit(byte: u8) -> bool {
@@ -150,6 +188,15 @@ mod tests {
                 let found = scan(&candidates, text.as_bytes(), size);
                 assert_eq!(found, naive(&candidates, text.as_bytes()), "{text} by {size}");
             }
+        }
+    }
+
+    #[test]
+    fn a_block_is_all_digits_if_each_byte_is_one() {
+        for byte in 0..=u8::MAX {
+            let mut block = [b'0'; BLOCK];
+            block[usize::from(byte) % BLOCK] = byte;
+            assert_eq!(is_all_digits(&block), is_digit(byte), "{byte}");
         }
     }
 

@@ -53,9 +53,10 @@ fn run(bencher: divan::Bencher<'_, '_>, isolation: impl Fn(&mut Handles) -> Isol
     };
     let launcher = runtime.block_on(async { Launcher::start(&program).unwrap() });
     let mut handles = Handles::new();
+    let isolation = isolation(&mut handles);
     let null = rustix::fs::open("/dev/null", OFlags::WRONLY, Mode::empty()).unwrap();
     let output = handles.add(null);
-    let plan = plan(output, isolation(&mut handles));
+    let plan = plan(output, isolation);
     bencher.bench_local(|| {
         runtime.block_on(async {
             let mut running = launcher.spawn(&plan, &handles).await.unwrap();
@@ -89,11 +90,20 @@ fn plan(output: Handle, isolation: Isolation) -> Plan {
 
 fn namespaces(handles: &mut Handles, inputs: usize, network: Network) -> Isolation {
     let store = std::env::temp_dir().join(format!("drover-bench-{}", std::process::id()));
-    let mut mounts = Vec::new();
+    let (mut recurring, mut mounts) = (Vec::new(), Vec::new());
     let put = |at: String, what| Mount { at: Target::new(at).unwrap(), what };
     for input in 0..inputs {
         std::fs::create_dir_all(store.join(format!("input-{input}"))).unwrap();
     }
+    for device in ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/full"] {
+        let source = Source::Open(handles.add(open(Path::new(device))));
+        recurring.push(put(device.to_owned(), Content::Device(source)));
+    }
+    let memory =
+        || Content::Tmpfs { size: TmpfsSize::Percent(50), mode: 0o1777, owner: Owner::Root };
+    recurring.push(put("/proc".to_owned(), Content::Proc));
+    recurring.push(put("/dev/pts".to_owned(), Content::Terminals));
+    recurring.push(put("/dev/shm".to_owned(), memory()));
     let folder = handles.add(open(&store));
     for input in 0..inputs {
         let path = Below::new(format!("input-{input}")).unwrap();
@@ -104,21 +114,13 @@ fn namespaces(handles: &mut Handles, inputs: usize, network: Network) -> Isolati
     let shell = Source::Open(handles.add(open(Path::new(SHELL))));
     let what = Content::Bind { source: shell, access: Access::ReadOnly };
     mounts.push(put(SHELL.to_owned(), what));
-    for device in ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/full"] {
-        let source = Source::Open(handles.add(open(Path::new(device))));
-        mounts.push(put(device.to_owned(), Content::Device(source)));
-    }
-    let memory =
-        || Content::Tmpfs { size: TmpfsSize::Percent(50), mode: 0o1777, owner: Owner::Root };
-    mounts.push(put("/proc".to_owned(), Content::Proc));
-    mounts.push(put("/dev/pts".to_owned(), Content::Terminals));
-    mounts.push(put("/dev/shm".to_owned(), memory()));
     mounts.push(put("/tmp".to_owned(), Content::Folder { mode: 0o1777, owner: Owner::Root }));
     Isolation::Namespaces(Box::new(Namespaces {
         users: UserNamespace::Private { appears_as: Ids { uid: 1000, gid: 100 } },
         network,
         root: Root::Tmpfs { size: 1 << 20 },
         root_access: Access::ReadWrite,
+        recurring,
         mounts,
         hostname: b"localhost".to_vec(),
         domainname: b"(none)".to_vec(),

@@ -5,26 +5,27 @@
 //! needed before.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketType};
-use rustix::process::{Resource as RustixResource, Rlimit, Signal};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+use crate::ahead::{Forecast, Order, Surroundings};
 use crate::error::{At, Failure, Step};
+use crate::filter;
 use crate::handles::Handles;
 use crate::identity::{self, Capabilities, UserNamespaceOrder, Who};
 use crate::launch::OwnProgram;
+use crate::limits::{set_limit, set_oom_score, set_personality};
 use crate::message;
-use crate::mounts::{self, Owners};
-use crate::plan::{
-    Addresses, Command, HardLimit, Isolation, Limit, Machine, Namespaces, Network, Personality,
-    Plan, Program, Resource, Scope,
-};
+use crate::mounts::{Owners, Tree};
+use crate::network;
+use crate::plan::{Command, Isolation, Namespaces, Network, Plan, Program, Scope, SyscallFilter};
 use crate::sources::Sources;
+use crate::supervisor::Given;
 use crate::sys;
 
 /// What the child tells its supervisor. When it says nothing more, it has become the command.
@@ -49,35 +50,150 @@ pub(crate) struct Child<'a> {
     pub(crate) handles: &'a Handles,
     pub(crate) who: Who,
     pub(crate) own: Option<OwnProgram>,
-    /// Two descriptors above 2: the stdin and the output.
+    pub(crate) means: &'a Means,
+    pub(crate) filtered: Filtered,
+}
+
+/// Whether the filter is in force.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Filtered {
+    /// It is.
+    Already,
+    /// It will be, at last.
+    NotYet,
+}
+
+/// What a child has from its supervisor in any case.
+pub(crate) struct Means {
+    /// Above 2: its stdin to be.
     pub(crate) input: OwnedFd,
-    pub(crate) filter: Option<Vec<libc::sock_filter>>,
     pub(crate) supervisor: OwnedFd,
+}
+
+/// A child that makes what is the same for many commands, and waits for its plan then.
+pub(crate) struct EarlyChild<'a> {
+    pub(crate) forecast: &'a Forecast,
+    /// What the forecast names.
+    pub(crate) handles: Handles,
+    pub(crate) own: Option<OwnProgram>,
+    pub(crate) means: Means,
+}
+
+impl EarlyChild<'_> {
+    /// Becomes the command when there is a plan, or says why not and ends.
+    pub(crate) fn run(self) -> ! {
+        let Err(failure) = self.become_command();
+        self.means.fail(failure)
+    }
+
+    fn become_command(&self) -> Result<std::convert::Infallible, Failure> {
+        self.means.begin()?;
+        let mut sources = Sources::new(&self.handles);
+        let surroundings = &self.forecast.surroundings;
+        let tree = prepare(surroundings, &mut sources, Owners::Root)?;
+        // what is done from here on, commands may do as well
+        install_filter(surroundings.filter)?;
+        let step = Step::ReadPlan;
+        let Some(mut message) = message::receive(&self.means.supervisor).at(step)? else {
+            // no plan is to come
+            sys::exit_now(0)
+        };
+        let Order::Start = message.read().at(step)?;
+        let given = Given::of(std::mem::take(&mut message.files))?;
+        let who = identity::who(&given.plan, identity::starter())?;
+        let child = Child {
+            plan: &given.plan,
+            handles: &given.handles,
+            who,
+            own: self.own,
+            means: &self.means,
+            filtered: Filtered::Already,
+        };
+        let Isolation::Namespaces(namespaces) = &child.plan.isolation else {
+            return Err(Failure::rule(step, "this plan takes no namespaces"));
+        };
+        child.plan.oom_score.map(set_oom_score).transpose()?;
+        child.enter(tree, namespaces, &mut Sources::new(child.handles))?;
+        child.finish()
+    }
+}
+
+impl Means {
+    fn begin(&self) -> Result<(), Failure> {
+        sys::let_signals_in();
+        rustix::process::setsid().at(Step::StartSession)?;
+        self.die_with_parent()
+    }
+
+    fn fail(&self, failure: Failure) -> ! {
+        // If the supervisor can't be told, it's gone, and so is whoever wanted to know.
+        let sent = message::send(&self.supervisor, &Word::Failed(failure), &[]);
+        sys::exit_now(if sent.is_ok() { 1 } else { 2 })
+    }
+
+    /// Has the kernel kill this process when the supervisor ends, even if that was just now.
+    fn die_with_parent(&self) -> Result<(), Failure> {
+        let step = Step::DieWithParent;
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).at(step)?;
+        // The parent may not be visible from here, so its number can't be asked for; its end of the
+        // socket is closed with it.
+        let mut polled = [PollFd::new(&self.supervisor, PollFlags::empty())];
+        let now = rustix::event::Timespec::default();
+        rustix::event::poll(&mut polled, Some(&now)).at(step)?;
+        match polled.iter().any(|it| it.revents().contains(PollFlags::HUP)) {
+            true => Err(Errno::PIPE).at(step),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Makes what doesn't depend on the command, in namespaces of this process's own.
+fn prepare(
+    surroundings: &Surroundings,
+    sources: &mut Sources<'_>,
+    owners: Owners,
+) -> Result<Tree, Failure> {
+    let Surroundings { root, network, hostname, domainname, mounts, filter: _ } = surroundings;
+    let step = Step::SetHostName;
+    rustix::system::sethostname(hostname).at(step)?;
+    rustix::system::setdomainname(domainname).at(step)?;
+    match network {
+        Network::Private => network::switch_loopback_on().at(Step::StartLoopback)?,
+        Network::Host => {}
+    }
+    let mut tree = Tree::begin(*root, sources, owners)?;
+    tree.put_all(mounts, sources)?;
+    Ok(tree)
 }
 
 impl Child<'_> {
     /// Becomes the command, or says why not and ends.
     pub(crate) fn run(self) -> ! {
         let Err(failure) = self.become_command();
-        // If the supervisor can't be told, it's gone, and so is whoever wanted to know.
-        let sent = message::send(&self.supervisor, &Word::Failed(failure), &[]);
-        sys::exit_now(if sent.is_ok() { 1 } else { 2 })
+        self.means.fail(failure)
     }
 
     fn become_command(&self) -> Result<std::convert::Infallible, Failure> {
         let Child { plan, who, .. } = self;
-        sys::let_signals_in();
-        rustix::process::setsid().at(Step::StartSession)?;
-        self.die_with_parent()?;
+        self.means.begin()?;
         plan.oom_score.map(set_oom_score).transpose()?;
         if who.order == UserNamespaceOrder::First {
             self.await_users()?;
             who.become_ids.map(identity::become_ids).transpose()?;
-            self.die_with_parent()?;
+            self.means.die_with_parent()?;
         }
         if let Isolation::Namespaces(namespaces) = &plan.isolation {
-            self.enter_namespaces(namespaces)?;
+            let mut sources = Sources::new(self.handles);
+            let tree =
+                prepare(&Surroundings::of(namespaces, plan.filter), &mut sources, self.owners())?;
+            self.enter(tree, namespaces, &mut sources)?;
         }
+        self.finish()
+    }
+
+    /// Does what is left when the root is entered.
+    fn finish(&self) -> Result<std::convert::Infallible, Failure> {
+        let Child { plan, who, .. } = self;
         leave_keyring()?;
         plan.limits.iter().try_for_each(set_limit)?;
         set_personality(plan.personality)?;
@@ -97,42 +213,32 @@ impl Child<'_> {
 
     fn await_users(&self) -> Result<(), Failure> {
         let step = Step::MapUsers;
-        message::send(&self.supervisor, &Word::MapUsers, &[]).at(step)?;
-        match message::receive(&self.supervisor).at(step)? {
+        message::send(&self.means.supervisor, &Word::MapUsers, &[]).at(step)?;
+        match message::receive(&self.means.supervisor).at(step)? {
             Some(answer) => answer.read::<Answer>().map(drop).at(step),
             None => Err(Errno::PIPE).at(step),
         }
     }
 
-    /// Has the kernel kill this process when the supervisor ends, even if that was just now.
-    fn die_with_parent(&self) -> Result<(), Failure> {
-        let step = Step::DieWithParent;
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).at(step)?;
-        // The parent may not be visible from here, so its number can't be asked for; its end of the
-        // socket is closed with it.
-        let mut polled = [PollFd::new(&self.supervisor, PollFlags::empty())];
-        let now = rustix::event::Timespec::default();
-        rustix::event::poll(&mut polled, Some(&now)).at(step)?;
-        match polled.iter().any(|it| it.revents().contains(PollFlags::HUP)) {
-            true => Err(Errno::PIPE).at(step),
-            false => Ok(()),
-        }
-    }
-
-    fn enter_namespaces(&self, namespaces: &Namespaces) -> Result<(), Failure> {
-        let step = Step::SetHostName;
-        rustix::system::sethostname(&namespaces.hostname).at(step)?;
-        rustix::system::setdomainname(&namespaces.domainname).at(step)?;
-        if let Network::Private = namespaces.network {
-            switch_loopback_on().at(Step::StartLoopback)?;
-        }
-        let owners = match self.who.order {
+    fn owners(&self) -> Owners {
+        match self.who.order {
             UserNamespaceOrder::First => Owners::OnlyBuild,
             UserNamespaceOrder::Last | UserNamespaceOrder::Never => {
                 Owners::RootOr(self.who.outside)
             }
-        };
-        mounts::enter(namespaces, &mut Sources::new(self.handles), owners)?;
+        }
+    }
+
+    /// Puts into the root what is this command's alone, and enters it.
+    fn enter(
+        &self,
+        mut tree: Tree,
+        namespaces: &Namespaces,
+        sources: &mut Sources<'_>,
+    ) -> Result<(), Failure> {
+        tree.set_owners(self.owners());
+        tree.put_all(&namespaces.mounts, sources)?;
+        tree.switch(namespaces.root_access)?;
         match sys::unshare(libc::CLONE_NEWCGROUP) {
             // A kernel without control groups.
             Ok(()) | Err(Errno::INVAL) => Ok(()),
@@ -150,7 +256,7 @@ impl Child<'_> {
             Scope::WhereSupported if sys::landlock_version() < SCOPES => {}
             Scope::WhereSupported | Scope::Required => sys::scope_self().at(Step::Scope)?,
         }
-        self.die_with_parent()
+        self.means.die_with_parent()
     }
 
     fn execute(&self) -> Result<std::convert::Infallible, Failure> {
@@ -167,12 +273,12 @@ impl Child<'_> {
         };
         let step = Step::ConnectOutput;
         let output = self.handles.get(command.output).ok_or(Errno::BADF).at(step)?;
-        rustix::stdio::dup2_stdin(&self.input).at(step)?;
+        rustix::stdio::dup2_stdin(&self.means.input).at(step)?;
         rustix::stdio::dup2_stdout(output).at(step)?;
         rustix::stdio::dup2_stderr(output).at(step)?;
         sys::close_on_exec_from(3).at(step)?;
-        if let Some(filter) = &self.filter {
-            sys::install_filter(filter).at(Step::FilterSyscalls)?;
+        if self.filtered == Filtered::NotYet {
+            install_filter(self.plan.filter)?;
         }
         match program {
             Become::File(Strings { program, arguments, environment }) => {
@@ -186,6 +292,13 @@ impl Child<'_> {
                 sys::exit_now(status_of(own, input))
             }
         }
+    }
+}
+
+fn install_filter(filter: SyscallFilter) -> Result<(), Failure> {
+    match filter::program(filter) {
+        Some(program) => sys::install_filter(&program).at(Step::FilterSyscalls),
+        None => Ok(()),
     }
 }
 
@@ -230,18 +343,6 @@ impl Strings {
     }
 }
 
-fn set_oom_score(score: i16) -> Result<(), Failure> {
-    let step = Step::SetOomScore;
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::open("/proc/self/oom_score_adj", flags, Mode::empty()).at(step)?;
-    rustix::io::write(&file, score.to_string().as_bytes()).map(drop).at(step)
-}
-
-fn switch_loopback_on() -> Result<(), Errno> {
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
-    sys::switch_loopback_on(socket.as_fd())
-}
-
 /// Keys that the caller holds are none of the command's business.
 fn leave_keyring() -> Result<(), Failure> {
     match sys::leave_keyring() {
@@ -249,38 +350,6 @@ fn leave_keyring() -> Result<(), Failure> {
         Ok(()) | Err(Errno::NOSYS | Errno::PERM) => Ok(()),
         Err(errno) => Err(errno).at(Step::LeaveKeyring),
     }
-}
-
-fn set_limit(limit: &Limit) -> Result<(), Failure> {
-    let resource = match limit.resource {
-        Resource::Core => RustixResource::Core,
-        Resource::Cpu => RustixResource::Cpu,
-        Resource::FileSize => RustixResource::Fsize,
-        Resource::OpenFiles => RustixResource::Nofile,
-        Resource::Processes => RustixResource::Nproc,
-        Resource::Stack => RustixResource::Stack,
-        Resource::AddressSpace => RustixResource::As,
-    };
-    let maximum = match limit.hard {
-        HardLimit::Unchanged => rustix::process::getrlimit(resource).maximum,
-        HardLimit::To(maximum) => Some(maximum),
-    };
-    rustix::process::setrlimit(resource, Rlimit { current: limit.soft, maximum })
-        .on(Step::SetLimit, &format_args!("{:?}", limit.resource))
-}
-
-fn set_personality(personality: Personality) -> Result<(), Failure> {
-    // `PER_LINUX` and `PER_LINUX32`, which the libc crate doesn't have.
-    let machine = match personality.machine {
-        Machine::Native => 0,
-        Machine::Linux32 => 8,
-    };
-    let addresses = match personality.addresses {
-        Addresses::Random => 0,
-        Addresses::Fixed => libc::ADDR_NO_RANDOMIZE,
-    };
-    let persona = libc::c_ulong::from((machine | addresses).cast_unsigned());
-    sys::set_personality(persona).at(Step::SetPersonality)
 }
 
 /// Goes to the working folder as the user, who must be able to.

@@ -6,6 +6,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::error::{At, Failure, Step};
 use crate::plan::{Identity, Ids, Isolation, Namespaces, Plan, UserNamespace};
+use crate::standing::Standing;
 use crate::sys;
 
 /// When a user namespace is made.
@@ -53,27 +54,37 @@ pub(crate) struct Who {
 
 const ROOT: Ids = Ids { uid: 0, gid: 0 };
 
-/// The user and group of this process.
-pub(crate) fn caller() -> Ids {
-    let uid = rustix::process::geteuid().as_raw();
-    Ids { uid, gid: rustix::process::getegid().as_raw() }
+/// Who starts a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Starter {
+    /// Its user and group.
+    pub(crate) ids: Ids,
+    /// What it may become.
+    pub(crate) standing: Standing,
 }
 
-/// Works out as whom the command of `plan` runs when `caller` starts it.
-pub(crate) fn who(plan: &Plan, caller: Ids) -> Result<Who, Failure> {
+/// Returns who this process is.
+pub(crate) fn starter() -> Starter {
+    let uid = rustix::process::geteuid().as_raw();
+    let ids = Ids { uid, gid: rustix::process::getegid().as_raw() };
+    Starter { ids, standing: Standing::of_this_process() }
+}
+
+/// Works out as whom the command of `plan` runs when `starter` starts it.
+pub(crate) fn who(plan: &Plan, starter: Starter) -> Result<Who, Failure> {
     let refuse = |rule: &str| Err(Failure::rule(Step::CheckPlan, rule));
     let namespaces = match &plan.isolation {
         Isolation::None => None,
         Isolation::Namespaces(namespaces) => Some(namespaces.as_ref()),
     };
-    let is_root = caller.uid == 0;
+    let is_root = starter.standing == Standing::Root;
     let keeps_groups = namespaces.is_none_or(|it| it.users == UserNamespace::Host);
     if !(plan.groups.is_empty() || is_root && keeps_groups) {
         return refuse("supplementary groups take root, and no user namespace");
     }
     match plan.identity {
         Identity::Caller if is_root => refuse("root can't run it as itself: name a build user"),
-        Identity::Caller => caller_as(caller, namespaces),
+        Identity::Caller => caller_as(starter.ids, namespaces),
         Identity::User(_) | Identity::Range { .. } if !is_root => {
             refuse("only root can run it as another user")
         }

@@ -12,10 +12,11 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::ahead::Ahead;
 use crate::error::SpawnError;
 use crate::handles::Handles;
 use crate::message::{self, Report, Request};
-use crate::plan::{Cgroup, Content, Identity, Ids, Isolation, Leftovers, Plan, Root, Source};
+use crate::plan::{Cgroup, Content, Identity, Ids, Isolation, Leftovers, Plan, Root};
 use crate::running::{Rescue, Running, next_report};
 use crate::support::Support;
 use crate::sys;
@@ -82,7 +83,7 @@ impl Launcher {
         let text = write_plan(plan)?;
         let mut files = vec![text.as_fd()];
         files.extend(handles.all());
-        let control = self.ask(&Request::Spawn, &files).await?;
+        let control = self.ask(&Request::Spawn { ahead: Ahead::of(plan) }, &files).await?;
         let message = next_report(&control).await.map_err(SpawnError::Launcher)?;
         let Some(mut message) = message else { return Err(SpawnError::Vanished) };
         match (message.read(), message.files.pop()) {
@@ -239,10 +240,9 @@ fn check_handles(plan: &Plan, handles: &Handles) -> Result<(), SpawnError> {
         if let Root::Folder(handle) = namespaces.root {
             used.push(handle);
         }
-        used.extend(namespaces.mounts.iter().filter_map(|mount| match &mount.what {
-            Content::Bind { source, .. } | Content::Device(source) => Some(match source {
-                Source::Open(handle) | Source::In { folder: handle, .. } => *handle,
-            }),
+        let mounts = namespaces.recurring.iter().chain(&namespaces.mounts);
+        used.extend(mounts.filter_map(|mount| match &mount.what {
+            Content::Bind { source, .. } | Content::Device(source) => Some(source.handle()),
             _ => None,
         }));
     }

@@ -27,6 +27,11 @@
 //!   ([`Step`]). If the supervisor dies, the kernel kills the child, and with it its namespace; the
 //!   caller sees the socket close and kills what it can reach too.
 //!
+//! A supervisor may be there before its command is known: where root has commands run that are shut in,
+//! the launcher forks the next one at once, and its child makes what such commands have in common
+//! ([`Namespaces::recurring`]) while the one before runs: its namespaces, devices, file systems in
+//! memory. It's for one command only, and only for one that is to have exactly this.
+//!
 //! # Three ways to run
 //!
 //! | [`Identity`] | [`Isolation`] | takes | leftovers end by |
@@ -73,12 +78,12 @@
 //!         network: Network::Private,
 //!         root: Root::Tmpfs { size: 16 << 20 },
 //!         root_access: Access::ReadOnly,
+//!         recurring: vec![Mount { at: Target::new("/proc")?, what: Content::Proc }],
 //!         mounts: vec![
 //!             Mount {
 //!                 at: Target::new("/store/abc-bash")?,
 //!                 what: Content::Bind { source: shell, access: Access::ReadOnly },
 //!             },
-//!             Mount { at: Target::new("/proc")?, what: Content::Proc },
 //!             Mount {
 //!                 at: Target::new("/tmp")?,
 //!                 what: Content::Tmpfs {
@@ -108,20 +113,26 @@
 //! # }
 //! ```
 
+mod ahead;
 mod cgroup;
 mod child;
 mod error;
 mod filter;
 mod handles;
 mod identity;
+mod inherited;
 mod launch;
 mod launcher;
 mod leftovers;
+mod limits;
 mod message;
 mod mounts;
+mod network;
 mod plan;
 mod running;
 mod sources;
+mod spare;
+mod standing;
 mod supervisor;
 mod support;
 mod sys;
@@ -132,6 +143,7 @@ mod users;
 pub use cgroup::{CgroupFolder, CgroupLeaf, CgroupUsage};
 pub use error::{Failure, Reason, SpawnError, Step, WaitError};
 pub use handles::{Handle, Handles};
+pub use inherited::{close_inherited, keep_descriptors_from_children};
 pub use launch::{OwnProgram, run_launcher, run_launcher_for};
 pub use launcher::{Launcher, LauncherProgram};
 pub use plan::{
@@ -140,6 +152,7 @@ pub use plan::{
     Scope, Source, SyscallFilter, TmpfsSize, UserNamespace,
 };
 pub use running::{Cause, Ended, Exit, Running, Usage};
+pub use standing::Standing;
 pub use support::{Availability, Support};
 pub use target::{Below, PathError, Target};
 pub use terminal::{Terminal, TerminalReader};

@@ -16,6 +16,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::ahead::Ahead;
 use crate::error::Failure;
 use crate::plan::Ids;
 use crate::support::Support;
@@ -24,7 +25,10 @@ use crate::support::Support;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Start a supervisor. With it come its end of a socket, the plan, and the plan's files.
-    Spawn,
+    Spawn {
+        /// What of the command's surroundings may be there already.
+        ahead: Ahead,
+    },
     /// Kill all processes of these users. With it comes the socket for the answer.
     KillUsers {
         /// The first.

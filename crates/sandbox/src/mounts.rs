@@ -3,14 +3,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
 };
 
 use crate::error::{At, Failure, Step};
-use crate::plan::{Access, Content, Ids, Mount, Namespaces, Owner, Root, TmpfsSize};
+use crate::plan::{Access, Content, Ids, Mount, Owner, Root, TmpfsSize};
 use crate::sources::{Found, PlaceKind, Sources};
 use crate::sys;
 use crate::target::Target;
@@ -22,39 +22,12 @@ pub(crate) enum Owners {
     OnlyBuild,
     /// Whatever is made belongs to the machine's root, and can be given to this user.
     RootOr(Ids),
+    /// Whatever is made belongs to the machine's root, as the command's user isn't known yet.
+    Root,
 }
 
-/// Makes the root of this process, in a mount namespace of its own, and enters it.
-pub(crate) fn enter(
-    namespaces: &Namespaces,
-    sources: &mut Sources<'_>,
-    owners: Owners,
-) -> Result<(), Failure> {
-    rustix::process::umask(Mode::empty());
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).at(Step::CutMounts)?;
-    let root = match namespaces.root {
-        Root::Tmpfs { size } => root_in_memory(size)?,
-        Root::Folder(handle) => sources.tree(handle)?,
-    };
-    secure(&root, NO_SUID_OR_DEVICES).at(Step::MakeRoot)?;
-    move_tree(&root, CWD, b"/").at(Step::MakeRoot)?;
-    let mut tree = Tree { root, owners, parent: None };
-    for mount in &namespaces.mounts {
-        tree.put(mount, sources)?;
-    }
-    tree.switch(namespaces.root_access)
-}
-
-/// Where a mount goes.
-enum Place {
-    /// The name in the folder.
-    Named,
-    /// An open file or folder.
-    Open(OwnedFd),
-}
-
-struct Tree {
+/// The root of a command in the making.
+pub(crate) struct Tree {
     root: OwnedFd,
     owners: Owners,
     /// The folder where something was put last: most of it goes where the last went.
@@ -64,6 +37,38 @@ struct Tree {
 const NO_SUID_OR_DEVICES: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 
 impl Tree {
+    /// Begins a root, in a mount namespace that is this process's own.
+    pub(crate) fn begin(
+        root: Root,
+        sources: &mut Sources<'_>,
+        owners: Owners,
+    ) -> Result<Tree, Failure> {
+        rustix::process::umask(Mode::empty());
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change("/", private).at(Step::CutMounts)?;
+        let root = match root {
+            Root::Tmpfs { size } => root_in_memory(size)?,
+            Root::Folder(handle) => sources.tree(handle)?,
+        };
+        secure(&root, NO_SUID_OR_DEVICES).at(Step::MakeRoot)?;
+        move_tree(&root, CWD, b"/").at(Step::MakeRoot)?;
+        Ok(Tree { root, owners, parent: None })
+    }
+
+    /// Sets whom what is put from now on can be given to.
+    pub(crate) fn set_owners(&mut self, owners: Owners) {
+        self.owners = owners;
+    }
+
+    /// Puts everything in its place, in this order.
+    pub(crate) fn put_all(
+        &mut self,
+        mounts: &[Mount],
+        sources: &mut Sources<'_>,
+    ) -> Result<(), Failure> {
+        mounts.iter().try_for_each(|mount| self.put(mount, sources))
+    }
+
     fn put(&mut self, mount: &Mount, sources: &mut Sources<'_>) -> Result<(), Failure> {
         let at = &mount.at;
         match &mount.what {
@@ -169,23 +174,13 @@ impl Tree {
     fn put_on(&mut self, tree: &OwnedFd, at: &Target, kind: PlaceKind) -> Result<(), Failure> {
         let step = Step::MakePlace;
         let (parent, name) = self.parent_of(at)?;
-        let made = match kind {
-            PlaceKind::Folder => {
-                let made = rustix::fs::mkdirat(parent, &*name, Mode::from_raw_mode(0o755));
-                // Just made, it's no symlink, and wouldn't be followed if it were.
-                made.map(|()| Place::Named)
-            }
-            PlaceKind::File => make_file(parent, &name).map(Place::Open),
-        };
-        let place = match made {
-            Err(Errno::EXIST) => Place::Open(existing_place(parent, &name, kind).on(step, at)?),
-            made => made.on(step, at)?,
-        };
-        match place {
-            Place::Named => move_tree(tree, parent, &name),
-            Place::Open(place) => move_tree(tree, place.as_fd(), b""),
+        match check_place(parent, &name, kind) {
+            Err(Errno::NOENT) => make_place(parent, &name, kind),
+            checked => checked,
         }
-        .on(Step::Mount, at)?;
+        .on(step, at)?;
+        // nobody else changes anything in here, and a symlink isn't followed
+        move_tree(tree, parent, &name).on(Step::Mount, at)?;
         self.forget_below(at);
         Ok(())
     }
@@ -243,14 +238,16 @@ impl Tree {
     fn ids_of(&self, owner: Owner) -> Option<(u32, u32)> {
         match (self.owners, owner) {
             (Owners::OnlyBuild, _) => None,
-            (Owners::RootOr(_), Owner::Root) => Some((0, 0)),
+            (Owners::RootOr(_) | Owners::Root, Owner::Root) => Some((0, 0)),
+            // nobody asks for that before it's known, and root is the one who can do no harm
+            (Owners::Root, Owner::Build | Owner::RootAndBuildGroup) => Some((0, 0)),
             (Owners::RootOr(ids), Owner::Build) => Some((ids.uid, ids.gid)),
             (Owners::RootOr(ids), Owner::RootAndBuildGroup) => Some((0, ids.gid)),
         }
     }
 
     /// Makes this the root, and takes the old one away.
-    fn switch(self, access: Access) -> Result<(), Failure> {
+    pub(crate) fn switch(self, access: Access) -> Result<(), Failure> {
         let step = Step::EnterRoot;
         if let Access::ReadOnly = access {
             make_read_only(&self.root).at(step)?;
@@ -296,17 +293,25 @@ fn new_mount_with(
     rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
 }
 
-/// Opens what is to be mounted on, if it's of the right kind, and no symlink.
-fn existing_place(parent: BorrowedFd<'_>, name: &[u8], kind: PlaceKind) -> Result<OwnedFd, Errno> {
-    let look = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let place = rustix::fs::openat(parent, name, look, Mode::empty())?;
-    let is = FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode);
-    match (kind, is) {
+/// Checks that what is to be mounted on is of the right kind, and no symlink.
+fn check_place(parent: BorrowedFd<'_>, name: &[u8], kind: PlaceKind) -> Result<(), Errno> {
+    let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    match (kind, FileType::from_raw_mode(stat.st_mode)) {
         (_, FileType::Symlink) => Err(Errno::LOOP),
-        (PlaceKind::Folder, FileType::Directory) => Ok(place),
+        (PlaceKind::Folder, FileType::Directory) => Ok(()),
         (PlaceKind::Folder, _) => Err(Errno::NOTDIR),
         (PlaceKind::File, FileType::Directory) => Err(Errno::ISDIR),
-        (PlaceKind::File, _) => Ok(place),
+        (PlaceKind::File, _) => Ok(()),
+    }
+}
+
+fn make_place(parent: BorrowedFd<'_>, name: &[u8], kind: PlaceKind) -> Result<(), Errno> {
+    match kind {
+        PlaceKind::Folder => rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)),
+        PlaceKind::File => {
+            let mode = Mode::from_raw_mode(0o444);
+            rustix::fs::mknodat(parent, name, FileType::RegularFile, mode, 0)
+        }
     }
 }
 
@@ -325,9 +330,6 @@ fn make_read_only(root: &OwnedFd) -> Result<(), Errno> {
 
 /// Puts a mount on what is at `path` from `to` on; a symlink there isn't followed.
 fn move_tree(tree: &OwnedFd, to: BorrowedFd<'_>, path: &[u8]) -> Result<(), Errno> {
-    let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    if path.is_empty() {
-        flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    }
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     rustix::mount::move_mount(tree, "", to, path, flags)
 }

@@ -94,7 +94,8 @@ pub struct Ids {
 /// As whom the command runs, as the machine counts users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Identity {
-    /// The user who runs this program. Root is refused here: a build as root could do anything.
+    /// The user who runs this program. Root is refused here, as a build as root
+    /// could do anything, but for root of a namespace with no other user ([`Standing`](crate::Standing)).
     Caller,
     /// One user that nobody else has in the meantime. Takes root.
     User(Ids),
@@ -133,7 +134,10 @@ pub struct Namespaces {
     pub root: Root,
     /// Whether `/` itself may be written to when all mounts are made.
     pub root_access: Access,
-    /// What is put into the root, in this order. Folders on the way to a place are made as needed,
+    /// What is put into the root first, and will be for the next command as well: where it is all root's,
+    /// that is made ahead. It names the first of the open files.
+    pub recurring: Vec<Mount>,
+    /// What is put into the root then, in this order. Folders on the way to a place are made as needed,
     /// with mode 755; no symlink is ever followed.
     pub mounts: Vec<Mount>,
     /// The host name.

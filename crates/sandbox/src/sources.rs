@@ -16,6 +16,15 @@ use crate::error::{At, Failure, Step};
 use crate::handles::{Handle, Handles};
 use crate::plan::Source;
 
+impl Source {
+    /// Returns the open file from which it's found.
+    pub(crate) fn handle(&self) -> Handle {
+        match self {
+            Source::Open(handle) | Source::In { folder: handle, .. } => *handle,
+        }
+    }
+}
+
 /// The handles of a plan, in this mount namespace.
 pub(crate) struct Sources<'a> {
     handles: &'a Handles,

@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::cgroup::CgroupFolder;
+use crate::standing::Standing;
 use crate::sys::{self, Fork, Patience};
 
 /// What there is here, for this user.
@@ -39,7 +40,7 @@ pub(crate) fn detect() -> Support {
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWNET;
-    let as_root = rustix::process::geteuid().is_root();
+    let as_root = Standing::of_this_process() == Standing::Root;
     let user_namespaces = try_namespaces(libc::CLONE_NEWUSER);
     let namespaces = try_namespaces(if as_root { new } else { new | libc::CLONE_NEWUSER });
     let filter = match fs::exists("/proc/sys/kernel/seccomp") {

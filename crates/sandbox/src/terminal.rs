@@ -2,7 +2,9 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::pty::OpenptFlags;
 use rustix::termios::OptionalActions;
@@ -40,27 +42,60 @@ impl Terminal {
 /// What reads what was written to a terminal.
 #[derive(Debug)]
 pub struct TerminalReader {
-    upper: AsyncFd<OwnedFd>,
+    upper: OwnedFd,
+    /// The same once more, for the runtime: that is woken by all that comes, also while it's read here.
+    watched: Option<AsyncFd<OwnedFd>>,
 }
 
 impl TerminalReader {
-    /// Reads from the upper end of a terminal. To be called within a tokio runtime.
+    /// Reads from the upper end of a terminal.
     ///
     /// # Errors
-    /// If the runtime can't watch it.
+    /// If it can't be set to that.
     pub fn new(upper: OwnedFd) -> io::Result<TerminalReader> {
         rustix::io::ioctl_fionbio(&upper, true)?;
-        Ok(TerminalReader { upper: sys::watch(upper, Interest::READABLE)? })
+        Ok(TerminalReader { upper, watched: None })
     }
 
     /// Waits for bytes, and returns how many there are; 0 when all lower ends are closed. Dropping the
-    /// future loses nothing.
+    /// future loses nothing. To be called within a tokio runtime.
     ///
     /// # Errors
-    /// If it can't be read.
-    pub async fn read(&self, bytes: &mut [u8]) -> io::Result<usize> {
+    /// If it can't be read, or the runtime can't watch it.
+    pub async fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let read = |upper: &OwnedFd| Ok(rustix::io::read(upper, &mut *bytes)?);
-        ended(self.upper.async_io(Interest::READABLE, read).await)
+        let watched = match &self.watched {
+            Some(watched) => watched,
+            None => {
+                let upper = self.upper.try_clone()?;
+                self.watched.insert(sys::watch(upper, Interest::READABLE)?)
+            }
+        };
+        ended(watched.async_io(Interest::READABLE, read).await)
+    }
+
+    /// Reads what comes without a pause, for `limit` at the most, and returns how many bytes that are. A
+    /// terminal gives 4 KiB at once; who writes much has the next by the time they are passed on, and to
+    /// learn of each from the runtime takes longer than to read it.
+    ///
+    /// Blocks, for about a millisecond where nothing comes. An error ends it, and the next read has it.
+    pub fn read_on(&mut self, bytes: &mut [u8], limit: Duration) -> usize {
+        self.watched = None;
+        let (began, mut filled) = (Instant::now(), 0);
+        while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
+            let read = match self.read_at_once(room) {
+                Ok(0) if self.is_ready_soon() => self.read_at_once(room),
+                read => read,
+            };
+            match read {
+                Ok(read @ 1..) => filled += read,
+                Ok(0) | Err(_) => break,
+            }
+            if limit <= began.elapsed() {
+                break;
+            }
+        }
+        filled
     }
 
     /// Returns what is there by now; 0 bytes if nothing is.
@@ -68,10 +103,16 @@ impl TerminalReader {
     /// # Errors
     /// If it can't be read.
     pub fn read_at_once(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        match rustix::io::read(self.upper.get_ref(), bytes) {
+        match rustix::io::read(&self.upper, bytes) {
             Err(Errno::WOULDBLOCK) => Ok(0),
             read => ended(read.map_err(io::Error::from)),
         }
+    }
+
+    fn is_ready_soon(&self) -> bool {
+        const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        let mut upper = [PollFd::new(&self.upper, PollFlags::IN)];
+        rustix::event::poll(&mut upper, Some(&PAUSE)).is_ok_and(|ready| ready != 0)
     }
 }
 

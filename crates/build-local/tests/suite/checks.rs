@@ -33,7 +33,14 @@ fn messages(heard: &Heard) -> Vec<String> {
     heard.events().into_iter().filter_map(message).collect()
 }
 
-const KEEP: BuildWishes = BuildWishes { cores: None, keep_failed: true };
+const KEEP: BuildWishes = BuildWishes {
+    cores: None,
+    keep_failed: true,
+    after: std::collections::BTreeSet::new(),
+    optimise: None,
+    variables: std::collections::BTreeMap::new(),
+    logs: None,
+};
 
 /// Nothing is changed by it, whatever kind of derivation it is.
 #[rstest]

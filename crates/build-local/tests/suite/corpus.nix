@@ -128,6 +128,8 @@ let
     floatingDiffers = run "floating-differs" "busybox cat /proc/sys/kernel/random/uuid > $out" { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
     oneDiffers = run "one-differs" "echo $dev > $out; busybox cat /proc/sys/kernel/random/uuid > $dev" { outputs = [ "out" "dev" ]; };
 
+    failingBuiltin = derivation { name = "failing"; system = "builtin"; builder = "builtin:fetchurl"; url = "file:///nowhere"; outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+
     # attacks
     inode = run "inode" "echo x > $out; busybox stat -c %i $out" { };
     fixedInode = run "fixed-inode" "printf hello > $out; busybox stat -c %i $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
@@ -137,13 +139,26 @@ let
     setUser4755 = run "set-user" "echo > $out; busybox chmod 4755 $out || true" { };
     setUser2755 = run "set-group" "echo > $out; busybox chmod 2755 $out || true" { };
 
+    closesLogAtEnd = run "closes-log-at-end" "echo > $out; exec >&- 2>&-" { };
+    rulesForNobody = run "rules-for-nobody" ''
+      busybox=${bin}/bin/busybox
+      out=$($busybox sed -n 's/.*"outputs":{"out":"\([^"]*\)".*/\1/p' .attrs.json)
+      echo some > $out
+    '' { __structuredAttrs = true; outputChecks.doc.maxSize = 0; unsafeDiscardReferences.doc = true; };
+    oddMessages = run "odd-messages" "echo '@nix hello'; echo '@nix {\"action\":null}'; echo '@nix {\"action\":\"stop\",\"id\":1}'; echo > $out" { };
+    impureVariable = run "impure-variable" "echo $VARIABLE; exit 1" { impureEnvVars = [ "VARIABLE" ]; outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+
     # what fails
+    wrongSpecifier = run "wrong-specifier" "echo > $out; echo > $dev" { outputs = [ "out" "dev" ]; allowedReferences = [ "nobody" ]; };
+    closesLog = run "closes-log" "exec >&- 2>&-; busybox sleep 1000" { };
     exits = run "exits" "echo before; exit 3" { };
     floatingExits = run "floating-exits" "echo > $out; exit 3" { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
     signalled = run "signalled" "busybox sh -c 'kill -6 $$; busybox true'; exit $?" { };
     absent = run "absent" "true" { };
     noProgram = derivation (base // { name = "no-program"; builder = "/no/such/builder"; });
     wrongHash = run "wrong-hash" "printf other > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+    mendedHash = run "wrong-hash" "printf other > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa"; };
+    mendedHashRecursive = run "wrong-hash-recursive" "busybox mkdir $out" { outputHashMode = "recursive"; outputHashAlgo = "sha256"; outputHash = "sha256-pQpattmS9VmO3ZIQUFn66az8GSmB4IvYhTTCFn6SUmo="; };
     notFlat = run "not-flat" "busybox mkdir $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
     cycle = run "cycle" "echo $dev > $out; echo $out > $dev" { outputs = [ "out" "dev" ]; };
     disallowed = run "disallowed" "echo ${dep} > $out" { allowedReferences = [ ]; };
@@ -152,6 +167,7 @@ let
     writable = run "writable" "echo > $out; busybox chmod 666 $out" { };
     someOutputs = run "some-outputs" "echo > $out; exit 1" { outputs = [ "out" "dev" ]; };
     talks = run "talks" "while true; do echo many words; done" { };
+    floods = run "floods" "line=begin; for n in 1 2 3 4 5 6 7 8 9 10 11 12; do line=$line$line; done; while true; do echo $line; done" { };
     sleeps = run "sleeps" "echo begin; busybox sleep 1000" { };
     forks = run "forks" "(busybox sleep 1000 &) ; busybox setsid busybox sleep 1000 & echo > $out" { };
     recursiveNix = run "recursive-nix" "echo > $out" { requiredSystemFeatures = [ "recursive-nix" ]; };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use drover_build_local::PostBuildHook;
-use drover_store::{BuildFailure, BuildOutcome, BuildWishes, LogEvent};
+use drover_store::{AfterBuild, BuildFailure, BuildOutcome, BuildWishes, LogEvent};
 use rstest::rstest;
 
 use crate::bench::{Bench, Heard, Whose};
@@ -68,11 +68,63 @@ async fn a_build_fails_with_its_hook() {
     let words = format!("program \"{}\" failed with exit code 3", hook.display());
     let bench = Bench::with(|settings| settings.post_build_hook = after(hook));
     let (failure, _) = bench.fail("plain").await;
-    assert_eq!(failure, BuildFailure::Failed { message: words });
+    assert_eq!(failure, BuildFailure::Hook { message: words });
     let drv = bench.instantiate(Whose::Ours, "plain");
     let (outcome, _) = bench.build(&drv, BuildWishes::default()).await;
     assert!(matches!(outcome, BuildOutcome::Built(built) if built.already_valid));
     bench.assert_sound();
+}
+
+/// As long as it runs nobody else makes or removes what was built.
+#[tokio::test]
+async fn the_outputs_are_locked_while_a_hook_runs() {
+    let home = tempfile::tempdir().unwrap();
+    let text = "lock=$(cat $(dirname $0)/store)${OUT_PATHS#/nix/store}.lock; test -e $lock && echo there; \
+                flock -n $lock true || echo held";
+    let hook = program(home.path(), text);
+    let bench = Bench::with(|settings| settings.post_build_hook = after(hook));
+    let store = bench.path("ours/nix/store");
+    std::fs::write(home.path().join("store"), store.to_str().unwrap()).unwrap();
+    let drv = bench.instantiate(Whose::Ours, "plain");
+    let (_, heard) = bench.realise(&drv).await;
+    assert_eq!(said(&heard), ["there", "held"]);
+    let left = crate::bench::names(&store);
+    assert!(!left.iter().any(|name| name.ends_with(".lock")), "{left:?}");
+}
+
+/// Who waits for a build has his own hook, or none; for several with the same it runs once.
+#[tokio::test]
+async fn who_waits_may_have_another_hook() {
+    let home = tempfile::tempdir().unwrap();
+    let hook = program(home.path(), "echo usual");
+    let folder = tempfile::tempdir().unwrap();
+    let other = program(folder.path(), "echo other; printf '%s' \"$NIX_CONFIG\"");
+    let bench = Bench::with(|settings| {
+        settings.post_build_hook = after(hook.clone());
+        settings.hook_settings = "cores = 3\n".to_owned();
+    });
+    let drv = bench.instantiate(Whose::Ours, "plain");
+    bench.realise(&drv).await;
+    let configured = format!("post-build-hook = {}", other.display());
+    let program = |path: &Path| AfterBuild::Program(path.to_owned());
+    let cases = [
+        (vec![], vec!["usual"]),
+        (vec![AfterBuild::Nothing], vec![]),
+        (vec![program(&other)], vec!["other", "cores = 3", &configured]),
+        (vec![AfterBuild::Usual, AfterBuild::Nothing, program(&hook)], vec!["usual"]),
+    ];
+    for (asked, expected) in cases {
+        let wishes = BuildWishes { after: asked.into_iter().collect(), ..BuildWishes::default() };
+        let (_, heard) = bench.check(&drv, wishes).await;
+        assert_eq!(said(&heard), expected);
+    }
+    let wishes =
+        BuildWishes { after: [program(Path::new("hook"))].into(), ..BuildWishes::default() };
+    let (outcome, _) = bench.check(&drv, wishes).await;
+    let BuildOutcome::Failed(BuildFailure::Hook { message }) = outcome else {
+        panic!("{outcome:#?}")
+    };
+    assert_eq!(message, "program \"hook\" must be named by its whole path");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use drover_build_local::{BuildUsers, Groups, SandboxMode, SandboxPath};
 use drover_sandbox::CgroupFolder;
 use drover_store::{BuildLog, BuildOutcome, BuildWishes, Builder as _};
+use rstest::rstest;
 
 use crate::bench::{Bench, Heard, Whose, request};
 
@@ -134,5 +135,16 @@ async fn a_build_may_have_a_range_of_users() {
     let (outcome, heard) = bench.realise(&drv).await;
     assert!(matches!(outcome, BuildOutcome::Built(_)), "{outcome:#?} {:#?}", heard.lines());
     assert_eq!(heard.lines(), ["0", "0", "65536"]);
+    bench.assert_sound();
+}
+
+/// A build has a `/tmp` of its own, and a store that lies below that of this machine is there all the same.
+#[rstest]
+#[case::plain("plain")]
+#[case::floating("floating")]
+#[tokio::test]
+async fn a_store_below_tmp_is_seen(#[case] attribute: &str) {
+    let bench = Bench::in_place(|_| {});
+    bench.succeed(attribute).await;
     bench.assert_sound();
 }

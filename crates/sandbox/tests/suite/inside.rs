@@ -1,9 +1,10 @@
 //! What a command finds inside, on every way to run one.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use crate::support::{Scene, change, fresh_range, fresh_user};
+use crate::support::{Scene, Start, change, fresh_range, fresh_user};
 use drover_sandbox::{
     Access, Availability, Below, Cause, Content, Exit, Identity, Machine, Mount, Program, Source,
     SyscallFilter, Target, Terminal, UserNamespace,
@@ -70,6 +71,39 @@ async fn a_build_user_in_namespaces() {
         let writable = ["/build", "/tmp", "/dev/shm", "/dev/pts", "/proc"].contains(&at.as_str());
         assert!(has_devices || writable || flags.contains(" ro,"), "{at}: {flags}");
     }
+}
+
+/// Also where the launcher has made it before it knew for whom: nobody enters one twice.
+#[tokio::test]
+async fn each_command_has_a_network_of_its_own() {
+    let launcher = Scene::new().launcher;
+    let mut networks = BTreeSet::from([namespace_here("net")]);
+    let mut running = Vec::new();
+    for round in 0..4 {
+        let mut scene = Scene::new();
+        scene.launcher = launcher.clone();
+        let plan = scene.sandboxed(Identity::User(fresh_user()), &["stubborn"]);
+        let command = scene.spawn(&plan).await.unwrap();
+        // all of them live on, so that no number comes twice
+        let network = fs::read_link(format!("/proc/{}/ns/net", command.pid())).unwrap();
+        assert!(networks.insert(network.display().to_string()), "{round}");
+        let loopback = format!("/proc/{}/net/if_inet6", command.pid());
+        let addresses = fs::read_to_string(loopback).unwrap();
+        assert_eq!(addresses.split_whitespace().last(), Some("lo"), "{round}: {addresses}");
+        running.push((scene, command));
+    }
+    let network = network_of_supervisor(&running[3].1);
+    assert_eq!(network, namespace_here("net"), "the launcher is not where it was");
+    for (_, command) in &mut running {
+        command.kill().await.unwrap();
+    }
+}
+
+/// The network of the supervisor of a command, which is that of its launcher.
+fn network_of_supervisor(running: &drover_sandbox::Running) -> String {
+    let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
+    fs::read_link(format!("/proc/{parent}/ns/net")).unwrap().display().to_string()
 }
 
 #[tokio::test]
@@ -291,6 +325,8 @@ async fn what_cannot_be_is_refused_by_name() {
 #[tokio::test]
 async fn later_mounts_can_lie_in_earlier_ones() {
     let mut scene = Scene::new();
+    // the file is made in a folder of the machine, where it's there the second time
+    scene.start = Start::Fresh;
     let mut plan =
         scene.sandboxed(Identity::User(fresh_user()), &["-c", "cat /build/in/deep/file"]);
     plan.command.program = Program::File(b"/bin/sh".to_vec());

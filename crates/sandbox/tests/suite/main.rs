@@ -2,6 +2,7 @@
 //! which some of them step down.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+mod ahead;
 mod attacks;
 mod cgroups;
 mod inside;

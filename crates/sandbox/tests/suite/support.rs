@@ -46,6 +46,16 @@ pub(crate) struct Scene {
     pub(crate) handles: Handles,
     output: OwnedFd,
     pub(crate) output_handle: Handle,
+    pub(crate) start: Start,
+}
+
+/// Whether a supervisor is there before its command is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// It is, where the plan allows it, as for all builds but the first.
+    Ahead,
+    /// It isn't.
+    Fresh,
 }
 
 pub(crate) fn launcher_program() -> LauncherProgram {
@@ -60,7 +70,7 @@ impl Scene {
         let (output, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let mut handles = Handles::new();
         let output_handle = handles.add(writer);
-        Scene { folder, launcher, handles, output, output_handle }
+        Scene { folder, launcher, handles, output, output_handle, start: Start::Ahead }
     }
 
     /// The folder that is `/build` inside.
@@ -100,6 +110,14 @@ impl Scene {
     }
 
     pub(crate) async fn spawn(&self, plan: &Plan) -> Result<Running, SpawnError> {
+        if let (Start::Ahead, Isolation::Namespaces(_)) = (self.start, &plan.isolation) {
+            let mut before = plan.clone();
+            before.command.program = Program::File(b"/bin/true".to_vec());
+            // some plans are there to fail
+            if let Ok(mut running) = self.launcher.spawn(&before, &self.handles).await {
+                running.wait().await.ok();
+            }
+        }
         self.launcher.spawn(plan, &self.handles).await
     }
 
@@ -201,7 +219,7 @@ pub(crate) fn namespaces(build: &Path, first: usize) -> (Namespaces, Vec<String>
     let put = |at: &str, what| Mount { at: Target::new(at).unwrap(), what };
     let memory = TmpfsSize::Percent(10);
     let link = |target: &str| Content::Symlink { target: target.into() };
-    mounts.extend([
+    let recurring = vec![
         put("/proc", Content::Proc),
         put("/dev/pts", Content::Terminals),
         put("/dev/ptmx", link("pts/ptmx")),
@@ -211,12 +229,13 @@ pub(crate) fn namespaces(build: &Path, first: usize) -> (Namespaces, Vec<String>
         put("/dev/stderr", link("/proc/self/fd/2")),
         put("/tmp", Content::Tmpfs { size: memory, mode: 0o1777, owner: Owner::Root }),
         put("/etc/passwd", Content::File { content: b"root:x:0:0:::\n".to_vec(), mode: 0o444 }),
-    ]);
+    ];
     let namespaces = Namespaces {
         users: UserNamespace::Private { appears_as: INSIDE },
         network: Network::Private,
         root: Root::Tmpfs { size: 1 << 20 },
         root_access: Access::ReadOnly,
+        recurring,
         mounts,
         hostname: b"localhost".to_vec(),
         domainname: b"(none)".to_vec(),
