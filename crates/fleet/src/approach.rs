@@ -11,7 +11,7 @@ use drover_schedule::MachineKind;
 
 use crate::machine::{MachineSpec, Site};
 
-/// With more machines than this the choice is left to the scheduler.
+/// With more machines elsewhere than this the choice is left to the scheduler.
 const MOST: usize = 8;
 
 /// Machines that are being approached.
@@ -28,10 +28,10 @@ struct Approached {
 impl Approach {
     /// Returns the approach to these machines, which is not begun yet.
     pub(crate) fn new(machines: &[MachineSpec]) -> Approach {
-        let remote = |spec: &&MachineSpec| spec.description.kind == MachineKind::Remote;
-        let machines: Vec<MachineSpec> = machines.iter().filter(remote).cloned().collect();
-        let machines = if machines.len() > MOST { Vec::new() } else { machines };
-        let approached = machines.into_iter().map(|machine| Approached { machine, site: None });
+        let is_remote = |spec: &MachineSpec| spec.description.kind == MachineKind::Remote;
+        let remote = machines.iter().filter(|spec| is_remote(spec)).count();
+        let machines = machines.iter().filter(|spec| remote <= MOST || !is_remote(spec)).cloned();
+        let approached = machines.map(|machine| Approached { machine, site: None });
         Approach { machines: Mutex::new(approached.collect()) }
     }
 

@@ -3,14 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use drover_core::{OutputName, PathInfo, References, StoreDir, StoreName, StorePath};
-use drover_derivation::{Output, output_path_name};
+use drover_derivation::{Derivation, Output, output_path_name};
+use drover_schedule::{MachineFault, Place};
 use drover_store::Built;
 
 use crate::places::Places;
+use crate::shared::Shared;
+use crate::vouched::Unsigned;
 
 /// Why a builder's answer can't be right.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum Lie {
+    #[error(transparent)]
+    Unsigned(#[from] Unsigned),
     #[error("it did not return output '{name}'")]
     Missing { name: String },
     #[error("it returned output '{name}', which the derivation does not have")]
@@ -25,6 +30,16 @@ pub(crate) enum Lie {
     OtherContents { name: String, found: StorePath, rule: String },
     #[error("'{path}' refers to '{reference}', which is no input of the build")]
     Reference { path: StorePath, reference: StorePath },
+}
+
+impl Lie {
+    /// Says what it makes of the machine: one that signs nothing will not do so later.
+    pub(crate) fn fault(&self) -> MachineFault {
+        match self {
+            Lie::Unsigned(_) => MachineFault::Refused,
+            _ => MachineFault::Misbehaved,
+        }
+    }
 }
 
 /// What a build shall return.
@@ -43,6 +58,19 @@ impl Promised {
             .filter_map(|(name, output)| Some((name.to_string(), output.path()?.clone())))
             .collect()
     }
+}
+
+/// Checks what a machine has made of a derivation from `inputs`, and that it's signed where it has to be.
+pub(crate) fn check_made(
+    shared: &Shared,
+    (place, derivation): (Place, &Derivation),
+    promised: &Promised,
+    inputs: &[StorePath],
+    built: &Built,
+) -> Result<(), Lie> {
+    check_built(&shared.store_dir, promised, inputs, built, &shared.places)?;
+    let trust = shared.output_trust(place);
+    Ok(trust.check_all(&shared.store_dir, derivation, &built.outputs)?)
 }
 
 /// Checks names, paths and references of what was built from `inputs`.

@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use drover_core::{PathInfo, StorePath};
 use drover_schedule::{
-    ByteCount, Command, Event, JobId, JobStatus, Lane, MachineId, MachineKind, Moment, OnFailure,
-    Outcome, PathId, Place, Scheduler, Settings, Verdict,
+    ByteCount, Command, Event, JobId, Lane, MachineId, MachineKind, Moment, OnFailure, PathId,
+    Place, Scheduler, Settings, Verdict,
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::event::{FleetEvent, JobFailureReport};
 use crate::fleet::Fleet;
-use crate::found::{Greeted, greet, seek};
+
 use crate::graph::Graph;
 use crate::intake::expected_channels;
 use crate::machine::MachineSpec;
@@ -23,6 +24,16 @@ use crate::path_ids::PathIds;
 use crate::places::Kept;
 use crate::prepare::{JobPlan, Work};
 use crate::shared::{Answer, Happened, Shared};
+use crate::sought::{Greeted, greet, tell_connected};
+use crate::verdict::{Renewal, renewal, stops_for_dependency};
+
+/// How long nothing is started while machines have not said what they have. One that takes longer, or
+/// is not there, is no reason to wait; what it has is used when it has said so.
+pub(crate) const ASK: Duration = Duration::from_secs(1);
+/// For so many jobs of a run the same is waited once more: that is about many outputs.
+const JOBS_FOR_MORE: usize = 5000;
+/// How many times it's waited at the most.
+const MOST_TIMES: usize = 4;
 
 /// A job in a run.
 pub(crate) struct JobState {
@@ -99,6 +110,14 @@ pub(crate) struct Driver {
     /// Channels that a machine will surely need beside its first.
     pub(crate) expected_channels: usize,
     pub(crate) openings: u64,
+    /// How long nothing is started while machines have not said what they have.
+    ask: Duration,
+}
+
+/// Returns how long the machines of a run may take to say what they have.
+fn ask_for(jobs: usize) -> Duration {
+    let times = (1 + jobs / JOBS_FOR_MORE).min(MOST_TIMES);
+    ASK.saturating_mul(u32::try_from(times).unwrap_or(1))
 }
 
 impl Driver {
@@ -126,7 +145,9 @@ impl Driver {
             true => OnFailure::KeepGoing,
             false => OnFailure::StopAll,
         };
-        let settings = Settings { policy: fleet.options.policy, on_failure, ..Settings::default() };
+        let policy = fleet.options.policy;
+        let ask = ask_for(work.jobs.len());
+        let settings = Settings { policy, on_failure, ask, ..Settings::default() };
         let mut driver = Driver {
             expected_channels: expected_channels(&work, machines.len()),
             interesting: Arc::new(work.infos.iter().map(|info| info.path.clone()).collect()),
@@ -145,7 +166,9 @@ impl Driver {
         options: crate::fleet::FleetOptions,
         settings: Settings,
     ) -> Driver {
+        shared.set_output_trust(options.outputs.clone());
         Driver {
+            ask: settings.ask,
             shared,
             graph: Arc::default(),
             scheduler: Scheduler::new(settings),
@@ -197,20 +220,15 @@ impl Driver {
     /// Has a job built again whose outputs are gone.
     pub(crate) fn build_again(&mut self, job: JobId) {
         self.let_scheduler_decide();
-        let status = self.scheduler.explain(job).map(|explanation| explanation.status);
+        let status = self.scheduler.job_status(job);
         let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
         if matches!(state.state, JobPhase::Failed(_)) {
             return;
         }
-        match status {
-            None | Some(JobStatus::Stopping { .. }) => self.decided(job, Verdict::Cancelled),
-            Some(JobStatus::Done(outcome))
-                if !matches!(outcome, Outcome::Built | Outcome::Unneeded) =>
-            {
-                // it was being built again, and that was cancelled without a word
-                self.decided(job, Verdict::Cancelled);
-            }
-            Some(_) => {
+        match renewal(status.as_ref()) {
+            // it was being built again, and that was cancelled without a word
+            Renewal::Cancelled => self.decided(job, Verdict::Cancelled),
+            Renewal::Awaited => {
                 if state.verdict == Awaited::No {
                     state.verdict = Awaited::Yes;
                     self.undecided += 1;
@@ -219,6 +237,16 @@ impl Driver {
                 self.pending.push(Event::Rebuild { job });
             }
         }
+    }
+
+    /// Whether a job is being stopped because something it depends on failed.
+    pub(crate) fn stops_for_dependency(&self, job: JobId) -> bool {
+        self.scheduler.job_status(job).is_some_and(|status| stops_for_dependency(&status))
+    }
+
+    /// Returns the time by the scheduler's clock.
+    pub(crate) fn now(&self) -> Moment {
+        Moment(self.began.elapsed())
     }
 
     /// Works until every job has its verdict.
@@ -258,7 +286,7 @@ impl Driver {
 
     pub(crate) fn let_scheduler_decide(&mut self) {
         while !self.pending.is_empty() {
-            let now = Moment(self.began.elapsed());
+            let now = self.now();
             let events = std::mem::take(&mut self.pending);
             for command in self.scheduler.on_all(now, events) {
                 self.carry_out(command);
@@ -299,6 +327,7 @@ impl Driver {
         let name = shared.name_of(machine);
         shared.observer.event(FleetEvent::Connecting { machine: name });
         let sought = self.sought(machine);
+        let ask = self.ask;
         let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
         state.connecting.spawn(async move {
             let began = Instant::now();
@@ -307,10 +336,8 @@ impl Driver {
                     let took = began.elapsed();
                     let round_trip = site.round_trip().unwrap_or_default();
                     let answer = Answer { description, valid, found, took, round_trip };
-                    shared.tell(Happened::Connected { machine, generation, answer });
-                    if !unasked.is_empty() {
-                        seek(site.as_ref(), &shared, (machine, generation), &unasked).await;
-                    }
+                    let (which, until) = ((machine, generation), began + ask);
+                    tell_connected(site.as_ref(), &shared, which, answer, &unasked, until).await;
                 }
                 Err(error) => {
                     shared.tell(Happened::ConnectFailed { machine, generation, error });

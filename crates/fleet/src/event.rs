@@ -15,12 +15,18 @@ pub enum FailureKind {
     TimedOut,
     /// It said more than it may.
     LogLimit,
+    /// What its build made can't be taken.
+    Rejected,
     /// A fixed output has another hash.
     HashMismatch,
     /// Two rounds differed.
     NotDeterministic,
+    /// It was built, and what was to run after it failed.
+    Hook,
     /// A substituter offers it, and fetching it failed.
     NotFetched,
+    /// What it needs could not be sent, because of the machine that this runs on.
+    NotSent,
     /// Something that it depends on was not built.
     Dependency,
     /// No machine could take it, or none was left.

@@ -23,11 +23,27 @@ pub(crate) fn fault_of_connecting(error: &StoreError) -> MachineFault {
             BuildFailure::Machine { disk_full: true, .. } => MachineFault::DiskFull,
             BuildFailure::Refused { .. } => MachineFault::Refused,
             _ if message.contains("not allowed to connect") => MachineFault::Refused,
+            _ if is_of_the_unready(message) => MachineFault::Unready,
             _ => MachineFault::Unreachable,
         },
+        StoreError::Unreachable { reason, .. } | StoreError::ForeignWords { reason, .. }
+            if is_of_the_unready(reason) =>
+        {
+            MachineFault::Unready
+        }
         _ => MachineFault::Unreachable,
     }
 }
+
+/// Returns whether a machine that says this will answer in a moment.
+fn is_of_the_unready(message: &str) -> bool {
+    SAID_BEFORE_READY.iter().any(|words| message.contains(words))
+}
+
+/// What machines say that will answer in a moment: SQLite where many programs open a new store at
+/// once, and pam_nologin(8).
+const SAID_BEFORE_READY: [&str; 3] =
+    ["db.sqlite' is busy", "database is locked", "System is booting up"];
 
 /// Returns what is wrong with a machine whose connection broke like this.
 pub(crate) fn fault_of(error: &StoreError) -> MachineFault {
@@ -89,7 +105,14 @@ mod tests {
         MachineFault::Refused
     )]
     #[case::disk_full(refused("writing to file: No space left on device"), MachineFault::DiskFull)]
-    #[case::busy(refused("database is locked"), MachineFault::Unreachable)]
+    #[case::locked(refused("database is locked"), MachineFault::Unready)]
+    #[case::busy(
+        {
+            let (store, reason) = ("b".to_owned(), "SQLite database '/d/db.sqlite' is busy".to_owned());
+            StoreError::Unreachable { store, reason }
+        },
+        MachineFault::Unready
+    )]
     fn what_is_wrong_with_a_machine(#[case] error: StoreError, #[case] expected: MachineFault) {
         assert_eq!(fault_of_connecting(&error), expected);
     }

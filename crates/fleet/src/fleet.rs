@@ -18,6 +18,7 @@ use crate::ledger::enter;
 use crate::machine::MachineSpec;
 use crate::prepare::{Offered, Work, prepare};
 use crate::retrieve::retrieve;
+use crate::vouched::OutputTrust;
 
 /// What comes back to the caller's store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct FleetOptions {
     pub fallback: Fallback,
     /// What comes back.
     pub copy_back: CopyBack,
+    /// What outputs must have that come from other machines.
+    pub outputs: OutputTrust,
     /// Lines of a failed build's log that are kept.
     pub log_lines: usize,
     /// The choice of machines.
@@ -223,7 +226,7 @@ impl Fleet {
 impl Fleet {
     /// Leaves the machines out whose outputs the caller's store would not take. It takes what is
     /// content-addressed from anybody.
-    async fn usable_machines(
+    pub(crate) async fn usable_machines(
         &self,
         graph: &Graph,
         work: &Work,

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use drover_core::StorePath;
-use drover_schedule::{Demand, Event, JobId, MachineId, Place};
+use drover_schedule::{Demand, Event, JobId, MachineId, OwnerId, Place};
 use drover_store::closure_order;
 
 use crate::approach::Approach;
 use crate::driver::{Awaited, Driver, Interest, JobPhase, JobState, Lasting};
 use crate::fleet::CopyBack;
+use crate::plan::describe;
 use crate::prepare::{JobPlan, Work};
 
 impl Driver {
@@ -36,7 +37,7 @@ impl Driver {
         self.undecided = work.jobs.len();
         self.shared.set_jobs_left(self.undecided);
         for (job, plan) in (0..).map(JobId).zip(work.jobs) {
-            self.submit(job, plan);
+            self.submit(OwnerId::default(), job, plan);
         }
         for (job, report) in work.refused {
             self.reports.insert(job, report);
@@ -49,17 +50,15 @@ impl Driver {
 
     /// Says who wants what a job makes.
     fn demand(&self, plan: &JobPlan) -> Demand {
-        let only_others = self.options.copy_back == CopyBack::Wanted
-            // whoever else wants it may come later
-            && self.lasting == Lasting::OneRun
-            && !self.shared.is_target(&plan.path);
+        // among many it's said of each that somebody asks for it
+        let only_others = self.lasting == Lasting::Shared
+            || self.options.copy_back == CopyBack::Wanted && !self.shared.is_target(&plan.path);
         if only_others { Demand::ForOthers } else { Demand::Asked }
     }
 
     /// Has a job built, whose number is free or the next.
-    pub(crate) fn submit(&mut self, job: JobId, plan: JobPlan) {
+    pub(crate) fn submit(&mut self, owner: OwnerId, job: JobId, plan: JobPlan) {
         let derivation = &plan.derivation;
-        let options = derivation.options();
         let known = |plan: &JobPlan| -> Vec<StorePath> {
             plan.derivation.outputs.values().filter_map(|output| output.path()).cloned().collect()
         };
@@ -68,21 +67,12 @@ impl Driver {
                 self.shared.places.realise(&plan.path, name.clone(), path.clone());
             }
         }
-        let required_features = derivation.required_system_features().unwrap_or_default();
-        let prefer_local = options.is_ok_and(|options| options.prefer_local_build);
         let description = drover_schedule::Job {
-            name: plan.path.to_string(),
-            system: derivation.system.clone(),
-            required_features,
-            preference: match prefer_local {
-                true => drover_schedule::Preference::PreferLocal,
-                false => drover_schedule::Preference::Anywhere,
-            },
+            owner,
             demand: self.demand(&plan),
             inputs: plan.inputs.iter().map(|path| self.path_id(path)).collect(),
-            dependencies: plan.dependencies.clone(),
             outputs: known(&plan).iter().map(|path| self.path_id(path)).collect(),
-            expected: None,
+            ..describe(&plan)
         };
         self.pending.push(Event::Submitted { job, description });
         let state = JobState {

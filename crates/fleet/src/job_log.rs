@@ -117,14 +117,23 @@ impl JobLog {
     }
 
     fn keep(&self, line: &str) {
-        /// Bytes of a line that are kept for the report of a failure.
-        const KEPT: usize = 4096;
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        tail.push_back(line.chars().take(KEPT).collect());
+        tail.push_back(beginning(line));
         if tail.len() > self.limit {
             tail.pop_front();
         }
     }
+}
+
+/// Bytes of a line that are kept for the report of a failure.
+const KEPT: usize = 4096;
+
+fn beginning(line: &str) -> String {
+    let mut end = line.len().min(KEPT);
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    line.get(..end).unwrap_or_default().to_owned()
 }
 
 impl BuildLog for JobLog {
@@ -139,6 +148,7 @@ impl BuildLog for JobLog {
                 }
             }
             LogEvent::Ended => self.over.cancel(),
+            LogEvent::Heard(bytes) => self.hears(bytes),
             LogEvent::Line(line) => {
                 self.hears(line.len() + 1);
                 self.keep(&line);

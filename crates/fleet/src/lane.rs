@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::ahead::fetching_ahead;
 use crate::bug::{followed, unless_it_panics};
-use crate::check::{Promised, check_built};
+use crate::check::{Lie, Promised, check_made};
 use crate::event::Observer;
 use crate::inputs::{Busy, Import, all_landed, bring, broken, goes_aside};
 use crate::job_log::JobLog;
@@ -50,7 +50,7 @@ pub(crate) enum JobEnd {
     /// The derivation itself can't be built.
     Derivation { cause: String },
     /// The machine's answer can't be right.
-    Lie { cause: String },
+    Lie { lie: Lie },
     /// A connection broke: the machine's, unless it was that of a source of its inputs.
     Broken { error: StoreError, source: Option<Origin> },
 }
@@ -382,12 +382,12 @@ impl Submitted {
 
     /// Believes what was built, if it can be right.
     fn built(&self, context: &LaneContext, built: Built, took: Duration) -> JobEnd {
-        let places = &context.shared.places;
-        if let Err(lie) =
-            check_built(&context.shared.store_dir, &self.promised, &self.inputs, &built, places)
-        {
-            return JobEnd::Lie { cause: lie.to_string() };
+        let (shared, derivation) = (&context.shared, &self.plan.derivation);
+        let whose = (context.berth.place, derivation.as_ref());
+        if let Err(lie) = check_made(shared, whose, &self.promised, &self.inputs, &built) {
+            return JobEnd::Lie { lie };
         }
+        let places = &shared.places;
         for (name, info) in &built.outputs {
             places.built(info.clone(), context.berth);
             context.shared.output_sizes.note(info);

@@ -3,15 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use drover_core::{DrvOutput, OutputName, Realisation, StorePath};
+use drover_core::{DrvOutput, Hash, OutputName, Realisation, StoreDir, StorePath};
 use drover_derivation::{Derivation, DerivationError, HashModuloCache, Output};
 use drover_schedule::Place;
-use drover_store::{Keeper, SignatureCheck, StoreError};
+use drover_store::{Keeper, SignatureCheck, StoreError, Substitute};
 use futures::future::try_join_all;
 
 use crate::driver::{Driver, JobPhase};
 use crate::event::FleetEvent;
-use crate::graph::Node;
+use crate::graph::{Graph, Node};
 use crate::prepare::JobPlan;
 use crate::resolve::resolve;
 
@@ -22,14 +22,38 @@ pub(crate) fn is_kept(derivation: &Derivation) -> bool {
     outputs.any(|output| matches!(output, Output::Floating { .. } | Output::Deferred))
 }
 
+/// Returns what a derivation of a graph is known by where it's kept what its outputs became, if that is
+/// kept.
+pub(crate) fn realisation_hash(
+    store_dir: &StoreDir,
+    graph: &Graph,
+    node: &Node,
+    cache: &mut HashModuloCache,
+) -> Option<Hash> {
+    if !is_kept(&node.derivation) {
+        return None;
+    }
+    let lookup = |path: &StorePath| Some(graph.node(graph.find(path)?)?.derivation.as_ref());
+    // one that has no such hash can't be built either, and then it's said why
+    cache.insert_closure(store_dir, &node.path, &node.derivation, lookup).ok()?;
+    Some(cache.masked(store_dir, &node.derivation).ok()?.to_hash())
+}
+
 /// Looks up the outputs of derivations, as far as their paths aren't known anyway.
+///
+/// Where substituters may be asked they are, of what the ledger doesn't know.
 pub(crate) async fn look_up(
     ledger: &dyn Keeper,
+    substitute: Substitute,
     nodes: impl Iterator<Item = &Node>,
 ) -> Result<Vec<(StorePath, OutputName, StorePath)>, StoreError> {
     let kept = nodes.filter(|node| is_kept(&node.derivation));
     let found = kept.map(|node| async {
-        let outputs = match ledger.output_map(&node.path).await {
+        let outputs = match substitute {
+            Substitute::Yes => ledger.expected_outputs(&node.path).await,
+            Substitute::No => ledger.output_map(&node.path).await,
+        };
+        let outputs = match outputs {
             Err(StoreError::Unsupported { .. }) => BTreeMap::new(),
             outputs => outputs?,
         };

@@ -20,6 +20,7 @@ mod guess;
 mod inputs;
 mod intake;
 mod job_log;
+mod kept_folder;
 mod lane;
 mod lanes;
 mod ledger;
@@ -30,16 +31,20 @@ mod offer;
 mod outcome;
 mod path_ids;
 mod places;
+mod plan;
 mod prepare;
 mod resolve;
 mod retrieve;
 mod service;
 mod shared;
+mod sought;
+mod spoiled;
 mod tee;
 mod terms;
 mod transfer;
 mod verdict;
 mod voice;
+mod vouched;
 
 pub use event::{FailureKind, FleetEvent, JobFailureReport, MachineTotals, Observer, Silent};
 pub use fleet::{
@@ -47,4 +52,10 @@ pub use fleet::{
 };
 pub use graph::{Graph, GraphError, Node, NodeId};
 pub use machine::{MachineSpec, Site};
-pub use service::{Census, Service, ServiceOptions, Shutdown};
+pub use plan::{OtherMachines, Plan, PlannedJob};
+pub use service::{
+    BuildExplanation, BuildId, BuildList, BuildNumbers, BuildState, BuildView, Census, Duty,
+    KeptLog, MachineChoice, MachineCondition, MachineFailure, MachineView, Service, ServiceOptions,
+    Shutdown,
+};
+pub use vouched::OutputTrust;

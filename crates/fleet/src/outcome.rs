@@ -106,9 +106,10 @@ impl Driver {
             JobEnd::Derivation { cause } => {
                 self.failed_for_good(machine, job, FailureKind::Build, cause, Vec::new());
             }
-            JobEnd::Lie { cause } => {
+            JobEnd::Lie { lie } => {
+                let (cause, fault) = (lie.to_string(), lie.fault());
                 self.retried(job, &cause);
-                self.machine_failed(machine, cause, MachineFault::Misbehaved);
+                self.machine_failed(machine, cause, fault);
             }
             JobEnd::Broken { error, source } => self.broken(machine, job, &error, source),
         }
@@ -184,8 +185,10 @@ impl Driver {
             }
             BuildFailure::TimedOut { message } => (FailureKind::TimedOut, message),
             BuildFailure::LogLimit { message } => (FailureKind::LogLimit, message),
+            BuildFailure::Rejected { message } => (FailureKind::Rejected, message),
             BuildFailure::HashMismatch { message } => (FailureKind::HashMismatch, message),
             BuildFailure::NotDeterministic { message } => (FailureKind::NotDeterministic, message),
+            BuildFailure::Hook { message } => (FailureKind::Hook, message),
             BuildFailure::Machine { message, disk_full: true } => {
                 self.retried(job, &message);
                 return self.machine_failed(machine, message, MachineFault::DiskFull);
@@ -198,6 +201,7 @@ impl Driver {
         if let Some(state) = self.machines.get_mut(machine.0 as usize) {
             state.failures += 1;
         }
+        self.tell_of_kept_folder(machine, job);
         self.failed_for_good(machine, job, kind, message, tail);
     }
 
@@ -220,22 +224,6 @@ impl Driver {
     ) {
         self.report(machine, job, kind, message, log_tail);
         self.tell_scheduler(Event::Failed { job, failure: JobFailure::Build });
-    }
-
-    /// Keeps what is known of a failure until the scheduler has its verdict.
-    fn report(
-        &mut self,
-        machine: MachineId,
-        job: JobId,
-        kind: FailureKind,
-        message: String,
-        log_tail: Vec<String>,
-    ) {
-        let Some(state) = self.jobs.get(job.0 as usize) else { return };
-        let derivation = state.plan.path.clone();
-        let machine = Some(self.shared.name_of(machine));
-        let report = JobFailureReport { derivation, kind, machine, message, log_tail };
-        self.reports.insert(job, report);
     }
 
     /// The machine doesn't take builds, or what they need, at our word. It gets the `.drv` files
@@ -303,12 +291,23 @@ impl Driver {
                 self.source_failed(origin, error);
                 self.try_elsewhere(job, cause);
             }
+            None if matches!(error, StoreError::Waiting { .. }) => self.not_sent(job, cause),
             None if error.is_infrastructure() => {
                 self.retried(job, &cause);
                 self.machine_failed(machine, cause, fault_of(error));
             }
             None => self.build_failed(machine, job, refusal_of(cause), Vec::new()),
         }
+    }
+
+    /// Fails a job for what is wrong with the machine that this runs on, which no other makes good.
+    fn not_sent(&mut self, job: JobId, message: String) {
+        let Some(state) = self.jobs.get(job.0 as usize) else { return };
+        let (derivation, kind) = (state.plan.path.clone(), FailureKind::NotSent);
+        let log_tail = Vec::new();
+        let report = JobFailureReport { derivation, kind, machine: None, message, log_tail };
+        self.reports.insert(job, report);
+        self.tell_scheduler(Event::Failed { job, failure: JobFailure::Build });
     }
 
     /// Takes the machine out from which paths could not be had, unless it failed since.

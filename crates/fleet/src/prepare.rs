@@ -6,18 +6,24 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use drover_core::{OutputName, PathInfo, StorePath};
-use drover_derivation::Derivation;
+use drover_core::{Hash, OutputName, PathInfo, StoreDir, StorePath};
+use drover_derivation::{Derivation, HashModuloCache};
 use drover_schedule::JobId;
 use drover_store::{BuildLog, Keeper, Store, StoreError, Substitute};
 
 use crate::approach::Approach;
-use crate::event::{FailureKind, JobFailureReport};
+use crate::event::JobFailureReport;
 use crate::fetch::Words;
 use crate::fleet::{BuildError, DryRun, Fallback, Fleet, Target};
 use crate::graph::{Graph, GraphError, Node, NodeId};
-use crate::ledger::look_up;
+use crate::ledger::{look_up, realisation_hash};
 use crate::terms::JobTerms;
+
+mod cutoff;
+mod refused;
+
+use self::cutoff::{CutOff, cut_off};
+use self::refused::Refused;
 
 /// A derivation that is to be built.
 pub(crate) struct JobPlan {
@@ -30,6 +36,8 @@ pub(crate) struct JobPlan {
     pub(crate) built_inputs: Vec<(StorePath, OutputName)>,
     /// Paths that it needs and that are valid here.
     pub(crate) inputs: Vec<StorePath>,
+    /// What it's known by what its outputs became, where their paths don't follow from it.
+    pub(crate) realisations: Option<Hash>,
     /// What those who wait for it ask of its build; nothing in a run of one's own, whose machines
     /// were opened with it.
     pub(crate) terms: JobTerms,
@@ -91,7 +99,9 @@ pub(crate) async fn prepare(
     let refused = Refused::default();
     let ledger = fleet.ledger.as_deref();
     let known = HashMap::new();
-    let mut search = Search { graph: &graph, ledger, valid, known, needed, refused, approach };
+    let substitute = fleet.options.substitute;
+    let mut search =
+        Search { graph: &graph, ledger, substitute, valid, known, needed, refused, approach };
     let used = search.run(local, &wanted, &offered).await?;
     let substituted = used.len();
     if !used.is_empty() && what_is_offered == Offered::Fetch {
@@ -106,8 +116,12 @@ pub(crate) async fn prepare(
         }
         search.run(local, &wanted, &BTreeSet::new()).await?;
     }
+    while what_is_offered == Offered::Fetch && cut_off(&mut search, local).await? == CutOff::Some {
+        search.needed.clear();
+        search.run(local, &wanted, &BTreeSet::new()).await?;
+    }
     graph.check_purity(local.store_dir(), search.needed.keys().copied())?;
-    let mut work = search.plan();
+    let mut work = search.plan(local.store_dir());
     work.substituted = substituted;
     work.substitutable = used;
     if what_is_offered == Offered::Fetch {
@@ -156,6 +170,7 @@ async fn offered(local: &dyn Store, targets: &[Target]) -> Result<BTreeSet<Store
 struct Search<'a> {
     graph: &'a Graph,
     ledger: Option<&'a dyn Keeper>,
+    substitute: Substitute,
     valid: BTreeSet<StorePath>,
     /// What is kept of outputs whose paths don't follow from their derivations, by derivation.
     known: HashMap<StorePath, BTreeMap<OutputName, StorePath>>,
@@ -163,37 +178,6 @@ struct Search<'a> {
     needed: Needed,
     refused: Refused,
     approach: &'a Approach,
-}
-
-/// What is offered and could not be fetched, where it isn't to be built instead.
-#[derive(Default)]
-struct Refused {
-    paths: BTreeSet<StorePath>,
-    /// What the store said meanwhile.
-    words: Vec<String>,
-}
-
-impl Refused {
-    /// Says why a derivation fails, if it does.
-    fn verdict(&self, node: &Node) -> Option<JobFailureReport> {
-        let outputs = node.derivation.outputs.values().filter_map(|output| output.path());
-        let paths: Vec<String> =
-            outputs.filter(|path| self.paths.contains(path)).map(StorePath::to_string).collect();
-        if paths.is_empty() {
-            return None;
-        }
-        let offered = format!("a substituter offers '{}', but fetching failed", paths.join("', '"));
-        let advice = "with --fallback it is built instead".to_owned();
-        let said = self.words.iter().map(|words| words.trim().to_owned());
-        let message: Vec<String> = [offered].into_iter().chain(said).chain([advice]).collect();
-        Some(JobFailureReport {
-            derivation: node.path.clone(),
-            kind: FailureKind::NotFetched,
-            machine: None,
-            message: message.join("\n"),
-            log_tail: Vec::new(),
-        })
-    }
 }
 
 impl Search<'_> {
@@ -215,8 +199,7 @@ impl Search<'_> {
                     outputs.iter().filter(|name| !self.is_valid(node, name)).collect();
                 let paths: Option<Vec<&StorePath>> = missing
                     .iter()
-                    .map(|name| node.derivation.outputs.get(*name)?.path())
-                    .map(|path| path.filter(|path| offered.contains(*path)))
+                    .map(|name| self.path(node, name).filter(|path| offered.contains(*path)))
                     .collect();
                 match paths {
                     Some(paths) => used.extend(paths.into_iter().cloned()),
@@ -243,7 +226,7 @@ impl Search<'_> {
         let nodes = || level.keys().filter_map(|id| self.graph.node(*id));
         if let Some(ledger) = self.ledger {
             let unknown = nodes().filter(|node| !self.known.contains_key(&node.path));
-            let found = look_up(ledger, unknown).await?;
+            let found = look_up(ledger, self.substitute, unknown).await?;
             for (derivation, output, path) in found {
                 self.known.entry(derivation).or_default().insert(output, path);
             }
@@ -261,6 +244,11 @@ impl Search<'_> {
         Ok(())
     }
 
+    fn verdict(&self, node: &Node) -> Option<JobFailureReport> {
+        let outputs = node.derivation.outputs.keys();
+        self.refused.verdict(node, outputs.filter_map(|name| self.path(node, name)).collect())
+    }
+
     /// Notes that a derivation is to be built, and what it needs for that, once.
     fn must_build(&mut self, id: NodeId, outputs: BTreeSet<OutputName>, next: &mut Needed) {
         let known = self.needed.contains_key(&id);
@@ -269,7 +257,7 @@ impl Search<'_> {
             return;
         }
         let Some(node) = self.graph.node(id) else { return };
-        if self.refused.verdict(node).is_some() {
+        if self.verdict(node).is_some() {
             return;
         }
         self.approach.begin_for(&node.derivation);
@@ -281,11 +269,12 @@ impl Search<'_> {
     }
 
     /// Turns what is to be built into jobs.
-    fn plan(self) -> Work {
+    fn plan(self, store_dir: &StoreDir) -> Work {
         let numbers = (0..).map(JobId);
         let job_of: HashMap<NodeId, JobId> = self.needed.keys().copied().zip(numbers).collect();
         let mut realised = self.known_to_ledger();
         let mut refused = Vec::new();
+        let mut hashes = HashModuloCache::new();
         let jobs = self
             .needed
             .keys()
@@ -299,9 +288,10 @@ impl Search<'_> {
                     built_inputs: Vec::new(),
                     inputs: derivation.input_sources.iter().cloned().collect(),
                     derivation: Arc::clone(&derivation),
+                    realisations: realisation_hash(store_dir, self.graph, node, &mut hashes),
                     terms: JobTerms::default(),
                 };
-                if let Some(report) = self.refused.verdict(node) {
+                if let Some(report) = self.verdict(node) {
                     refused.extend(job_of.get(&id).map(|job| (*job, report)));
                     return JobPlan { inputs: Vec::new(), ..job };
                 }
@@ -332,7 +322,9 @@ impl Search<'_> {
         });
         let outputs = inputs.flat_map(|(input, names, node)| {
             names.iter().filter_map(move |name| {
-                Some((input.clone(), name.clone(), self.path(node, name)?.clone()))
+                // what substituters say and nobody has fetched may become something else
+                let path = self.path(node, name).filter(|path| self.valid.contains(*path))?;
+                Some((input.clone(), name.clone(), path.clone()))
             })
         });
         outputs.collect()

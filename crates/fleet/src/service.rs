@@ -9,19 +9,28 @@
 //! a job has waited counts like a second of that path: none waits for ever.
 
 mod bring;
+mod builds;
 mod check;
+mod control;
 mod engine;
 mod failures;
+mod forgetting;
 mod given;
 mod here;
 mod joining;
 mod machines;
 mod missing;
 mod options;
+mod owners;
+mod questions;
+mod repair;
 mod request;
+mod revival;
 mod router;
 mod survey;
 mod table;
+mod vanished;
+mod view;
 mod waits;
 
 use std::collections::{BTreeSet, HashMap};
@@ -40,20 +49,27 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::driver::{Driver, Lasting};
+use crate::driver::{ASK, Driver, Lasting};
 use crate::event::Observer;
 use crate::fleet::{CopyBack, Fallback, FleetOptions};
 use crate::machine::MachineSpec;
 use crate::places::Berth;
 use crate::service::bring::Arrivals;
 use crate::service::check::Bench;
+use crate::service::control::Control;
 use crate::service::engine::{Command, Engine};
 use crate::service::here::Here;
+use crate::service::owners::Owners;
 use crate::service::request::Request;
 use crate::service::router::{ClientId, Router};
 use crate::service::table::{Table, Uses};
 use crate::shared::{Happened, Shared};
-pub use options::{ServiceOptions, Shutdown};
+pub use builds::{
+    BuildExplanation, BuildId, BuildList, BuildState, BuildView, KeptLog, MachineChoice,
+};
+pub use control::Duty;
+pub use options::{BuildNumbers, ServiceOptions, Shutdown};
+pub use view::{MachineCondition, MachineFailure, MachineView};
 
 /// What those are told who ask a service that ends.
 pub(crate) const STOPPING: &str = "the daemon is stopping";
@@ -94,6 +110,7 @@ enum State {
     Asleep {
         machines: Vec<MachineSpec>,
         options: ServiceOptions,
+        drained: BTreeSet<String>,
     },
     Running(Arc<Handle>),
     Stopped,
@@ -126,7 +143,7 @@ impl Service {
     /// Returns a service; nothing runs before somebody asks.
     pub fn new(machines: Vec<MachineSpec>, options: ServiceOptions) -> Service {
         let bench = Mutex::new(Bench::among(&machines));
-        let state = Mutex::new(State::Asleep { machines, options });
+        let state = Mutex::new(State::Asleep { machines, options, drained: BTreeSet::new() });
         Service { state, tasks: TaskTracker::new(), bench }
     }
 
@@ -136,7 +153,9 @@ impl Service {
         *self.bench.lock().unwrap_or_else(PoisonError::into_inner) = Bench::among(&machines);
         let mut state = self.state();
         match &mut *state {
-            State::Asleep { .. } => *state = State::Asleep { machines, options },
+            State::Asleep { machines: before, options: options_before, .. } => {
+                (*before, *options_before) = (machines, options);
+            }
             State::Running(handle) => handle.send(Command::Reload { machines, options }),
             State::Stopped => {}
         }
@@ -187,9 +206,9 @@ impl Service {
                 store: store.name().to_owned(),
                 message: STOPPING.to_owned(),
             }),
-            State::Asleep { machines, options } => {
-                let machines = std::mem::take(machines);
-                let handle = self.start(store, machines, options);
+            State::Asleep { machines, options, drained } => {
+                let (machines, drained) = (std::mem::take(machines), std::mem::take(drained));
+                let handle = self.start(store, machines, options, drained);
                 *state = State::Running(Arc::clone(&handle));
                 Ok(handle)
             }
@@ -201,6 +220,7 @@ impl Service {
         store: &dyn Keeper,
         machines: Vec<MachineSpec>,
         options: &ServiceOptions,
+        drained: BTreeSet<String>,
     ) -> Arc<Handle> {
         let (send, commands) = mpsc::unbounded_channel();
         let (tell, happened) = mpsc::unbounded_channel();
@@ -218,7 +238,7 @@ impl Service {
             driver,
             here,
             router,
-            table: Table::default(),
+            table: Table::numbered_by(options.numbers.clone()),
             clients: HashMap::new(),
             bundles: HashMap::new(),
             next_bundle: 0,
@@ -230,16 +250,15 @@ impl Service {
             alone_since: None,
             retired: BTreeSet::new(),
             losses: 0,
+            control: Control { drained, reaching: Vec::new() },
+            owners: Owners::default(),
             ending: Vec::new(),
         };
         for machine in machines {
             engine.add_machine(machine);
         }
         self.tasks.spawn(engine.run());
-        // a berth at a place that is forgotten
-        let unknown = Place::On(MachineId(u32::MAX));
-        let nowhere = shared.places.berth(unknown);
-        shared.places.forget_place(unknown);
+        let nowhere = nowhere(&shared);
         let (arrivals, stopped) = (Arrivals::default(), CancellationToken::new());
         let clients = AtomicU64::new(0);
         Arc::new(Handle { commands: send, shared, arrivals, nowhere, stopped, clients })
@@ -251,15 +270,17 @@ impl Service {
         settings: RealiseSettings,
         observer: Arc<dyn RealiseObserver>,
     ) -> Result<Request, StoreError> {
-        let what = match settings.mode {
-            RealiseMode::Normal | RealiseMode::Check => {
-                let handle = self.handle(store.as_ref())?;
-                return Ok(Request { handle, store, settings, observer });
-            }
-            RealiseMode::Repair => "repair paths by building them again on other machines",
-        };
-        Err(StoreError::Unsupported { store: store.name().to_owned(), what })
+        let handle = self.handle(store.as_ref())?;
+        Ok(Request { handle, store, settings, observer })
     }
+}
+
+/// Returns a berth at a place that is forgotten.
+fn nowhere(shared: &Shared) -> Berth {
+    let unknown = Place::On(MachineId(u32::MAX));
+    let nowhere = shared.places.berth(unknown);
+    shared.places.forget_place(unknown);
+    nowhere
 }
 
 /// Returns a driver for many clients, which knows no machine yet.
@@ -273,11 +294,12 @@ fn driver_of_many(
         substitute: drover_store::Substitute::No,
         fallback: Fallback::Build,
         copy_back: CopyBack::Wanted,
+        outputs: options.outputs.clone(),
         log_lines: options.log_lines,
         policy: options.policy,
     };
     let on_failure = OnFailure::KeepGoing;
-    let settings = Settings { policy: options.policy, on_failure, ..Settings::default() };
+    let settings = Settings { policy: options.policy, on_failure, ask: ASK, ..Settings::default() };
     let mut driver = Driver::idle(shared, happened, fleet_options, settings);
     driver.lasting = Lasting::Shared;
     driver
@@ -293,12 +315,11 @@ impl Realiser for Service {
         observer: Arc<dyn RealiseObserver>,
     ) -> Result<Vec<Realised>, StoreError> {
         let request = self.request(store, settings, observer)?;
+        let bench = || self.bench.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match request.settings.mode {
-            RealiseMode::Check => {
-                let bench = self.bench.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                request.check(&wanted, bench.as_ref()).await
-            }
-            RealiseMode::Normal | RealiseMode::Repair => request.realise(&wanted).await,
+            RealiseMode::Normal => request.realise(&wanted).await,
+            RealiseMode::Check => request.check(&wanted, bench().as_ref()).await,
+            RealiseMode::Repair => request.repair(&wanted, bench().as_ref()).await,
         }
     }
 
@@ -309,8 +330,14 @@ impl Realiser for Service {
         settings: RealiseSettings,
         observer: Arc<dyn RealiseObserver>,
     ) -> Result<Realised, StoreError> {
-        if settings.mode == RealiseMode::Check {
-            let what = "check a build by repeating it that it has no derivation of";
+        let what = match settings.mode {
+            RealiseMode::Normal => None,
+            RealiseMode::Check => {
+                Some("check a build by repeating it that it has no derivation of")
+            }
+            RealiseMode::Repair => Some("repair what a build makes that it has no derivation of"),
+        };
+        if let Some(what) = what {
             return Err(StoreError::Unsupported { store: store.name().to_owned(), what });
         }
         self.request(store, settings, observer)?.build_given(path, derivation).await

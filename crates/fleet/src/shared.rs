@@ -19,15 +19,17 @@ use crate::lane::JobEnd;
 use crate::machine::Site;
 use crate::merge::{Found, Origin, Sources, Traffic, Transfer};
 use crate::places::Places;
+use crate::sought::Findings;
 use crate::tee::Tees;
 use crate::transfer::Destination;
+use crate::vouched::OutputTrust;
 
 /// Something that happened outside the driver.
 pub(crate) enum Happened {
     /// A machine answered.
     Connected { machine: MachineId, generation: u32, answer: Answer },
     /// A machine that works already has these outputs of jobs.
-    Found { machine: MachineId, generation: u32, found: Vec<PathInfo> },
+    Found { machine: MachineId, generation: u32, found: Findings },
     /// A machine could not be connected to.
     ConnectFailed { machine: MachineId, generation: u32, error: StoreError },
     /// A job ended, one way or another.
@@ -44,7 +46,7 @@ pub(crate) struct Answer {
     /// Paths that jobs need and that it has.
     pub(crate) valid: BTreeSet<StorePath>,
     /// Outputs of jobs that it has.
-    pub(crate) found: Vec<PathInfo>,
+    pub(crate) found: Findings,
     pub(crate) took: Duration,
     pub(crate) round_trip: Duration,
 }
@@ -71,6 +73,8 @@ pub(crate) struct Shared {
     distrusted: Mutex<HashMap<MachineId, BTreeSet<String>>>,
     pub(crate) output_sizes: OutputSizes,
     pub(crate) tees: Tees,
+    /// What outputs of other machines must have.
+    output_trust: Mutex<Arc<OutputTrust>>,
     /// Derivations that were asked for.
     pub(crate) targets: OnceLock<BTreeSet<StorePath>>,
     /// Jobs of a run that have no verdict yet.
@@ -103,9 +107,22 @@ impl Shared {
             distrusted: Mutex::default(),
             output_sizes: OutputSizes::default(),
             tees: Tees::default(),
+            output_trust: Mutex::default(),
             targets: OnceLock::new(),
             left: watch::Sender::new(0),
             tracker: TaskTracker::new(),
+        }
+    }
+
+    pub(crate) fn set_output_trust(&self, trust: OutputTrust) {
+        *self.output_trust.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(trust);
+    }
+
+    /// Says what an output of a machine at a place must have.
+    pub(crate) fn output_trust(&self, place: Place) -> Arc<OutputTrust> {
+        match place == Place::Here || self.places.is_twin(place) {
+            true => Arc::default(),
+            false => Arc::clone(&self.output_trust.lock().unwrap_or_else(PoisonError::into_inner)),
         }
     }
 

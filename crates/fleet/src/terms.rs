@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::job_log::JobLog;
 
 /// What one who waits for a job asks of its build.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Terms {
     timeout: Option<Duration>,
     max_silent_time: Option<Duration>,
@@ -30,7 +30,7 @@ impl Terms {
             timeout: settings.timeout,
             max_silent_time: settings.max_silent_time,
             max_log_size: size.and_then(|size| size.parse().ok()).filter(|size| *size > 0),
-            wishes: BuildWishes { cores: settings.cores, keep_failed: settings.keep_failed },
+            wishes: BuildWishes::of(settings),
         }
     }
 
@@ -50,6 +50,17 @@ impl Terms {
                     (one, other) => one.max(other),
                 },
                 keep_failed: self.wishes.keep_failed || other.wishes.keep_failed,
+                after: self.wishes.after.into_iter().chain(other.wishes.after).collect(),
+                // links do no harm to who has asked for none
+                optimise: self.wishes.optimise.into_iter().chain(other.wishes.optimise).min(),
+                variables: self
+                    .wishes
+                    .variables
+                    .into_iter()
+                    .chain(other.wishes.variables)
+                    .collect(),
+                // who reads logs with Nix reads both
+                logs: self.wishes.logs.max(other.wishes.logs),
             },
         }
     }
@@ -89,14 +100,18 @@ impl JobTerms {
     fn change(&self, change: impl FnOnce(&mut BTreeMap<Terms, usize>)) {
         let mut asked = self.asked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         change(&mut asked);
-        if let Some(together) = asked.keys().copied().reduce(Terms::and) {
-            self.together.send_if_modified(|held| std::mem::replace(held, together) != together);
+        if let Some(together) = asked.keys().cloned().reduce(Terms::and) {
+            self.together.send_if_modified(|held| {
+                let is_new = *held != together;
+                *held = together;
+                is_new
+            });
         }
     }
 
     /// Returns what is asked of the build itself.
     pub(crate) fn wishes(&self) -> BuildWishes {
-        self.together.borrow().wishes
+        self.together.borrow().wishes.clone()
     }
 
     /// Waits until a build that runs has gone beyond what is asked of it, and says how. What the machine
@@ -113,7 +128,7 @@ impl JobTerms {
         let mut terms = self.together.subscribe();
         let began = log.begun().await;
         loop {
-            let asked = *terms.borrow_and_update();
+            let asked = terms.borrow_and_update().clone();
             let heard = log.heard_at().max(began);
             let silent = asked.max_silent_time.and_then(|limit| heard.checked_add(limit));
             let whole = asked.timeout.and_then(|limit| began.checked_add(limit));
@@ -182,7 +197,7 @@ mod tests {
         Terms {
             timeout: timeout.map(Duration::from_secs),
             max_log_size: size,
-            wishes: BuildWishes { cores, keep_failed: false },
+            wishes: BuildWishes { cores, ..BuildWishes::default() },
             ..Terms::default()
         }
     }
@@ -209,7 +224,7 @@ mod tests {
         terms(None, None, Some(4))
     )]
     fn two_agree_on_the_laxer(#[case] one: Terms, #[case] other: Terms, #[case] both: Terms) {
-        assert_eq!(one.and(other), both);
+        assert_eq!(one.clone().and(other.clone()), both);
         assert_eq!(other.and(one), both);
     }
 
@@ -217,14 +232,14 @@ mod tests {
     fn who_leaves_counts_no_more() {
         let (strict, lax) = (terms(Some(3), None, None), terms(None, None, None));
         let job = JobTerms::default();
-        job.add(strict);
-        job.add(lax);
-        job.add(strict);
+        job.add(strict.clone());
+        job.add(lax.clone());
+        job.add(strict.clone());
         assert_eq!(*job.together.borrow(), lax);
-        job.remove(lax);
+        job.remove(lax.clone());
         assert_eq!(*job.together.borrow(), strict);
-        job.remove(strict);
-        job.remove(strict);
+        job.remove(strict.clone());
+        job.remove(strict.clone());
         assert_eq!(*job.together.borrow(), strict, "a build that is on its way out");
     }
 }

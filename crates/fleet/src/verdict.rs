@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use drover_core::StorePath;
-use drover_schedule::{JobId, MachineId, Reasons, Verdict};
+use drover_schedule::{Afterwards, JobId, JobStatus, MachineId, Outcome, Reasons, Verdict};
 
 use crate::driver::{Driver, JobPhase};
 use crate::event::{FailureKind, FleetEvent, JobFailureReport, MachineTotals};
@@ -13,6 +13,22 @@ use crate::graph::NodeId;
 use crate::machine_state::MachineState;
 
 impl Driver {
+    /// Keeps what is known of a failure until the scheduler has its verdict.
+    pub(crate) fn report(
+        &mut self,
+        machine: MachineId,
+        job: JobId,
+        kind: FailureKind,
+        message: String,
+        log_tail: Vec<String>,
+    ) {
+        let Some(state) = self.jobs.get(job.0 as usize) else { return };
+        let derivation = state.plan.path.clone();
+        let machine = Some(self.shared.name_of(machine));
+        let report = JobFailureReport { derivation, kind, machine, message, log_tail };
+        self.reports.insert(job, report);
+    }
+
     /// Takes note of a verdict.
     pub(crate) fn decided(&mut self, job: JobId, verdict: Verdict) {
         self.news.push((job, verdict.clone()));
@@ -129,5 +145,66 @@ fn dependency_text(cause: Option<StorePath>) -> String {
     match cause {
         Some(cause) => format!("it depends on '{cause}', which was not built"),
         None => "something that it depends on was not built".to_owned(),
+    }
+}
+
+/// What becomes of a job whose outputs are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// Its verdict will come, by itself or as it's built once more.
+    Awaited,
+    /// It won't be built, and nothing more will be heard of it.
+    Cancelled,
+}
+
+/// Whether a job is being stopped because something it depends on failed.
+pub(crate) fn stops_for_dependency(status: &JobStatus) -> bool {
+    matches!(
+        status,
+        JobStatus::Stopping { then: Afterwards::End(Outcome::DependencyFailed { .. }), .. }
+    )
+}
+
+/// Says what becomes of a job that had been built and is wanted again, from what the scheduler says of it.
+pub(crate) fn renewal(status: Option<&JobStatus>) -> Renewal {
+    match status {
+        None => Renewal::Cancelled,
+        Some(JobStatus::Stopping { then: Afterwards::End(Outcome::Cancelled), .. }) => {
+            Renewal::Cancelled
+        }
+        // it goes elsewhere, or what it needs has failed, which is told when it has stopped
+        Some(JobStatus::Stopping { then: Afterwards::Again | Afterwards::End(_), .. }) => {
+            Renewal::Awaited
+        }
+        Some(JobStatus::Done(Outcome::Built | Outcome::Unneeded)) => Renewal::Awaited,
+        Some(JobStatus::Done(_)) => Renewal::Cancelled,
+        Some(
+            JobStatus::Waiting { .. }
+            | JobStatus::Ready
+            | JobStatus::Queued { .. }
+            | JobStatus::Running { .. },
+        ) => Renewal::Awaited,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use drover_schedule::Lane;
+
+    use super::*;
+
+    #[test]
+    fn what_stops_is_given_up_only_where_it_was_cancelled() {
+        let lane = Lane { machine: MachineId(0), index: 0 };
+        let stopping = |then| renewal(Some(&JobStatus::Stopping { lane, then }));
+        let because = JobId(1);
+        assert_eq!(stopping(Afterwards::Again), Renewal::Awaited);
+        let failed = Outcome::DependencyFailed { because };
+        assert_eq!(stopping(Afterwards::End(failed)), Renewal::Awaited);
+        assert_eq!(stopping(Afterwards::End(Outcome::Cancelled)), Renewal::Cancelled);
+        let done = |outcome| renewal(Some(&JobStatus::Done(outcome)));
+        assert_eq!(done(Outcome::Built), Renewal::Awaited);
+        assert_eq!(done(failed), Renewal::Cancelled);
+        assert_eq!(renewal(None), Renewal::Cancelled);
     }
 }

@@ -10,10 +10,10 @@ use std::time::Duration;
 use crate::command::{Command, Reasons, Verdict};
 use crate::description::{Machine, MachineKind};
 use crate::event::MachineFault;
-use crate::explanation::Outcome;
+use crate::explanation::{Outcome, Trouble};
 use crate::id::{JobId, MachineId, Moment, PathId};
 use crate::job::{Afterwards, State, Tried};
-use crate::machine::{Duty, Grace, Link, MachineRecord, Past, Trouble, Trust};
+use crate::machine::{Duty, Face, Grace, Link, MachineRecord, Past, Trust};
 use crate::scheduler::Scheduler;
 use crate::table::RequirementId;
 
@@ -44,6 +44,7 @@ impl Scheduler {
             returns: 0,
             trust: Trust::Full,
             grace: Grace::Denied,
+            asked: Moment::START,
             round_trip: description.round_trip,
             lanes: Vec::new(),
             free: BTreeSet::new(),
@@ -94,6 +95,7 @@ impl Scheduler {
         record.link = match fault {
             MachineFault::Refused => Link::Refused,
             MachineFault::Unreachable
+            | MachineFault::Unready
             | MachineFault::Lost
             | MachineFault::DiskFull
             | MachineFault::Misbehaved => Link::BackingOff { until },
@@ -185,16 +187,15 @@ impl Scheduler {
         record.trust = Trust::Full;
     }
 
-    pub(crate) fn set_duty(&mut self, machine: MachineId, duty: Duty) {
-        if let Some(record) = self.machines.get_mut(machine) {
-            record.duty = duty;
-            self.reindex(machine);
-        }
-    }
-
     /// Asks for a connection.
     pub(crate) fn connect(&mut self, machine: MachineId) {
-        self.machines.at_mut(machine).link = Link::Connecting;
+        let (now, until) = (self.now, self.now.plus(self.settings.ask));
+        let record = self.machines.at_mut(machine);
+        record.link = Link::Connecting;
+        record.asked = now;
+        if record.strikes == 0 {
+            self.asking_until = self.asking_until.max(until);
+        }
         self.reindex(machine);
         self.commands.push(Command::Connect { machine });
     }
@@ -235,7 +236,7 @@ impl Scheduler {
             }
             for machine in self.classes.at(class).members.clone() {
                 let record = self.machines.at_mut(machine);
-                if let Link::BackingOff { until } = record.link {
+                if let (Link::BackingOff { until }, Duty::Working) = (record.link, record.duty) {
                     record.grace = Grace::Granted;
                     self.backing_off.remove(&(until, machine));
                     self.connect(machine);
@@ -249,10 +250,12 @@ impl Scheduler {
 
     /// Returns whether some open job could run on a machine.
     pub(crate) fn is_needed(&self, machine: MachineId) -> bool {
-        self.machines.at(machine).faces.iter().any(|face| {
+        let record = self.machines.at(machine);
+        let wants = |face: &Face| {
             let requirements = &self.classes.at(face.class).requirements;
             requirements.iter().any(|requirement| self.requirements.at(*requirement).open != 0)
-        })
+        };
+        record.duty == Duty::Working && record.faces.iter().any(wants)
     }
 
     /// Returns how many machines a requirement's jobs may hope for.

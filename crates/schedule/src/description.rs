@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::id::{Bandwidth, JobId, PathId};
+use crate::id::{Bandwidth, JobId, OwnerId, PathId};
 use crate::reason::Reason;
 
 /// The system that every machine can build for (fetches done by Nix itself).
@@ -190,6 +190,8 @@ pub struct Job {
     pub preference: Preference,
     /// Who wants its outputs.
     pub demand: Demand,
+    /// For whom it is done.
+    pub owner: OwnerId,
     /// Paths that must be on the machine, besides the outputs of its dependencies.
     pub inputs: Vec<PathId>,
     /// Jobs whose outputs it needs; submitted earlier or in the same batch.

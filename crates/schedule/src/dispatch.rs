@@ -69,15 +69,24 @@ impl Scheduler {
     }
 
     fn fill(&mut self, mut round: Round) -> Option<Moment> {
-        let mut heads: BTreeSet<(ReadyKey, RequirementId)> = BTreeSet::new();
+        // who has least comes first; among equals the most urgent job
+        let mut heads: BTreeSet<(u32, ReadyKey, RequirementId)> = BTreeSet::new();
         for requirement in &self.with_ready {
             if self.has_room(*requirement, round.wanted) {
-                let first = self.requirements.at(*requirement).ready.first();
-                heads.extend(first.map(|key| (*key, *requirement)));
+                let asked = self.requirements.at(*requirement);
+                let share = self.share(asked.owner);
+                heads.extend(asked.ready.first().map(|key| (share, *key, *requirement)));
             }
         }
-        while let Some((key, requirement)) = heads.pop_first() {
+        while let Some((known, key, requirement)) = heads.pop_first() {
             if !self.has_room(requirement, round.wanted) {
+                continue;
+            }
+            let owner = self.requirements.at(requirement).owner;
+            let share = self.share(owner);
+            if known < share {
+                // another queue of the same owner has got something meanwhile
+                heads.insert((share, key, requirement));
                 continue;
             }
             match self.place(key.job, requirement, &mut round) {
@@ -86,12 +95,21 @@ impl Scheduler {
             }
             let behind = (Bound::Excluded(key), Bound::Unbounded);
             let next = self.requirements.at(requirement).ready.range(behind).next();
-            heads.extend(next.map(|key| (*key, requirement)));
+            heads.extend(next.map(|key| (self.share(owner), *key, requirement)));
         }
         for (requirement, until) in round.patience {
             self.patience.insert((requirement, round.wanted), until);
         }
         round.revisit
+    }
+
+    /// Returns whether jobs of another owner wait for a machine that could run these, too.
+    fn is_contended(&self, requirement: RequirementId) -> bool {
+        let asked = self.requirements.at(requirement);
+        self.with_ready.iter().map(|other| self.requirements.at(*other)).any(|other| {
+            other.owner != asked.owner
+                && other.classes.iter().any(|class| asked.classes.contains(class))
+        })
     }
 
     /// Returns whether some machine has a lane of that kind for a requirement's jobs.
@@ -100,9 +118,12 @@ impl Scheduler {
         let mut classes = asked.classes.iter().map(|class| self.classes.at(*class));
         match wanted {
             Wanted::FreeLane => classes.any(|class| !class.idle.is_empty()),
-            // Queued jobs cannot balance the load any more, so none is queued at the tail.
+            // Queued jobs cannot balance the load any more, so none is queued at the tail. And what stands
+            // behind a running job has its slot for certain: where several wait for slots, each slot has to
+            // become free, so that it goes to the one who has least.
             Wanted::PlaceInQueue => {
-                self.hopeful_lanes(requirement) < asked.ready.len() as u64
+                !self.is_contended(requirement)
+                    && self.hopeful_lanes(requirement) < asked.ready.len() as u64
                     && classes.any(|class| !class.queueable.is_empty())
             }
         }

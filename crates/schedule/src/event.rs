@@ -80,8 +80,15 @@ pub enum Event {
         /// What kind of failure it was.
         fault: MachineFault,
     },
-    /// No further job may start on a machine; what was started there goes on, and jobs that
-    /// only it could take wait until it is resumed or fails.
+    /// A machine shall be connected before a job needs it. One that is connected, left alone after
+    /// a failure, draining or without slots stays as it is.
+    Reach {
+        /// The machine.
+        machine: MachineId,
+    },
+    /// No further job may start on a machine, nor is it connected to. What runs there goes on; what
+    /// stands behind that is told to stop, and goes elsewhere. Jobs that only this machine could
+    /// take wait until it is resumed or fails.
     Drain {
         /// The machine.
         machine: MachineId,
@@ -132,6 +139,12 @@ pub enum Event {
         /// The job.
         job: JobId,
     },
+    /// The caller wants what a job makes, which was only there for others so far
+    /// ([`Demand`](crate::Demand)). One that was let be is had by [`Rebuild`](Event::Rebuild).
+    Asked {
+        /// The job.
+        job: JobId,
+    },
     /// Nobody wants a job any more; it is cancelled with everything that depends on it.
     Cancel {
         /// The job.
@@ -159,6 +172,8 @@ pub enum Event {
 pub enum MachineFault {
     /// It cannot be connected to.
     Unreachable,
+    /// It answers, and says that it is not ready yet: it boots, or its database is busy.
+    Unready,
     /// The connection was lost.
     Lost,
     /// Its disk is full.

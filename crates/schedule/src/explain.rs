@@ -3,8 +3,8 @@
 //! Invariant: nothing here changes anything, and nothing is formatted before somebody asks.
 
 use crate::explanation::{
-    Choice, Explanation, JobStatus, MachineExplanation, MachineSnapshot, MachineState, Outcome,
-    Snapshot,
+    Choice, Explanation, JobStatus, LinkState, MachineExplanation, MachineSnapshot, MachineState,
+    Outcome, Snapshot,
 };
 use crate::id::{JobId, MachineId};
 use crate::job::{JobRecord, State};
@@ -53,6 +53,15 @@ impl Scheduler {
                 .map(|lane| u32::try_from(lane.queue.len().saturating_sub(1)).unwrap_or(u32::MAX))
                 .sum(),
             slots: record.slots,
+            link: match record.link {
+                Link::Asleep => LinkState::Unused,
+                Link::Connecting => LinkState::Connecting,
+                Link::Up if record.trust == Trust::Probation => LinkState::OnProbation,
+                Link::Up => LinkState::Connected,
+                Link::BackingOff { until } => LinkState::Down { again: until },
+                Link::Refused => LinkState::Refused,
+            },
+            trouble: record.trouble.clone(),
         });
         Snapshot { jobs: self.counts, machines: machines.collect() }
     }
@@ -78,7 +87,7 @@ impl Scheduler {
                     None => JobStatus::Running { lane },
                 }
             }
-            State::Stopping { lane, .. } => JobStatus::Stopping { lane },
+            State::Stopping { lane, then } => JobStatus::Stopping { lane, then },
             State::Built => JobStatus::Done(Outcome::Built),
             State::Ended(outcome) => JobStatus::Done(outcome),
         }
@@ -187,6 +196,7 @@ impl Scheduler {
         match record.link {
             _ if record.slots == 0 => Some(Reason::ZeroSlots),
             _ if record.duty == Duty::Removed => Some(Reason::Removed),
+            _ if record.duty == Duty::Draining => Some(Reason::Draining),
             Link::Refused => {
                 let cause = record.trouble.as_ref().map(|trouble| trouble.cause.to_string());
                 Some(Reason::Refused { cause: cause.unwrap_or_default() })
@@ -194,7 +204,6 @@ impl Scheduler {
             Link::BackingOff { until } => down(until),
             Link::Connecting => Some(down(self.now).unwrap_or(Reason::Connecting)),
             Link::Asleep => Some(Reason::NotConnected),
-            Link::Up if record.duty == Duty::Draining => Some(Reason::Draining),
             Link::Up if record.busy_lanes() < slots => None,
             Link::Up if record.trust == Trust::Probation => Some(Reason::OnProbation),
             Link::Up => Some(Reason::Full { busy: record.busy_lanes(), slots }),

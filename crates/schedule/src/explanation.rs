@@ -3,7 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::id::{JobId, Lane, MachineId};
+use crate::event::MachineFault;
+use crate::id::{JobId, Lane, MachineId, Moment};
+use crate::job::Afterwards;
 use crate::reason::Reason;
 
 /// Why a job is where it is; made by [`Scheduler::explain`](crate::Scheduler::explain).
@@ -87,6 +89,8 @@ pub enum JobStatus {
     Stopping {
         /// Where.
         lane: Lane,
+        /// What becomes of it then.
+        then: Afterwards,
     },
     /// It has its verdict.
     Done(Outcome),
@@ -163,6 +167,41 @@ pub struct MachineSnapshot {
     pub queued: u32,
     /// Lanes there are.
     pub slots: u32,
+    /// How the connection to it is, whether it takes jobs or not.
+    pub link: LinkState,
+    /// Its last failure, also where it works again.
+    pub trouble: Option<Trouble>,
+}
+
+/// How the connection to a machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// Nobody has needed it so far, or for long.
+    Unused,
+    /// It is being connected to.
+    Connecting,
+    /// It is connected.
+    Connected,
+    /// It is connected, and gets one job at a time until one succeeds.
+    OnProbation,
+    /// It failed, and is left alone for a while.
+    Down {
+        /// When it is tried again at the earliest, if a job needs it then.
+        again: Moment,
+    },
+    /// It does not let us in, or is not what the configuration says; never tried again.
+    Refused,
+}
+
+/// A machine's failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What kind of failure it was.
+    pub fault: MachineFault,
+    /// What it said.
+    pub cause: Box<str>,
+    /// When that was.
+    pub since: Moment,
 }
 
 /// Whether a machine takes jobs.
@@ -183,6 +222,27 @@ impl fmt::Display for Why {
             Why::Prefetch => "all slots were busy, and its inputs can travel there meanwhile",
             Why::Stock => "stock Nix would choose it",
         })
+    }
+}
+
+impl Choice {
+    /// Returns a name for programs, which stays the same.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Choice::Chosen { .. } => "chosen",
+            Choice::Possible => "possible",
+            Choice::NotChosen(reason) => reason.code(),
+        }
+    }
+
+    /// Returns the words for people at a moment: times are told from then on.
+    #[must_use]
+    pub fn at(&self, now: Moment) -> String {
+        match self {
+            Choice::NotChosen(reason) => format!("not chosen: {}", reason.at(now)),
+            other => other.to_string(),
+        }
     }
 }
 

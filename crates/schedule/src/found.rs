@@ -11,7 +11,7 @@ use crate::description::Demand;
 use crate::explanation::Outcome;
 use crate::id::{ByteCount, JobId, MachineId, Moment, PathId, Place};
 use crate::job::{JobRecord, State, VerdictDue};
-use crate::machine::{Link, Past};
+use crate::machine::{Link, MachineRecord, Past};
 use crate::scheduler::Scheduler;
 
 impl Scheduler {
@@ -66,6 +66,13 @@ impl Scheduler {
             && record.dependents.iter().all(is_over)
     }
 
+    /// Notes that the caller wants what a job makes, whoever else does.
+    pub(crate) fn asked_for(&mut self, job: JobId) {
+        if let Some(record) = self.jobs.get_mut(job) {
+            record.demand = Demand::Asked;
+        }
+    }
+
     /// Has those dependencies of a job built that were let be.
     pub(crate) fn need_dependencies(&mut self, job: JobId) {
         for dependency in self.jobs.at(job).dependencies.clone() {
@@ -99,6 +106,23 @@ impl Scheduler {
 
     /// Returns until when nothing is started, as other machines may have what they are asked about.
     pub(crate) fn holding_until(&self) -> Option<Moment> {
+        self.held_for_others().max(self.asking_until())
+    }
+
+    /// Returns until when a machine is waited for that was asked for a connection and that nothing bad
+    /// is known of.
+    fn asking_until(&self) -> Option<Moment> {
+        if self.asking_until <= self.now {
+            return None;
+        }
+        let waited_for =
+            |record: &MachineRecord| record.link == Link::Connecting && record.strikes == 0;
+        let asked = self.machines.iter().map(|(_, record)| record).filter(|one| waited_for(one));
+        let until = asked.map(|record| record.asked.plus(self.settings.ask));
+        until.filter(|until| self.now < *until).max()
+    }
+
+    fn held_for_others(&self) -> Option<Moment> {
         let until = self.hold.filter(|until| self.now < *until)?;
         let has_not_said = |machine: MachineId| {
             let record = self.machines.at(machine);

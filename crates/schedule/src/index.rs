@@ -74,8 +74,8 @@ impl Scheduler {
                 true => record.usable_lanes().min(slots),
                 false => 0,
             },
-            sleep: match record.link {
-                Link::Asleep => Sleep::Asleep,
+            sleep: match (record.link, record.duty) {
+                (Link::Asleep, Duty::Working) => Sleep::Asleep,
                 _ => Sleep::Awake,
             },
         }

@@ -62,7 +62,7 @@ pub(crate) enum State {
 
 /// What becomes of a job that was told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Afterwards {
+pub enum Afterwards {
     /// It ends like this.
     End(Outcome),
     /// It is to be started again, elsewhere or later.

@@ -46,6 +46,7 @@ mod connection;
 mod description;
 mod dispatch;
 mod duration;
+mod duty;
 mod estimate;
 mod event;
 mod explain;
@@ -71,10 +72,11 @@ pub use command::{Command, Reasons, Verdict};
 pub use description::{Demand, Job, Machine, MachineKind, Preference, Terms};
 pub use event::{Event, JobFailure, MachineFault};
 pub use explanation::{
-    Choice, Explanation, JobCounts, JobStatus, MachineExplanation, MachineSnapshot, MachineState,
-    Outcome, Snapshot, Why,
+    Choice, Explanation, JobCounts, JobStatus, LinkState, MachineExplanation, MachineSnapshot,
+    MachineState, Outcome, Snapshot, Trouble, Why,
 };
-pub use id::{Bandwidth, ByteCount, JobId, Lane, MachineId, Moment, PathId, Place};
+pub use id::{Bandwidth, ByteCount, JobId, Lane, MachineId, Moment, OwnerId, PathId, Place};
+pub use job::Afterwards;
 pub use reason::Reason;
 pub use scheduler::Scheduler;
 pub use settings::{OnFailure, Policy, Rounding, Settings};

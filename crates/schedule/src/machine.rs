@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use crate::description::{Machine, Terms};
 use crate::event::MachineFault;
-use crate::id::{JobId, MachineId, Moment, PathId};
+use crate::explanation::Trouble;
+use crate::id::{JobId, MachineId, Moment, OwnerId, PathId};
 use crate::job::ReadyKey;
 use crate::reason::Reason;
 use crate::table::{ClassId, RequirementId};
@@ -36,6 +37,8 @@ pub(crate) struct MachineRecord {
     pub(crate) returns: u32,
     pub(crate) trust: Trust,
     pub(crate) grace: Grace,
+    /// When it was asked for a connection last.
+    pub(crate) asked: Moment,
     pub(crate) round_trip: Duration,
     pub(crate) lanes: Vec<LaneState>,
     /// Lanes without any job.
@@ -101,14 +104,6 @@ pub(crate) enum Grace {
     Denied,
     /// New jobs came that only it could take.
     Granted,
-}
-
-/// A machine's failure.
-#[derive(Clone, Debug)]
-pub(crate) struct Trouble {
-    pub(crate) fault: MachineFault,
-    pub(crate) cause: Box<str>,
-    pub(crate) since: Moment,
 }
 
 /// One lane.
@@ -236,6 +231,8 @@ pub(crate) struct Class {
 /// What some jobs ask of a machine, and those of them that are ready.
 #[derive(Debug)]
 pub(crate) struct Requirement {
+    /// Jobs of different owners stand in queues of their own.
+    pub(crate) owner: OwnerId,
     pub(crate) system: String,
     pub(crate) features: BTreeSet<String>,
     /// The classes that meet it, fastest first.
@@ -250,9 +247,10 @@ pub(crate) struct Requirement {
 impl MachineRecord {
     /// Returns whether jobs may wait for it: it is up, or has attempts left.
     pub(crate) fn is_hopeful(&self, reconnections: u32) -> bool {
+        let unready = |trouble: &Trouble| trouble.fault == MachineFault::Unready;
         let allowed = match self.past {
-            Past::NeverUp => 0,
-            Past::WasUp => reconnections,
+            Past::NeverUp if !self.trouble.as_ref().is_some_and(unready) => 0,
+            Past::NeverUp | Past::WasUp => reconnections,
         };
         match self.link {
             Link::Up => true,

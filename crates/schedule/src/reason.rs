@@ -84,6 +84,42 @@ pub enum Reason {
     },
 }
 
+impl Reason {
+    /// Returns a name for programs, which stays the same.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Reason::LacksSystem { .. } => "system",
+            Reason::LacksFeatures { .. } => "features",
+            Reason::MandatoryFeatures { .. } => "mandatoryFeatures",
+            Reason::ZeroSlots => "zeroSlots",
+            Reason::Full { .. } => "full",
+            Reason::Connecting => "connecting",
+            Reason::NotConnected => "notConnected",
+            Reason::Down { .. } => "down",
+            Reason::Refused { .. } => "refused",
+            Reason::OnProbation => "onProbation",
+            Reason::Draining => "draining",
+            Reason::Removed => "removed",
+            Reason::FailedThere { .. } => "failedThere",
+            Reason::Later { .. } => "later",
+            Reason::NotAmongBest { .. } => "notAmongBest",
+        }
+    }
+
+    /// Returns the words for people at a moment: times are told from then on.
+    #[must_use]
+    pub fn at(&self, now: Moment) -> String {
+        let Reason::Down { fault, cause, since, again } = self else { return self.to_string() };
+        let ago = now.since(*since).as_secs();
+        let then = match again.since(now) {
+            Duration::ZERO => "it is being tried again".to_owned(),
+            wait => format!("it is tried again in {} s at the earliest", wait.as_secs().max(1)),
+        };
+        format!("it is down since {ago} s ago ({fault}: {cause}); {then}")
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -127,6 +163,7 @@ impl fmt::Display for MachineFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             MachineFault::Unreachable => "cannot be reached",
+            MachineFault::Unready => "not ready yet",
             MachineFault::Lost => "connection lost",
             MachineFault::DiskFull => "disk full",
             MachineFault::Refused => "refused",

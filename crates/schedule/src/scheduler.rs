@@ -13,9 +13,9 @@ use crate::duration::Durations;
 use crate::estimate::Wanted;
 use crate::event::{Event, JobFailure};
 use crate::explanation::{JobCounts, Outcome};
-use crate::id::{JobId, Lane, MachineId, Moment, PathId};
+use crate::id::{JobId, Lane, MachineId, Moment, OwnerId, PathId};
 use crate::job::{JobRecord, State};
-use crate::machine::{Class, ClassKey, Duty, MachineRecord, Requirement};
+use crate::machine::{Class, ClassKey, MachineRecord, Requirement};
 use crate::path::PathRecord;
 use crate::settings::Settings;
 use crate::table::{ClassId, RequirementId, Table};
@@ -32,7 +32,9 @@ pub struct Scheduler {
     pub(crate) classes: Table<ClassId, Class>,
     pub(crate) class_ids: BTreeMap<ClassKey, ClassId>,
     pub(crate) requirements: Table<RequirementId, Requirement>,
-    pub(crate) requirement_ids: BTreeMap<(String, BTreeSet<String>), RequirementId>,
+    pub(crate) requirement_ids: BTreeMap<(OwnerId, String, BTreeSet<String>), RequirementId>,
+    /// Jobs in lanes, by owner.
+    pub(crate) shares: BTreeMap<OwnerId, u32>,
     pub(crate) paths: Table<PathId, PathRecord>,
     pub(crate) durations: Durations,
     /// Local machines, which jobs may prefer.
@@ -60,6 +62,8 @@ pub struct Scheduler {
     /// Until when nothing is started before the other machines have said what they have, once
     /// something was found on one.
     pub(crate) hold: Option<Moment>,
+    /// Until when some machine may be waited for that was asked for a connection.
+    pub(crate) asking_until: Moment,
     /// Lanes at the end of which another job might be queued.
     pub(crate) tails: BTreeSet<Lane>,
     pub(crate) commands: Vec<Command>,
@@ -80,6 +84,7 @@ impl Scheduler {
             class_ids: BTreeMap::new(),
             requirements: Table::default(),
             requirement_ids: BTreeMap::new(),
+            shares: BTreeMap::new(),
             paths: Table::default(),
             durations: Durations::default(),
             locals: Vec::new(),
@@ -94,6 +99,7 @@ impl Scheduler {
             bereft: BTreeSet::new(),
             newly_found: Vec::new(),
             hold: None,
+            asking_until: Moment::START,
             tails: BTreeSet::new(),
             commands: Vec::new(),
         }
@@ -150,8 +156,9 @@ impl Scheduler {
             }
             Event::MachineRemoved { machine } => self.remove_machine(machine),
             Event::Disconnected { machine } => self.disconnected(machine),
-            Event::Drain { machine } => self.set_duty(machine, Duty::Draining),
-            Event::Resume { machine } => self.set_duty(machine, Duty::Working),
+            Event::Drain { machine } => self.drain(machine),
+            Event::Resume { machine } => self.resume(machine),
+            Event::Reach { machine } => self.bring_up(machine),
             Event::Finished { job, took, outputs } => self.finished(job, took, &outputs),
             Event::Found { job, machine, outputs } => self.found(job, machine, &outputs),
             Event::Failed { job, failure: JobFailure::Build } => self.build_failed(job),
@@ -160,6 +167,7 @@ impl Scheduler {
             }
             Event::Stopped { job } => self.stopped(job),
             Event::Rebuild { job } => self.rebuild(job),
+            Event::Asked { job } => self.asked_for(job),
             Event::Cancel { job } => self.cancel(job),
             Event::CancelAll => self.cancel_all(),
             Event::Forget { job } => self.forget(job),
@@ -232,11 +240,32 @@ impl Scheduler {
             asked.ready.insert(key);
             self.with_ready.insert(requirement);
         }
+        let owner = asked.owner;
+        match (is_in_lane(before), is_in_lane(state)) {
+            (false, true) => *self.shares.entry(owner).or_default() += 1,
+            (true, false) => self.give_back(owner),
+            (true, true) | (false, false) => {}
+        }
+        let asked = self.requirements.at_mut(requirement);
         match (is_open(before), is_open(state)) {
             (Open::Yes, Open::No) => asked.open -= 1,
             (Open::No, Open::Yes) => asked.open += 1,
             (Open::Yes, Open::Yes) | (Open::No, Open::No) => {}
         }
+    }
+
+    fn give_back(&mut self, owner: OwnerId) {
+        if let Some(share) = self.shares.get_mut(&owner) {
+            *share -= 1;
+            if *share == 0 {
+                self.shares.remove(&owner);
+            }
+        }
+    }
+
+    /// Returns how many jobs of an owner are in lanes.
+    pub(crate) fn share(&self, owner: OwnerId) -> u32 {
+        self.shares.get(&owner).copied().unwrap_or(0)
     }
 
     /// Asks for a `Tick` when a back-off is over or a wait should be thought over.
@@ -266,6 +295,10 @@ impl Scheduler {
 enum Open {
     Yes,
     No,
+}
+
+fn is_in_lane(state: State) -> bool {
+    matches!(state, State::Started { .. } | State::Stopping { .. })
 }
 
 fn is_open(state: State) -> Open {

@@ -24,6 +24,9 @@ pub struct Settings {
     /// How long nothing is started, once a job's outputs were found on a machine, while others that
     /// may have more have not answered yet.
     pub hold: Duration,
+    /// How long nothing is started while a machine that is being connected to, and has not failed
+    /// before, has not answered: it may have what would be built. Nothing where zero.
+    pub ask: Duration,
     /// How long a machine is left alone after its first failure in a row.
     pub back_off_first: Duration,
     /// What the back-off is multiplied by with each further failure in a row.
@@ -47,6 +50,7 @@ impl Default for Settings {
             chain_depth: 32,
             prefetch_depth: 2,
             hold: Duration::from_secs(2),
+            ask: Duration::ZERO,
             back_off_first: Duration::from_secs(1),
             back_off_factor: 4,
             back_off_limit: Duration::from_secs(300),

@@ -223,7 +223,7 @@ impl Scheduler {
 
     /// Returns the id of what a job asks for, matched against all classes if it is new.
     fn requirement(&mut self, job: &Job) -> RequirementId {
-        let key = (job.system.clone(), job.required_features.clone());
+        let key = (job.owner, job.system.clone(), job.required_features.clone());
         if let Some(id) = self.requirement_ids.get(&key) {
             return *id;
         }
@@ -235,8 +235,9 @@ impl Scheduler {
         }
         classes.sort_unstable();
         let id = self.requirements.push(Requirement {
-            system: key.0.clone(),
-            features: key.1.clone(),
+            owner: job.owner,
+            system: job.system.clone(),
+            features: job.required_features.clone(),
             classes: classes.iter().map(|(_, _, class)| *class).collect(),
             ready: std::collections::BTreeSet::new(),
             open: 0,

@@ -78,26 +78,25 @@ fn jobs() -> impl Strategy<Value = Vec<(Job, Truth)>> {
     );
     prop::collection::vec(one, 1..40).prop_map(|descriptions| {
         let numbered = descriptions.into_iter().zip(0_u32..);
-        let build =
-            |((back, (_, takes), expected, fails, (arm, local, asked), wanted), number): (
-                _,
-                u32,
-            )| {
-                let back: Vec<u32> = back;
-                let needs: Vec<u32> =
-                    back.iter().filter_map(|back| number.checked_sub(*back)).collect();
-                let (mut description, mut truth) =
-                    job(number, &needs, Duration::from_millis(takes));
-                description.expected = Option::map(expected, Duration::from_millis);
-                description.system = if arm { SYSTEMS[1] } else { SYSTEMS[0] }.to_owned();
-                description.required_features = Option::unwrap_or_default(wanted);
-                if local {
-                    description.preference = Preference::PreferLocal;
-                }
-                description.demand = if asked { Demand::Asked } else { Demand::ForOthers };
-                truth.fails = fails;
-                (description, truth)
-            };
+        let build = |(
+            (back, (owner, takes), expected, fails, (arm, local, asked), wanted),
+            number,
+        ): (_, u32)| {
+            let back: Vec<u32> = back;
+            let needs: Vec<u32> =
+                back.iter().filter_map(|back| number.checked_sub(*back)).collect();
+            let (mut description, mut truth) = job(number, &needs, Duration::from_millis(takes));
+            description.expected = Option::map(expected, Duration::from_millis);
+            description.system = if arm { SYSTEMS[1] } else { SYSTEMS[0] }.to_owned();
+            description.required_features = Option::unwrap_or_default(wanted);
+            if local {
+                description.preference = Preference::PreferLocal;
+            }
+            description.demand = if asked { Demand::Asked } else { Demand::ForOthers };
+            description.owner = OwnerId(owner);
+            truth.fails = fails;
+            (description, truth)
+        };
         numbered.map(build).collect()
     })
 }

@@ -553,6 +553,22 @@ fn a_machine_that_never_connected_is_given_up_after_one_attempt() {
 }
 
 #[test]
+fn a_machine_that_is_not_ready_yet_gets_three_reconnections() {
+    let mut bench = Bench::new(Settings::default(), vec![machine(1)]);
+    bench.scheduler.on_all(Moment::START, submit(0, vec![job(&[])]));
+    let mut commands = bench.on(failed(0, MachineFault::Unready));
+    for _ in 0..3 {
+        assert!(!commands.iter().any(|command| matches!(command, Command::Done { .. })));
+        bench.now = wakes(&commands)[0];
+        assert_eq!(bench.on(Event::Tick), [connect(0)]);
+        commands = bench.on(failed(0, MachineFault::Unready));
+    }
+    let [Command::Done { verdict: Verdict::NoMachineLeft { .. }, .. }] = &commands[..] else {
+        panic!("{commands:?}")
+    };
+}
+
+#[test]
 fn a_machine_that_was_up_gets_three_reconnections() {
     let (mut bench, _) = Bench::running(vec![machine(1)], vec![job(&[])]);
     let mut commands = bench.on(failed(0, MachineFault::Lost));
@@ -575,6 +591,59 @@ fn draining_machines_take_nothing_new() {
     assert_eq!(bench.reason(1, 0), "not chosen: it is draining and takes no further jobs");
     let resumed = bench.on(Event::Resume { machine: MachineId(0) });
     assert_eq!(resumed, [start(1, 0, 0, None)]);
+}
+
+#[test]
+fn what_stands_behind_others_leaves_a_machine_that_drains() {
+    let jobs = vec![job(&[]), lasting(&[0], 5), job(&[1])];
+    let (mut bench, commands) = Bench::running(vec![machine(1)], jobs);
+    assert!(commands.contains(&start(2, 0, 0, Some(1))), "{commands:?}");
+    let commands = bench.on(Event::Drain { machine: MachineId(0) });
+    assert_eq!(commands, [stop(1), stop(2)]);
+    for job in [1, 2] {
+        assert_eq!(bench.on(Event::Stopped { job: JobId(job) }), []);
+    }
+    assert_eq!(bench.later(10, finished(0)), [done(0, Verdict::Built)]);
+    assert_eq!(bench.scheduler.snapshot().machines[0].running, 0);
+    // twice is as good as once
+    assert_eq!(bench.on(Event::Drain { machine: MachineId(0) }), []);
+    let resumed = bench.on(Event::Resume { machine: MachineId(0) });
+    assert_eq!(resumed, [start(1, 0, 0, None), start(2, 0, 0, Some(1))]);
+}
+
+#[test]
+fn a_machine_that_drains_is_not_connected_to() {
+    let mut bench = Bench::new(Settings::default(), vec![machine(1)]);
+    bench.on(Event::Drain { machine: MachineId(0) });
+    let submitted = Event::Submitted { job: JobId(0), description: job(&[]) };
+    assert_eq!(bench.on(submitted), []);
+    assert_eq!(bench.on(Event::Reach { machine: MachineId(0) }), []);
+    assert_eq!(bench.reason(0, 0), "not chosen: it is draining and takes no further jobs");
+    assert_eq!(bench.on(Event::Resume { machine: MachineId(0) }), [connect(0)]);
+}
+
+#[test]
+fn a_machine_that_is_gone_is_neither_drained_nor_resumed() {
+    let (mut bench, _) = Bench::running(vec![machine(1)], vec![job(&[])]);
+    bench.on(Event::MachineRemoved { machine: MachineId(0) });
+    bench.on(Event::Drain { machine: MachineId(0) });
+    bench.on(Event::Resume { machine: MachineId(0) });
+    let machine = bench.scheduler.snapshot().machines.remove(0);
+    assert_eq!(machine.state, MachineState::Not(Reason::Removed));
+}
+
+#[test]
+fn a_machine_can_be_reached_before_a_job_needs_it() {
+    let mut bench = Bench::new(Settings::default(), vec![machine(1), machine(0)]);
+    let reach = |machine| Event::Reach { machine: MachineId(machine) };
+    assert_eq!(bench.on(reach(0)), [connect(0)]);
+    assert_eq!(bench.on(reach(0)), []);
+    assert_eq!(bench.on(reach(1)), [], "it has no slots");
+    bench.on(failed(0, MachineFault::Unreachable));
+    assert_eq!(bench.on(reach(0)), [], "it is left alone");
+    let machine = bench.scheduler.snapshot().machines.remove(0);
+    assert!(matches!(machine.link, LinkState::Down { .. }), "{machine:?}");
+    assert_eq!(machine.trouble.map(|trouble| trouble.fault), Some(MachineFault::Unreachable));
 }
 
 /// Job 0 makes path 0 on one of two machines; job 1 needs it once job 2 is built, too.
@@ -647,6 +716,37 @@ fn rebuild_gives_another_verdict() {
     assert_eq!(bench.later(10, made(0, 0)), [done(0, Verdict::Built)]);
     assert_eq!(bench.on(Event::Rebuild { job: JobId(0) }), [start(0, 0, 0, None)]);
     assert_eq!(bench.later(10, made(0, 0)), [done(0, Verdict::Built)]);
+}
+
+/// Jobs 0 and 1, one behind the other, are built again for job 3, and the first comes back.
+#[test]
+fn one_that_is_taken_back_while_it_is_built_again_gets_a_verdict_where_it_is_wanted() {
+    let long = || lasting(&[], 500);
+    let jobs = vec![making(0, &[]), making(1, &[0]), long(), job(&[1, 2, 4, 5]), long(), long()];
+    // job 3 waits to the end
+    let settings = Settings { chain_depth: 2, ..Settings::default() };
+    let machines = (0..5).map(|_| machine(1)).collect();
+    let (mut bench, commands) = Bench::running_with(settings, machines, jobs);
+    let holder = commands.iter().find_map(|command| match command {
+        Command::Start { job: JobId(1), lane, after: Some(_) } => Some(lane.machine.0),
+        _ => None,
+    });
+    let holder = holder.unwrap();
+    bench.later(10, made(0, 0));
+    assert_eq!(bench.later(10, made(1, 1)), [done(1, Verdict::Built)]);
+    let commands = bench.on(failed(holder, MachineFault::Lost));
+    let is_queued = |command: &Command| {
+        matches!(command, Command::Start { job: JobId(1), after: Some(JobId(0)), .. })
+    };
+    assert!(commands.iter().any(is_queued), "{commands:?}");
+    assert!(bench.on(returned(0)).contains(&stop(1)));
+    let status = bench.scheduler.explain(JobId(1)).unwrap().status;
+    assert!(matches!(status, JobStatus::Stopping { then: Afterwards::Again, .. }), "{status:?}");
+    bench.on(Event::Rebuild { job: JobId(1) });
+    bench.on(Event::Stopped { job: JobId(1) });
+    bench.later(10, made(0, 0));
+    assert_eq!(bench.on(connected(holder)), [start(1, holder, 0, None)]);
+    assert_eq!(bench.later(10, made(1, 1)), [done(1, Verdict::Built)]);
 }
 
 #[test]
@@ -928,4 +1028,84 @@ fn the_others_may_have_more() {
     let mut bench = Bench::new(Settings::default(), both());
     bench.scheduler.on_all(Moment::START, submit(0, jobs()));
     assert_eq!(bench.on(connected(0))[0], start(0, 0, 0, None));
+}
+
+fn for_owner(owner: u32, job: Job) -> Job {
+    Job { owner: OwnerId(owner), ..job }
+}
+
+/// Two owners with work for all slots have half of them each, whoever came first and whatever takes
+/// longer; who is alone has all.
+#[test]
+fn slots_are_shared_out_among_owners() {
+    let first = (0..20).map(|_| for_owner(1, lasting(&[], 1000))).collect();
+    let settings = Settings { chain_depth: 1, ..Settings::default() };
+    let (mut bench, started) = Bench::running_with(settings, vec![machine(4)], first);
+    let mut lanes: Vec<Vec<u32>> = vec![Vec::new(); 4];
+    let note = |lanes: &mut Vec<Vec<u32>>, commands: &[Command]| {
+        for command in commands {
+            if let Command::Start { job, lane, .. } = command {
+                lanes[lane.index as usize].push(job.0);
+            }
+        }
+    };
+    note(&mut lanes, &started);
+    assert!(lanes.iter().all(|lane| !lane.is_empty()));
+    let later = (0..20).map(|_| for_owner(2, lasting(&[], 10))).collect();
+    let commands = bench.scheduler.on_all(Moment(bench.now), submit(20, later));
+    note(&mut lanes, &commands);
+    // what stood in lanes is done first; from then on each has two
+    let mut running = Vec::new();
+    for at in 0..20 {
+        let job = lanes[at % 4].remove(0);
+        let commands = bench.later(1, finished(job));
+        note(&mut lanes, &commands);
+        let of_second = lanes.iter().filter(|lane| lane.first().is_some_and(|job| 20 <= *job));
+        running.push(of_second.count());
+    }
+    assert_eq!(running[10..], [2; 10]);
+}
+
+/// A chain of one owner doesn't hold a slot that another one waits for with none.
+#[test]
+fn a_chain_gives_way_to_another_owner() {
+    let chain = (0..8).map(|at| match at {
+        0 => for_owner(1, lasting(&[], 1000)),
+        at => for_owner(1, lasting(&[at - 1], 1000)),
+    });
+    let beside = (0..8).map(|_| for_owner(1, lasting(&[], 1000)));
+    let (mut bench, _) = Bench::running(vec![machine(2)], chain.chain(beside).collect());
+    let other = vec![for_owner(2, lasting(&[], 1))];
+    bench.scheduler.on_all(Moment(bench.now), submit(16, other));
+    let mut steps = 0;
+    loop {
+        steps += 1;
+        assert!(steps < 6, "the other owner's job has not been started");
+        let running: Vec<u32> = (0..17)
+            .filter(|job| {
+                let status = bench.scheduler.explain(JobId(*job)).unwrap().status;
+                matches!(status, JobStatus::Running { .. })
+            })
+            .collect();
+        if running.contains(&16) {
+            break;
+        }
+        for job in running {
+            bench.later(1, finished(job));
+        }
+    }
+}
+
+/// Who waits for machines that the other can't use doesn't keep that one's jobs from being sent ahead.
+#[test]
+fn owners_of_different_machines_are_not_in_each_others_way() {
+    let arm = |job: Job| Job { system: "aarch64-linux".to_owned(), ..job };
+    let other = Machine { systems: set(&["aarch64-linux"]), ..machine(1) };
+    let mut jobs: Vec<Job> = (0..8).map(|_| for_owner(1, lasting(&[], 10))).collect();
+    jobs.extend((0..3).map(|_| for_owner(2, arm(lasting(&[], 10)))));
+    let (_, commands) = Bench::running(vec![machine(2), other], jobs);
+    let ahead = commands.iter().filter(|command| {
+        matches!(command, Command::Start { lane, after: Some(_), .. } if lane.machine.0 == 0)
+    });
+    assert_eq!(ahead.count(), 2);
 }

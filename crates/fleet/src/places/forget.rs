@@ -17,6 +17,26 @@ impl Places {
         inner.drop_if_homeless(path);
     }
 
+    /// Notes that a path is in the caller's store no more; returns the places where it was thought to be
+    /// for that.
+    pub(crate) fn vanished(&self, path: &StorePath) -> Vec<Place> {
+        let mut inner = self.inner();
+        let local: Vec<Place> = std::iter::once(Place::Here).chain(inner.twin).collect();
+        if let Some(places) = inner.at.get_mut(path) {
+            places.retain(|place| !local.contains(place));
+        }
+        inner.coming.retain(|(place, coming), _| coming != path || !local.contains(place));
+        inner.drop_if_homeless(path);
+        local
+    }
+
+    /// Whether a path is valid in the caller's store, as far as is known, and on no other machine.
+    pub(crate) fn is_only_here(&self, path: &StorePath) -> bool {
+        let inner = self.inner();
+        let is_local = |place: &Place| *place == Place::Here || inner.twin == Some(*place);
+        inner.at.get(path).is_some_and(|places| places.iter().all(is_local))
+    }
+
     /// Forgets those of some paths that are nowhere.
     pub(crate) fn drop_homeless(&self, paths: &[StorePath]) {
         let mut inner = self.inner();

@@ -45,8 +45,17 @@ impl Bench {
     }
 }
 
+/// What becomes of what is built once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// It's compared with what is valid.
+    Compare,
+    /// It takes the place of what is damaged.
+    Replace,
+}
+
 /// Outputs by name.
-type Outputs = BTreeMap<OutputName, StorePath>;
+pub(crate) type Outputs = BTreeMap<OutputName, StorePath>;
 
 impl Request {
     /// Builds derivations once more that are valid, and compares. Paths that are no derivations' are
@@ -105,7 +114,7 @@ impl Request {
         }
         let stopped = || failed(RealiseStatus::TransientFailure, STOPPING.to_owned());
         tokio::select! {
-            answer = self.repeat(asked, outputs, &shown, bench) => answer,
+            answer = self.repeat(asked, outputs, bench, Repeat::Compare) => answer,
             () = self.handle.stopped.cancelled() => Ok(stopped()),
         }
     }
@@ -120,7 +129,7 @@ impl Request {
 
     /// Makes valid what it's made from, as for any build; says what becomes of the check where that
     /// fails.
-    async fn make_inputs(
+    pub(crate) async fn make_inputs(
         &self,
         asked: &Asked,
         shown: &str,
@@ -147,13 +156,14 @@ impl Request {
     }
 
     /// Builds it once more. Dropping the future ends the build.
-    async fn repeat(
+    pub(crate) async fn repeat(
         &self,
         asked: &Asked,
         outputs: Outputs,
-        shown: &str,
         bench: &Bench,
+        repeat: Repeat,
     ) -> Result<Realised, StoreError> {
+        let shown = self.store.store_dir().display(&asked.target.derivation);
         // it is never closed
         let _slot = bench.slots.acquire().await.ok();
         let lane = (bench.spec.open)().open_lane().await?;
@@ -164,23 +174,17 @@ impl Request {
         let log = Arc::new(JobLog::new(NodeId(0), "".into(), Arc::clone(&follower) as _, lines));
         let terms = JobTerms::default();
         terms.add(Terms::of(&self.settings.build));
-        let request = BuildRequest {
-            derivation,
-            outputs: outputs.keys().map(OutputName::to_string).collect(),
-            known_outputs: outputs
-                .iter()
-                .map(|(name, path)| (name.to_string(), path.clone()))
-                .collect(),
-            plan: BuildPlan::FromStore,
-            wishes: terms.wishes(),
-            bring: None,
-        };
+        let request = request(derivation, &outputs, &terms);
         let began = SystemTime::now();
-        let outcome = lane.check(request, Arc::clone(&log) as Arc<dyn BuildLog>);
+        let build_log = Arc::clone(&log) as Arc<dyn BuildLog>;
+        let outcome = match repeat {
+            Repeat::Compare => lane.check(request, build_log),
+            Repeat::Replace => lane.repair(request, build_log),
+        };
         let outcome = tokio::select! {
             biased;
             outcome = outcome => outcome?,
-            failure = terms.exceeded(shown, &log) => BuildOutcome::Failed(failure),
+            failure = terms.exceeded(&shown, &log) => BuildOutcome::Failed(failure),
         };
         follower.ended();
         let period = Some((began, SystemTime::now()));
@@ -198,6 +202,18 @@ impl Request {
     }
 }
 
+fn request(derivation: StorePath, outputs: &Outputs, terms: &JobTerms) -> BuildRequest {
+    let named = outputs.iter().map(|(name, path)| (name.to_string(), path.clone()));
+    BuildRequest {
+        derivation,
+        outputs: outputs.keys().map(OutputName::to_string).collect(),
+        known_outputs: named.collect(),
+        plan: BuildPlan::FromStore,
+        wishes: terms.wishes(),
+        bring: None,
+    }
+}
+
 fn told(failure: BuildFailure) -> (RealiseStatus, String) {
     match failure {
         BuildFailure::Failed { message } | BuildFailure::Killed { message } => {
@@ -205,8 +221,10 @@ fn told(failure: BuildFailure) -> (RealiseStatus, String) {
         }
         BuildFailure::TimedOut { message } => (RealiseStatus::TimedOut, message),
         BuildFailure::LogLimit { message } => (RealiseStatus::LogLimitExceeded, message),
-        BuildFailure::HashMismatch { message } => (RealiseStatus::OutputRejected, message),
+        BuildFailure::Rejected { message } => (RealiseStatus::OutputRejected, message),
+        BuildFailure::HashMismatch { message } => (RealiseStatus::HashMismatch, message),
         BuildFailure::NotDeterministic { message } => (RealiseStatus::NotDeterministic, message),
+        BuildFailure::Hook { message } => (RealiseStatus::MiscFailure, message),
         BuildFailure::Machine { message, .. } => (RealiseStatus::TransientFailure, message),
         BuildFailure::Refused { message } => (RealiseStatus::InputRejected, message),
     }

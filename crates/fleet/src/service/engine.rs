@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use drover_core::{OutputName, StorePath};
 use drover_schedule::{Event, JobId, MachineId, Verdict};
-use drover_store::{AfterFailure, Keeper, RealiseObserver, RealiseStatus};
+use drover_store::{AfterFailure, Keeper, RealiseObserver};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -18,16 +18,23 @@ use crate::driver::Driver;
 use crate::machine::{MachineSpec, Site};
 use crate::merge::Origin;
 use crate::prepare::Work;
+use crate::service::builds::{BuildExplanation, BuildId, BuildList, KeptLog};
+use crate::service::control::{Control, Duty};
+use crate::service::failures::Role;
 use crate::service::here::Here;
 use crate::service::options::{ServiceOptions, Shutdown};
+use crate::service::owners::Owners;
 use crate::service::router::{ClientId, Router};
 use crate::service::table::{Bundle, BundleId, Failure, Key, Progress, Table, Uses};
+use crate::service::vanished::Doubts;
+use crate::service::view::MachineView;
+use crate::sought::Findings;
 use crate::terms::Terms;
 
 /// What clients ask of the engine.
 pub(crate) enum Command {
-    /// Which machines should be asked what they have of the inputs of these jobs?
-    Look { keys: Vec<Key>, reply: oneshot::Sender<Vec<Reachable>> },
+    /// What should be looked at, now that these jobs are asked for?
+    Look { keys: Vec<Key>, reply: oneshot::Sender<Doubts> },
     /// Have these jobs built, and say what became of them.
     Join(Box<Joining>),
     /// Outputs of targets are nowhere: have them built again.
@@ -40,6 +47,18 @@ pub(crate) enum Command {
     Reload { machines: Vec<MachineSpec>, options: ServiceOptions },
     /// It is over.
     Shutdown { how: Shutdown, done: oneshot::Sender<()> },
+    /// How are the machines?
+    Machines { reply: oneshot::Sender<Vec<MachineView>> },
+    /// What is built, or waits to be?
+    Builds { reply: oneshot::Sender<BuildList> },
+    /// Why is a build where it is?
+    Explain { build: BuildId, reply: oneshot::Sender<Option<BuildExplanation>> },
+    /// What is kept of the log of a build?
+    Log { build: BuildId, reply: oneshot::Sender<Option<KeptLog>> },
+    /// Connect to those that nobody has needed, and say how they are when one is there or none is.
+    Reach { reply: oneshot::Sender<Vec<MachineView>> },
+    /// Have the machines of a name take jobs or not.
+    SetDuty { name: String, duty: Duty },
     /// How much is kept?
     Census { reply: oneshot::Sender<super::Census> },
 }
@@ -47,6 +66,7 @@ pub(crate) enum Command {
 /// A machine that is connected or is being connected to.
 pub(crate) struct Reachable {
     pub(crate) machine: MachineId,
+    pub(crate) description: drover_schedule::Machine,
     pub(crate) generation: u32,
     pub(crate) site: Arc<dyn Site>,
 }
@@ -56,6 +76,8 @@ pub(crate) struct Learned {
     pub(crate) machine: MachineId,
     pub(crate) generation: u32,
     pub(crate) valid: BTreeSet<StorePath>,
+    /// Outputs of the client's jobs.
+    pub(crate) found: Findings,
 }
 
 /// A client with its jobs.
@@ -67,7 +89,11 @@ pub(crate) struct Joining {
     /// Those among them that are asked for.
     pub(crate) targets: Vec<JobId>,
     pub(crate) learned: Vec<Learned>,
+    /// What was built into the store and isn't there any more.
+    pub(crate) lost: BTreeSet<StorePath>,
     pub(crate) store: Arc<dyn Keeper>,
+    /// Who it is, where that is known.
+    pub(crate) name: Option<String>,
     pub(crate) observer: Arc<dyn RealiseObserver>,
     pub(crate) after_failure: AfterFailure,
     pub(crate) terms: Terms,
@@ -89,6 +115,8 @@ pub(crate) type Settled = Vec<Outcome>;
 
 /// A client that is there.
 pub(crate) struct Client {
+    /// Who it is, where that is known.
+    pub(crate) name: Option<String>,
     /// All jobs that it waits for, what those depend on among them.
     pub(crate) jobs: BTreeSet<JobId>,
     pub(crate) targets: Vec<JobId>,
@@ -124,6 +152,8 @@ pub(crate) struct Engine {
     pub(crate) retired: BTreeSet<MachineId>,
     /// The generations of all machines together when it was last looked at what was lost with them.
     pub(crate) losses: u64,
+    pub(crate) control: Control,
+    pub(crate) owners: Owners,
     /// Those who wait for the end.
     pub(crate) ending: Vec<oneshot::Sender<()>>,
 }
@@ -164,7 +194,7 @@ impl Engine {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Look { keys, reply } => drop(reply.send(self.worth_asking(&keys))),
+            Command::Look { keys, reply } => drop(reply.send(self.doubts(&keys))),
             Command::Join(joining) => self.join(*joining),
             Command::Again { client, lost, reply } => self.again(client, &lost, reply),
             Command::SourceFailed { origin, error, done } => {
@@ -183,6 +213,12 @@ impl Engine {
                     }
                 }
             }
+            Command::Machines { reply } => drop(reply.send(self.views())),
+            Command::Builds { reply } => drop(reply.send(self.builds())),
+            Command::Explain { build, reply } => drop(reply.send(self.explain(build))),
+            Command::Log { build, reply } => drop(reply.send(self.kept_log(build))),
+            Command::Reach { reply } => self.reach(reply),
+            Command::SetDuty { name, duty } => self.set_duty(&name, duty),
             Command::Census { reply } => drop(reply.send(self.census())),
         }
     }
@@ -210,6 +246,7 @@ impl Engine {
             self.losses = losses;
             self.drop_lost();
         }
+        self.tell_reached();
         let connected = self.driver.machines.iter().any(|state| state.site.is_some());
         match self.clients.is_empty() && connected {
             true => drop(self.alone_since.get_or_insert_with(Instant::now)),
@@ -221,6 +258,7 @@ impl Engine {
     fn note(&mut self, job: JobId, verdict: &Verdict) -> Option<JobId> {
         let progress = match verdict {
             Verdict::Built => Progress::Built,
+            Verdict::Unneeded => Progress::Unneeded,
             verdict => Progress::Failed(self.failure(job, verdict)),
         };
         let node = self.table.get(job)?.node;
@@ -256,20 +294,19 @@ impl Engine {
         let Some(entry) = self.table.get(job) else { return };
         let failure = match &entry.progress {
             Progress::Failed(failure) => Some(failure.clone()),
-            Progress::Open | Progress::Built => None,
+            Progress::Open | Progress::Built | Progress::Unneeded => None,
         };
         let waiters = entry.waiters.clone();
         for client in &waiters {
             let Some(state) = self.clients.get_mut(client) else { continue };
             state.pending.remove(&job);
             let stops = failure.is_some() && state.after_failure == AfterFailure::Stop;
-            if let Some(failure) = &failure
-                && failure.status != RealiseStatus::DependencyFailed
-                && !state.targets.contains(&job)
-            {
-                self.router.note(*client, format!("\x1b[31;1merror:\x1b[0m {}", failure.message));
+            let is_over = stops || state.pending.is_empty();
+            let role = Role::of(job, &state.targets);
+            if let Some(failure) = &failure {
+                self.tell_failure(*client, job, failure, role);
             }
-            if stops || state.pending.is_empty() {
+            if is_over {
                 self.answer(*client, "cancelled because another build failed");
             }
         }
@@ -283,27 +320,9 @@ impl Engine {
         let Some(state) = self.clients.get_mut(&client) else { return };
         let Some(reply) = state.reply.take() else { return };
         let open: Vec<JobId> = std::mem::take(&mut state.pending).into_iter().collect();
-        let outcome = |job: &JobId| match self.table.get(*job) {
-            Some(entry) => match &entry.progress {
-                Progress::Built => {
-                    Outcome::Built { outputs: self.outputs_of(*job), period: entry.period }
-                }
-                Progress::Failed(failure) => Outcome::Failed(match failure.status {
-                    RealiseStatus::DependencyFailed => self.failed_dependencies(*job),
-                    _ => failure.clone(),
-                }),
-                Progress::Open => Outcome::Failed(Failure {
-                    status: RealiseStatus::Cancelled,
-                    message: unfinished.to_owned(),
-                }),
-            },
-            None => Outcome::Failed(Failure {
-                status: RealiseStatus::MiscFailure,
-                message: "it depends on itself".to_owned(),
-            }),
-        };
         let targets = self.clients.get(&client).map(|state| &state.targets);
-        let settled: Settled = targets.into_iter().flatten().map(outcome).collect();
+        let settled: Settled =
+            targets.into_iter().flatten().map(|job| self.outcome(*job, unfinished)).collect();
         // the client may be gone, and then it says so
         drop(reply.send(settled));
         self.drop_interest(client, open);
@@ -329,6 +348,7 @@ impl Engine {
                 self.driver.build_again(*job);
             }
         }
+        self.revive(makers.clone());
         let is_open = |job: &JobId| {
             self.table.get(*job).is_some_and(|entry| entry.progress == Progress::Open)
         };

@@ -48,6 +48,7 @@ impl Request {
             dependencies: Vec::new(),
             built_inputs: Vec::new(),
             inputs: inputs.into_iter().collect(),
+            realisations: None,
             terms: JobTerms::default(),
         }];
         fetch_infos(self.store.as_ref(), &mut work, Substitute::No).await?;

@@ -1,22 +1,19 @@
 //! Clients that come and go: what they share, what is submitted for them, what ends with them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use drover_core::{OutputName, PathInfo, StorePath};
 use drover_derivation::{Derivation, DerivationKind};
-use drover_schedule::{Event, JobId, JobStatus, Place};
+use drover_schedule::{Event, JobId, JobStatus, OwnerId, Place};
 use drover_store::Keeper;
 
 use crate::driver::{Interest, JobPhase};
 use crate::prepare::JobPlan;
-use crate::service::engine::{Client, Engine, Joining, Learned};
+use crate::service::engine::{Client, Engine, Joining};
 use crate::service::router::ClientId;
 use crate::service::table::{Bundle, BundleId, GoodFor, Key, Progress, Use};
 use crate::terms::Terms;
-
-/// Built jobs that nobody waits for are kept for whoever asks next, up to so many.
-const RETAINED: usize = 4_096;
 
 /// Paths about which something is known, from which on what no job needs is forgotten.
 const KNOWN_PATHS: usize = 200_000;
@@ -25,11 +22,11 @@ impl Engine {
     /// Takes a client in: its jobs are those of others where they are the same, and new ones
     /// otherwise.
     pub(crate) fn join(&mut self, joining: Joining) {
-        let Joining { client, mut work, keys, targets, learned, .. } = joining;
+        let Joining { client, mut work, keys, targets, learned, lost, .. } = joining;
         self.router.add_client(client, joining.observer);
         let infos = std::mem::take(&mut work.infos);
         let realised = std::mem::take(&mut work.realised);
-        let (mapped, new) = self.share(work.jobs, keys);
+        let (mapped, new) = self.share(work.jobs, keys, &lost);
         let jobs = self.table.closure(mapped.iter().flatten().copied());
         let lacks_bundle =
             |job: &JobId| self.table.get(*job).is_some_and(|entry| entry.bundle.is_none());
@@ -39,23 +36,28 @@ impl Engine {
         if !lacking.is_empty() {
             self.open_bundle(&lacking, infos, realised, joining.store);
         }
-        self.learn(learned);
+        let found = self.learn(learned);
         let submitted: Vec<JobId> = new.iter().map(|(job, _)| *job).collect();
+        let owner = self.owners.of(joining.name.as_deref());
         for (job, plan) in new {
-            self.submit(job, plan, &sizes);
+            self.submit(owner, job, plan, &sizes);
         }
         for job in &jobs {
-            self.wait_for(client, *job, joining.terms);
+            self.wait_for(client, *job, joining.terms.clone());
         }
-        let is_open = |job: &JobId| {
-            self.table.get(*job).is_some_and(|entry| entry.progress == Progress::Open)
-        };
-        let pending: BTreeSet<JobId> = jobs.iter().copied().filter(is_open).collect();
-        let targets = targets
+        let targets: Vec<JobId> = targets
             .iter()
-            .map(|at| mapped.get(at.0 as usize).copied().flatten().unwrap_or(JobId(u32::MAX)));
+            .map(|at| mapped.get(at.0 as usize).copied().flatten().unwrap_or(JobId(u32::MAX)))
+            .collect();
+        self.need(&targets, &jobs);
+        for (machine, found) in found {
+            self.driver.take_found(machine, found);
+        }
+        let is_open = |job: &JobId| self.is(*job, &Progress::Open);
+        let pending: BTreeSet<JobId> = jobs.iter().copied().filter(is_open).collect();
         let state = Client {
-            targets: targets.collect(),
+            name: joining.name,
+            targets,
             jobs,
             pending,
             after_failure: joining.after_failure,
@@ -70,13 +72,16 @@ impl Engine {
         self.explain_waits(&submitted);
     }
 
-    /// Finds which of a client's jobs are there already, and makes entries for the others; returns
-    /// the number of each, and the new ones with their dependencies before them.
+    /// Finds which of a client's jobs are there already, and makes entries for the others, such whose
+    /// outputs are `lost` among them; returns the number of each, and the new ones with their dependencies
+    /// before them.
     fn share(
         &mut self,
         plans: Vec<JobPlan>,
         keys: Vec<Key>,
+        lost: &BTreeSet<StorePath>,
     ) -> (Vec<Option<JobId>>, Vec<(JobId, JobPlan)>) {
+        self.vanished(lost);
         let order = dependencies_first(&plans);
         let mut mapped: Vec<Option<JobId>> = vec![None; plans.len()];
         let mut new = Vec::new();
@@ -88,12 +93,14 @@ impl Engine {
             let dependencies: Vec<JobId> =
                 own.filter_map(|job| mapped.get(job.0 as usize).copied().flatten()).collect();
             let good_for = good_for(&plan.derivation);
-            let job = self.table.shareable(&key, &dependencies, good_for).unwrap_or_else(|| {
+            let vanished = self.table.find(&key).is_some_and(|job| self.has_vanished(job, lost));
+            let shared = self.table.shareable(&key, &dependencies, good_for);
+            let job = shared.filter(|_| !vanished).unwrap_or_else(|| {
                 let (job, node) = self.table.add(key, dependencies.clone());
                 self.router.open(node, plan.path.clone());
                 for output in plan.derivation.outputs.keys() {
                     self.realised.add(&(plan.path.clone(), output.clone()));
-                    if good_for == GoodFor::Waiters {
+                    if good_for == GoodFor::Waiters || vanished {
                         // what depends on it waits for what it becomes this time
                         self.driver.shared.places.unrealise(&plan.path, output);
                     }
@@ -142,15 +149,13 @@ impl Engine {
         }
     }
 
-    fn learn(&mut self, learned: Vec<Learned>) {
-        for Learned { machine, generation, valid } in learned {
-            if self.driver.is_current(machine, generation) {
-                self.driver.found_at(&valid, self.driver.shared.place_of(machine));
-            }
-        }
-    }
-
-    fn submit(&mut self, job: JobId, plan: JobPlan, sizes: &BTreeMap<StorePath, u64>) {
+    fn submit(
+        &mut self,
+        owner: OwnerId,
+        job: JobId,
+        plan: JobPlan,
+        sizes: &BTreeMap<StorePath, u64>,
+    ) {
         let outputs = plan.derivation.outputs.values().filter_map(|output| output.path());
         let outputs: Vec<StorePath> = outputs.cloned().collect();
         for path in plan.inputs.iter().chain(&outputs) {
@@ -159,7 +164,7 @@ impl Engine {
         for path in &plan.inputs {
             self.driver.path_at(path, Place::Here, sizes.get(path).copied());
         }
-        self.driver.submit(job, plan);
+        self.driver.submit(owner, job, plan);
     }
 
     fn wait_for(&mut self, client: ClientId, job: JobId, terms: Terms) {
@@ -192,7 +197,7 @@ impl Engine {
     /// Ends a client's interest in jobs; what nobody else waits for is ended.
     pub(crate) fn drop_interest(&mut self, client: ClientId, jobs: Vec<JobId>) {
         let mut alone = Vec::new();
-        let terms = self.clients.get(&client).map(|state| state.terms).unwrap_or_default();
+        let terms = self.clients.get(&client).map(|state| state.terms.clone()).unwrap_or_default();
         for job in jobs {
             if let Some(state) = self.clients.get_mut(&client) {
                 state.jobs.remove(&job);
@@ -203,7 +208,7 @@ impl Engine {
                 continue;
             }
             if let Some(state) = self.driver.jobs.get(job.0 as usize) {
-                state.plan.terms.remove(terms);
+                state.plan.terms.remove(terms.clone());
             }
             if entry.waiters.is_empty() {
                 alone.push(job);
@@ -223,7 +228,7 @@ impl Engine {
         let Some(entry) = self.table.get_mut(job) else { return };
         let status = self.driver.scheduler.job_status(job);
         let is_over = matches!(status, Some(JobStatus::Done(_)) | None);
-        if entry.progress == Progress::Built && !is_over {
+        if matches!(entry.progress, Progress::Built | Progress::Unneeded) && !is_over {
             entry.progress = Progress::Open;
             self.tell_scheduler(Event::Rebuild { job });
         }
@@ -234,7 +239,7 @@ impl Engine {
         let Some(entry) = self.table.get(job) else { return };
         match entry.progress {
             Progress::Open => self.abandon(job),
-            Progress::Built => {
+            Progress::Built | Progress::Unneeded => {
                 self.leave_bundle(job);
                 self.table.retain(job);
                 if self.is_lost(job) {
@@ -242,7 +247,11 @@ impl Engine {
                     self.losses = u64::MAX;
                 }
             }
-            Progress::Failed(_) => self.forget(job),
+            Progress::Failed(_) => {
+                // where something depends on it that was built before, it stays for that
+                self.leave_bundle(job);
+                self.forget(job);
+            }
         }
     }
 
@@ -256,7 +265,7 @@ impl Engine {
         self.tell_scheduler(Event::Cancel { job });
     }
 
-    fn leave_bundle(&mut self, job: JobId) {
+    pub(crate) fn leave_bundle(&mut self, job: JobId) {
         let Some(id) = self.table.get_mut(job).and_then(|entry| entry.bundle.take()) else {
             return;
         };
@@ -276,80 +285,6 @@ impl Engine {
         }
         for output in &bundle.realised {
             self.unrealise(output);
-        }
-    }
-
-    fn unrealise(&mut self, output: &(StorePath, OutputName)) {
-        if self.realised.remove(output) == Use::None {
-            self.driver.shared.places.unrealise(&output.0, &output.1);
-        }
-    }
-
-    /// Forgets a job that is over, and what was only kept because it depended on it.
-    pub(crate) fn forget(&mut self, job: JobId) {
-        let mut left = VecDeque::from([job]);
-        while let Some(job) = left.pop_front() {
-            if self.table.get(job).is_none_or(|entry| entry.dependents > 0) {
-                continue;
-            }
-            self.leave_bundle(job);
-            let Some(entry) = self.table.remove(job) else { continue };
-            self.router.close(entry.node);
-            self.driver.reports.remove(&job);
-            self.tell_scheduler(Event::Forget { job });
-            if let Some(state) = self.driver.jobs.get(job.0 as usize) {
-                let plan = Arc::clone(&state.plan);
-                for output in plan.derivation.outputs.keys() {
-                    self.unrealise(&(plan.path.clone(), output.clone()));
-                }
-            }
-            for path in &entry.paths {
-                if self.paths_of_jobs.remove(path) == Use::Some {
-                    continue;
-                }
-                self.driver.shared.places.unused(path);
-                if let Some(path) = self.driver.paths.release(path) {
-                    self.tell_scheduler(Event::ForgetPath { path });
-                }
-            }
-            let is_spent = |job: &JobId| {
-                self.table.get(*job).is_some_and(|entry| {
-                    entry.waiters.is_empty() && matches!(entry.progress, Progress::Failed(_))
-                })
-            };
-            left.extend(entry.dependencies.iter().copied().filter(is_spent));
-        }
-    }
-
-    /// Forgets the oldest of the jobs that are kept for nobody in particular, if they are many.
-    fn evict(&mut self) {
-        while self.table.retained() > RETAINED {
-            let tops = self.table.retained_tops();
-            if tops.is_empty() {
-                return;
-            }
-            for job in tops.into_iter().take(self.table.retained().saturating_sub(RETAINED)) {
-                self.forget(job);
-            }
-        }
-    }
-
-    fn is_lost(&self, job: JobId) -> bool {
-        let places = &self.driver.shared.places;
-        !self.outputs_of(job).values().all(|path| places.is_on_machine(path))
-    }
-
-    /// Forgets jobs that nobody waits for and whose outputs are on no machine any more.
-    pub(crate) fn drop_lost(&mut self) {
-        loop {
-            let mut lost = self.table.retained_tops();
-            lost.retain(|job| self.is_lost(*job));
-            if lost.is_empty() {
-                return;
-            }
-            for job in lost {
-                self.forget(job);
-            }
         }
     }
 }

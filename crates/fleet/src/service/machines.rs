@@ -10,10 +10,16 @@ use crate::service::Census;
 use crate::service::engine::{Engine, Reachable};
 use crate::service::options::ServiceOptions;
 use crate::service::table::{Key, Progress};
+use crate::service::vanished::Doubts;
 
 impl Engine {
+    /// Returns what is to be looked at before jobs with these keys join.
+    pub(crate) fn doubts(&self, keys: &[Key]) -> Doubts {
+        Doubts { machines: self.worth_asking(keys), made_here: self.made_here(keys) }
+    }
+
     /// Returns the machines that should be asked what they have, if any of these jobs is new.
-    pub(crate) fn worth_asking(&self, keys: &[Key]) -> Vec<Reachable> {
+    fn worth_asking(&self, keys: &[Key]) -> Vec<Reachable> {
         if keys.iter().all(|key| self.table.has(key)) {
             return Vec::new();
         }
@@ -22,7 +28,8 @@ impl Engine {
         live.filter_map(|(machine, state)| {
             let site = state.site.clone()?;
             let generation = state.generation;
-            Some(Reachable { machine, generation, site })
+            let description = state.spec.description.clone();
+            Some(Reachable { machine, description, generation, site })
         })
         .collect()
     }
@@ -31,12 +38,17 @@ impl Engine {
     pub(crate) fn add_machine(&mut self, spec: MachineSpec) {
         let number = u32::try_from(self.driver.machines.len()).unwrap_or(u32::MAX);
         let description = spec.description.clone();
+        let is_drained = self.control.drained.contains(&description.name);
         if description.kind == MachineKind::Local {
             self.driver.shared.places.set_twin(Place::On(MachineId(number)));
         }
         self.driver.shared.add_name(description.name.clone());
         self.driver.machines.push(MachineState::new(spec));
-        self.tell_scheduler(Event::MachineAdded { machine: MachineId(number), description });
+        let machine = MachineId(number);
+        self.tell_scheduler(Event::MachineAdded { machine, description });
+        if is_drained {
+            self.tell_scheduler(Event::Drain { machine });
+        }
     }
 
     /// Replaces the list of machines. One of the same name and kind stays, with its connection and
@@ -44,6 +56,7 @@ impl Engine {
     /// given up gets another chance.
     pub(crate) fn reload(&mut self, machines: Vec<MachineSpec>, options: &ServiceOptions) {
         self.idle = options.idle;
+        self.driver.shared.set_output_trust(options.outputs.clone());
         let known = (0..).map(MachineId).zip(&self.driver.machines);
         let mut left: Vec<(MachineId, String, drover_schedule::MachineKind)> = known
             .filter(|(machine, _)| !self.retired.contains(machine))

@@ -113,10 +113,7 @@ async fn descend(
         if new.is_empty() {
             continue;
         }
-        let map = match derivation.outputs.values().all(|output| output.path().is_some()) {
-            true => BTreeMap::new(),
-            false => store.store.output_map(&path).await?,
-        };
+        let map = known_outputs(store, &path, &derivation).await?;
         let path_of = |name: &String| {
             let known = derivation.outputs.get(name.as_str()).and_then(|output| output.path());
             known.cloned().or_else(|| map.get(name).cloned().flatten())
@@ -125,6 +122,21 @@ async fn descend(
         asked.push((path, derivation, paths));
     }
     sort(store, asked, missing).await
+}
+
+/// Returns outputs whose paths don't follow from the derivation, as far as they are known.
+async fn known_outputs(
+    store: &Asked<'_>,
+    path: &StorePath,
+    derivation: &Derivation,
+) -> Result<BTreeMap<String, Option<StorePath>>, StoreError> {
+    if derivation.outputs.values().all(|output| output.path().is_some()) {
+        return Ok(BTreeMap::new());
+    }
+    match store.substitute {
+        Substitute::Yes => store.store.expected_outputs(path).await,
+        Substitute::No => store.store.output_map(path).await,
+    }
 }
 
 /// Sorts derivations by whether they are there, can be fetched, or have to be built; returns what

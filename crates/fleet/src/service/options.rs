@@ -1,6 +1,10 @@
 //! How a service works, and how it ends.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use crate::vouched::OutputTrust;
 
 /// How a service works.
 #[derive(Clone, Debug)]
@@ -10,8 +14,23 @@ pub struct ServiceOptions {
     pub log_lines: usize,
     /// The choice of machines. As given first: a reload doesn't change it.
     pub policy: drover_schedule::Policy,
+    /// What outputs must have that come from other machines.
+    pub outputs: OutputTrust,
     /// How long machines stay connected when there is no client; for good where absent.
     pub idle: Option<Duration>,
+    /// Where builds get their numbers. As given first: a reload doesn't change it.
+    pub numbers: BuildNumbers,
+}
+
+/// Gives builds their numbers. Services that share one give no number twice.
+#[derive(Clone, Debug, Default)]
+pub struct BuildNumbers(Arc<AtomicU32>);
+
+impl BuildNumbers {
+    /// Returns a number that was not given before, until there are no more.
+    pub(crate) fn next(&self) -> u32 {
+        self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
 }
 
 impl Default for ServiceOptions {
@@ -19,7 +38,9 @@ impl Default for ServiceOptions {
         ServiceOptions {
             log_lines: 25,
             policy: drover_schedule::Policy::EarliestFinish,
+            outputs: OutputTrust::Machine,
             idle: Some(Duration::from_secs(60)),
+            numbers: BuildNumbers::default(),
         }
     }
 }

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_core::{DrvOutput, OutputName, PathInfo, StorePath};
+use drover_core::{DrvOutput, OutputName, StorePath};
 use drover_derivation::Derivation;
-use drover_schedule::JobId;
+use drover_schedule::{JobId, MachineKind};
 use drover_store::{
     Keeper, RealiseObserver, RealiseSettings, RealiseStatus, Realised, StoreError, Substitute,
 };
@@ -21,7 +21,9 @@ use crate::service::bring::{Brought, bring};
 use crate::service::engine::{Command, Joining, Learned, Outcome, Reachable, Settled};
 use crate::service::router::ClientId;
 use crate::service::table::{Failure, Key};
+use crate::service::vanished::Doubts;
 use crate::service::{Handle, STOPPING};
+use crate::sought::{Sought, ask, sought_of};
 use crate::terms::Terms;
 
 /// How long a connected machine may take to say what it has before it isn't waited for.
@@ -78,7 +80,7 @@ impl Request {
         keys: Vec<Key>,
         asked: &[(Asked, JobId)],
     ) -> Result<Vec<Realised>, StoreError> {
-        let learned = self.ask_machines(&work.infos, &keys).await;
+        let (learned, lost) = self.look(&work, &keys).await?;
         let (reply, settled) = oneshot::channel();
         let client = self.handle.new_client();
         let joining = Joining {
@@ -87,7 +89,9 @@ impl Request {
             keys,
             targets: asked.iter().map(|(_, job)| *job).collect(),
             learned,
+            lost,
             store: Arc::clone(&self.store),
+            name: self.settings.client.clone(),
             observer: Arc::clone(&self.observer),
             after_failure: self.settings.after_failure,
             terms: Terms::of(&self.settings.build),
@@ -147,32 +151,50 @@ impl Request {
         Ok(!self.store.hold_valid(&derivation, Substitute::No).await?.is_empty())
     }
 
-    /// Asks the connected machines what they have of paths, so that it isn't sent again. A slow
-    /// one isn't waited for.
-    async fn ask_machines(&self, infos: &[PathInfo], keys: &[Key]) -> Vec<Learned> {
-        let (reply, machines) = oneshot::channel();
+    /// Asks the connected machines what they have of inputs, so that it isn't sent again, and of
+    /// outputs, so that these aren't built again; a slow one isn't waited for. And looks what the store
+    /// doesn't have any more of what was built into it.
+    async fn look(
+        &self,
+        work: &Work,
+        keys: &[Key],
+    ) -> Result<(Vec<Learned>, BTreeSet<StorePath>), StoreError> {
+        let (reply, doubts) = oneshot::channel();
         self.handle.send(Command::Look { keys: keys.to_vec(), reply });
-        let machines = machines.await.unwrap_or_default();
-        let asking = machines.into_iter().map(|machine| self.ask_machine(machine, infos));
-        futures::future::join_all(asking).await.into_iter().flatten().collect()
+        let Doubts { machines, made_here } = doubts.await.unwrap_or_default();
+        let asking = machines.into_iter().map(|machine| self.ask_machine(machine, work));
+        let learned = futures::future::join_all(asking).await.into_iter().flatten().collect();
+        let lost = match made_here.is_empty() {
+            true => BTreeSet::new(),
+            false => {
+                let valid = self.store.hold_valid(&made_here, Substitute::No).await?;
+                made_here.difference(&valid).cloned().collect()
+            }
+        };
+        Ok((learned, lost))
     }
 
-    async fn ask_machine(&self, on: Reachable, infos: &[PathInfo]) -> Option<Learned> {
-        let Reachable { machine, generation, site } = on;
+    async fn ask_machine(&self, on: Reachable, work: &Work) -> Option<Learned> {
+        let Reachable { machine, description, generation, site } = on;
         let place = self.handle.shared.place_of(machine);
-        let unknown: BTreeSet<StorePath> = infos
+        let unknown: BTreeSet<StorePath> = work
+            .infos
             .iter()
             .map(|info| &info.path)
             .filter(|path| !self.handle.shared.places.is_at(path, place))
             .cloned()
             .collect();
-        if unknown.is_empty() {
+        let sought = match description.kind {
+            MachineKind::Local => Sought::default(),
+            MachineKind::Remote => sought_of(&description, work.jobs.iter()),
+        };
+        if unknown.is_empty() && sought.is_empty() {
             return None;
         }
-        let asked = tokio::time::timeout(ASKING, site.hold_valid(&unknown, Substitute::No)).await;
+        let asked = tokio::time::timeout(ASKING, ask(site.as_ref(), &unknown, &sought)).await;
         // one that can't answer finds that out when it's used
-        let valid = asked.ok()?.ok()?;
-        Some(Learned { machine, generation, valid })
+        let (valid, found) = asked.ok()?.ok()?;
+        Some(Learned { machine, generation, valid, found })
     }
 }
 

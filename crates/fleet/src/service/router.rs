@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use drover_core::StorePath;
-use drover_store::{RealiseEvent, RealiseObserver};
+use drover_store::{RealiseEvent, RealiseObserver, RealiseStatus};
 
 use crate::event::{FleetEvent, Observer};
 use crate::graph::NodeId;
@@ -43,6 +43,16 @@ struct Channel {
     bytes: usize,
     /// Lines that are not kept any more.
     dropped: usize,
+}
+
+/// What is known of a job at one moment.
+pub(crate) struct Glance {
+    /// Where it runs, if it does.
+    pub(crate) machine: Option<String>,
+    pub(crate) began: Option<SystemTime>,
+    pub(crate) phase: Option<String>,
+    /// Lines of its log so far.
+    pub(crate) lines: usize,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -107,9 +117,18 @@ impl Router {
 
     /// Tells one client.
     pub(crate) fn note(&self, client: ClientId, text: String) {
+        self.tell_one(client, RealiseEvent::Note(text));
+    }
+
+    /// Tells one client that something it needs has failed itself.
+    pub(crate) fn failed(&self, client: ClientId, derivation: StorePath, status: RealiseStatus) {
+        self.tell_one(client, RealiseEvent::Failed { derivation, status });
+    }
+
+    fn tell_one(&self, client: ClientId, event: RealiseEvent) {
         let observer = locked(&self.clients).get(&client).cloned();
         if let Some(observer) = observer {
-            observer.event(RealiseEvent::Note(text));
+            observer.event(event);
         }
     }
 
@@ -118,6 +137,25 @@ impl Router {
         let channel = self.channel(node)?;
         let channel = locked(&channel);
         channel.began
+    }
+
+    /// Returns what is known of a job that runs, and what is kept of its log.
+    pub(crate) fn glance(&self, node: NodeId) -> Option<Glance> {
+        let channel = self.channel(node)?;
+        let channel = locked(&channel);
+        Some(Glance {
+            machine: channel.machine.clone(),
+            began: channel.machine.as_ref().and(channel.began),
+            phase: channel.phase.clone(),
+            lines: channel.dropped + channel.lines.len(),
+        })
+    }
+
+    /// Returns what is kept of the log of a job: how many lines are not, and the others.
+    pub(crate) fn kept_log(&self, node: NodeId) -> Option<(usize, Vec<String>)> {
+        let channel = self.channel(node)?;
+        let channel = locked(&channel);
+        Some((channel.dropped, channel.lines.iter().cloned().collect()))
     }
 
     /// Returns how many channels are open.

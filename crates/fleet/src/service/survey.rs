@@ -9,7 +9,9 @@ use std::sync::Arc;
 use drover_core::{OutputName, StorePath};
 use drover_derivation::{Derivation, derivation_name};
 use drover_schedule::JobId;
-use drover_store::{Keeper, RealiseStatus, Realised, Store, StoreError, Substitute, Wanted};
+use drover_store::{
+    Keeper, RealiseEvent, RealiseStatus, Realised, Store, StoreError, Substitute, Wanted,
+};
 
 use crate::approach::Approach;
 use crate::event::Silent;
@@ -18,6 +20,7 @@ use crate::graph::{Graph, GraphError};
 use crate::prepare::{Offered, Work, prepare};
 use crate::service::request::{Asked, Request, failed};
 use crate::service::table::{Content, Key};
+use crate::vouched::OutputTrust;
 
 /// Answers, as far as they are known.
 pub(crate) type Answers = Vec<Option<Realised>>;
@@ -192,13 +195,61 @@ impl Request {
         Ok(asked.names().map(|name| Some((name.clone(), mapped(name)?))).collect())
     }
 
+    /// Says whether substituters are asked, and what becomes of what they fail at.
+    pub(crate) fn how(&self) -> (Substitute, Fallback) {
+        let fallback = self.settings.build.overrides.get("fallback").map(String::as_str);
+        let fallback = match fallback {
+            Some("true" | "yes" | "1") => Fallback::Build,
+            _ => Fallback::Fail,
+        };
+        (self.settings.substitute, fallback)
+    }
+
+    /// Finds out what has to be built, and answers what fails as it can't be fetched though it's
+    /// offered.
+    async fn plan_of_fetched(
+        &self,
+        asked: &mut Vec<Asked>,
+        answers: &mut Answers,
+    ) -> Result<Option<(Arc<Graph>, Work)>, StoreError> {
+        loop {
+            let Some((graph, work)) = self.plan(asked, answers).await? else { return Ok(None) };
+            if work.refused.is_empty() {
+                return Ok(Some((graph, work)));
+            }
+            for (_, report) in &work.refused {
+                let (derivation, status) =
+                    (report.derivation.clone(), RealiseStatus::TransientFailure);
+                self.observer.event(RealiseEvent::Failed { derivation, status });
+            }
+            let before = asked.len();
+            let spoiled = work.spoiled();
+            asked.retain(|asked| {
+                let node = graph.find(&asked.target.derivation);
+                let job = node.and_then(|node| work.job_of.get(&node));
+                let Some(report) = job.and_then(|job| spoiled.get(job)) else { return true };
+                let status = match report.derivation == asked.target.derivation {
+                    true => RealiseStatus::TransientFailure,
+                    false => RealiseStatus::DependencyFailed,
+                };
+                set(answers, asked.at, failed(status, report.message.clone()));
+                false
+            });
+            // each that was refused is needed by somebody
+            if asked.is_empty() || asked.len() == before {
+                return Ok(None);
+            }
+        }
+    }
+
     /// Has derivations built.
     async fn build_all(
         &self,
         mut asked: Vec<Asked>,
         answers: &mut Answers,
     ) -> Result<(), StoreError> {
-        let Some((graph, work)) = self.plan(&mut asked, answers).await? else { return Ok(()) };
+        let planned = self.plan_of_fetched(&mut asked, answers).await?;
+        let Some((graph, work)) = planned else { return Ok(()) };
         let mut to_build = Vec::new();
         for asked in asked {
             let node = graph.find(&asked.target.derivation);
@@ -229,7 +280,7 @@ impl Request {
         asked: &mut Vec<Asked>,
         answers: &mut Answers,
     ) -> Result<Option<(Arc<Graph>, Work)>, StoreError> {
-        match plan(&self.store, self.settings.substitute, asked).await {
+        match plan(&self.store, self.how(), asked).await {
             Ok(planned) => return Ok(Some(planned)),
             Err(error) => {
                 refusal(error)?;
@@ -239,7 +290,7 @@ impl Request {
         for one in std::mem::take(asked) {
             let at = one.at;
             let single = vec![one];
-            match plan(&self.store, self.settings.substitute, &single).await {
+            match plan(&self.store, self.how(), &single).await {
                 Ok(_) => sound.extend(single),
                 Err(error) => set(answers, at, refusal(error)?),
             }
@@ -248,7 +299,7 @@ impl Request {
         if asked.is_empty() {
             return Ok(None);
         }
-        match plan(&self.store, self.settings.substitute, asked).await {
+        match plan(&self.store, self.how(), asked).await {
             Ok(planned) => Ok(Some(planned)),
             Err(error) => {
                 let answer = refusal(error)?;
@@ -264,7 +315,7 @@ impl Request {
 /// Reads the graph below derivations and finds out what has to be built of it.
 pub(crate) async fn plan(
     store: &Arc<dyn Keeper>,
-    substitute: Substitute,
+    (substitute, fallback): (Substitute, Fallback),
     asked: &[Asked],
 ) -> Result<(Arc<Graph>, Work), BuildError> {
     let roots: Vec<StorePath> = asked.iter().map(|asked| asked.target.derivation.clone()).collect();
@@ -274,12 +325,14 @@ pub(crate) async fn plan(
     let options = FleetOptions {
         keep_going: true,
         substitute,
-        fallback: Fallback::Build,
+        fallback,
         copy_back: CopyBack::Wanted,
+        outputs: OutputTrust::Machine,
         log_lines: 0,
         policy: drover_schedule::Policy::EarliestFinish,
     };
     let fleet = Fleet::new(local, Vec::new(), options, Arc::new(Silent));
+    let fleet = fleet.with_ledger(Arc::clone(store));
     let work =
         prepare(&fleet, Arc::clone(&graph), &targets, &Approach::default(), Offered::Fetch).await?;
     Ok((graph, work))

@@ -13,6 +13,7 @@ use drover_store::RealiseStatus;
 
 use crate::graph::NodeId;
 use crate::service::here::View;
+use crate::service::options::BuildNumbers;
 use crate::service::router::ClientId;
 
 /// What makes two jobs the same.
@@ -65,6 +66,8 @@ pub(crate) struct Failure {
 pub(crate) enum Progress {
     Open,
     Built,
+    /// It was let be, as only jobs needed it whose outputs were found somewhere.
+    Unneeded,
     Failed(Failure),
 }
 
@@ -134,13 +137,19 @@ pub(crate) struct Table {
     entries: Vec<Option<Entry>>,
     free: Vec<JobId>,
     by_key: HashMap<Key, JobId>,
-    /// Built jobs that nobody waits for, oldest first: their outputs may still be on machines.
+    /// Jobs that are over and that nobody waits for, oldest first: built ones, whose outputs may still
+    /// be on machines, and what those would need.
     retained: BTreeMap<u64, JobId>,
     stamps: u64,
-    nodes: u32,
+    numbers: BuildNumbers,
 }
 
 impl Table {
+    /// Returns an empty table whose jobs get their numbers there.
+    pub(crate) fn numbered_by(numbers: BuildNumbers) -> Table {
+        Table { numbers, ..Table::default() }
+    }
+
     pub(crate) fn get(&self, job: JobId) -> Option<&Entry> {
         self.entries.get(job.0 as usize)?.as_ref()
     }
@@ -160,12 +169,17 @@ impl Table {
         let entry = self.get(job)?;
         let is_alike = dependencies.iter().all(|other| entry.dependencies.contains(other));
         let is_usable = match entry.progress {
-            Progress::Open => true,
+            Progress::Open | Progress::Unneeded => true,
             // who still waits keeps what it was told
             Progress::Built => good_for == GoodFor::Everybody || !entry.waiters.is_empty(),
             Progress::Failed(_) => false,
         };
         (is_alike && is_usable).then_some(job)
+    }
+
+    /// Returns the job that somebody asked for already.
+    pub(crate) fn find(&self, key: &Key) -> Option<JobId> {
+        self.by_key.get(key).copied()
     }
 
     /// Whether somebody asked for such a job already.
@@ -179,8 +193,7 @@ impl Table {
             self.entries.push(None);
             JobId(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX))
         });
-        self.nodes = self.nodes.wrapping_add(1);
-        let node = NodeId(self.nodes);
+        let node = NodeId(self.numbers.next());
         for dependency in &dependencies {
             if let Some(entry) = self.get_mut(*dependency) {
                 entry.dependents += 1;
@@ -226,7 +239,7 @@ impl Table {
         closure
     }
 
-    /// Keeps a built job that nobody waits for.
+    /// Keeps a job that is over and that nobody waits for.
     pub(crate) fn retain(&mut self, job: JobId) {
         self.stamps += 1;
         let stamp = self.stamps;

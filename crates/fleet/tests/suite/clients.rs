@@ -61,7 +61,9 @@ impl Heard {
                 RealiseEvent::Ended { derivation } => {
                     assert!(running.remove(derivation), "{event:?} of nothing");
                 }
-                RealiseEvent::Waiting { .. } | RealiseEvent::Note(_) => {}
+                RealiseEvent::Waiting { .. }
+                | RealiseEvent::Failed { .. }
+                | RealiseEvent::Note(_) => {}
             }
         }
     }
@@ -73,6 +75,7 @@ pub(crate) fn settings(after_failure: AfterFailure) -> RealiseSettings {
         after_failure,
         substitute: Substitute::No,
         build: BuildSettings::default(),
+        client: None,
     }
 }
 

@@ -98,7 +98,24 @@ pub(crate) struct Machine {
     pub(crate) wishes: Mutex<Vec<BuildWishes>>,
     pub(crate) connections: AtomicUsize,
     pub(crate) lanes: AtomicUsize,
+    builds: AtomicUsize,
     pub(crate) now: Mutex<CancellationToken>,
+}
+
+/// A build that runs.
+pub(crate) struct Running<'a>(&'a Machine);
+
+impl<'a> Running<'a> {
+    pub(crate) fn on(machine: &'a Machine) -> Running<'a> {
+        machine.builds.fetch_add(1, Ordering::SeqCst);
+        Running(machine)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.builds.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Machine {
@@ -133,6 +150,7 @@ impl Machine {
             wishes: Mutex::default(),
             connections: AtomicUsize::new(0),
             lanes: AtomicUsize::new(0),
+            builds: AtomicUsize::new(0),
             now: Mutex::default(),
         })
     }
@@ -187,6 +205,11 @@ impl Machine {
             || info.content_address.is_some()
             || info.path.name().ends_with(".drv")
             || info.signatures.iter().any(|by| self.keys.lock().unwrap().contains(by.key()))
+    }
+
+    /// Returns how many builds run.
+    pub(crate) fn live_builds(&self) -> usize {
+        self.builds.load(Ordering::SeqCst)
     }
 
     pub(crate) fn live_lanes(&self) -> usize {

@@ -263,6 +263,13 @@ async fn a_failed_build_is_tried_again_for_the_next_client() {
     let heard = Arc::new(Heard::default());
     let answer = daemon.ask_with(&[&top], AfterFailure::Stop, Arc::clone(&heard)).await.unwrap();
     assert_eq!(answer[0].status, RealiseStatus::DependencyFailed);
+    let failed = RealiseEvent::Failed {
+        derivation: low.path.clone(),
+        status: RealiseStatus::PermanentFailure,
+    };
+    assert_eq!(heard.events().iter().filter(|event| **event == failed).count(), 1);
+    let is_failure = |event: &&RealiseEvent| matches!(event, RealiseEvent::Failed { .. });
+    assert_eq!(heard.events().iter().filter(is_failure).count(), 1, "the rest is consequence");
     let message = &answer[0].message;
     assert!(message.starts_with("Cannot build '/nix/store/"), "{message}");
     assert!(
@@ -492,13 +499,12 @@ async fn what_is_not_offered_is_refused_by_name() {
     let mut world = World::new().await;
     let drv = world.drv("job", &[]).await;
     let daemon = Daemon::new(&world, &[]);
-    for mode in [RealiseMode::Repair, RealiseMode::Check] {
-        let settings = drover_store::RealiseSettings { mode, ..settings(AfterFailure::Stop) };
-        let wanted = vec![Wanted::AllOutputs(drv.path.clone())];
-        let heard = Arc::new(Heard::default());
-        let answer = daemon.service.realise(daemon.kept.view(), wanted, settings, heard).await;
-        assert!(matches!(answer, Err(StoreError::Unsupported { .. })), "{answer:?}");
-    }
+    let mode = RealiseMode::Check;
+    let settings = drover_store::RealiseSettings { mode, ..settings(AfterFailure::Stop) };
+    let wanted = vec![Wanted::AllOutputs(drv.path.clone())];
+    let heard = Arc::new(Heard::default());
+    let answer = daemon.service.realise(daemon.kept.view(), wanted, settings, heard).await;
+    assert!(matches!(answer, Err(StoreError::Unsupported { .. })), "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::local::Local;
-use crate::machine::{Connect, ImportFault, Machine};
+use crate::machine::{Connect, ImportFault, Machine, Running};
 use crate::making::{Guess, Workshop, make};
 use crate::stream::Outgoing;
 use crate::world::Recipes;
@@ -272,7 +272,7 @@ impl Lane for FakeLane {
         let inner = Arc::clone(&self.0);
         self.queue(async move {
             let workshop = Workshop { site: &inner.site, log: &*log };
-            inner.site.machine.wishes.lock().unwrap().push(request.wishes);
+            inner.site.machine.wishes.lock().unwrap().push(request.wishes.clone());
             workshop.check(&request.derivation).await
         })
     }
@@ -282,8 +282,10 @@ impl Lane for FakeLane {
         self.queue(async move {
             let workshop = Workshop { site: &inner.site, log: &*log };
             let bring = request.bring;
-            inner.site.machine.wishes.lock().unwrap().push(request.wishes);
+            inner.site.machine.wishes.lock().unwrap().push(request.wishes.clone());
+            let running = Running::on(&inner.site.machine);
             let mut outcome = make(&workshop, request).await?;
+            drop(running);
             if let Some(at_most) = bring
                 && workshop.bring(&mut outcome, at_most).await == Guess::Wrong
             {

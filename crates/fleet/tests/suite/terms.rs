@@ -156,7 +156,8 @@ async fn cores_and_kept_folders_reach_the_machine() {
     built(&daemon.ask_on(&[&plain], asking(BuildSettings::default()), heard).await.unwrap());
     let build = BuildSettings { cores: Some(3), keep_failed: true, ..BuildSettings::default() };
     built(&daemon.ask_on(&[&special], asking(build), Arc::default()).await.unwrap());
-    let expected = [BuildWishes::default(), BuildWishes { cores: Some(3), keep_failed: true }];
+    let usual = BuildWishes::of(&BuildSettings::default());
+    let expected = [usual.clone(), BuildWishes { cores: Some(3), keep_failed: true, ..usual }];
     assert_eq!(*one.wishes.lock().unwrap(), expected);
     daemon.end(&[&one]).await;
 }

@@ -12,7 +12,9 @@ use drover_derivation::{
     BasicDerivation, Derivation, HashModuloCache, Output, OutputNames, downstream_placeholder,
     output_path,
 };
-use drover_fleet::{CopyBack, Fallback, Fleet, FleetOptions, Graph, MachineSpec, Target};
+use drover_fleet::{
+    CopyBack, Fallback, Fleet, FleetOptions, Graph, MachineSpec, OutputTrust, Target,
+};
 use drover_nar::{Executable, single_file_nar};
 use drover_store::{MemoryStore, Store, Substitute};
 use tokio_util::sync::CancellationToken;
@@ -239,6 +241,7 @@ pub(crate) fn options() -> FleetOptions {
         substitute: Substitute::No,
         fallback: Fallback::Fail,
         copy_back: CopyBack::Wanted,
+        outputs: OutputTrust::Machine,
         log_lines: 10,
         policy: drover_schedule::Policy::EarliestFinish,
     }

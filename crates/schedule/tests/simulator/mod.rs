@@ -606,7 +606,7 @@ impl Simulator {
             let told = match &explanation.status {
                 JobStatus::Running { lane }
                 | JobStatus::Queued { lane, .. }
-                | JobStatus::Stopping { lane } => Some(lane),
+                | JobStatus::Stopping { lane, .. } => Some(lane),
                 JobStatus::Waiting { .. } | JobStatus::Ready | JobStatus::Done(_) => None,
             };
             assert_eq!(told, placed.map(|(lane, _)| lane), "{explanation:?}");
