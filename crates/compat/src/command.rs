@@ -6,8 +6,9 @@ use std::path::Path;
 use crate::console::Console;
 use crate::error::CompatError;
 use crate::exit::ExitStatus;
+use crate::foreign::is_foreign;
 use crate::host::Host;
-use crate::options::{Options, Taken};
+use crate::options::{Options, Taken, Verbosity};
 use crate::{build, collect_garbage, copy_closure, daemon, hash, nix, nix_store};
 
 /// A name that others call.
@@ -118,7 +119,10 @@ pub(crate) fn information(flag: &str, asked: &mut Option<Information>) -> Taken 
 ///
 /// Dropping the future ends what is under way.
 pub async fn run(program: Program, arguments: Vec<OsString>, host: &dyn Host) -> ExitStatus {
-    let outcome = try_run(program, arguments, host).await;
+    let outcome = match is_foreign(program, &arguments, host) {
+        true => host.exec_real(program.name(), &arguments).await,
+        false => try_run(program, arguments, host).await,
+    };
     ended(outcome, program.name(), host).await
 }
 
@@ -222,16 +226,38 @@ async fn inform(
         Information::Help => host.exec_real(program.name(), &["--help".into()]).await,
         Information::Version => {
             let mut console = Console::new(host, options.verbosity);
-            console.line(version(program, host)).await?;
+            for line in version(program, options, host)? {
+                console.line(line).await?;
+            }
             console.flush().await?;
             Ok(ExitStatus::SUCCESS)
         }
     }
 }
 
-/// Returns what `--version` prints.
-pub(crate) fn version(program: Program, host: &dyn Host) -> String {
-    format!("{} (Nix) {}", program.name(), host.nix_version())
+/// Returns the lines that `--version` prints, as `printVersion` of Nix (`src/libmain/shared.cc`).
+pub(crate) fn version(
+    program: Program,
+    options: &Options,
+    host: &dyn Host,
+) -> Result<Vec<String>, CompatError> {
+    let mut lines = vec![format!("{} (Nix) {}", program.name(), host.nix_version())];
+    if options.verbosity <= Verbosity::INFO {
+        return Ok(lines);
+    }
+    let about = host.about(options)?;
+    let files: Vec<String> =
+        about.user_files.iter().map(|file| file.display().to_string()).collect();
+    lines.extend([
+        format!("System type: {}", about.system),
+        format!("Additional system types: {}", about.extra_systems.join(", ")),
+        "Features: signed-caches".to_owned(),
+        format!("System configuration file: \"{}\"", about.system_file.display()),
+        format!("User configuration files: {}", files.join(":")),
+        format!("Store directory: {}", about.store_dir),
+        format!("State directory: \"{}\"", about.state_dir.display()),
+    ]);
+    Ok(lines)
 }
 
 #[cfg(test)]

@@ -44,9 +44,28 @@ impl Console {
         if self.verbosity < level {
             return Ok(());
         }
+        self.tell(format!("{text}\n")).await
+    }
+
+    /// Tells the user several things at once, but for those that are more than asked for.
+    pub(crate) async fn say_all(
+        &mut self,
+        lines: &[(Verbosity, String)],
+    ) -> Result<(), CompatError> {
+        let mut text = String::new();
+        for (_, line) in lines.iter().filter(|(level, _)| *level <= self.verbosity) {
+            text.push_str(line);
+            text.push('\n');
+        }
+        match text.is_empty() {
+            true => Ok(()),
+            false => self.tell(text).await,
+        }
+    }
+
+    async fn tell(&mut self, text: String) -> Result<(), CompatError> {
         self.flush().await?;
-        let line = format!("{text}\n");
-        self.err.write_all(line.as_bytes()).await.map_err(writing)?;
+        self.err.write_all(text.as_bytes()).await.map_err(writing)?;
         self.err.flush().await.map_err(writing)
     }
 

@@ -182,8 +182,13 @@ impl<S: Store + ?Sized> Copy<S> {
     ) -> Result<Vec<StorePath>, CompatError> {
         let all: BTreeSet<StorePath> = self.infos.keys().cloned().collect();
         let valid = target.store().hold_valid(&all, self.substitute).await?;
-        let missing: Vec<PathInfo> =
-            self.infos.into_values().filter(|info| !valid.contains(&info.path)).collect();
+        // that a store has built a path itself says nothing of another that has it from there
+        let missing: Vec<PathInfo> = self
+            .infos
+            .into_values()
+            .filter(|info| !valid.contains(&info.path))
+            .map(|info| PathInfo { ultimate: false, ..info })
+            .collect();
         let paths: Vec<StorePath> = missing.iter().map(|info| info.path.clone()).collect();
         if missing.is_empty() {
             return Ok(paths);

@@ -23,9 +23,7 @@ impl ExitStatus {
             mask |= match failure.status {
                 RealiseStatus::PermanentFailure => 0x04,
                 RealiseStatus::TimedOut => 0x04 | 0x01,
-                RealiseStatus::OutputRejected if failure.message.contains("hash mismatch") => {
-                    0x04 | 0x02
-                }
+                RealiseStatus::HashMismatch => 0x04 | 0x02,
                 RealiseStatus::NotDeterministic => 0x08,
                 _ => 0,
             };
@@ -46,7 +44,7 @@ mod tests {
     #[rstest]
     #[case::build(&[(RealiseStatus::PermanentFailure, "")], 100)]
     #[case::time(&[(RealiseStatus::TimedOut, "")], 101)]
-    #[case::hash(&[(RealiseStatus::OutputRejected, "hash mismatch in fixed-output")], 102)]
+    #[case::hash(&[(RealiseStatus::HashMismatch, "hash mismatch in fixed-output")], 102)]
     #[case::reference(&[(RealiseStatus::OutputRejected, "is not allowed to refer")], 1)]
     #[case::check(&[(RealiseStatus::NotDeterministic, "")], 104)]
     #[case::both(&[(RealiseStatus::NotDeterministic, ""), (RealiseStatus::TimedOut, "")], 109)]

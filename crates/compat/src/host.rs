@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use drover_config::{NixConf, Settings, StoreReference, User};
+use drover_core::StoreDir;
 use drover_store::{Keeper, Realiser, Store};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -74,11 +75,35 @@ pub(crate) enum Switch {
     Off,
 }
 
+/// What `--version` tells of a machine where more is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// `system`.
+    pub system: String,
+    /// `extra-platforms`.
+    pub extra_systems: Vec<String>,
+    /// The system's configuration file, whether it's there or not.
+    pub system_file: PathBuf,
+    /// The user's configuration files, those that win first.
+    pub user_files: Vec<PathBuf>,
+    /// The store's directory.
+    pub store_dir: StoreDir,
+    /// The state directory.
+    pub state_dir: PathBuf,
+}
+
 /// What the program around the commands must provide.
 #[async_trait]
 pub trait Host: Send + Sync {
     /// Returns the version of Nix that `--version` tells, such as `2.34.8`.
     fn nix_version(&self) -> String;
+
+    /// Returns what `--version` tells of the machine where more is asked for.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::settings`].
+    fn about(&self, options: &Options) -> Result<About, CompatError>;
 
     /// Returns a variable of the environment.
     fn variable(&self, name: &str) -> Option<OsString>;

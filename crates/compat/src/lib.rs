@@ -18,6 +18,7 @@ mod daemon;
 mod error;
 mod exit;
 mod export_format;
+mod foreign;
 mod garbage;
 mod hash;
 mod host;
@@ -28,6 +29,7 @@ mod options;
 mod pack;
 mod profile;
 mod realise;
+mod repair;
 mod setting_flags;
 mod size;
 mod unpack;
@@ -43,7 +45,7 @@ pub use export_format::{
     EXPORT_MAGIC, NO_MORE, ONE_MORE, Trailer, read_more, read_trailer, trailer,
 };
 pub use hash::{Contents, HashRequest, Length};
-pub use host::{Captured, Destination, Host, HostSettings, Input, Output, ServeAccess};
+pub use host::{About, Captured, Destination, Host, HostSettings, Input, Output, ServeAccess};
 pub use nix::{
     CopyRequest, JsonFormat, KeyRequest, Layout, NixCall, NixRequest, PathInfoRequest,
     PathInfoStyle, Reports, Selection, Sizes, VerifyRequest, parse as parse_nix, run_nix_request,

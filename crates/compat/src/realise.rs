@@ -25,6 +25,10 @@ use crate::size::render_size;
 /// Events that may wait to be shown.
 const QUEUE: usize = 1 << 16;
 
+/// Events that are shown at once: builds may say a hundred thousand lines in a second, and each time
+/// that something is written costs as much as a hundred of them.
+const AT_ONCE: usize = 1024;
+
 /// What paths are made valid with.
 pub(crate) struct Work<'a> {
     options: &'a Options,
@@ -90,17 +94,22 @@ impl<'a> Work<'a> {
         let store = self.store.clone();
         let mut work =
             self.realiser.realise(store, wanted.clone(), self.settings(mode), observer.clone());
+        let mut batch = Vec::new();
         let results = loop {
             tokio::select! {
                 biased;
-                Some(event) = events.recv() => self.show(event, console).await?,
+                1.. = events.recv_many(&mut batch, AT_ONCE) => self.show(&mut batch, console).await?,
                 results = &mut work => break results?,
             }
         };
         drop(work);
         while let Ok(event) = events.try_recv() {
-            self.show(event, console).await?;
+            batch.push(event);
+            if AT_ONCE <= batch.len() {
+                self.show(&mut batch, console).await?;
+            }
         }
+        self.show(&mut batch, console).await?;
         match observer.lost.load(Ordering::Relaxed) {
             0 => {}
             lost => {
@@ -113,6 +122,8 @@ impl<'a> Work<'a> {
     fn settings(&self, mode: RealiseMode) -> RealiseSettings {
         let settings = &self.settings.settings;
         let overrides = self.options.overrides.iter();
+        let overrides = overrides.map(|o| (o.name.clone(), o.value.clone()));
+        let fallback = settings.fallback.then(|| ("fallback".to_owned(), "true".to_owned()));
         RealiseSettings {
             mode,
             after_failure: match settings.keep_going {
@@ -125,12 +136,24 @@ impl<'a> Work<'a> {
                 max_silent_time: settings.max_silent_time,
                 cores: Some(settings.cores),
                 keep_failed: settings.keep_failed,
-                overrides: overrides.map(|o| (o.name.clone(), o.value.clone())).collect(),
+                overrides: fallback.into_iter().chain(overrides).collect(),
             },
+            client: None,
         }
     }
 
-    async fn show(&self, event: RealiseEvent, console: &mut Console) -> Result<(), CompatError> {
+    /// Shows what has happened, all at once.
+    async fn show(
+        &self,
+        events: &mut Vec<RealiseEvent>,
+        console: &mut Console,
+    ) -> Result<(), CompatError> {
+        let lines: Vec<(Verbosity, String)> =
+            events.drain(..).filter_map(|event| self.line_of(event)).collect();
+        console.say_all(&lines).await
+    }
+
+    fn line_of(&self, event: RealiseEvent) -> Option<(Verbosity, String)> {
         let shown = |path: &StorePath| self.store.store_dir().display(path);
         match event {
             RealiseEvent::Started { derivation, machine } => {
@@ -139,19 +162,20 @@ impl<'a> Work<'a> {
                     machine => format!(" on '{machine}'"),
                 };
                 let line = format!("building '{}'{place}...", shown(&derivation));
-                console.say(Verbosity::INFO, &line).await
+                Some((Verbosity::INFO, line))
             }
             RealiseEvent::Line { line, .. } if self.options.build_output == BuildOutput::Shown => {
-                console.say(Verbosity::ERROR, &line).await
+                Some((Verbosity::ERROR, line))
             }
-            RealiseEvent::Note(text) => console.say(Verbosity::INFO, &text).await,
+            RealiseEvent::Note(text) => Some((Verbosity::INFO, text)),
             RealiseEvent::Waiting { derivation, reason } => {
                 let line = format!("'{}' waits: {reason}", shown(&derivation));
-                console.say(Verbosity::TALKATIVE, &line).await
+                Some((Verbosity::TALKATIVE, line))
             }
-            RealiseEvent::Line { .. } | RealiseEvent::Phase { .. } | RealiseEvent::Ended { .. } => {
-                Ok(())
-            }
+            RealiseEvent::Line { .. }
+            | RealiseEvent::Phase { .. }
+            | RealiseEvent::Ended { .. }
+            | RealiseEvent::Failed { .. } => None,
         }
     }
 

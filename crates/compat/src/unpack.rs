@@ -83,6 +83,10 @@ impl Tree {
 
 impl Visitor for Tree {
     fn directory(&mut self) {
+        if self.failure.is_none() && self.path.is_dir() {
+            let path = self.path.display();
+            self.failure = Some(CompatError::failed(format!("path '{path}' already exists")));
+        }
         self.attempt("creating directory", |path| std::fs::create_dir(path));
     }
 

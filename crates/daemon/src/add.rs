@@ -14,8 +14,9 @@ use crate::feed::{
     BareForm, Feeder, Frames, bare_nar, framed_bytes, framed_nar, framed_paths, tunnelled_nar,
 };
 use crate::server::ClientTrust;
-use crate::session::{Session, Wires, run_fed};
+use crate::session::Session;
 use crate::stream::{Pieces, pieces};
+use crate::wires::{Wires, run_fed};
 
 impl Session {
     /// Returns both ends of the way of a client's data.

@@ -12,11 +12,11 @@ use drover_core::{
 };
 use drover_store::{
     CollectAction, Collection, Content, Keeper, Liveness, SignatureCheck, StoreError, Substitute,
-    VerifyDepth, WhenValid,
+    WhenValid,
 };
 use drover_wire::{
-    CheckContents, Dialect, GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult,
-    OutputId, RealisedOutput, Repair, Request, Response,
+    Dialect, GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult, OutputId,
+    RealisedOutput, Request, Response,
 };
 
 use crate::failure::Failure;
@@ -264,7 +264,7 @@ impl Context {
     }
 
     /// Does work that is hard on the whole store, when it is this client's turn.
-    async fn hard<T: Send + 'static>(
+    pub(crate) async fn hard<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, Failure> {
@@ -295,29 +295,6 @@ impl Context {
         let mebibytes = saved / (1024 * 1024);
         self.log.tell(Level::Info, &format!("{mebibytes} MiB freed by hard linking"));
         Ok(Response::Done)
-    }
-
-    async fn verify(&self, contents: CheckContents, repair: Repair) -> Answer {
-        if repair == Repair::Yes {
-            self.client.trust.require("you are not privileged to repair paths")?;
-        }
-        let depth = match contents {
-            CheckContents::No => VerifyDepth::Existence,
-            CheckContents::Yes => VerifyDepth::Contents,
-        };
-        let repair = match repair {
-            Repair::No => drover_store::Repair::No,
-            Repair::Yes => drover_store::Repair::Yes,
-        };
-        for step in verify_steps(depth) {
-            self.log.tell(Level::Info, step);
-        }
-        let keeper = Arc::clone(&self.keeper);
-        let found = self.hard(async move { keeper.verify(depth, repair).await }).await?;
-        for problem in &found.problems {
-            self.log.tell(Level::Error, problem);
-        }
-        Ok(Response::Flag(found.errors_left))
     }
 
     /// Returns the name under which the realisation of an output of a valid derivation is kept;
@@ -362,19 +339,6 @@ impl Context {
             let (path, signatures) = (found.out_path, found.signatures);
             Box::new(RealisedOutput { output, path, signatures })
         })))
-    }
-}
-
-/// Returns what Nix says that it does while it checks a store.
-fn verify_steps(depth: VerifyDepth) -> &'static [&'static str] {
-    match depth {
-        VerifyDepth::Existence => &["reading the Nix store...", "checking path existence..."],
-        VerifyDepth::Contents => &[
-            "reading the Nix store...",
-            "checking path existence...",
-            "checking link hashes...",
-            "checking store hashes...",
-        ],
     }
 }
 

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use drover_codec::{MAX_CHUNK, Packer, Unpacked, WORTH_A_CHUNK, unpack};
 use drover_wire::{DecodeError, Decoder};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::DaemonError;
@@ -24,6 +25,8 @@ const READ_AHEAD: usize = 64 * 1024;
 pub(crate) struct Input {
     source: Box<dyn AsyncRead + Send + Unpin>,
     buffer: BytesMut,
+    /// What came packed, once the client packs.
+    packed: Option<BytesMut>,
     limits: Limits,
     /// How long was waited in this window, and what came.
     waited: Duration,
@@ -42,7 +45,35 @@ pub(crate) enum Waiting {
 impl Input {
     pub(crate) fn new(source: Box<dyn AsyncRead + Send + Unpin>, limits: Limits) -> Input {
         let buffer = BytesMut::new();
-        Input { source, buffer, limits, waited: Duration::ZERO, received: 0 }
+        Input { source, buffer, packed: None, limits, waited: Duration::ZERO, received: 0 }
+    }
+
+    /// Takes all that follows for packed.
+    pub(crate) fn unpack(&mut self) {
+        self.packed = Some(std::mem::take(&mut self.buffer));
+    }
+
+    /// Reads some bytes, none of which may be for the reader yet; `0` at the end.
+    async fn read(&mut self, size: usize) -> Result<usize, DaemonError> {
+        let into = match &mut self.packed {
+            None => &mut self.buffer,
+            Some(arrived) => {
+                // one chunk at a time: what is in many may be much more than what has arrived
+                let before = self.buffer.len();
+                if unpack(arrived, &mut self.buffer)? == Unpacked::Chunk {
+                    return Ok(self.buffer.len() - before);
+                }
+                arrived
+            }
+        };
+        into.reserve(size);
+        let lost = |source| DaemonError::Lost { doing: "reading a request", source };
+        self.source.read_buf(into).await.map_err(lost)
+    }
+
+    /// Returns what is read from, with what has arrived already.
+    pub(crate) fn into_source(self) -> Box<dyn AsyncRead + Send + Unpin> {
+        Box::new(AsyncReadExt::chain(std::io::Cursor::new(self.buffer), self.source))
     }
 
     /// Whether bytes have arrived that nobody has looked at.
@@ -56,19 +87,20 @@ impl Input {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
+        if let Some(arrived) = self.packed.as_mut().filter(|arrived| arrived.is_empty()) {
+            *arrived = BytesMut::new();
+        }
     }
 
-    /// Reads some bytes; `false` at the end.
+    /// Reads some bytes, none of which may be for the reader yet; `false` at the end.
     async fn fill(&mut self, size: usize, waiting: Waiting) -> Result<bool, DaemonError> {
-        let lost = |source| DaemonError::Lost { doing: "reading a request", source };
-        self.buffer.reserve(size);
         if waiting == Waiting::Endless {
-            return Ok(self.source.read_buf(&mut self.buffer).await.map_err(lost)? > 0);
+            return Ok(self.read(size).await? > 0);
         }
         loop {
             let began = Instant::now();
             let left = self.limits.window.saturating_sub(self.waited);
-            let read = timeout(left, self.source.read_buf(&mut self.buffer)).await;
+            let read = timeout(left, self.read(size)).await;
             self.waited += began.elapsed();
             if let Ok(Ok(count)) = read {
                 self.received = self.received.saturating_add(count as u64);
@@ -80,7 +112,7 @@ impl Input {
                 (self.waited, self.received) = (Duration::ZERO, 0);
             }
             if let Ok(read) = read {
-                return Ok(read.map_err(lost)? > 0);
+                return Ok(read? > 0);
             }
         }
     }
@@ -97,7 +129,12 @@ impl Input {
 
     /// Waits for the first byte of the next request; `false` if there is none.
     pub(crate) async fn next(&mut self) -> Result<bool, DaemonError> {
-        Ok(self.has_more() || self.fill(SMALL_READ, Waiting::Endless).await?)
+        while !self.has_more() {
+            if !self.fill(SMALL_READ, Waiting::Endless).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Reads one message with `decode`, waiting for the bytes that it takes.
@@ -147,8 +184,10 @@ impl Input {
 
     /// Returns between one and `max` bytes.
     pub(crate) async fn bytes(&mut self, max: u64) -> Result<Bytes, DaemonError> {
-        if self.buffer.is_empty() && !self.fill(LARGE_READ, Waiting::Paced).await? {
-            return Err(DaemonError::Gone { doing: "sending data" });
+        while self.buffer.is_empty() {
+            if !self.fill(LARGE_READ, Waiting::Paced).await? {
+                return Err(DaemonError::Gone { doing: "sending data" });
+            }
         }
         let max = usize::try_from(max).unwrap_or(usize::MAX);
         let len = self.buffer.len().min(max);
@@ -173,10 +212,18 @@ pub(crate) fn bounded(len: usize) -> Result<(), DecodeError> {
     Ok(())
 }
 
+#[derive(Default)]
+struct Packing {
+    packer: Packer,
+    packed: BytesMut,
+}
+
 /// What a client is sent.
 pub(crate) struct Output {
     sink: Box<dyn AsyncWrite + Send + Unpin>,
     pending: BytesMut,
+    /// What packs, once the client takes it, and what is packed of [`Output::pending`].
+    packing: Option<Packing>,
     limit: Duration,
     /// When the client is given up unless it takes something before.
     deadline: Option<Instant>,
@@ -184,7 +231,29 @@ pub(crate) struct Output {
 
 impl Output {
     pub(crate) fn new(sink: Box<dyn AsyncWrite + Send + Unpin>, limits: Limits) -> Output {
-        Output { sink, pending: BytesMut::new(), limit: limits.write, deadline: None }
+        let pending = BytesMut::new();
+        Output { sink, pending, packing: None, limit: limits.write, deadline: None }
+    }
+
+    /// Packs all that is pushed from now on; nothing waits.
+    pub(crate) fn pack(&mut self) {
+        self.packing = Some(Packing::default());
+    }
+
+    pub(crate) fn is_packed(&self) -> bool {
+        self.packing.is_some()
+    }
+
+    /// Returns the bytes that are to be sent, packed where they are to be.
+    fn outgoing(&mut self) -> &mut BytesMut {
+        let Some(Packing { packer, packed }) = &mut self.packing else {
+            return &mut self.pending;
+        };
+        if packed.is_empty() {
+            packer.pack(&self.pending, packed);
+            self.pending.clear();
+        }
+        packed
     }
 
     pub(crate) fn push(&mut self, bytes: &[u8]) {
@@ -197,44 +266,58 @@ impl Output {
         self.flush().await
     }
 
+    /// Returns what is written to. Nothing may wait to be sent.
+    pub(crate) fn into_sink(self) -> Box<dyn AsyncWrite + Send + Unpin> {
+        self.sink
+    }
+
     /// Bytes that wait to be sent.
     pub(crate) fn pending(&self) -> usize {
-        self.pending.len()
+        let packed = self.packing.as_ref().map_or(0, |packing| packing.packed.len());
+        self.pending.len() + packed
     }
 
     /// Sends all that waits.
     pub(crate) async fn flush(&mut self) -> Result<(), DaemonError> {
         let lost = |source| DaemonError::Lost { doing: "sending an answer", source };
-        while !self.pending.is_empty() {
+        while !self.outgoing().is_empty() {
             let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + self.limit);
-            let written = timeout_at(deadline, self.sink.write(&self.pending)).await;
+            let bytes = self.packing.as_ref().map_or(&self.pending, |packing| &packing.packed);
+            let written = timeout_at(deadline, self.sink.write(bytes)).await;
             let Ok(written) = written else {
                 return Err(DaemonError::TooSlow { doing: "taking an answer" });
             };
             match written.map_err(lost)? {
                 0 => return Err(lost(std::io::ErrorKind::WriteZero.into())),
-                count => self.pending.advance(count),
+                count => self.outgoing().advance(count),
             }
             self.deadline = None;
         }
         if self.pending.capacity() > LARGE_READ {
             self.pending = BytesMut::new();
         }
+        if let Some(packing) = &mut self.packing {
+            packing.packed = BytesMut::new();
+        }
         self.sink.flush().await.map_err(lost)
     }
 
-    /// Sends all that waits, and bytes behind it that needn't be copied. To be awaited to its end.
-    pub(crate) async fn send(&mut self, mut bytes: Bytes) -> Result<(), DaemonError> {
+    /// Sends all that waits, and bytes behind it that needn't be copied; where it's packed, few bytes may
+    /// wait for more. To be awaited to its end.
+    pub(crate) async fn send(&mut self, bytes: Bytes) -> Result<(), DaemonError> {
+        if self.packing.is_some() && bytes.len() < WORTH_A_CHUNK {
+            self.push(&bytes);
+            return if self.pending.len() < MAX_CHUNK { Ok(()) } else { self.flush().await };
+        }
         self.flush().await?;
-        let lost = |source| DaemonError::Lost { doing: "sending an answer", source };
-        while !bytes.is_empty() {
-            let Ok(written) = timeout(self.limit, self.sink.write(&bytes)).await else {
-                return Err(DaemonError::TooSlow { doing: "taking an answer" });
-            };
-            match written.map_err(lost)? {
-                0 => return Err(lost(std::io::ErrorKind::WriteZero.into())),
-                count => bytes.advance(count),
-            }
+        let Output { sink, packing, limit, .. } = self;
+        let Some(Packing { packer, .. }) = packing else {
+            return write_all(sink, &bytes, *limit).await;
+        };
+        for chunk in bytes.chunks(MAX_CHUNK) {
+            let (header, rest) = packer.chunk(chunk);
+            write_all(sink, &header, *limit).await?;
+            write_all(sink, &rest, *limit).await?;
         }
         Ok(())
     }
@@ -248,6 +331,24 @@ impl Output {
             Err(_) => Err(DaemonError::TooSlow { doing: "taking an answer" }),
         }
     }
+}
+
+async fn write_all(
+    sink: &mut Box<dyn AsyncWrite + Send + Unpin>,
+    mut bytes: &[u8],
+    limit: Duration,
+) -> Result<(), DaemonError> {
+    let lost = |source| DaemonError::Lost { doing: "sending an answer", source };
+    while !bytes.is_empty() {
+        let Ok(written) = timeout(limit, sink.write(bytes)).await else {
+            return Err(DaemonError::TooSlow { doing: "taking an answer" });
+        };
+        match written.map_err(lost)? {
+            0 => return Err(lost(std::io::ErrorKind::WriteZero.into())),
+            count => bytes = bytes.get(count..).unwrap_or_default(),
+        }
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for Output {

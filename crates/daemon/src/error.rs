@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use drover_codec::PackedError;
 use drover_nar::NarError;
 use drover_store::StoreError;
 use drover_wire::DecodeError;
@@ -14,6 +15,9 @@ pub enum DaemonError {
     /// The client's bytes are no message. It was told so, where it could be.
     #[error("client broke the protocol: {0}")]
     Decode(#[from] DecodeError),
+    /// What the client packed can't be unpacked. It was told so, where it could be.
+    #[error("client broke the protocol: {0}")]
+    Packed(#[from] PackedError),
     /// The client sent a NAR that is none, and where it ends can't be told.
     #[error("client sent a bad NAR: {0}")]
     Nar(#[from] NarError),

@@ -14,10 +14,11 @@ use std::time::Duration;
 use drover_core::StoreDir;
 use drover_nar::{Limits as NarLimits, Parser, Progress};
 use drover_wire::{
-    Decoder, Dialect, Encoder, LogMessage, MAX_BYTES, Request, Response, Version, WORKER_LATEST,
-    client_magic, client_version, exchanges_features, read_client_end, read_client_magic,
-    read_client_version, read_features, read_frame_header, read_server_hello, read_server_info,
-    server_hello, write_client_end, write_features, write_server_info,
+    Decoder, Dialect, Encoder, FEATURE_REALISATION_WITH_PATH, LogMessage, MAX_BYTES, Request,
+    Response, Version, WORKER_LATEST, client_magic, client_version, exchanges_features,
+    read_client_end, read_client_magic, read_client_version, read_features, read_frame_header,
+    read_server_hello, read_server_info, server_hello, write_client_end, write_features,
+    write_server_info,
 };
 use tokio::time::{sleep, timeout};
 
@@ -26,8 +27,11 @@ use crate::error::DaemonError;
 use crate::failure::Failure;
 use crate::limits::Limits;
 use crate::log_queue::Level;
-use crate::session::{FEATURES, not_offered};
+use crate::session::not_offered;
 use crate::stdio::Stdio;
+
+/// What can be carried over.
+const FEATURES: &[&str] = &[FEATURE_REALISATION_WITH_PATH];
 
 /// Bytes of data that may wait to be carried over.
 const MAX_WAITING: usize = 256 * 1024;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::process::geteuid;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -32,6 +33,8 @@ pub enum TrustRule {
     ByPolicy,
     /// Everybody may connect, and is this (`--force-trusted`, `--force-untrusted`).
     Forced(ClientTrust),
+    /// Only the user that the daemon runs as may connect, and root, and is trusted.
+    OwnUser,
 }
 
 /// How to stop.
@@ -234,6 +237,12 @@ impl Visit {
         }
         let client = match self.rule {
             TrustRule::Forced(trust) => Client { user: Some(uid.to_string()), trust },
+            TrustRule::OwnUser if uid != 0 && uid != geteuid().as_raw() => {
+                return Err(format!("user {uid} is not the one that this daemon is for"));
+            }
+            TrustRule::OwnUser => {
+                Client { user: Some(uid.to_string()), trust: ClientTrust::Trusted }
+            }
             TrustRule::ByPolicy => {
                 let peer = spawn_blocking(move || Peer::of(credentials))
                     .await

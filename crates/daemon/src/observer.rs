@@ -146,6 +146,8 @@ impl RealiseObserver for Observer {
                 self.stop(Kind::Waits, &derivation);
                 self.stop(Kind::Builds, &derivation);
             }
+            // who asked is told by the answer, and by a note
+            RealiseEvent::Failed { .. } => {}
             RealiseEvent::Note(text) => self.log.tell(Level::Notice, &text),
         }
     }

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use drover_core::StorePath;
-use drover_derivation::{BasicDerivation, Derivation, DerivationKind};
-use drover_store::{AfterFailure, RealiseStatus, Realised};
+use drover_core::{Hash, StoreDir, StorePath};
+use drover_derivation::{BasicDerivation, Derivation, DerivationKind, HashModuloCache};
+use drover_store::{AfterFailure, RealiseSettings, RealiseStatus, Realised};
 use drover_wire::{
     BuildMode, BuildResult, BuildStatus, DerivedPath, MadeOutputs, Missing, Request, Response,
 };
@@ -72,7 +72,11 @@ impl Context {
         Finished(Arc::new(Observer::new(Arc::clone(&self.log), store_dir, self.settings.lines)))
     }
 
-    async fn realise_paths(
+    pub(crate) fn realise_settings(&self, mode: BuildMode) -> RealiseSettings {
+        RealiseSettings { client: self.client.user.clone(), ..self.settings.realise(mode) }
+    }
+
+    pub(crate) async fn realise_paths(
         &self,
         paths: &[DerivedPath],
         mode: BuildMode,
@@ -82,7 +86,7 @@ impl Context {
         let making = Making {
             realiser: &*self.shared.realiser,
             keeper: Arc::clone(&self.keeper),
-            settings: self.settings.realise(mode),
+            settings: self.realise_settings(mode),
             observer: observer.0.clone(),
         };
         let count = paths.len();
@@ -162,15 +166,17 @@ impl Context {
     ) -> Answer {
         self.client.trust.may_build(mode)?;
         let path = self.permitted(path, &derivation).await?;
+        let known_by = known_by(self.keeper.store_dir(), &derivation);
         let observer = self.observer();
-        let (keeper, settings) = (Arc::clone(&self.keeper), self.settings.realise(mode));
+        let (keeper, settings) = (Arc::clone(&self.keeper), self.realise_settings(mode));
         let realised = self
             .shared
             .realiser
             .build_derivation(keeper, (path, derivation), settings, observer.0.clone())
             .await
             .map_err(|error| self.failure(&error))?;
-        Ok(Response::BuildResult(Box::new(build_result(realised, None))))
+        let result = BuildResult { known_by, ..build_result(realised, None) };
+        Ok(Response::BuildResult(Box::new(result)))
     }
 
     /// Returns the path under which a client may have a derivation built.
@@ -201,6 +207,13 @@ impl Context {
         let text = whole.to_aterm(self.keeper.store_dir());
         self.text_path(&name, text, derivation.input_sources.clone()).await
     }
+}
+
+/// Returns what a derivation is known by that came without others, where it's kept what its outputs became.
+pub(crate) fn known_by(store_dir: &StoreDir, derivation: &BasicDerivation) -> Option<Hash> {
+    let whole = Derivation::from(derivation.clone());
+    // one without such a hash fails to build, and then it's said why
+    Some(HashModuloCache::new().masked(store_dir, &whole).ok()?.to_hash())
 }
 
 /// Returns a result as it travels, with those outputs that were asked for.
@@ -234,7 +247,7 @@ fn status(status: RealiseStatus) -> BuildStatus {
         RealiseStatus::AlreadyValid => BuildStatus::AlreadyValid,
         RealiseStatus::PermanentFailure => BuildStatus::PermanentFailure,
         RealiseStatus::InputRejected => BuildStatus::InputRejected,
-        RealiseStatus::OutputRejected => BuildStatus::OutputRejected,
+        RealiseStatus::OutputRejected | RealiseStatus::HashMismatch => BuildStatus::OutputRejected,
         RealiseStatus::TransientFailure => BuildStatus::TransientFailure,
         RealiseStatus::TimedOut => BuildStatus::TimedOut,
         RealiseStatus::MiscFailure | RealiseStatus::Cancelled => BuildStatus::MiscFailure,
@@ -247,12 +260,12 @@ fn status(status: RealiseStatus) -> BuildStatus {
 
 /// Returns the status with which `nix-store --realise` exits: 100 for a build that failed, 101 with a
 /// time-out among them, 102 a wrong hash, 104 a difference, and 1 for everything else.
-pub(crate) fn exit_status(failures: impl IntoIterator<Item = RealiseStatus>) -> u64 {
+pub fn exit_status(failures: impl IntoIterator<Item = RealiseStatus>) -> u64 {
     let mask = failures.into_iter().fold(0, |mask, status| {
         mask | match status {
             RealiseStatus::PermanentFailure | RealiseStatus::LogLimitExceeded => 0x04,
             RealiseStatus::TimedOut => 0x05,
-            RealiseStatus::OutputRejected => 0x06,
+            RealiseStatus::HashMismatch => 0x06,
             RealiseStatus::NotDeterministic => 0x08,
             _ => 0,
         }

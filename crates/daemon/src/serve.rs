@@ -15,9 +15,9 @@ use drover_store::{
     SignatureCheck, StoreError, Substitute, WhenValid,
 };
 use drover_wire::{
-    Dialect, Encoder, Lock, SERVE_LATEST, ServeBuildOptions, ServeDialect, ServeRequest,
-    WORKER_OLDEST, encode_serve_build_result, encode_serve_path_infos, read_serve_client_hello,
-    serve_server_hello,
+    BuildResult, Dialect, Encoder, Lock, SERVE_LATEST, ServeBuildOptions, ServeDialect,
+    ServeRequest, WORKER_OLDEST, encode_serve_build_result, encode_serve_path_infos,
+    read_serve_client_hello, serve_server_hello,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -30,10 +30,10 @@ use crate::import::next_exported;
 use crate::log_queue::LogQueue;
 use crate::made::Making;
 use crate::nar_out::NarOut;
-use crate::realise::{build_result, exit_status};
+use crate::realise::{build_result, exit_status, known_by};
 use crate::server::{Server, Shared};
-use crate::session::{Wires, run_fed};
 use crate::stream::pieces;
+use crate::wires::{Wires, run_fed};
 
 /// Whether clients may add and build (`--write`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -317,12 +317,13 @@ impl Serving<'_> {
         self.may_write("building paths is not allowed")?;
         let shared = Arc::clone(&self.server.shared);
         let (keeper, observer) = (Arc::clone(&self.keeper), Arc::clone(&self.server.observer));
+        let known_by = known_by(&self.dialect.store_dir, &derivation);
         let work = async move {
             let wanted = (path, derivation);
             shared.realiser.build_derivation(keeper, wanted, settings(options), observer).await
         };
         let realised = self.work(work).await?;
-        let result = build_result(realised, None);
+        let result = BuildResult { known_by, ..build_result(realised, None) };
         self.reply(|out, dialect| encode_serve_build_result(out, dialect, &result));
         Ok(())
     }
@@ -346,6 +347,7 @@ fn settings(options: ServeBuildOptions) -> RealiseSettings {
         after_failure: AfterFailure::Stop,
         substitute: Substitute::No,
         build,
+        client: None,
     }
 }
 

@@ -1,8 +1,11 @@
 //! The server of the worker protocol: what all of its connections share.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use drover_store::{Keeper, Realiser};
+use drover_wire::{Need, Outlook};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +34,36 @@ pub struct Client {
     pub trust: ClientTrust,
 }
 
+/// Whether a client has said a name of its own beside that of its user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// It has: it is one of several who come as one user.
+    Itself,
+    /// It hasn't.
+    ByUser,
+}
+
+/// Talks with those who want something of the daemon itself, in a language that only this knows.
+#[async_trait]
+pub trait Controls: Send + Sync {
+    /// Talks with a client until it goes, or says nothing for long.
+    async fn converse(
+        &self,
+        client: Client,
+        named: Named,
+        input: Box<dyn AsyncRead + Send + Unpin>,
+        output: Box<dyn AsyncWrite + Send + Unpin>,
+    );
+}
+
+/// Says how it is with the machines, for those who come with builds for them.
+#[async_trait]
+pub trait Machines: Send + Sync {
+    /// Says how it is with those that could take a build. Where that isn't known yet and it takes a
+    /// connection to know it, so long is waited at most.
+    async fn outlook(&self, need: &Need, patience: Duration) -> Outlook;
+}
+
 /// A server of the worker protocol. Cheap to clone.
 #[derive(Clone)]
 pub struct Server {
@@ -46,6 +79,19 @@ pub(crate) struct Shared {
     /// Ends connections as soon as nothing is done for them.
     stopping: CancellationToken,
     pub(crate) turns: Turns,
+    /// How many clients there are.
+    clients: watch::Sender<usize>,
+    pub(crate) machines: Option<Arc<dyn Machines>>,
+    pub(crate) controls: Option<Arc<dyn Controls>>,
+}
+
+/// A client that is there, until this is dropped.
+struct Present<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
 }
 
 impl Shared {
@@ -74,8 +120,40 @@ impl Server {
         let stopping = CancellationToken::new();
         let turns = Turns::new(&limits);
         let keeper = RwLock::new(keeper);
-        let shared = Shared { keeper, realiser, policy, limits, nix_version, stopping, turns };
+        let clients = watch::Sender::new(0);
+        let shared = Shared {
+            keeper,
+            realiser,
+            policy,
+            limits,
+            nix_version,
+            stopping,
+            turns,
+            clients,
+            machines: None,
+            controls: None,
+        };
         Server { shared: Arc::new(shared) }
+    }
+
+    /// Has those who say what they need turned away where no machine can be used for it. Must be called
+    /// before the server is cloned.
+    #[must_use]
+    pub fn with_machines(mut self, machines: Arc<dyn Machines>) -> Server {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.machines = Some(machines);
+        }
+        self
+    }
+
+    /// Has those answered who want something of the daemon itself. Must be called before the server is
+    /// cloned.
+    #[must_use]
+    pub fn with_controls(mut self, controls: Arc<dyn Controls>) -> Server {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.controls = Some(controls);
+        }
+        self
     }
 
     /// Serves one client until it goes. Dropping the future ends what is done for it.
@@ -90,7 +168,25 @@ impl Server {
         W: AsyncWrite + Send + Unpin + 'static,
     {
         let (input, output) = (Box::new(input), Box::new(output));
-        Session::greet(Arc::clone(&self.shared), client, input, output).await?.serve().await
+        self.shared.clients.send_modify(|count| *count += 1);
+        let _present = Present(&self.shared.clients);
+        match Session::greet(Arc::clone(&self.shared), client, input, output).await? {
+            Some(session) => session.serve().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until there has been no client for so long.
+    pub async fn unused_for(&self, idle: Duration) {
+        let mut clients = self.shared.clients.subscribe();
+        loop {
+            // the sender lives as long as this server
+            drop(clients.wait_for(|count| *count == 0).await);
+            match tokio::time::timeout(idle, clients.wait_for(|count| 0 < *count)).await {
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     /// Has those who connect from now on served from another view of the same store, as after its

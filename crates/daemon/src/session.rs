@@ -3,40 +3,33 @@
 //! Follows `processConnection` in `src/libstore/daemon.cc` of Nix. Work is a future that this polls
 //! beside the connection: it ends with the connection, and tells through a queue what it has to tell.
 
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use drover_store::{Keeper, StoreError};
 use drover_wire::{
-    Dialect, Encoder, FEATURE_REALISATION_WITH_PATH, LogMessage, Request, Response, ServerInfo,
-    Trust, WORKER_LATEST, exchanges_features, read_client_end, read_client_magic,
-    read_client_version, read_features, refused_operation, server_hello, write_features,
-    write_server_info,
+    Dialect, Encoder, FEATURE_PACKED, FEATURE_REALISATION_WITH_PATH, LogMessage, Request, Response,
+    ServerInfo, Trust, WORKER_LATEST, exchanges_features, read_client_end, read_client_version,
+    read_features, refused_operation, server_hello, write_features, write_server_info,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 use crate::answer::Context;
 use crate::connection::{Input, Output};
 use crate::error::DaemonError;
 use crate::failure::Failure;
 use crate::log_queue::{Level, LogQueue};
+use crate::opening::{Opened, open};
 use crate::server::{Client, ClientTrust, Shared};
 use crate::settings::Settings;
+use crate::wires::Wires;
 
-pub(crate) const FEATURES: &[&str] = &[FEATURE_REALISATION_WITH_PATH];
+/// What is offered to clients.
+const FEATURES: &[&str] = &[FEATURE_REALISATION_WITH_PATH, FEATURE_PACKED];
 
 /// Bytes of answers that may wait while requests are at hand.
 const MAX_BATCH: usize = 64 * 1024;
-
-/// The two directions of a connection, and what is to be told.
-pub(crate) struct Wires {
-    pub(crate) input: Input,
-    pub(crate) output: Output,
-    pub(crate) log: Arc<LogQueue>,
-}
 
 /// One connection.
 pub(crate) struct Session {
@@ -50,29 +43,47 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Exchanges the first words.
+    /// Exchanges the first words; nothing where somebody only had a question, or was turned away.
     pub(crate) async fn greet(
         shared: Arc<Shared>,
-        client: Client,
+        mut client: Client,
         input: Box<dyn AsyncRead + Send + Unpin>,
         output: Box<dyn AsyncWrite + Send + Unpin>,
-    ) -> Result<Session, DaemonError> {
+    ) -> Result<Option<Session>, DaemonError> {
         let mut input = Input::new(input, shared.limits);
         let mut output = Output::new(output, shared.limits);
+        let opening = open(&mut input, &mut output, &shared, &mut client);
+        let opened = timeout(shared.limits.handshake, opening)
+            .await
+            .map_err(|_| DaemonError::TooSlow { doing: "greeting" })??;
+        match (opened, &shared.controls) {
+            (Opened::Client, _) => {}
+            (Opened::Answered, _) | (Opened::Control(_), None) => {
+                output.close().await?;
+                // a socket that is closed too early swallows what was said
+                drop(timeout(REFUSAL, input.hangup()).await);
+                return Ok(None);
+            }
+            (Opened::Control(named), Some(controls)) => {
+                let (input, output) = (input.into_source(), output.into_sink());
+                controls.converse(client, named, input, output).await;
+                return Ok(None);
+            }
+        }
         let greeting = agree(&mut input, &mut output, &shared, &client);
         let dialect = timeout(shared.limits.handshake, greeting)
             .await
             .map_err(|_| DaemonError::TooSlow { doing: "greeting" })??;
         let log = Arc::new(LogQueue::new(dialect.version.minor));
         let settings = Settings::of(&shared.policy.borrow());
-        Ok(Session {
+        Ok(Some(Session {
             shared,
             client,
             dialect: Arc::new(dialect),
             wires: Wires { input, output, log },
             settings,
             keeper: None,
-        })
+        }))
     }
 
     /// Answers requests until the client goes.
@@ -110,12 +121,22 @@ impl Session {
         match request {
             Request::SetOptions(options) => {
                 let policy = Arc::clone(&self.shared.policy.borrow());
-                self.settings.apply(&options, self.client.trust, &policy, &self.wires.log);
+                let log = &self.wires.log;
+                log.set_verbosity(options.verbosity);
+                let warn = |text: &str| log.warn(text);
+                self.settings.apply(&options, self.client.trust, &policy, &warn);
                 if let Some(keeper) = &self.keeper {
                     keeper.set_own(&self.settings.store);
                 }
                 self.reply(Ok(Response::Nothing));
                 Ok(())
+            }
+            Request::Pack if self.wires.output.is_packed() => {
+                Err(DaemonError::NotOffered { what: "packing what is packed".to_owned() })
+            }
+            Request::Pack => {
+                self.reply(Ok(Response::Nothing));
+                self.wires.pack().await
             }
             Request::Unknown(operation) => Err(not_offered(operation)),
             Request::QueryAllValidPaths => self.list_all().await,
@@ -199,13 +220,15 @@ pub(crate) fn not_offered(operation: u64) -> DaemonError {
     DaemonError::NotOffered { what: format!("invalid operation {operation}{why}") }
 }
 
+/// For how long somebody who was answered may take to read it.
+const REFUSAL: Duration = Duration::from_secs(1);
+
 async fn agree(
     input: &mut Input,
     output: &mut Output,
     shared: &Shared,
     client: &Client,
 ) -> Result<Dialect, DaemonError> {
-    input.message(read_client_magic).await?;
     output.push(&server_hello(WORKER_LATEST));
     output.flush().await?;
     let version = match input.message(|from| read_client_version(from, WORKER_LATEST)).await {
@@ -239,88 +262,4 @@ async fn agree(
     LogMessage::Last.encode(&mut out, version.minor);
     output.push(&out.into_bytes());
     Ok(dialect)
-}
-
-impl Wires {
-    pub(crate) fn reply(&mut self, dialect: &Dialect, result: Result<Response, Failure>) {
-        self.log.move_all_into(&mut self.output);
-        let mut out = Encoder::new();
-        match result {
-            Ok(response) => {
-                LogMessage::Last.encode(&mut out, dialect.version.minor);
-                response.encode(&mut out, dialect);
-            }
-            Err(failure) => {
-                LogMessage::Error(failure.to_remote()).encode(&mut out, dialect.version.minor);
-            }
-        }
-        self.output.push(&out.into_bytes());
-    }
-
-    /// Waits for work, and passes on what there is to tell. The work ends when the client goes.
-    pub(crate) async fn run<T>(
-        &mut self,
-        limits: crate::limits::Limits,
-        work: impl Future<Output = T>,
-    ) -> Result<T, DaemonError> {
-        let Wires { input, output, log } = self;
-        let mut work = pin!(work);
-        let mut gone_at: Option<Instant> = None;
-        loop {
-            log.move_into(output);
-            let deadline = gone_at.unwrap_or_else(Instant::now);
-            tokio::select! {
-                biased;
-                value = &mut work => return Ok(value),
-                flushed = output.flush(), if output.pending() > 0 => flushed?,
-                () = log.ready(), if output.pending() == 0 => {}
-                () = input.hangup(), if gone_at.is_none() => {
-                    gone_at = Some(Instant::now() + limits.after_hangup);
-                }
-                () = sleep_until(deadline), if gone_at.is_some() => {
-                    return Err(DaemonError::Gone { doing: "waiting for an answer" });
-                }
-            }
-        }
-    }
-}
-
-/// Waits for work that takes the client's data, and for the end of that data. A failure is told at
-/// once, so that the client can stop sending; then there is nothing left to answer.
-pub(crate) async fn run_fed<T>(
-    output: &mut Output,
-    log: &LogQueue,
-    minor: u8,
-    failed: &AtomicBool,
-    work: impl Future<Output = Result<T, Failure>>,
-    feed: impl Future<Output = Result<(), DaemonError>>,
-) -> Result<Option<T>, DaemonError> {
-    let (mut work, mut feed) = (pin!(work), pin!(feed));
-    let (mut outcome, mut is_fed) = (None, false);
-    loop {
-        if is_fed && let Some(outcome) = outcome {
-            return Ok(outcome);
-        }
-        log.move_into(output);
-        tokio::select! {
-            biased;
-            result = &mut work, if outcome.is_none() => outcome = Some(match result {
-                Ok(value) => Some(value),
-                Err(failure) => {
-                    failed.store(true, Ordering::Relaxed);
-                    log.move_all_into(output);
-                    let mut out = Encoder::new();
-                    LogMessage::Error(failure.to_remote()).encode(&mut out, minor);
-                    output.push(&out.into_bytes());
-                    None
-                }
-            }),
-            flushed = output.flush(), if output.pending() > 0 => flushed?,
-            ended = &mut feed, if !is_fed => {
-                ended?;
-                is_fed = true;
-            }
-            () = log.ready(), if output.pending() == 0 && outcome.is_none() => {}
-        }
-    }
 }

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use drover_core::TrustedKeys;
 use drover_store::{
-    AfterFailure, BuildSettings, Optimise, OwnSetting, RealiseMode, RealiseSettings, Substitute,
+    AfterFailure, BuildSettings, Optimise, OwnSetting, RealiseMode, RealiseSettings,
+    SignedRealisations, Substitute,
 };
 use drover_wire::{BuildMode, ClientOptions};
 
-use crate::log_queue::LogQueue;
 use crate::observer::BuildLines;
 use crate::policy::Policy;
 use crate::server::ClientTrust;
+
+/// Takes what a client is to be warned of.
+pub(crate) type Warn<'a> = &'a dyn Fn(&str);
 
 /// More cores, or builds at once, are not asked for in earnest.
 const MAX_COUNT: u64 = 65_536;
@@ -51,6 +54,7 @@ impl Settings {
             after_failure: self.after_failure,
             substitute: self.substitute,
             build: self.build.clone(),
+            client: None,
         }
     }
 
@@ -60,10 +64,9 @@ impl Settings {
         options: &ClientOptions,
         trust: ClientTrust,
         policy: &Policy,
-        log: &LogQueue,
+        warn: Warn<'_>,
     ) {
         *self = Settings::of(policy);
-        log.set_verbosity(options.verbosity);
         self.lines = if options.verbose_build { BuildLines::Shown } else { BuildLines::Told };
         self.after_failure =
             if options.keep_going { AfterFailure::KeepGoing } else { AfterFailure::Stop };
@@ -76,7 +79,7 @@ impl Settings {
             self.set("fallback", "true");
         }
         for (name, value) in &options.overrides {
-            self.apply_override(name, value, trust, policy, log);
+            self.apply_override(name, value, trust, policy, warn);
         }
     }
 
@@ -90,41 +93,41 @@ impl Settings {
         value: &str,
         trust: ClientTrust,
         policy: &Policy,
-        log: &LogQueue,
+        warn: Warn<'_>,
     ) {
         let trusted = trust == ClientTrust::Trusted;
         match name {
             // one is obsolete, the other is the evaluator's business
             "ssh-auth-sock" | "experimental-features" => {}
-            "plugin-files" => log.warn("Ignoring the client-specified plugin-files."),
+            "plugin-files" => warn("Ignoring the client-specified plugin-files."),
             "timeout" | "build-timeout" if trusted || name == "timeout" => {
-                if let Some(number) = number(name, value, log) {
+                if let Some(number) = number(name, value, warn) {
                     self.build.timeout = seconds(number);
                 }
             }
             "max-silent-time" | "build-max-silent-time" if trusted || name == "max-silent-time" => {
-                if let Some(number) = number(name, value, log) {
+                if let Some(number) = number(name, value, warn) {
                     self.build.max_silent_time = seconds(number);
                 }
             }
             "build-poll-interval" | "connect-timeout" => {
-                if number(name, value, log).is_some() {
+                if number(name, value, warn).is_some() {
                     self.set(name, value);
                 }
             }
             "builders" if trusted || value.is_empty() => self.set(name, value),
             _ if trusted => {
-                self.store.extend(own_setting(name, value, log));
+                self.store.extend(own_setting(name, value, warn));
                 self.set(name, value);
             }
             "substituters" | "binary-caches" | "extra-substituters" => {
                 let allowed: Vec<&str> =
-                    value.split_whitespace().filter(|url| is_trusted(url, policy, log)).collect();
+                    value.split_whitespace().filter(|url| is_trusted(url, policy, warn)).collect();
                 let allowed = allowed.join(" ");
-                self.store.extend(own_setting(name, &allowed, log));
+                self.store.extend(own_setting(name, &allowed, warn));
                 self.set(name, &allowed);
             }
-            _ => log.warn(&format!(
+            _ => warn(&format!(
                 "ignoring the client-specified setting '{name}', because it is a restricted \
                  setting and you are not a trusted user"
             )),
@@ -133,12 +136,12 @@ impl Settings {
 }
 
 /// Whether a substituter is one of those that everybody may use, with or without a slash at its end.
-fn is_trusted(url: &str, policy: &Policy, log: &LogQueue) -> bool {
+fn is_trusted(url: &str, policy: &Policy, warn: Warn<'_>) -> bool {
     let plain = |url: &str| url.trim_end_matches('/').to_owned();
     let known = policy.substituters.iter().chain(&policy.trusted_substituters);
     let found = known.into_iter().any(|known| plain(known) == plain(url));
     if !found {
-        log.warn(&format!(
+        warn(&format!(
             "ignoring untrusted substituter '{url}', you are not a trusted user.\nRun `man \
              nix.conf` for more information on the `substituters` configuration option."
         ));
@@ -151,23 +154,31 @@ fn seconds(number: u64) -> Option<Duration> {
 }
 
 /// Returns what a setting changes in the store, if anything.
-fn own_setting(name: &str, value: &str, log: &LogQueue) -> Option<OwnSetting> {
+fn own_setting(name: &str, value: &str, warn: Warn<'_>) -> Option<OwnSetting> {
     match name {
-        "keep-outputs" | "gc-keep-outputs" => switch(name, value, log).map(OwnSetting::KeepOutputs),
-        "keep-derivations" | "gc-keep-derivations" => {
-            switch(name, value, log).map(OwnSetting::KeepDerivations)
+        "keep-outputs" | "gc-keep-outputs" => {
+            switch(name, value, warn).map(OwnSetting::KeepOutputs)
         }
-        "auto-optimise-store" => switch(name, value, log).map(|on| {
+        "keep-derivations" | "gc-keep-derivations" => {
+            switch(name, value, warn).map(OwnSetting::KeepDerivations)
+        }
+        "auto-optimise-store" => switch(name, value, warn).map(|on| {
             OwnSetting::Optimise(match on {
                 true => Optimise::OnImport,
                 false => Optimise::OnDemand,
             })
         }),
+        "require-sigs" => switch(name, value, warn).map(|on| {
+            OwnSetting::SignedRealisations(match on {
+                true => SignedRealisations::AsPaths,
+                false => SignedRealisations::Unneeded,
+            })
+        }),
         "trusted-public-keys" | "binary-cache-public-keys" => {
-            keys(name, value, log).map(OwnSetting::TrustedKeys)
+            keys(name, value, warn).map(OwnSetting::TrustedKeys)
         }
         "extra-trusted-public-keys" | "extra-binary-cache-public-keys" => {
-            keys(name, value, log).map(OwnSetting::MoreTrustedKeys)
+            keys(name, value, warn).map(OwnSetting::MoreTrustedKeys)
         }
         "substituters" | "binary-caches" => Some(OwnSetting::Substituters(value.to_owned())),
         "extra-substituters" | "extra-binary-caches" => {
@@ -177,31 +188,31 @@ fn own_setting(name: &str, value: &str, log: &LogQueue) -> Option<OwnSetting> {
     }
 }
 
-fn keys(name: &str, value: &str, log: &LogQueue) -> Option<TrustedKeys> {
+fn keys(name: &str, value: &str, warn: Warn<'_>) -> Option<TrustedKeys> {
     match TrustedKeys::parse(value.split_whitespace()) {
         Ok(keys) => Some(keys),
         Err(error) => {
-            log.warn(&format!("setting '{name}' can't be used: {error}"));
+            warn(&format!("setting '{name}' can't be used: {error}"));
             None
         }
     }
 }
 
-fn switch(name: &str, value: &str, log: &LogQueue) -> Option<bool> {
+fn switch(name: &str, value: &str, warn: Warn<'_>) -> Option<bool> {
     match value {
         "true" | "yes" | "1" => Some(true),
         "false" | "no" | "0" => Some(false),
         _ => {
-            log.warn(&format!("Boolean setting '{name}' has invalid value '{value}'"));
+            warn(&format!("Boolean setting '{name}' has invalid value '{value}'"));
             None
         }
     }
 }
 
-fn number(name: &str, value: &str, log: &LogQueue) -> Option<u64> {
+fn number(name: &str, value: &str, warn: Warn<'_>) -> Option<u64> {
     let number = value.parse().ok();
     if number.is_none() {
-        log.warn(&format!("setting '{name}' has invalid value '{value}'"));
+        warn(&format!("setting '{name}' has invalid value '{value}'"));
     }
     number
 }

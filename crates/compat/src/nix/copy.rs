@@ -2,7 +2,7 @@
 //!
 //! Follows `src/nix/copy.cc` of Nix.
 
-use drover_config::{Scheme, StoreReference};
+use drover_config::{Scheme, StoreReference, whole_store_name};
 use serde_json::json;
 
 use super::request::{CopyRequest, Layout, Selection};
@@ -15,7 +15,8 @@ impl Session<'_> {
     /// Copies paths from one store to another.
     pub(super) async fn copy(&mut self, request: CopyRequest) -> Result<(), Stop> {
         let address = |text: Option<String>| -> Result<Option<StoreReference>, CompatError> {
-            let parse = |text: String| text.parse::<StoreReference>();
+            let base = self.host.working_dir();
+            let parse = |text: String| whole_store_name(&text, &base).parse::<StoreReference>();
             text.map(parse).transpose().map_err(|error| CompatError::usage(error.to_string()))
         };
         let (from, to) = (address(request.from)?, address(request.to)?);
@@ -44,7 +45,7 @@ impl Session<'_> {
         let target = match to {
             // that protocol has no way to say whether signatures are to be looked at; a cache looks at
             // none, as whoever fetches from it does
-            Some(to) if matches!(to.scheme(), Scheme::Ssh | Scheme::File) => {
+            Some(to) if matches!(to.scheme(), Scheme::Ssh) || is_cache(&to) => {
                 Target::Store(self.host.store(Some(&to), self.options).await?)
             }
             to => {
@@ -70,8 +71,12 @@ enum Role {
     Target,
 }
 
-/// Refuses what only the real one can: to list binary caches, to write to servers, and other kinds of
-/// stores.
+/// Whether a store is a binary cache.
+fn is_cache(address: &StoreReference) -> bool {
+    matches!(address.scheme(), Scheme::File | Scheme::Http | Scheme::Https | Scheme::S3)
+}
+
+/// Refuses what only the real one can: to list binary caches, and other kinds of stores.
 fn of_our_kinds(address: &StoreReference, role: Role, paths: &Selection) -> Result<(), Stop> {
     let is_listed = role == Role::Source && matches!(paths, Selection::All);
     match address.scheme() {
@@ -81,8 +86,7 @@ fn of_our_kinds(address: &StoreReference, role: Role, paths: &Selection) -> Resu
         | Scheme::Unix
         | Scheme::Ssh
         | Scheme::SshNg => Ok(()),
-        Scheme::File if !is_listed => Ok(()),
-        Scheme::Http | Scheme::Https if !is_listed && role == Role::Source => Ok(()),
+        _ if is_cache(address) && !is_listed => Ok(()),
         _ => {
             let message = format!("store '{address}' is of a kind that is not known here");
             Err(Stop::ForTheReal(CompatError::failed(message)))

@@ -191,3 +191,26 @@ pub enum NixRequest {
     /// Run a daemon.
     Daemon(DaemonRequest),
 }
+
+impl NixRequest {
+    /// Whether it is about the store that the settings name, and that one has to be kept here.
+    pub(super) fn is_about_a_store(&self) -> bool {
+        match self {
+            NixRequest::Version
+            | NixRequest::Copy(_)
+            | NixRequest::Key(_)
+            | NixRequest::Hash(_)
+            | NixRequest::Daemon(_) => false,
+            NixRequest::StoreInfo(_)
+            | NixRequest::StoreGc { .. }
+            | NixRequest::StoreOptimise(_)
+            | NixRequest::StoreDelete { .. }
+            | NixRequest::StoreVerify(_)
+            | NixRequest::StoreRepair(_)
+            | NixRequest::StoreSign { .. }
+            | NixRequest::PathInfo(_)
+            | NixRequest::ShowDerivation { .. }
+            | NixRequest::Log(_) => true,
+        }
+    }
+}

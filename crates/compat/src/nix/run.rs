@@ -22,11 +22,13 @@ use crate::copy_closure::Reach;
 use crate::error::CompatError;
 use crate::exit::ExitStatus;
 use crate::export_format::reading;
+use crate::foreign::is_in_foreign_store;
 use crate::hash;
 use crate::host::{Destination, Host};
 use crate::installable::follow_to_store;
 use crate::nix_store::{build_log, read_derivation};
 use crate::options::{Options, Verbosity};
+use crate::repair::Repairer;
 
 /// Bytes that a key's text may have.
 pub(super) const MAX_KEY: u64 = 4096;
@@ -39,6 +41,11 @@ pub(crate) async fn run_command_line(
 ) -> Result<ExitStatus, CompatError> {
     match parse(&arguments) {
         NixCall::Real => host.exec_real(Program::Nix.name(), &arguments).await,
+        NixCall::Ours(options, request)
+            if request.is_about_a_store() && is_in_foreign_store(&options, host) =>
+        {
+            host.exec_real(Program::Nix.name(), &arguments).await
+        }
         NixCall::Ours(options, request) => match try_run(*request, &options, host).await? {
             Outcome::Done(status) => Ok(status),
             Outcome::ForTheReal(_) => host.exec_real(Program::Nix.name(), &arguments).await,
@@ -118,7 +125,11 @@ impl<E: Into<CompatError>> From<E> for Stop {
 impl Session<'_> {
     async fn carry_out(&mut self, request: NixRequest) -> Result<ExitStatus, Stop> {
         match request {
-            NixRequest::Version => self.console.line(version(Program::Nix, self.host)).await?,
+            NixRequest::Version => {
+                for line in version(Program::Nix, self.options, self.host)? {
+                    self.console.line(line).await?;
+                }
+            }
             NixRequest::StoreInfo(layout) => self.store_info(layout).await?,
             NixRequest::StoreGc { rehearsal, max_freed, layout } => {
                 self.collect(rehearsal, max_freed, layout).await?;
@@ -130,8 +141,9 @@ impl Session<'_> {
             NixRequest::StoreVerify(request) => return verify(self, request).await,
             NixRequest::StoreRepair(paths) => {
                 let (store, paths) = self.selected(paths).await?;
+                let repairer = Repairer { host: self.host, options: self.options, store };
                 for path in paths {
-                    store.repair(&path).await?;
+                    repairer.repair(path, &mut self.console).await?;
                 }
             }
             NixRequest::StoreSign { paths, key_file, layout } => {
@@ -333,7 +345,8 @@ impl Session<'_> {
         let Some(mut log) = build_log(&*store, &path).await? else {
             let path = store.store_dir().display(&path);
             let message = format!("build log of '{path}' is not available");
-            return Err(CompatError::failed(message).into());
+            // the real one also asks substituters
+            return Err(Stop::ForTheReal(CompatError::failed(message)));
         };
         while let Some(chunk) = log.chunk().await? {
             self.console.write(&chunk).await?;

@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::sync::Arc;
 
 use drover_core::{HashAlgorithm, Hasher, PathInfo, StorePath};
-use drover_store::{CollectAction, Collection, Keeper, Liveness, Repair, VerifyDepth};
+use drover_store::{CollectAction, Collection, Keeper, Liveness, Repair, Unmended, VerifyDepth};
 use tokio::io::AsyncReadExt as _;
 
 use super::keep::Roots;
@@ -22,6 +22,7 @@ use crate::garbage;
 use crate::host::Host;
 use crate::installable::{absolute, follow_to_store};
 use crate::options::{Options, Verbosity};
+use crate::repair::Repairer;
 use crate::size::render_size;
 
 /// Bytes of words that standard input may have.
@@ -224,7 +225,16 @@ impl Session<'_> {
         for problem in &found.problems {
             self.console.say(Verbosity::ERROR, problem).await?;
         }
-        if !found.errors_left {
+        let mut errors_left = found.errors_left;
+        for Unmended { path, .. } in found.unmended {
+            let store = self.store.clone();
+            let repairer = Repairer { host: self.host, options: self.options, store };
+            if let Err(error) = repairer.build_again(path, &mut self.console).await {
+                self.console.say(Verbosity::ERROR, &error.to_string()).await?;
+                errors_left = true;
+            }
+        }
+        if !errors_left {
             return Ok(ExitStatus::SUCCESS);
         }
         self.console.warn("not all store errors were fixed").await?;
@@ -247,8 +257,10 @@ impl Session<'_> {
     }
 
     async fn repair_paths(&mut self, paths: &[OsString]) -> Result<(), CompatError> {
+        let store = self.store.clone();
+        let repairer = Repairer { host: self.host, options: self.options, store };
         for path in self.follow_all(paths)? {
-            self.store.repair(&path).await?;
+            repairer.repair(path, &mut self.console).await?;
         }
         Ok(())
     }

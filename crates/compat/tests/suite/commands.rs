@@ -136,6 +136,28 @@ async fn versions(#[case] program: Program, #[case] expected: &str) {
     assert_eq!((done.text().as_str(), done.status), (expected, 0));
 }
 
+#[rstest]
+#[case(Program::NixStore, &["-v", "--version"])]
+#[case(Program::NixStore, &["--version", "-v"])]
+#[case(Program::NixBuild, &["--verbose", "--version"])]
+#[case(Program::Nix, &["-v", "--version"])]
+#[tokio::test]
+async fn versions_with_all_that_is_known(#[case] program: Program, #[case] arguments: &[&str]) {
+    let expected = "System type: x86_64-linux
+Additional system types: i686-linux, x86_64-v2-linux
+Features: signed-caches
+System configuration file: \"/etc/nix/nix.conf\"
+User configuration files: /home/a/.config/nix/nix.conf:/etc/xdg/nix/nix.conf
+Store directory: /nix/store
+State directory: \"/nix/var/nix\"
+";
+    let done = TestHost::new().run(program, arguments).await;
+    let (first, rest) =
+        done.text().split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    assert_eq!((first, done.status), (format!("{} (Nix) 2.34.8", program.name()), 0));
+    assert_eq!(rest, expected);
+}
+
 #[tokio::test]
 async fn bytes_that_are_no_text_are_refused_not_fatal() {
     let host = host().await;
@@ -292,8 +314,11 @@ async fn verification() {
     assert_eq!((done.err.as_str(), done.status), ("", 0));
     let done = host.run(Program::NixStore, &["--verify"]).await;
     assert_eq!(done.status, 0);
-    *host.store.verification.lock().unwrap() =
-        Verification { problems: vec!["path 'x' disappeared".to_owned()], errors_left: true };
+    *host.store.verification.lock().unwrap() = Verification {
+        problems: vec!["path 'x' disappeared".to_owned()],
+        errors_left: true,
+        unmended: Vec::new(),
+    };
     let done = host.run(Program::NixStore, &["--verify", "--check-contents"]).await;
     assert!(
         done.err.ends_with("path 'x' disappeared\nwarning: not all store errors were fixed\n"),

@@ -420,7 +420,7 @@ impl Keeper for TestKeeper {
 
     async fn verify(&self, _: VerifyDepth, repair: Repair) -> Result<Verification, StoreError> {
         let problems = vec!["path '/nix/store/x' was modified!".to_owned()];
-        Ok(Verification { problems, errors_left: repair == Repair::No })
+        Ok(Verification { problems, errors_left: repair == Repair::No, unmended: Vec::new() })
     }
 
     async fn add_build_log(

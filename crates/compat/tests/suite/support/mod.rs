@@ -12,8 +12,8 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use drover_compat::{
-    Captured, CompatError, DaemonRequest, Destination, ExitStatus, Host, HostSettings, Input,
-    Options, Output, Program, ServeAccess, run, run_own,
+    About, Captured, CompatError, DaemonRequest, Destination, ExitStatus, Host, HostSettings,
+    Input, Options, Output, Program, ServeAccess, run, run_own,
 };
 use drover_config::{Environment, LocalSystem, NixConf, Settings, StoreReference, User};
 use drover_store::{Keeper, Realiser, Store};
@@ -133,6 +133,17 @@ impl TestHost {
 impl Host for TestHost {
     fn nix_version(&self) -> String {
         "2.34.8".to_owned()
+    }
+
+    fn about(&self, _: &Options) -> Result<About, CompatError> {
+        Ok(About {
+            system: "x86_64-linux".to_owned(),
+            extra_systems: vec!["i686-linux".to_owned(), "x86_64-v2-linux".to_owned()],
+            system_file: "/etc/nix/nix.conf".into(),
+            user_files: vec!["/home/a/.config/nix/nix.conf".into(), "/etc/xdg/nix/nix.conf".into()],
+            store_dir: Default::default(),
+            state_dir: "/nix/var/nix".into(),
+        })
     }
 
     fn variable(&self, name: &str) -> Option<OsString> {

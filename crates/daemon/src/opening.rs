@@ -1,0 +1,69 @@
+//! What is said before a client's first words: who it is, what it needs of a machine, or that it wants something
+//! of the daemon itself.
+
+use std::time::Duration;
+
+use drover_wire::{Opening, Outlook, read_opening};
+
+use crate::connection::{Input, Output};
+use crate::error::DaemonError;
+use crate::server::{Client, ClientTrust, Named, Shared};
+
+/// Whether a client's own words follow what was said before them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opened {
+    Client,
+    Answered,
+    /// What follows is for the daemon itself.
+    Control(Named),
+}
+
+/// For how long a build may wait until it's known whether a machine can be used, and a question.
+const PATIENCE: Duration = Duration::from_secs(30);
+const THOUGHT: Duration = Duration::from_millis(20);
+/// Hears what is said before a client's first words, and its magic.
+pub(crate) async fn open(
+    input: &mut Input,
+    output: &mut Output,
+    shared: &Shared,
+    client: &mut Client,
+) -> Result<Opened, DaemonError> {
+    /// Messages that may come before those.
+    const MOST: usize = 4;
+    let mut named = Named::ByUser;
+    for _ in 0..MOST {
+        match (input.message(read_opening).await?, &shared.machines) {
+            (Opening::Client, _) => return Ok(Opened::Client),
+            // a name that somebody takes without being trusted is nobody's
+            (Opening::Introduced(name), _) if client.trust == ClientTrust::Trusted => {
+                client.user = Some(match client.user.take() {
+                    Some(user) => format!("{user}/{name}"),
+                    None => name,
+                });
+                named = Named::Itself;
+            }
+            (Opening::Control, _) => {
+                if shared.controls.is_none() {
+                    output.push(b"error: no daemon of drover schedules builds here\n");
+                }
+                return Ok(Opened::Control(named));
+            }
+            (Opening::Introduced(_), _) => {}
+            (Opening::Needed(_) | Opening::Asked(_), None) => {
+                return Err(DaemonError::NotOffered { what: "an outlook on machines".to_owned() });
+            }
+            (Opening::Asked(need), Some(machines)) => {
+                output.push(&machines.outlook(&need, THOUGHT).await.encode());
+                return Ok(Opened::Answered);
+            }
+            (Opening::Needed(need), Some(machines)) => {
+                if let Outlook::Unusable { reason } = machines.outlook(&need, PATIENCE).await {
+                    // Nix's clients show what they can't understand
+                    output.push(format!("error: {reason}\n").as_bytes());
+                    return Ok(Opened::Answered);
+                }
+            }
+        }
+    }
+    Err(DaemonError::NotOffered { what: "so much before a greeting".to_owned() })
+}
