@@ -6,7 +6,7 @@
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use drover_config::{HostKey, Scheme, StoreReference};
+use drover_config::{HostKey, Machine, Scheme, StoreReference};
 use drover_store_remote::{Address, AddressError, Compression, Program, SshTarget};
 
 /// Returns where a store is; `daemon_socket` is where the daemon of this machine listens.
@@ -29,6 +29,18 @@ pub(crate) fn address(
         }
         Scheme::Ssh | Scheme::SshNg => Ok(Address::Ssh(ssh_target(store)?, remote_program(store))),
         _ => Err(AddressError::Scheme { uri: store.to_string() }),
+    }
+}
+
+/// Returns where a machine is, with what its other columns say of the way there.
+///
+/// # Errors
+///
+/// Those of [`address`].
+pub(crate) fn whole_address(line: &Machine, daemon_socket: &Path) -> Result<Address, AddressError> {
+    match line.store_uri.scheme().is_ssh() {
+        true => address(&line.store_uri_with_params(), daemon_socket),
+        false => address(&line.store_uri, daemon_socket),
     }
 }
 

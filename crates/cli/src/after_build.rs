@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use drover_build_local::PostBuildHook;
 use drover_core::StorePath;
@@ -14,26 +15,52 @@ use drover_store::{Keeper, RealiseEvent, RealiseObserver, StoreError, Substitute
 
 use crate::builders::LOCAL;
 
-/// Takes down what other machines have built, and passes all on.
+/// Takes down what other machines have built, and what this one has, and passes all on.
 pub(crate) struct BuiltElsewhere<T: ?Sized, K> {
     seen: Mutex<BTreeSet<K>>,
+    here: Mutex<BTreeSet<K>>,
+    /// Since when.
+    since: SystemTime,
     to: Arc<T>,
 }
 
 impl<T: ?Sized, K: Ord> BuiltElsewhere<T, K> {
     pub(crate) fn new(to: Arc<T>) -> BuiltElsewhere<T, K> {
-        BuiltElsewhere { seen: Mutex::default(), to }
+        let since = SystemTime::now();
+        BuiltElsewhere { seen: Mutex::default(), here: Mutex::default(), since, to }
+    }
+
+    /// Whether something that was registered then, in seconds since the epoch, may be of what was built
+    /// since this follows it.
+    pub(crate) fn is_of_this_time(&self, registered: u64) -> bool {
+        let since = self.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        since.as_secs() <= registered
     }
 
     fn note(&self, machine: &str, what: K) {
-        if !["", LOCAL].contains(&machine) {
-            self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(what);
-        }
+        let list = match ["", LOCAL].contains(&machine) {
+            true => &self.here,
+            false => &self.seen,
+        };
+        list.lock().unwrap_or_else(PoisonError::into_inner).insert(what);
     }
 
     /// Whether this was.
     pub(crate) fn has_seen(&self, what: &K) -> bool {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).contains(what)
+    }
+
+    /// Returns what was built elsewhere, and goes on knowing it.
+    pub(crate) fn elsewhere(&self) -> BTreeSet<K>
+    where
+        K: Clone,
+    {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns what was built here.
+    pub(crate) fn take_here(&self) -> BTreeSet<K> {
+        std::mem::take(&mut self.here.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns what was built elsewhere.
@@ -84,7 +111,7 @@ pub(crate) async fn run_for_nodes(
         }
         let tell = |line| observer.event(FleetEvent::Note(line));
         if let Err(message) = run(hook, store, &node.path, &outputs, tell).await {
-            let (derivation, kind) = (node.path.clone(), FailureKind::Build);
+            let (derivation, kind) = (node.path.clone(), FailureKind::Hook);
             let log_tail = Vec::new();
             failures.push(JobFailureReport { derivation, kind, machine: None, message, log_tail });
         }

@@ -3,11 +3,27 @@
 //! Values that are settings of Nix stay text here; `drover-config` checks them together with those
 //! of `nix.conf`, so that both are refused in the same words.
 
+mod cache;
+mod derivations;
+mod questions;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use drover_config::Override;
+
+pub(crate) use self::cache::{CacheCommand, CacheCompressionArgument, CacheServeArguments};
+pub(crate) use self::derivations::{ShowArguments, ShowFormatArgument};
+pub(crate) use self::questions::{
+    BuildsArguments, BuildsCommand, ExplainArguments, MachinesArguments, MachinesCommand,
+};
+use crate::doctor::DoctorArguments;
+use crate::hook::HookArguments;
+use crate::manual::{CompletionArguments, ManPageArguments};
+use crate::new_builder::BuilderArguments;
+use crate::show_config::ShowConfigArguments;
+use crate::store_ping::PingArguments;
 
 /// Spreads Nix builds over every machine that you can reach by SSH.
 #[derive(Debug, Parser)]
@@ -23,6 +39,12 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Build derivations, Nix expressions or flakes on all machines
     Build(Box<BuildArguments>),
+    /// Say where builds would run, and why not elsewhere, without building anything
+    Explain(Box<ExplainArguments>),
+    /// Say what the daemon builds, for whom, and why there
+    Builds(BuildsArguments),
+    /// Say how the machines are; have one take no builds, or take them again
+    Machines(MachinesArguments),
     /// Look at stores
     Store {
         /// What to look at.
@@ -57,18 +79,36 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Be a binary cache
+    Cache {
+        /// What to do.
+        #[command(subcommand)]
+        command: CacheCommand,
+    },
     /// Have drover answer to the names of Nix's programs
     Compat {
         /// What to do.
         #[command(subcommand)]
         command: CompatCommand,
     },
+    /// Say whether builds get to the machines, and what mends it where they don't
+    Doctor(Box<DoctorArguments>),
+    /// Add a machine that builds
+    Builder(BuilderArguments),
+    /// Build for stock Nix, which stays as it is
+    Hook(HookArguments),
     /// Look at derivations
     Derivation {
         /// What to look at.
         #[command(subcommand)]
         command: DerivationCommand,
     },
+    /// Print the settings that decide where builds go, as they are in force here
+    ShowConfig(ShowConfigArguments),
+    /// Print what completes this command in a shell
+    Completions(CompletionArguments),
+    /// Write a man page for each command
+    ManPages(ManPageArguments),
 }
 
 /// What to do with a store.
@@ -105,6 +145,14 @@ pub(crate) enum DerivationCommand {
 /// The arguments of `drover build`.
 #[derive(Debug, Args)]
 pub(crate) struct BuildArguments {
+    /// Hand it to the daemon of the store, print its name, and end: drover builds attach ID shows how it
+    /// goes. No links are made
+    #[arg(
+        long,
+        help_heading = "How to build",
+        conflicts_with_all = ["dry_run", "rebuild", "copy_all_outputs", "print_out_paths", "json"]
+    )]
+    pub(crate) detach: bool,
     #[command(flatten)]
     pub(crate) source: SourceArguments,
     #[command(flatten)]
@@ -153,10 +201,10 @@ pub(crate) struct SourceArguments {
 #[command(next_help_heading = "Settings")]
 pub(crate) struct SettingArguments {
     /// The local store: auto, daemon, unix://SOCKET, local?root=DIR, ssh-ng://HOST
-    #[arg(long, value_name = "URI")]
+    #[arg(long, global = true, value_name = "URI")]
     pub(crate) store: Option<String>,
     /// Set a setting of nix.conf
-    #[arg(long, num_args = 2, value_names = ["NAME", "VALUE"], action = ArgAction::Append, allow_hyphen_values = true)]
+    #[arg(long, global = true, num_args = 2, value_names = ["NAME", "VALUE"], action = ArgAction::Append, allow_hyphen_values = true)]
     pub(crate) option: Vec<String>,
 }
 
@@ -271,69 +319,32 @@ pub(crate) enum LogFormatArgument {
     InternalJson,
 }
 
-/// The arguments of `drover store ping`.
-#[derive(Debug, Args)]
-pub(crate) struct PingArguments {
-    #[command(flatten)]
-    pub(crate) settings: SettingArguments,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-    #[command(flatten)]
-    pub(crate) verbosity: VerbosityArguments,
-}
-
-/// The arguments of `drover derivation show`.
-#[derive(Debug, Args)]
-pub(crate) struct ShowArguments {
-    #[command(flatten)]
-    pub(crate) source: SourceArguments,
-    #[command(flatten)]
-    pub(crate) settings: SettingArguments,
-    /// Show all that they depend on, too
-    #[arg(short, long)]
-    pub(crate) recursive: bool,
-    /// Print what a machine must have to build them instead: path, system, features
-    #[arg(long, conflicts_with = "format")]
-    pub(crate) features: bool,
-    /// The Nix whose form is printed
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: ShowFormatArgument,
-    #[command(flatten)]
-    pub(crate) verbosity: VerbosityArguments,
-}
-
-/// The Nix whose form is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ShowFormatArgument {
-    /// Today's
-    #[default]
-    #[value(name = "2.34")]
-    Nix2_34,
-    /// That of Nix 2.26
-    #[value(name = "2.26")]
-    Nix2_26,
-    /// That of Nix 2.8
-    #[value(name = "2.8")]
-    Nix2_8,
-}
-
 impl Command {
     /// Returns how much is to be said.
     pub(crate) fn verbosity(&self) -> VerbosityArguments {
         let arguments = match self {
+            Command::Hook(arguments) => return arguments.verbosity(),
             Command::Build(arguments) => &arguments.speech.verbosity,
+            Command::Explain(arguments) => &arguments.verbosity,
+            Command::Builds(arguments) => &arguments.verbosity,
+            Command::Machines(arguments) => &arguments.verbosity,
+            Command::Doctor(arguments) => &arguments.verbosity,
+            Command::ShowConfig(arguments) => &arguments.verbosity,
+            Command::Builder(arguments) => arguments.verbosity(),
             Command::Store { command: StoreCommand::Ping(arguments) } => &arguments.verbosity,
             Command::Derivation { command: DerivationCommand::Show(arguments) } => {
                 &arguments.verbosity
             }
+            Command::Cache { command: CacheCommand::Serve(arguments) } => &arguments.verbosity,
             // those that follow Nix's commands say as much as those do
             Command::Store { command: StoreCommand::Other(_) }
             | Command::Daemon { .. }
             | Command::Copy { .. }
             | Command::PathInfo { .. }
             | Command::Gc { .. }
-            | Command::Compat { .. } => return VerbosityArguments::default(),
+            | Command::Compat { .. }
+            | Command::Completions(_)
+            | Command::ManPages(_) => return VerbosityArguments::default(),
         };
         arguments.clone()
     }

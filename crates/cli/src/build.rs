@@ -11,24 +11,25 @@ use drover_fleet::{
     BuildError, CopyBack, DryRun, Fallback, Fleet, FleetOptions, Graph, Observer, Report, Target,
 };
 use drover_schedule::{Policy, Rounding};
-use drover_store::{AfterFailure, FetchObserver, Keeper, Store, Substitute, Trust};
+use drover_store::{AfterFailure, FetchObserver, Keeper, Store, Substitute};
 use drover_store_remote::Address;
 use tokio_util::sync::CancellationToken;
 
 use crate::after_build::{BuiltElsewhere, run_for_nodes};
 use crate::arguments::{BuildArguments, BuildingArguments, PolicyArgument, ResultArguments};
+use crate::asked::{Asked, evaluate};
 use crate::builders::{MachineList, machines, substitute};
 use crate::configuration::Configuration;
 use crate::connector::Connector;
-use crate::evaluate::{Evaluator, common_arguments};
 use crate::exit::{ExitStatus, Interrupted};
 use crate::local_store::LocalStore;
+use crate::output_trust::output_trust;
 use crate::progress::{FetchFollower, GraphNames, Progress, Screen};
 use crate::rebuild::{Rebuild, Rebuilder};
 use crate::signals::Signals;
 use crate::terminal::Terminal;
-use crate::{failures, json, out_link, summary, units, wanted};
-use crate::{own_builder, own_store};
+use crate::{detach, failures, json, out_link, summary, units};
+use crate::{own_builder, own_store, substituters};
 
 /// The longest end of a log that is kept for each failure.
 const LOG_LINES: u64 = 10_000;
@@ -39,8 +40,14 @@ pub(crate) async fn build(
     terminal: &Terminal,
 ) -> anyhow::Result<ExitStatus> {
     let signals = Signals::watch().context("cannot wait for signals")?;
+    let building = async {
+        match arguments.detach {
+            true => unless_cancelled(&signals.first, detach::detach(&arguments, terminal)).await?,
+            false => build_until(&signals.first, arguments, terminal).await,
+        }
+    };
     tokio::select! {
-        outcome = build_until(&signals.first, arguments, terminal) => outcome,
+        outcome = building => outcome,
         // folders, programs and connections go with what is dropped here
         () = signals.second.cancelled() => Err(Interrupted.into()),
     }
@@ -56,8 +63,8 @@ async fn build_until(
     let local = LocalStore::choose(&configuration)?;
     let connector = Connector::new(&configuration)?;
     let fetches = Arc::new(FetchFollower::new(terminal));
-    let follower = Arc::clone(&fetches) as Arc<dyn FetchObserver>;
-    let own = own_store::for_building(&configuration, &local, follower, terminal)?.map(Arc::new);
+    let sources = substituters::sources(&configuration, Some(Arc::clone(&fetches) as _));
+    let own = own_store::for_building(&configuration, &local, sources, terminal)?.map(Arc::new);
     let machines = machines(&configuration, &connector, &local, own.as_ref(), terminal)?;
     let substitute = substitute(&configuration.settings);
     let rebuilder = arguments.building.rebuild.then(|| match &own {
@@ -77,9 +84,10 @@ async fn build_until(
     let current_dir = &configuration.host.environment.current_dir;
     // the roots of what is evaluated live as long as this
     let roots = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let evaluating = evaluate(&arguments, &local, &*store, (current_dir, roots.path()), terminal);
+    let asked = Asked::of(&arguments, &configuration);
+    let evaluating = evaluate(asked, &local, &*store, (current_dir, roots.path()), terminal);
     let (targets, graph) = unless_cancelled(cancel, evaluating).await??;
-    let options = options(&arguments, &configuration, substitute);
+    let options = fleet_options(&arguments.building, &configuration, substitute)?;
     let run = Run { store, keeper, fetches, machines, options, hook, graph, targets, terminal };
     if arguments.building.dry_run {
         return run.dry_run(&arguments.results, cancel).await;
@@ -92,31 +100,8 @@ async fn build_until(
     run.conclude(&report, &arguments.results, link.as_deref()).await
 }
 
-/// Returns what is wanted, and all that it depends on. `folders` are the one that the user is in and
-/// one for roots.
-async fn evaluate(
-    arguments: &BuildArguments,
-    local: &LocalStore,
-    store: &dyn Store,
-    (current_dir, roots): (&Path, &Path),
-    terminal: &Terminal,
-) -> anyhow::Result<(Vec<Target>, Arc<Graph>)> {
-    let importing = import_flags(&arguments.building, local, store).await?;
-    let evaluator = Evaluator {
-        source: &arguments.source,
-        local,
-        store,
-        common: common_arguments(&arguments.settings, &importing, local, terminal),
-        roots,
-    };
-    let targets = wanted::targets(&arguments.source, &evaluator, current_dir).await?;
-    let derivations: Vec<_> = targets.iter().map(|target| target.derivation.clone()).collect();
-    let graph = Graph::read(store, &derivations).await?;
-    Ok((targets, Arc::new(graph)))
-}
-
 /// Opens the local store by way of its daemon, and has `fetches` follow what that fetches.
-fn through_daemon(
+pub(crate) fn through_daemon(
     configuration: &Configuration,
     connector: &Connector,
     local: &LocalStore,
@@ -139,47 +124,31 @@ fn wanted_link(
     (is_here && !arguments.no_link).then(|| current_dir.join(&arguments.out_link))
 }
 
-fn options(
-    arguments: &BuildArguments,
+/// Returns how a fleet is to work.
+pub(crate) fn fleet_options(
+    building: &BuildingArguments,
     configuration: &Configuration,
     substitute: Substitute,
-) -> FleetOptions {
+) -> anyhow::Result<FleetOptions> {
     let settings = &configuration.settings;
-    FleetOptions {
+    Ok(FleetOptions {
         keep_going: settings.keep_going,
         substitute,
         fallback: match settings.fallback {
             true => Fallback::Build,
             false => Fallback::Fail,
         },
-        copy_back: match arguments.building.copy_all_outputs {
+        copy_back: match building.copy_all_outputs {
             true => CopyBack::Everything,
             false => CopyBack::Wanted,
         },
+        outputs: output_trust(settings)?,
         log_lines: usize::try_from(settings.log_lines.min(LOG_LINES)).unwrap_or(usize::MAX),
-        policy: match arguments.building.policy {
+        policy: match building.policy {
             PolicyArgument::EarliestFinish => Policy::EarliestFinish,
             PolicyArgument::Stock => Policy::Stock { rounding: Rounding::Float },
         },
-    }
-}
-
-/// Returns what the evaluator shall know for building what an expression imports. A daemon that
-/// doesn't trust this user takes no `builders`, and would say so as if it were of consequence here.
-async fn import_flags<'a>(
-    building: &'a BuildingArguments,
-    local: &LocalStore,
-    store: &dyn Store,
-) -> anyhow::Result<Vec<(&'static str, &'a str)>> {
-    let mut flags = Vec::new();
-    flags.extend(building.max_jobs.as_deref().map(|jobs| ("--max-jobs", jobs)));
-    if let Some(builders) = &building.builders {
-        let is_own = matches!(local.address, Address::Local(_));
-        if is_own || store.connect().await?.trust != Trust::NotTrusted {
-            flags.push(("--builders", builders));
-        }
-    }
-    Ok(flags)
+    })
 }
 
 /// Waits for something unless the user ends it all before.

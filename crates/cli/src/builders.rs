@@ -14,11 +14,12 @@ use drover_core::StoreDir;
 use drover_fleet::{MachineSpec, Site};
 use drover_schedule::{Bandwidth, Machine, MachineKind, Terms};
 use drover_store::{BuildSettings, Builder, Substitute};
-use drover_store_remote::{Address, AddressError, Program, RemoteStore, builds_at_once};
+use drover_store_remote::{Address, Program, RemoteStore, builds_at_once};
 
-use crate::address::{address, connections, store_argument};
+use crate::address::{address, connections, store_argument, whole_address};
 use crate::configuration::{Configuration, tell};
 use crate::connector::{Connector, bounded};
+use crate::hook::behind::in_place_of_own;
 use crate::host::FileSystem;
 use crate::local_store::{LocalStore, StockDaemon};
 use crate::own_builder::{self, LimitsKeptBy, LocalBuildsBy};
@@ -217,7 +218,7 @@ fn usable_lines(
         default_system: &settings.system,
         dir: folder_of(origin, &host.environment.current_dir),
     };
-    let read = parse_machines(&builders, &FileSystem)?;
+    let read = in_place_of_own(parse_machines(&builders, &FileSystem)?, configuration)?;
     tell(&read.notes, terminal);
     let mut absent: Vec<String> = read.notes.iter().map(|note| note.text.clone()).collect();
     let mut leave_out = |error: anyhow::Error| {
@@ -248,19 +249,11 @@ fn usable_lines(
 }
 
 /// Returns the folder that `@FILE` starts from.
-fn folder_of<'a>(origin: &Origin, current_dir: &'a Path) -> &'a Path {
+pub(crate) fn folder_of<'a>(origin: &Origin, current_dir: &'a Path) -> &'a Path {
     match origin {
         // whoever typed it means the folder that he is in
         Origin::CommandLine { .. } | Origin::Environment { .. } => current_dir,
         _ => Path::new("/"),
-    }
-}
-
-/// Returns where a machine is, with what its other columns say of the way there.
-fn whole_address(line: &MachineLine, daemon_socket: &Path) -> Result<Address, AddressError> {
-    match line.store_uri.scheme().is_ssh() {
-        true => address(&line.store_uri_with_params(), daemon_socket),
-        false => address(&line.store_uri, daemon_socket),
     }
 }
 

@@ -1,10 +1,13 @@
 //! What was typed, together with `nix.conf` and the environment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use drover_config::{Base, NixConf, Note, Origin, Override, Settings, Severity};
+use drover_config::{
+    Base, NixConf, Note, Origin, Override, Scheme, Settings, Severity, StoreReference,
+    whole_store_name,
+};
 use drover_core::StoreDir;
 use drover_store::BuildSettings;
 
@@ -38,8 +41,12 @@ impl Configuration {
         terminal: &Terminal,
     ) -> anyhow::Result<Configuration> {
         let host = Host::of_this_process();
-        let conf = NixConf::load(&host.environment, &FileSystem, overrides)?;
-        let settings = Settings::new(&conf, &host.environment, &host::local_system())?;
+        let overrides = with_whole_paths(overrides);
+        let conf = NixConf::load(&host.environment, &FileSystem, &overrides)?;
+        let mut settings = Settings::new(&conf, &host.environment, &host::local_system())?;
+        if let Some(features) = features_of(&settings.store) {
+            settings.system_features = features;
+        }
         let store_dir = match &host.store_dir {
             Some(dir) => dir.parse().context("NIX_STORE_DIR can't be used")?,
             None => StoreDir::default(),
@@ -100,6 +107,30 @@ impl Configuration {
             }
         }
         BuildSettings { cores: Some(self.settings.cores), overrides, ..self.build_settings() }
+    }
+}
+
+/// Has a store that the command line names by a path begin with the working directory, as Nix has.
+fn with_whole_paths(overrides: &[Override]) -> Vec<Override> {
+    let whole = |given: &Override| {
+        let base = std::env::current_dir().unwrap_or_default();
+        match given.name == "store" {
+            true => Override { value: whole_store_name(&given.value, &base), ..given.clone() },
+            false => given.clone(),
+        }
+    };
+    overrides.iter().map(whole).collect()
+}
+
+/// Returns what a store offers to builds that are done in it, if its address says so in the place of the
+/// setting `system-features`.
+fn features_of(store: &StoreReference) -> Option<BTreeSet<String>> {
+    match store.scheme() {
+        Scheme::Auto | Scheme::Local => {
+            let features = store.param("system-features")?;
+            Some(features.split_ascii_whitespace().map(str::to_owned).collect())
+        }
+        _ => None,
     }
 }
 

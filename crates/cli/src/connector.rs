@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use drover_core::StoreDir;
 use drover_store::BuildSettings;
-use drover_store_remote::{Address, ConnectOptions, RemoteStore};
+use drover_store_remote::{Address, ConnectOptions, Login, RemoteStore, SshTarget};
 
 use crate::configuration::Configuration;
 use crate::local_store::LocalStore;
@@ -46,6 +46,11 @@ impl Connector {
         settings: &BuildSettings,
     ) -> RemoteStore {
         RemoteStore::new(name, store_dir.clone(), address.clone(), &self.options, settings.clone())
+    }
+
+    /// Returns a machine to run single commands on; it connects on first use.
+    pub(crate) fn log_in(&self, name: &str, target: SshTarget) -> Login {
+        Login::new(name, target, &self.options)
     }
 
     /// Opens the local store; it connects on first use.

@@ -1,5 +1,6 @@
 //! `drover derivation show`: derivations as the JSON that Nix prints.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use drover_derivation::{Derivation, MAX_ATERM_SIZE, ShowFormat, derivation_name,
 use drover_fleet::Graph;
 use drover_store::Store;
 
-use crate::arguments::{ShowArguments, ShowFormatArgument, SourceArguments};
+use crate::arguments::{SettingArguments, ShowArguments, ShowFormatArgument, SourceArguments};
 use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::evaluate::{Evaluator, common_arguments};
@@ -66,6 +67,36 @@ pub(crate) async fn show(
     let shown = derivations.iter().map(|(path, derivation)| (path, derivation));
     terminal.print(&show_json(&local.store_dir, shown, format(arguments.format))?)?;
     Ok(ExitStatus::SUCCESS)
+}
+
+/// Returns the derivations that would have to be built for what is wanted, and those that are wanted.
+///
+/// # Errors
+///
+/// What can't be evaluated or read.
+pub(crate) async fn to_build(
+    source: &SourceArguments,
+    settings: &SettingArguments,
+    configuration: &Configuration,
+    terminal: &Terminal,
+) -> anyhow::Result<Vec<(StorePath, Derivation)>> {
+    let local = LocalStore::choose(configuration)?;
+    let connector = Connector::new(configuration)?;
+    let store = connector.open_local(&local, &Default::default());
+    let roots = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let evaluator = Evaluator {
+        source,
+        local: &local,
+        store: &store,
+        common: common_arguments(settings, &[], &local, terminal),
+        roots: roots.path(),
+    };
+    let current_dir = &configuration.host.environment.current_dir;
+    let targets = wanted::targets(source, &evaluator, current_dir).await?;
+    let mut paths: BTreeSet<StorePath> =
+        targets.into_iter().map(|target| target.derivation).collect();
+    paths.extend(store.missing(&paths).await?.build);
+    read(&store, &paths.into_iter().collect::<Vec<_>>()).await
 }
 
 fn format(format: ShowFormatArgument) -> ShowFormat {

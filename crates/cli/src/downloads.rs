@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use drover_build_local::Outside;
+use drover_build_local::{Outside, OwnVariables};
 use drover_builtins::Fetching;
 use drover_config::NixConf;
 
@@ -46,9 +46,7 @@ pub(crate) fn fetching(conf: &NixConf) -> anyhow::Result<Fetching> {
 
 /// Returns the file that says who downloads are for, which need not be there.
 pub(crate) fn netrc_file(configuration: &Configuration) -> PathBuf {
-    let Configuration { conf, host, .. } = configuration;
-    let set = conf.raw("netrc-file").map(|raw| raw.text()).filter(|text| !text.is_empty());
-    set.map_or_else(|| host.environment.conf_dir().join("netrc"), PathBuf::from)
+    configuration.settings.caches.netrc_file.clone()
 }
 
 /// Returns what gives builds with access to the network the variables that they name
@@ -61,7 +59,7 @@ pub(crate) fn outside(conf: &NixConf) -> anyhow::Result<Outside> {
     let mut set = BTreeMap::new();
     for word in words(conf, "impure-env") {
         let origin = conf.origin("impure-env");
-        if !words(conf, "experimental-features").iter().any(|it| it == EXPERIMENT) {
+        if own_variables(conf) == OwnVariables::Ignored {
             anyhow::bail!(
                 "{origin}: setting 'impure-env' takes the experimental feature '{EXPERIMENT}'"
             );
@@ -75,6 +73,14 @@ pub(crate) fn outside(conf: &NixConf) -> anyhow::Result<Outside> {
         Some(value) => Some(value.clone().into_bytes()),
         None => std::env::var_os(name).map(|value| value.into_vec()),
     })))
+}
+
+/// Says whether trusted clients may set such variables for what they have built.
+pub(crate) fn own_variables(conf: &NixConf) -> OwnVariables {
+    match words(conf, "experimental-features").iter().any(|it| it == EXPERIMENT) {
+        true => OwnVariables::Taken,
+        false => OwnVariables::Ignored,
+    }
 }
 
 fn words(conf: &NixConf, name: &str) -> Vec<String> {

@@ -26,13 +26,15 @@ impl ExitStatus {
         const FAMILY: u8 = 0x60;
         const FAILED: u8 = 0x04;
         let bits = kinds.into_iter().map(|kind| match kind {
-            FailureKind::Build | FailureKind::LogLimit => FAILED,
+            FailureKind::Build | FailureKind::Rejected | FailureKind::LogLimit => FAILED,
             FailureKind::TimedOut => FAILED | 0x01,
             FailureKind::HashMismatch => FAILED | 0x02,
             FailureKind::NotDeterministic => 0x08,
-            FailureKind::Dependency
+            FailureKind::Hook
+            | FailureKind::Dependency
             | FailureKind::NoMachine
             | FailureKind::NotFetched
+            | FailureKind::NotSent
             | FailureKind::Cancelled => 0,
         });
         match bits.fold(0, |all, bit| all | bit) {
@@ -67,8 +69,10 @@ mod tests {
     #[case::timeout_and_hash(&[FailureKind::TimedOut, FailureKind::HashMismatch], 103)]
     #[case::build_and_not_deterministic(&[FailureKind::Build, FailureKind::NotDeterministic], 108)]
     #[case::with_dependents(&[FailureKind::Build, FailureKind::Dependency, FailureKind::Cancelled], 100)]
+    #[case::hook(&[FailureKind::Hook, FailureKind::Dependency], 1)]
     #[case::no_machine(&[FailureKind::NoMachine], 1)]
     #[case::not_fetched(&[FailureKind::NotFetched], 1)]
+    #[case::not_sent(&[FailureKind::NotSent], 1)]
     #[case::nothing(&[], 1)]
     fn combines_like_nix(#[case] kinds: &[FailureKind], #[case] expected: u8) {
         assert_eq!(ExitStatus::of_failures(kinds.iter().copied()), ExitStatus(expected));

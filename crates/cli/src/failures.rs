@@ -35,8 +35,18 @@ pub(crate) fn explain(
             }
             Some(text)
         }
+        FailureKind::Hook => {
+            let mut text = format!("{name} was built{place}, and the hook after it failed");
+            push_indented(&mut text, &message);
+            Some(text)
+        }
         FailureKind::NotFetched => {
             let mut text = format!("{name} could not be fetched");
+            push_indented(&mut text, &message);
+            Some(text)
+        }
+        FailureKind::NotSent => {
+            let mut text = format!("what {name} needs could not be sent");
             push_indented(&mut text, &message);
             Some(text)
         }

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use drover_config::{Environment, Files, LocalSystem, User};
+use drover_store_cache::AwsFiles;
 use rustix::fs::Access;
 
 /// Bytes that a configuration file may have.
@@ -61,6 +62,8 @@ pub(crate) struct Host {
     pub(crate) path: String,
     /// Where what can be found out again is kept, if there is a place for it.
     pub(crate) cache_dir: Option<PathBuf>,
+    /// Where keys of buckets are found.
+    pub(crate) aws: AwsFiles,
     /// Folders for sockets and other things that live as long as the process, the best first.
     pub(crate) runtime_dirs: Vec<PathBuf>,
 }
@@ -84,6 +87,7 @@ impl Host {
             log_dir: set("NIX_LOG_DIR").unwrap_or_else(|| "/nix/var/log/nix".to_owned()).into(),
             daemon_socket: set("NIX_DAEMON_SOCKET_PATH").map(PathBuf::from),
             ssh_options: set("NIX_SSHOPTS").unwrap_or_default(),
+            aws: AwsFiles::from_lookup(&lookup),
             path: lookup("PATH").unwrap_or_default(),
             runtime_dirs: runtime_dirs.into_iter().flatten().map(PathBuf::from).collect(),
             environment: Environment::from_lookup(lookup, current_dir),

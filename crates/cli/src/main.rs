@@ -7,27 +7,43 @@
 mod address;
 mod after_build;
 mod arguments;
+mod asked;
+mod attach;
 mod build;
+mod build_list;
 mod builders;
+mod cache_serve;
 mod caches;
 mod compat_install;
 mod configuration;
 mod connector;
+mod control;
+mod derivation_copy;
 mod derivation_show;
+mod detach;
+mod doctor;
 mod downloads;
 mod evaluate;
 mod exit;
+mod explain;
 mod failures;
+mod file_turn;
+mod hook;
 mod host;
 mod installable;
 mod json;
 mod local_store;
+mod machine_list;
+mod manual;
 mod names;
+mod new_builder;
 mod out_link;
+mod output_trust;
 mod own_builder;
 mod own_store;
 mod progress;
 mod rebuild;
+mod show_config;
 mod signals;
 mod signing;
 mod ssh_options;
@@ -35,6 +51,7 @@ mod standing;
 mod store_ping;
 mod substituters;
 mod summary;
+mod table;
 mod terminal;
 mod units;
 mod usual_shell;
@@ -49,7 +66,8 @@ use clap::Parser as _;
 use drover_compat::Program;
 
 use crate::arguments::{
-    Arguments, Command, CompatCommand, DerivationCommand, StoreCommand, VerbosityArguments,
+    Arguments, CacheCommand, Command, CompatCommand, DerivationCommand, StoreCommand,
+    VerbosityArguments,
 };
 use crate::exit::ExitStatus;
 use crate::terminal::Terminal;
@@ -67,16 +85,22 @@ fn main() -> ExitCode {
     if let Some(program) = Program::of_argv0(Path::new(&called)) {
         return by_name(program, words.collect());
     }
-    let arguments = match Arguments::try_parse() {
+    let arguments = match typed(Path::new(&called)) {
         Ok(arguments) => arguments,
         Err(refusal) => return terminal::usage(&refusal).into(),
     };
+    if let Err(error) = hook::leave_descriptors(&arguments.command) {
+        return Terminal::new(&arguments.command.verbosity()).failure(&error.into()).into();
+    }
     let terminal = Terminal::new(&arguments.command.verbosity());
     let terminal = match &arguments.command {
         Command::Build(build) => terminal.with_speech(&build.speech),
         _ => terminal,
     };
-    terminal.start_tracing();
+    match &arguments.command {
+        Command::Cache { .. } => terminal.start_tracing_of_server(),
+        _ => terminal.start_tracing(),
+    }
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return terminal.failure(&error.into()).into(),
@@ -86,6 +110,17 @@ fn main() -> ExitCode {
     match outcome {
         Ok(status) => status.into(),
         Err(error) => terminal.failure(&error).into(),
+    }
+}
+
+/// Returns what the user typed, or what Nix means that calls this program as its build hook.
+fn typed(called: &Path) -> Result<Arguments, clap::Error> {
+    match called.file_name().is_some_and(|name| name == hook::PROGRAM) {
+        true => {
+            let words = ["drover", "hook"].into_iter().map(OsString::from);
+            Arguments::try_parse_from(words.chain(std::env::args_os().skip(1)))
+        }
+        false => Arguments::try_parse(),
     }
 }
 
@@ -118,6 +153,9 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 async fn run(command: Command, terminal: &Terminal) -> anyhow::Result<ExitStatus> {
     match command {
         Command::Build(arguments) => build::build(*arguments, terminal).await,
+        Command::Explain(arguments) => explain::explain(*arguments, terminal).await,
+        Command::Builds(arguments) => build_list::run(arguments, terminal).await,
+        Command::Machines(arguments) => machine_list::run(arguments, terminal).await,
         Command::Store { command: StoreCommand::Ping(arguments) } => {
             store_ping::ping(arguments, terminal).await
         }
@@ -130,12 +168,21 @@ async fn run(command: Command, terminal: &Terminal) -> anyhow::Result<ExitStatus
         Command::Copy { arguments } => Ok(own_words(&["copy"], arguments, terminal).await),
         Command::PathInfo { arguments } => Ok(own_words(&["path-info"], arguments, terminal).await),
         Command::Gc { arguments } => Ok(own_words(&["store", "gc"], arguments, terminal).await),
+        Command::Cache { command: CacheCommand::Serve(arguments) } => {
+            cache_serve::serve(*arguments, terminal).await
+        }
         Command::Compat { command: CompatCommand::Install { folder } } => {
             compat_install::install(&folder, terminal)
         }
+        Command::Doctor(arguments) => doctor::run(*arguments, terminal).await,
+        Command::Builder(arguments) => new_builder::run(arguments.command, terminal).await,
+        Command::Hook(arguments) => hook::run(arguments, terminal).await,
         Command::Derivation { command: DerivationCommand::Show(arguments) } => {
             derivation_show::show(*arguments, terminal).await
         }
+        Command::ShowConfig(arguments) => show_config::show(&arguments, terminal),
+        Command::Completions(arguments) => manual::completions(&arguments),
+        Command::ManPages(arguments) => manual::man_pages(&arguments),
     }
 }
 

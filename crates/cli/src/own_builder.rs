@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use drover_build_local::{
-    BuildUsers, Groups, KeepFailed, KeepLog, LocalBuilder, LocalSettings, PostBuildHook,
+    BuildUsers, Groups, KeepFailed, KeepLog, LocalBuilder, LocalSettings, OwnGroups, PostBuildHook,
     SandboxFallback, SandboxMode, SandboxPath, SigningKeys, Wherever,
 };
 use drover_config::{Base, NixConf, Sandbox};
 use drover_fleet::{MachineSpec, Site};
-use drover_sandbox::{LauncherProgram, SyscallFilter, TmpfsSize};
+use drover_sandbox::{LauncherProgram, Standing, SyscallFilter, TmpfsSize};
 use drover_schedule::{Bandwidth, Machine, MachineKind};
 use drover_store::{Builder, Substitute};
 use drover_store_local::{Layout, LocalStore};
@@ -41,8 +41,7 @@ pub(crate) enum LimitsKeptBy {
 pub(crate) fn refusal(configuration: &Configuration, layout: &Layout) -> Option<String> {
     let Configuration { settings, .. } = configuration;
     let in_place = layout.real.as_os_str() == layout.store_dir.as_str();
-    let is_root = rustix::process::geteuid().is_root();
-    if is_root
+    if Standing::of_this_process() == Standing::Root
         && in_place
         && settings.sandbox == Sandbox::Disabled
         && settings.build_users_group.is_empty()
@@ -122,7 +121,8 @@ pub(crate) fn machine(
     Ok(Some(MachineSpec { description, substitute, open }))
 }
 
-fn systems(configuration: &Configuration) -> BTreeSet<String> {
+/// Returns the systems that this machine builds for.
+pub(crate) fn systems(configuration: &Configuration) -> BTreeSet<String> {
     let settings = &configuration.settings;
     let mut systems = settings.extra_platforms.clone();
     systems.insert(settings.system.clone());
@@ -165,6 +165,7 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
         build_dir: text("build-dir").map(PathBuf::from),
         users: users(configuration)?,
         user_locks: Some(user_locks(&configuration.host.state_dir)),
+        own_groups: own_groups(conf)?,
         groups: groups(conf)?,
         filter: match is_on(conf, "filter-syscalls", true)? {
             true => SyscallFilter::Builds,
@@ -181,16 +182,25 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
         },
         pre_build_hook: program(conf, "pre-build-hook")?,
         post_build_hook: post_build_hook(conf)?,
+        hook_settings: hook_settings(conf),
         diff_hook: diff_hook(conf)?,
-        keep_log: match settings.keep_build_log {
-            true => KeepLog::Yes,
-            false => KeepLog::No,
-        },
+        keep_log: if settings.keep_build_log { KeepLog::Yes } else { KeepLog::No },
         certificates: certificates(text("ssl-cert-file")),
         outside: downloads::outside(conf)?,
+        own_variables: downloads::own_variables(conf),
         fetching: downloads::fetching(conf)?,
         netrc: Some(downloads::netrc_file(configuration)),
         ..usual
+    })
+}
+
+/// Says whether builds may have this user's supplementary groups. Root, who can leave them but in a user
+/// namespace, wants to have left them, as in Nix.
+fn own_groups(conf: &NixConf) -> anyhow::Result<OwnGroups> {
+    let is_root = rustix::process::geteuid().is_root();
+    Ok(match is_on(conf, "require-drop-supplementary-groups", is_root)? {
+        true => OwnGroups::MustGo,
+        false => OwnGroups::MayStay,
     })
 }
 
@@ -216,6 +226,11 @@ fn diff_hook(conf: &NixConf) -> anyhow::Result<Option<PathBuf>> {
 /// It isn't named by its whole path.
 pub(crate) fn post_build_hook(conf: &NixConf) -> anyhow::Result<Option<PostBuildHook>> {
     let Some(program) = program(conf, "post-build-hook")? else { return Ok(None) };
+    Ok(Some(PostBuildHook { program, settings: hook_settings(conf) }))
+}
+
+/// Returns all settings, as hooks get them.
+pub(crate) fn hook_settings(conf: &NixConf) -> String {
     let line = |(name, raw): (&str, &drover_config::RawSetting)| {
         let more = match raw.base() {
             Base::Empty => "",
@@ -223,7 +238,7 @@ pub(crate) fn post_build_hook(conf: &NixConf) -> anyhow::Result<Option<PostBuild
         };
         format!("{more}{name} = {}\n", raw.text().replace('\n', " "))
     };
-    Ok(Some(PostBuildHook { program, settings: conf.iter().map(line).collect() }))
+    conf.iter().map(line).collect()
 }
 
 /// Returns a program that is named by its whole path, as it must be; nothing where none is.
@@ -326,4 +341,78 @@ fn certificates(set: Option<String>) -> Option<PathBuf> {
     ];
     let usual = usual.into_iter().map(PathBuf::from).find(|file| file.exists());
     set.map(PathBuf::from).or(usual)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use drover_config::{LocalSystem, Settings, User};
+    use drover_core::StoreDir;
+
+    use super::*;
+    use crate::host::Host;
+
+    /// All that is made of the settings of a `nix.conf`.
+    fn made_of(text: &str) -> String {
+        let mut host = Host::of_this_process();
+        host.environment = Default::default();
+        let files = BTreeMap::from([(PathBuf::from("/etc/nix/nix.conf"), text.to_owned())]);
+        let conf = NixConf::load(&host.environment, &files, &[]).unwrap();
+        let local = LocalSystem::new("x86_64-linux", User::Root);
+        let typed = Settings::new(&conf, &host.environment, &local).unwrap();
+        let store = crate::own_store::options(&typed, &conf).unwrap();
+        let store_dir = StoreDir::default();
+        let configuration = Configuration { host, conf, settings: typed, store_dir };
+        let mut builder = settings(&configuration, LimitsKeptBy::Builder).unwrap();
+        // these are the text itself
+        builder.hook_settings = String::new();
+        let speed = speed_factor(&configuration.conf).unwrap();
+        let fetching = &builder.fetching;
+        let pauses = [fetching.pause_ms, fetching.pause_when_busy_ms, fetching.longest_pause_ms];
+        let given = (&fetching.hashed_mirrors, pauses, (builder.outside.0)("DROVER_TEST_IMPURE"));
+        format!("{:?}\n{store:?}\n{builder:?}\n{speed} {given:?}", configuration.settings)
+    }
+
+    #[test]
+    fn the_reference_tells_the_defaults() {
+        let page = include_str!("../../../docs/settings.md");
+        // what comes behind that is read elsewhere, or has no effect
+        let (page, rest) = page.split_once("## By the names of Nix's programs").unwrap();
+        assert!(rest.contains("| `build-hook` |"));
+        let mut told = 0;
+        for row in page.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = row.split(" | ").collect();
+            let name = row.split('`').nth(1).unwrap();
+            let (kind, default) = (cells[1], cells[2].trim_matches('`'));
+            let is_exact = default != cells[2];
+            let another = match (kind, default) {
+                ("true or false", "true") | ("true, relaxed or false", _) => "false",
+                // by whom it's run, which is root here
+                ("true or false", "*`true` for root*") => "false",
+                ("true or false", _) => "true",
+                ("whole number" | "number or auto", _) => "7",
+                _ if name == "local-speed-factor" => "7",
+                _ if name == "sandbox-dev-shm-size" => "7%",
+                _ if name == "trusted-public-keys" => "",
+                _ if name == "impure-env" => "DROVER_TEST_IMPURE=b",
+                _ => "/x",
+            };
+            let more = match name {
+                "diff-hook" => "\nrun-diff-hook = true",
+                "run-diff-hook" => "\ndiff-hook = /x",
+                "impure-env" => "\nexperimental-features = configurable-impure-env",
+                "start-id" | "id-count" => "\nauto-allocate-uids = true",
+                _ => "",
+            };
+            let (with, without) = (made_of(&format!("{name} = {another}{more}")), made_of(more));
+            assert_ne!(with, without, "{name} changes nothing");
+            if is_exact {
+                let same = made_of(&format!("{name} = {default}{more}"));
+                assert_eq!(same, without, "{name} = {default}");
+                told += 1;
+            }
+        }
+        assert!(told > 40, "only {told} defaults");
+    }
 }

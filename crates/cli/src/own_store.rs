@@ -1,22 +1,20 @@
 //! This machine's store, opened from its files and not through a daemon.
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use drover_config::{NixConf, Settings, StoreReference};
-use drover_core::TrustedKeys;
-use drover_store::FetchObserver;
+use drover_core::{StorePath, TrustedKeys};
 use drover_store_local::{
     Access as LayoutAccess, ContentSync, Layout, LocalOptions, LocalStore, LogForm, Optimise,
-    Place, RequiredSignatures, Surroundings, Symlinks, Uid,
+    Place, RequiredSignatures, Sources, Surroundings, Symlinks, Uid,
 };
 use rustix::fs::Access;
 
 use crate::configuration::Configuration;
 use crate::local_store::StockDaemon;
-use crate::substituters;
 use crate::terminal::Terminal;
 
 /// Says where a store of this machine is: in its files, or behind its daemon.
@@ -53,12 +51,11 @@ fn is_writable(path: &Path) -> bool {
 pub(crate) fn for_building(
     configuration: &Configuration,
     local: &crate::local_store::LocalStore,
-    fetches: Arc<dyn FetchObserver>,
+    sources: Sources,
     terminal: &Terminal,
 ) -> anyhow::Result<Option<LocalStore>> {
     let Configuration { settings, conf, host, .. } = configuration;
     let Some(layout) = writable_layout(&settings.store) else { return Ok(None) };
-    let sources = substituters::sources(configuration, Some(fetches));
     if !sources.unasked.is_empty() && local.stock_daemon(host) == StockDaemon::Present {
         return Ok(None);
     }
@@ -102,6 +99,42 @@ pub(crate) fn open(
     Ok(LocalStore::new(layout, options(settings, conf)?))
 }
 
+/// Returns the settings of a store, of which its address may say itself whether it requires signatures.
+///
+/// # Errors
+///
+/// It says neither yes nor no.
+pub(crate) fn settings_of(
+    reference: &StoreReference,
+    settings: &Settings,
+) -> anyhow::Result<Settings> {
+    let mut settings = settings.clone();
+    match reference.param("require-sigs") {
+        None => {}
+        Some("true" | "yes" | "1") => settings.require_sigs = true,
+        Some("false" | "no" | "0") => settings.require_sigs = false,
+        Some(other) => anyhow::bail!(
+            "store '{reference}': 'require-sigs' is '{other}' and must be true or false"
+        ),
+    }
+    Ok(settings)
+}
+
+/// Opens a store in which somebody else holds the locks of these paths, and waits for them to be added.
+///
+/// # Errors
+///
+/// A setting with a value that it can't have.
+pub(crate) fn open_under_locks(
+    layout: Layout,
+    settings: &Settings,
+    conf: &NixConf,
+    locked: BTreeSet<StorePath>,
+) -> anyhow::Result<LocalStore> {
+    let options = LocalOptions { locked_by_caller: locked, ..options(settings, conf)? };
+    Ok(LocalStore::new(layout, options))
+}
+
 /// Returns a setting that is on or off.
 pub(crate) fn is_on(conf: &NixConf, name: &str, default: bool) -> anyhow::Result<bool> {
     match conf.raw(name).map(|raw| raw.text()).as_deref() {
@@ -115,7 +148,12 @@ pub(crate) fn is_on(conf: &NixConf, name: &str, default: bool) -> anyhow::Result
     }
 }
 
-fn options(settings: &Settings, conf: &NixConf) -> anyhow::Result<LocalOptions> {
+/// Returns what settings ask of a store.
+///
+/// # Errors
+///
+/// A setting with a value that it can't have.
+pub(crate) fn options(settings: &Settings, conf: &NixConf) -> anyhow::Result<LocalOptions> {
     let usual = LocalOptions::default();
     let keys = || {
         let keys = settings.trusted_public_keys.iter().map(String::as_str);
@@ -126,8 +164,7 @@ fn options(settings: &Settings, conf: &NixConf) -> anyhow::Result<LocalOptions> 
             true => RequiredSignatures::By(keys()?),
             false => RequiredSignatures::None,
         },
-        // Nix leaves this out unless it's told to; a power cut costs it the store then
-        contents: match is_on(conf, "fsync-store-paths", true)? {
+        contents: match settings.fsync_store_paths {
             true => ContentSync::Full,
             false => ContentSync::Off,
         },

@@ -93,6 +93,7 @@ impl Rebuild<'_> {
             after_failure: self.keep_going,
             substitute: self.substitute,
             build: self.rebuilder.settings.clone(),
+            client: None,
         };
         let shower = Arc::new(Shower { graph: Arc::clone(&self.graph), to: Arc::clone(&observer) });
         let realiser = self.rebuilder.realiser();
@@ -166,10 +167,8 @@ fn outcome(target: &Target, realised: Realised) -> anyhow::Result<Outcome> {
             return Ok(Ok(named.collect::<anyhow::Result<_>>()?));
         }
         RealiseStatus::PermanentFailure | RealiseStatus::DependencyFailed => FailureKind::Build,
-        RealiseStatus::OutputRejected if message.contains("hash mismatch") => {
-            FailureKind::HashMismatch
-        }
-        RealiseStatus::OutputRejected => FailureKind::Build,
+        RealiseStatus::HashMismatch => FailureKind::HashMismatch,
+        RealiseStatus::OutputRejected => FailureKind::Rejected,
         RealiseStatus::TimedOut => FailureKind::TimedOut,
         RealiseStatus::LogLimitExceeded => FailureKind::LogLimit,
         RealiseStatus::NotDeterministic => FailureKind::NotDeterministic,
@@ -202,7 +201,9 @@ impl RealiseObserver for Shower {
                 node(&derivation).map(|node| FleetEvent::Phase { node, phase })
             }
             RealiseEvent::Note(text) => Some(FleetEvent::Note(text)),
-            RealiseEvent::Waiting { .. } | RealiseEvent::Ended { .. } => None,
+            RealiseEvent::Waiting { .. }
+            | RealiseEvent::Ended { .. }
+            | RealiseEvent::Failed { .. } => None,
         };
         if let Some(event) = told {
             self.to.event(event);

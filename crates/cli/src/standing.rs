@@ -14,8 +14,11 @@ use fs_err::os::unix::fs::OpenOptionsExt as _;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-/// Bytes of a socket's path; the system takes fewer.
+/// Bytes of a socket's path and what stands behind it; the system takes fewer.
 const MAX_PATH: u64 = 4096;
+
+/// What stands in the file's second line, where the daemon knows what drover says to it beside the protocol.
+const WORDS: &[u8] = b"\nintroductions\n";
 
 fn file(state: &Path) -> PathBuf {
     state.join("drover-daemon")
@@ -43,7 +46,7 @@ impl Standing {
             locked => locked?,
         }
         lock.set_len(0)?;
-        lock.write_all(socket.as_os_str().as_bytes())?;
+        lock.write_all(&[socket.as_os_str().as_bytes(), WORDS].concat())?;
         Ok(Some(Standing { _lock: lock }))
     }
 }
@@ -51,6 +54,25 @@ impl Standing {
 /// Returns where the daemon of drover listens that stands before the store with this state
 /// directory, if there is one.
 pub(crate) fn daemon_of(state: &Path) -> Option<PathBuf> {
+    find(state).map(|found| found.socket)
+}
+
+/// Whether a daemon knows what drover says to it beside the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Introductions {
+    Known,
+    Unknown,
+}
+
+/// A daemon that stands before a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) socket: PathBuf,
+    pub(crate) introductions: Introductions,
+}
+
+/// Returns the daemon of drover that stands before the store with this state directory, if there is one.
+pub(crate) fn find(state: &Path) -> Option<Found> {
     let lock = File::open(file(state)).ok()?;
     match flock(&lock, FlockOperation::NonBlockingLockShared) {
         Err(Errno::WOULDBLOCK) => {}
@@ -58,8 +80,12 @@ pub(crate) fn daemon_of(state: &Path) -> Option<PathBuf> {
     }
     let mut socket = Vec::new();
     lock.take(MAX_PATH).read_to_end(&mut socket).ok()?;
+    // one of an earlier release has the path only, and knows no introductions
+    let end = socket.len().checked_sub(WORDS.len()).filter(|end| socket.get(*end..) == Some(WORDS));
+    socket.truncate(end.unwrap_or(socket.len()));
     let socket = PathBuf::from(std::ffi::OsString::from_vec(socket));
-    socket.is_absolute().then_some(socket)
+    let knows = end.map_or(Introductions::Unknown, |_| Introductions::Known);
+    socket.is_absolute().then_some(Found { socket, introductions: knows })
 }
 
 #[cfg(test)]

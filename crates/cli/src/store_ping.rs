@@ -2,18 +2,31 @@
 
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use drover_core::StorePath;
 use drover_store::{Description, Store, Trust};
 use drover_store_remote::Address;
 use serde_json::json;
 
-use crate::arguments::PingArguments;
+use crate::arguments::{SettingArguments, VerbosityArguments};
 use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::exit::ExitStatus;
 use crate::local_store::LocalStore;
 use crate::own_store;
 use crate::terminal::Terminal;
+
+/// The arguments of `drover store ping`.
+#[derive(Debug, Args)]
+pub(crate) struct PingArguments {
+    #[command(flatten)]
+    pub(crate) settings: SettingArguments,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) verbosity: VerbosityArguments,
+}
 
 /// A path that no store has, to ask for.
 const NO_PATH: &str = "00000000000000000000000000000000-drover-ping";

@@ -86,14 +86,14 @@ impl Opener {
         if let Ok(Place::Local(layout) | Place::Own(layout)) = own_store::place(reference) {
             return Ok(Arc::new(own_store::open(layout, settings, conf)?));
         }
-        if caches::is_one(reference) {
-            return Ok(Arc::new(caches::open(reference, &self.configuration)?));
-        }
-        let address = address(reference, &host.daemon_socket())?;
         let store_dir = match reference.param("store").filter(|_| !reference.scheme().is_ssh()) {
             Some(dir) => dir.parse()?,
             None => store_dir.clone(),
         };
+        if caches::is_one(reference) {
+            return Ok(Arc::new(caches::open_in(reference, store_dir, &self.configuration)?));
+        }
+        let address = address(reference, &host.daemon_socket())?;
         let settings = self.configuration.client_settings();
         let connector = match self.connector.get() {
             Some(connector) => connector,

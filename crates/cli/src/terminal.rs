@@ -83,6 +83,11 @@ impl Terminal {
         Terminal { verbosity, form, build_logs: BuildLogs::Hidden, colour }
     }
 
+    /// Returns the same terminal, saying only what went wrong.
+    pub(crate) fn silent(&self) -> Terminal {
+        Terminal { verbosity: Verbosity::Quiet, ..self.clone() }
+    }
+
     /// Returns the same terminal, as the flags of a build say. A bar needs a terminal.
     pub(crate) fn with_speech(&self, speech: &SpeechArguments) -> Terminal {
         let form = match speech.log_format {
@@ -103,15 +108,33 @@ impl Terminal {
 
     /// Lets what happens inside be printed, where `DROVER_LOG` or `-vv` asks for it.
     pub(crate) fn start_tracing(&self) {
-        let filter = match (std::env::var("DROVER_LOG"), self.verbosity) {
-            (Ok(filter), _) => EnvFilter::new(filter),
-            (Err(_), Verbosity::Debug) => EnvFilter::new(
+        if let Some(filter) = self.asked_for() {
+            trace(filter);
+        } else if self.verbosity != Verbosity::Quiet {
+            // what substituters do wrong is told, as it's why something isn't fetched
+            let filter =
+                EnvFilter::new("drover_store_cache=warn,drover_store_local::substitution=warn");
+            let plain = tracing_subscriber::fmt().without_time().with_target(false);
+            let plain = plain.with_ansi(self.colour == Colour::On);
+            plain.with_env_filter(filter).with_writer(io::stderr).init();
+        }
+    }
+
+    /// The same for a server, whose troubles its clients aren't told of: they are always printed.
+    pub(crate) fn start_tracing_of_server(&self) {
+        let usual = || EnvFilter::new("drover_cache_server=warn,drover_store_local=warn");
+        trace(self.asked_for().unwrap_or_else(usual));
+    }
+
+    fn asked_for(&self) -> Option<EnvFilter> {
+        match (std::env::var("DROVER_LOG"), self.verbosity) {
+            (Ok(filter), _) => Some(EnvFilter::new(filter)),
+            (Err(_), Verbosity::Debug) => Some(EnvFilter::new(
                 "drover=debug,drover_fleet=debug,drover_schedule=debug,drover_store_remote=debug,\
-                 drover_store_cache=debug,drover_store_local=debug",
-            ),
-            _ => return,
-        };
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+                 drover_store_cache=debug,drover_store_local=debug,drover_cache_server=debug",
+            )),
+            _ => None,
+        }
     }
 
     /// Prints a line of the result.
@@ -176,6 +199,10 @@ impl Terminal {
         // with nobody to read it there is nobody to tell
         drop(writeln!(io::stderr().lock(), "{line}"));
     }
+}
+
+fn trace(filter: EnvFilter) {
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
 }
 
 /// Returns an error with its causes, those left out that only repeat what was said.

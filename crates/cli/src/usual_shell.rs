@@ -22,7 +22,7 @@ pub(crate) fn find() -> Option<PathBuf> {
 }
 
 /// Whether a program is of 64 bits in the byte order of this machine, and loaded without a linker.
-fn stands_alone(path: &Path) -> bool {
+pub(crate) fn stands_alone(path: &Path) -> bool {
     /// The type of the program header that names the linker.
     const INTERPRETER: u32 = 3;
     let Ok(file) = File::open(path) else { return false };

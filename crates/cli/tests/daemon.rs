@@ -390,6 +390,41 @@ fn a_stop_ends_builds_on_the_machines(#[case] before: Option<Signal>) {
     world.assert_sound();
 }
 
+/// The settings that a build here was begun with have been replaced since, and it's waited for all the same:
+/// what it has left takes a while to be removed.
+#[test]
+fn a_stop_waits_for_builds_from_before_a_reload() {
+    let long = &seconds(900);
+    let world = World::new();
+    world.configure("max-jobs = 1\nauto-allocate-uids = true");
+    let mut daemon = world.daemon();
+    let many = "n=0; while [ $n -lt 30000 ]; do : > f$n; n=$((n + 1)); done";
+    let tools = world.path("tools");
+    let text = format!(
+        r#"let tools = builtins.path {{ path = {}; name = "tools"; }}; in derivation {{
+            name = "litter"; system = "x86_64-linux"; builder = "${{tools}}/bin/sh";
+            args = [ "-c" "{many}; ${{tools}}/bin/sleep {long}" ]; }}"#,
+        tools.display()
+    );
+    let mut command = world.command("nix-instantiate", &["-E", &text]);
+    command.env("NIX_REMOTE", world.store());
+    let mut building = started(&world, &succeeds(command), long);
+    let folder = world.path("root/nix/var/nix/builds");
+    let works = || fs_err::read_dir(&folder).unwrap().next().is_some();
+    assert!(works());
+    for cores in ["cores = 2", "cores = 3"] {
+        world.configure(&format!("max-jobs = 1\nauto-allocate-uids = true\n{cores}"));
+        daemon.tell(Signal::HUP);
+        world.heard("RELOADING=1");
+        world.heard("READY=1");
+    }
+    daemon.tell(Signal::TERM);
+    assert_eq!(daemon.ended(), 0);
+    assert!(!sleeps(long) && !works(), "something is left of the build");
+    assert!(!building.wait().unwrap().success());
+    world.assert_sound();
+}
+
 #[test]
 fn a_client_that_is_killed_takes_its_build_along() {
     let world = World::new();
@@ -514,12 +549,16 @@ fn a_build_that_is_to_be_checked_is_refused_by_name() {
     world.machines(&[("b1", 1)]);
     let _daemon = world.daemon();
     let drv = world.derivation("twice", "echo > $out", &[]);
-    succeeds(world.client(&["-r", &drv]));
+    let path = succeeds(world.client(&["-r", &drv]));
     let said = fails(world.client(&["-r", &drv, "--check"]), 1);
     assert!(said.contains("cannot check builds by repeating them where none are done"), "{said}");
+    // what is sound needs no building
+    succeeds(world.client(&["-r", &drv, "--repair"]));
+    fs_err::remove_file(world.real(&path)).unwrap();
+    fs_err::write(world.real(&path), "damaged").unwrap();
     let said = fails(world.client(&["-r", &drv, "--repair"]), 1);
-    let expected = "cannot repair paths by building them again on other machines";
-    assert!(said.contains(expected), "{said}");
+    let expected = "no builds are done on this machine ('max-jobs = 0')";
+    assert!(said.contains("cannot repair path") && said.contains(expected), "{said}");
 }
 
 #[test]
@@ -551,7 +590,7 @@ fn a_derivation_can_be_named_to_nix_build() {
 #[test]
 fn damaged_paths_are_fetched_again() {
     let (world, other) = (World::new(), World::new());
-    let cache = "s3://cache";
+    let cache = "s3://cache?scheme=ftp";
     world.configure(&format!("substituters = {cache} {}", other.store()));
     let _daemon = world.daemon();
     let file = world.path("file");

@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: stock Nix against drover, on the same hosts and in the same run, taking turns:
-//! fresh graphs of builds (`graphs`), and what is asked of stores and daemons (`stores`).
+//! fresh graphs of builds (`graphs`), what machines are asked before (`seeking`, drover alone), what is
+//! asked of stores and daemons (`stores`), serving a binary cache (`serving`, against nginx), and what is
+//! asked before a build (`asking`, drover alone).
 //!
 //! | variable | meaning |
 //! |---|---|
@@ -10,7 +12,11 @@
 //! All hosts share this machine's processors, so what takes processor time is slower than on
 //! machines of their own, for both sides; what sleeps is not.
 
+mod asking;
 mod graphs;
+mod nginx;
+mod seeking;
+mod serving;
 mod side;
 mod stores;
 
@@ -46,7 +52,7 @@ pub(crate) fn run(workspace: &Path) -> Result<()> {
     let program = program(workspace)?;
     let mut faults = Vec::new();
     let mut tables = 0;
-    for kind in [graphs::run, stores::run] {
+    for kind in [graphs::run, seeking::run, stores::run, serving::run, asking::run] {
         if let Some(outcome) = kind(&program, &wanted, runs)? {
             println!("{}\n", outcome.table);
             faults.extend(outcome.faults);

@@ -4,6 +4,7 @@
 //! reason and, for sizes, another limit. A waiver that nothing needs is an error too.
 
 mod layers;
+mod reference;
 mod rules;
 mod source;
 mod waivers;
@@ -47,10 +48,14 @@ enum Rule {
     ModuleName,
     /// No file names a folder of the machine that it was written on.
     ForeignPath,
+    /// The reference of messages and variables says what the program says and reads.
+    Reference,
+    /// What a script expects to fail would be noticed if it didn't.
+    Refusal,
 }
 
 impl Rule {
-    const ALL: [Rule; 8] = [
+    const ALL: [Rule; 10] = [
         Rule::Layer,
         Rule::ModuleDoc,
         Rule::FileLength,
@@ -59,6 +64,8 @@ impl Rule {
         Rule::Unfinished,
         Rule::ModuleName,
         Rule::ForeignPath,
+        Rule::Reference,
+        Rule::Refusal,
     ];
 
     fn name(self) -> &'static str {
@@ -71,6 +78,8 @@ impl Rule {
             Rule::Unfinished => "unfinished",
             Rule::ModuleName => "module-name",
             Rule::ForeignPath => "foreign-path",
+            Rule::Reference => "reference",
+            Rule::Refusal => "refusal",
         }
     }
 
@@ -94,6 +103,7 @@ pub(crate) fn run(workspace: &Path) -> Result<()> {
     let files = files(workspace)?;
     let mut findings = layers::check(&manifests(workspace)?)?;
     findings.extend(rules::check(&files));
+    findings.extend(reference::check(&files));
     let left = waivers.apply(findings);
     for Finding { path, line, rule, message, .. } in &left {
         let place = if *line == 0 { path.clone() } else { format!("{path}:{line}") };

@@ -7,28 +7,35 @@
 //!
 //! What was built for somebody who asked for it is signed with the keys of `secret-key-files`.
 
-use std::collections::{BTreeMap, VecDeque};
+mod crews;
+mod noting;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use drover_build_local::LocalBuilder;
-use drover_core::{DrvOutput, Realisation, SecretKey, StorePath};
-use drover_derivation::{BasicDerivation, Derivation, DerivationKind, derivation_name};
-use drover_fleet::{Service, ServiceOptions, Shutdown};
+use drover_build_local::{LocalBuilder, PostBuildHook};
+use drover_core::{SecretKey, StorePath};
+use drover_derivation::BasicDerivation;
+use drover_fleet::{BuildNumbers, Duty, Service, ServiceOptions, Shutdown};
 use drover_store::{
     Keeper, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
-    RealiseStatus, Realised, Realiser, SignatureCheck, StoreError, Substitute, Wanted,
+    RealiseStatus, Realised, Realiser, StoreError, Substitute, Wanted,
 };
-use drover_store_local::LocalStore;
 use tokio::sync::OnceCell;
 
+use self::noting::note_outputs;
 use super::ThisMachine;
+use super::signer::Signer;
 use crate::after_build::{self, BuiltElsewhere};
 use crate::configuration::Configuration;
 use crate::host::processors;
+use crate::output_trust::service_options;
 use crate::{own_builder, signing};
+
+pub(super) use self::crews::Crew;
 
 /// Lists of machines that are remembered while nobody uses them.
 const IDLE_LISTS: usize = 8;
@@ -41,10 +48,16 @@ pub(super) struct Builds {
     machine: ThisMachine,
     state: Mutex<State>,
     service: Arc<Service>,
+    numbers: BuildNumbers,
 }
 
-/// A build: of which derivation, and when.
-type Hooked = (StorePath, Option<(SystemTime, SystemTime)>);
+/// Has all services give their builds numbers that no other gives.
+fn numbered(options: ServiceOptions, numbers: &BuildNumbers) -> ServiceOptions {
+    ServiceOptions { numbers: numbers.clone(), ..options }
+}
+
+/// A build: of which derivation, and when; and the program that runs for it.
+type Hooked = (StorePath, Option<(SystemTime, SystemTime)>, PathBuf);
 
 /// A run of the hook for a build, with what went wrong with it, if anything did.
 type HookRun = OnceCell<Result<(), String>>;
@@ -55,10 +68,16 @@ struct State {
     keys: Arc<Vec<SecretKey>>,
     /// Builds on this machine.
     builder: Option<LocalBuilder>,
+    /// What did so before a reload, and may still have builds.
+    earlier: Vec<LocalBuilder>,
     /// What other machines have built and the hook has run for, and when it was built: the latest.
     hooked: VecDeque<(Hooked, Arc<HookRun>)>,
     /// By the value of `builders`, and whether this machine is meant, too.
     brought: BTreeMap<(String, Here), Arc<Service>>,
+    /// What builds with lists that clients had brought, and that are no good any more.
+    forgotten: Vec<Weak<Service>>,
+    /// Machines that get nothing new.
+    drained: BTreeSet<String>,
 }
 
 /// Whether a client has something built on this machine, too.
@@ -70,65 +89,90 @@ enum Here {
 }
 
 impl Builds {
+    /// `builder` is what builds on this machine, if anything does.
     pub(super) fn new(
         machine: &ThisMachine,
         configuration: Arc<Configuration>,
-        store: &Arc<LocalStore>,
+        builder: Option<LocalBuilder>,
     ) -> anyhow::Result<Builds> {
-        let builder = machine.builder(&configuration, store)?;
         let machines = machine.machines(&configuration, None, builder.as_ref())?;
-        let service = Arc::new(Service::new(machines, ServiceOptions::default()));
+        let numbers = BuildNumbers::default();
+        let options = numbered(service_options(&configuration.settings)?, &numbers);
+        let service = Arc::new(Service::new(machines, options));
         let keys =
             Arc::new(signing::keys(&configuration.settings.secret_key_files, &machine.terminal)?);
-        let (brought, hooked) = (BTreeMap::new(), VecDeque::new());
-        let state = Mutex::new(State { configuration, keys, builder, hooked, brought });
-        Ok(Builds { machine: machine.clone(), state, service })
+        let (brought, hooked, drained) = (BTreeMap::new(), VecDeque::new(), BTreeSet::new());
+        let (earlier, forgotten) = (Vec::new(), Vec::new());
+        let state =
+            State { configuration, keys, builder, earlier, hooked, brought, forgotten, drained };
+        Ok(Builds { machine: machine.clone(), state: Mutex::new(state), service, numbers })
     }
 
     /// Takes over other settings and machines. What is built goes on.
     pub(super) fn reload(
         &self,
         configuration: Arc<Configuration>,
-        store: &Arc<LocalStore>,
+        builder: Option<LocalBuilder>,
     ) -> anyhow::Result<()> {
-        let builder = self.machine.builder(&configuration, store)?;
         let machines = self.machine.machines(&configuration, None, builder.as_ref())?;
         let keys = Arc::new(signing::keys(
             &configuration.settings.secret_key_files,
             &self.machine.terminal,
         )?);
-        self.service.reload(machines, ServiceOptions::default());
+        self.service.reload(machines, service_options(&configuration.settings)?);
         let mut state = self.state();
         (state.configuration, state.keys) = (configuration, keys);
-        state.builder = builder;
+        let before = std::mem::replace(&mut state.builder, builder);
+        state.earlier.extend(before);
         self.reload_brought(&mut state);
+        state.earlier.retain(|builder| !builder.is_abandoned());
         Ok(())
     }
 
     /// Has the lists that clients brought read anew, with what they include. One that is no good any
-    /// more is forgotten, and whoever brings it again is told why.
+    /// more is forgotten, and whoever brings it again is told why; what is built with it goes on.
     fn reload_brought(&self, state: &mut State) {
-        let State { configuration, builder, brought, .. } = state;
+        let State { configuration, builder, brought, forgotten, .. } = state;
+        forgotten.retain(|service| service.strong_count() > 0);
         let usual = &configuration.settings.builders;
         brought.retain(|(builders, here), service| {
             let builder = builder.as_ref().filter(|_| *here == Here::Builds);
             let given = Some(builders.as_str()).filter(|given| given != usual);
             let machines = self.machine.machines(configuration, given, builder);
-            machines.map(|list| service.reload(list, ServiceOptions::default())).is_ok()
+            let options = service_options(&configuration.settings);
+            let known = machines.and_then(|list| Ok((list, options?)));
+            let reloaded = known.map(|(list, options)| service.reload(list, options));
+            if reloaded.is_err() {
+                forgotten.push(Arc::downgrade(service));
+            }
+            reloaded.is_ok()
         });
     }
 
     /// Ends all that is built; see [`Service::shutdown`].
     pub(super) async fn shutdown(&self, how: Shutdown) {
-        let brought = std::mem::take(&mut self.state().brought);
+        let brought: Vec<Arc<Service>> = {
+            let mut state = self.state();
+            let forgotten = std::mem::take(&mut state.forgotten);
+            let forgotten = forgotten.into_iter().filter_map(|service| service.upgrade());
+            std::mem::take(&mut state.brought).into_values().chain(forgotten).collect()
+        };
         self.service.shutdown(how).await;
-        for service in brought.into_values() {
+        for service in brought {
             service.shutdown(how).await;
         }
-        let builder = self.state().builder.clone();
-        if let Some(builder) = builder {
+        let builders: Vec<_> = {
+            let state = self.state();
+            state.earlier.iter().chain(&state.builder).cloned().collect()
+        };
+        for builder in builders {
             builder.ended().await;
         }
+    }
+
+    /// Returns what builds on the machines that are configured.
+    pub(super) fn configured(&self) -> &Service {
+        &self.service
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -156,7 +200,9 @@ impl Builds {
         let mut state = self.state();
         let usual = &state.configuration.settings.builders;
         let builders = overrides.get("builders").unwrap_or(usual).clone();
-        let builds_here = state.builder.is_some();
+        // where the daemon itself builds nothing here, its own list is what is asked for
+        let builds_nothing = state.configuration.settings.max_jobs.resolve(processors()) == 0;
+        let builds_here = state.builder.is_some() && !builds_nothing;
         if builders == *usual && (here == Here::Builds || !builds_here) {
             return Ok(Arc::clone(&self.service));
         }
@@ -167,14 +213,19 @@ impl Builds {
         let builder = state.builder.as_ref().filter(|_| here == Here::Builds);
         let given = Some(key.0.as_str()).filter(|given| given != usual);
         let machines = self.machine.machines(&state.configuration, given, builder);
-        let machines = machines.map_err(|error| StoreError::Refused {
+        let options = service_options(&state.configuration.settings);
+        let known = machines.and_then(|list| Ok((list, options?)));
+        let (machines, options) = known.map_err(|error| StoreError::Refused {
             store: store.name().to_owned(),
             message: format!("{error:#}"),
         })?;
         if state.brought.len() >= IDLE_LISTS {
             state.brought.retain(|_, service| Arc::strong_count(service) > 1);
         }
-        let service = Arc::new(Service::new(machines, ServiceOptions::default()));
+        let service = Arc::new(Service::new(machines, numbered(options, &self.numbers)));
+        for machine in &state.drained {
+            service.set_duty(machine, Duty::Draining);
+        }
         state.brought.insert(key, Arc::clone(&service));
         Ok(service)
     }
@@ -202,17 +253,19 @@ impl Builds {
     /// waited for it. Where the hook fails, so does the build for this client, as in Nix.
     async fn run_hook(
         &self,
+        hook: Option<&PostBuildHook>,
         store: &dyn Keeper,
         derivation: &StorePath,
         realised: &mut Realised,
         elsewhere: &BuiltElsewhere<dyn RealiseObserver, StorePath>,
     ) -> Result<(), StoreError> {
+        let Some(hook) = hook else { return Ok(()) };
         if realised.status != RealiseStatus::Built || !elsewhere.has_seen(derivation) {
             return Ok(());
         }
-        let (hook, ran) = {
+        let ran = {
             let mut state = self.state();
-            let key = (derivation.clone(), realised.period);
+            let key = (derivation.clone(), realised.period, hook.program.clone());
             let known = state.hooked.iter().find(|(known, _)| *known == key);
             let ran = match known {
                 Some((_, ran)) => Arc::clone(ran),
@@ -225,83 +278,38 @@ impl Builds {
             if HOOKED < state.hooked.len() {
                 state.hooked.pop_front();
             }
-            (own_builder::post_build_hook(&state.configuration.conf), ran)
+            ran
         };
-        let hook = hook.map_err(|error| StoreError::Refused {
-            store: store.name().to_owned(),
-            message: format!("{error:#}"),
-        })?;
-        let Some(hook) = hook else { return Ok(()) };
         let outputs = realised.outputs.values().cloned().collect();
         let tell = |line| elsewhere.event(RealiseEvent::Note(line));
         // who comes second waits for it, and runs it where the first has left meanwhile
-        let run = || after_build::run(&hook, store, derivation, &outputs, tell);
+        let run = || after_build::run(hook, store, derivation, &outputs, tell);
         if let Err(message) = ran.get_or_init(run).await {
-            (realised.status, realised.message) =
-                (RealiseStatus::PermanentFailure, message.clone());
+            (realised.status, realised.message) = (RealiseStatus::MiscFailure, message.clone());
         }
         Ok(())
     }
 
-    /// Signs what was built, in the store where it is valid now.
-    async fn sign(
+    /// Returns the hook of a client: its own, if it is one who may say so, and otherwise that of the
+    /// configuration.
+    fn hook_for(
         &self,
         store: &dyn Keeper,
-        realised: &[Realised],
-        keys: &[SecretKey],
-    ) -> Result<(), StoreError> {
-        let built = realised.iter().filter(|each| each.status == RealiseStatus::Built);
-        let paths: Vec<StorePath> = built.flat_map(|each| each.outputs.values().cloned()).collect();
-        if keys.is_empty() || paths.is_empty() {
-            return Ok(());
-        }
-        for info in store.path_infos(&paths).await?.into_iter().flatten() {
-            let fingerprint = info.fingerprint(store.store_dir());
-            let signatures = keys.iter().map(|key| key.sign(&fingerprint)).collect();
-            store.add_signatures(&info.path, &signatures).await?;
-        }
-        Ok(())
-    }
-}
-
-/// Notes what the outputs of derivations are, where floating ones are in use: a client with
-/// `ca-derivations` asks for that of every derivation, be its outputs' paths known from the beginning
-/// or not, and ends with an assertion where it gets no answer.
-///
-/// Follows `registerOutputs` in `src/libstore/unix/build/derivation-builder.cc` of Nix.
-async fn note_outputs(
-    store: &dyn Keeper,
-    wanted: &[Wanted],
-    realised: &[Realised],
-) -> Result<(), StoreError> {
-    for (wanted, realised) in wanted.iter().zip(realised) {
-        let (Wanted::AllOutputs(path) | Wanted::Outputs(path, _)) = wanted else { continue };
-        if !realised.status.is_success() || is_impure(store, path).await? {
-            continue;
-        }
-        let hash = store.realisation_hash(path).await?;
-        for (name, out_path) in &realised.outputs {
-            let Ok(output) = name.parse() else { continue };
-            let id = DrvOutput { hash: hash.clone(), output };
-            if store.realisation(&id).await?.is_none() {
-                let (out_path, signatures) = (out_path.clone(), Default::default());
-                let realisation = Realisation { id, out_path, signatures };
-                store.register_realisation(&realisation, SignatureCheck::Skip).await?;
+        settings: &RealiseSettings,
+    ) -> Result<Option<PostBuildHook>, StoreError> {
+        let conf = &self.state().configuration.conf;
+        match settings.build.overrides.get("post-build-hook") {
+            Some(program) if program.is_empty() => Ok(None),
+            Some(program) => {
+                let settings = own_builder::hook_settings(conf);
+                Ok(Some(PostBuildHook::of_client(program.into(), &settings)))
             }
+            None => own_builder::post_build_hook(conf).map_err(|error| StoreError::Refused {
+                store: store.name().to_owned(),
+                message: format!("{error:#}"),
+            }),
         }
     }
-    Ok(())
-}
-
-/// Whether a derivation's outputs are others each time. One that can't be read has none to note.
-async fn is_impure(store: &dyn Keeper, path: &StorePath) -> Result<bool, StoreError> {
-    let Some(name) = derivation_name(path) else { return Ok(true) };
-    let files = store.read_files(std::slice::from_ref(path)).await?;
-    let parsed = files.iter().map(|file| {
-        let derivation = Derivation::parse_aterm(store.store_dir(), &name, file).ok()?;
-        derivation.kind().ok()
-    });
-    Ok(parsed.flatten().all(|kind| kind == DerivationKind::Impure))
 }
 
 #[async_trait]
@@ -315,8 +323,10 @@ impl Realiser for Builds {
     ) -> Result<Vec<Realised>, StoreError> {
         let service = self.service(store.as_ref(), &mut settings)?;
         let keys = self.keys_for(store.as_ref(), &settings)?;
+        let hook = self.hook_for(store.as_ref(), &settings)?;
         let asked = wanted.clone();
         let is_check = settings.mode == RealiseMode::Check;
+        let signer = Signer::of(&settings);
         let elsewhere = Arc::new(BuiltElsewhere::new(observer));
         let follower = Arc::clone(&elsewhere) as Arc<dyn RealiseObserver>;
         let mut realised = service.realise(Arc::clone(&store), wanted, settings, follower).await?;
@@ -327,10 +337,10 @@ impl Realiser for Builds {
         if self.state().configuration.settings.experimental_features.contains("ca-derivations") {
             note_outputs(store.as_ref(), &asked, &realised).await?;
         }
-        self.sign(store.as_ref(), &realised, &keys).await?;
+        signer.sign(store.as_ref(), &realised, &keys, &elsewhere).await?;
         for (asked, realised) in asked.iter().zip(&mut realised) {
             if let Wanted::AllOutputs(path) | Wanted::Outputs(path, _) = asked {
-                self.run_hook(store.as_ref(), path, realised, &elsewhere).await?;
+                self.run_hook(hook.as_ref(), store.as_ref(), path, realised, &elsewhere).await?;
             }
         }
         Ok(realised)
@@ -345,13 +355,16 @@ impl Realiser for Builds {
     ) -> Result<Realised, StoreError> {
         let service = self.service(store.as_ref(), &mut settings)?;
         let keys = self.keys_for(store.as_ref(), &settings)?;
+        let hook = self.hook_for(store.as_ref(), &settings)?;
         let path = derivation.0.clone();
+        let signer = Signer::of(&settings);
         let elsewhere = Arc::new(BuiltElsewhere::new(observer));
         let follower = Arc::clone(&elsewhere) as Arc<dyn RealiseObserver>;
         let building = service.build_derivation(Arc::clone(&store), derivation, settings, follower);
         let mut realised = building.await?;
-        self.sign(store.as_ref(), std::slice::from_ref(&realised), &keys).await?;
-        self.run_hook(store.as_ref(), &path, &mut realised, &elsewhere).await?;
+        let built = std::slice::from_ref(&realised);
+        signer.sign(store.as_ref(), built, &keys, &elsewhere).await?;
+        self.run_hook(hook.as_ref(), store.as_ref(), &path, &mut realised, &elsewhere).await?;
         Ok(realised)
     }
 

@@ -1,10 +1,17 @@
 //! The commands that others call by the names of Nix's programs, and some of drover's own that do
 //! the same: what `drover-compat` needs of this machine.
 
+mod ahead;
 mod builds;
+mod control;
 mod daemon;
+mod detached;
+mod hooks;
 mod programs;
+mod serve;
+mod served;
 mod signals;
+mod signer;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,16 +20,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use drover_build_local::LocalBuilder;
 use drover_compat::{
-    Captured, CompatError, DaemonRequest, Destination, ExitStatus, Host, HostSettings, Input,
-    Options, Output, Program, ServeAccess,
+    About, Captured, CompatError, DaemonRequest, Destination, ExitStatus, Host, HostSettings,
+    Input, Options, Output, Program, ServeAccess,
 };
-use drover_config::{StoreReference, User};
+use drover_config::{Override, StoreReference, User};
 use drover_fleet::{Shutdown, Site};
 use drover_store::{Keeper, Realiser, Store, Substitute};
 use drover_store_local::{Layout, Place};
 use drover_store_remote::RemoteStore;
 
 use self::builds::Builds;
+pub(crate) use self::daemon::raise_file_limit;
+pub(crate) use self::hooks::ForHooks;
 use crate::address::{address, connections};
 use crate::builders::{List, other_machines};
 use crate::caches;
@@ -55,6 +64,33 @@ pub(crate) async fn run_own(
 ) -> crate::exit::ExitStatus {
     let machine = ThisMachine { terminal: terminal.clone() };
     crate::exit::ExitStatus(drover_compat::run_own(arguments, "drover", &machine).await.0)
+}
+
+/// Runs the daemon that schedules the builds of stock Nix's hooks.
+pub(crate) async fn serve_hooks<R: FnOnce()>(
+    overrides: Vec<Override>,
+    hooks: ForHooks<'_, R>,
+    terminal: &Terminal,
+) -> anyhow::Result<()> {
+    let machine = ThisMachine { terminal: terminal.clone() };
+    let options = Options { overrides, ..Options::default() };
+    hooks::run(&machine, &options, hooks).await
+}
+
+/// Opens the store of the settings as its keeper sees it.
+///
+/// # Errors
+///
+/// A kind of store that can't be opened so.
+pub(crate) fn keeper(
+    configuration: &Configuration,
+    terminal: &Terminal,
+) -> anyhow::Result<Arc<dyn Keeper>> {
+    let machine = ThisMachine { terminal: terminal.clone() };
+    Ok(match machine.open(None, configuration)? {
+        Opened::Own(store) => store,
+        Opened::Remote(store) => store,
+    })
 }
 
 /// This machine, its settings and its stores.
@@ -118,7 +154,7 @@ impl ThisMachine {
             Err(_) => return self.open_remote(reference, configuration),
         };
         match place {
-            Place::Local(layout) => self.open_own(layout, configuration),
+            Place::Local(layout) => self.open_own(layout, reference, configuration),
             Place::Own(layout) => {
                 if !layout.state.exists() {
                     self.terminal.warn(&format!(
@@ -126,7 +162,7 @@ impl ThisMachine {
                         layout.name
                     ));
                 }
-                self.open_own(layout, configuration)
+                self.open_own(layout, reference, configuration)
             }
             Place::Daemon(socket) => {
                 let connector = Connector::new(configuration)?;
@@ -141,9 +177,15 @@ impl ThisMachine {
         }
     }
 
-    fn open_own(&self, layout: Layout, configuration: &Configuration) -> anyhow::Result<Opened> {
-        let Configuration { settings, conf, .. } = configuration;
-        let store = own_store::open(layout, settings, conf)?;
+    fn open_own(
+        &self,
+        layout: Layout,
+        reference: &StoreReference,
+        configuration: &Configuration,
+    ) -> anyhow::Result<Opened> {
+        let conf = &configuration.conf;
+        let settings = own_store::settings_of(reference, &configuration.settings)?;
+        let store = own_store::open(layout, &settings, conf)?;
         let sources = substituters::sources(configuration, None);
         Ok(Opened::Own(Arc::new(store.substituting_from(sources))))
     }
@@ -173,7 +215,8 @@ impl ThisMachine {
         };
         let layout = store.layout();
         let Some(socket) = standing::daemon_of(&layout.state) else {
-            let builds = Builds::new(self, Arc::new(configuration), store)?;
+            let builder = self.builder(&configuration, store)?;
+            let builds = Builds::new(self, Arc::new(configuration), builder)?;
             return Ok(BuiltBy::ThisProcess(Arc::new(builds)));
         };
         let connector = Connector::new(&configuration)?;
@@ -226,6 +269,20 @@ impl ThisMachine {
 impl Host for ThisMachine {
     fn nix_version(&self) -> String {
         NIX_VERSION.to_owned()
+    }
+
+    fn about(&self, options: &Options) -> Result<About, CompatError> {
+        let Configuration { settings, host, store_dir, .. } = self.configuration(options)?;
+        let mut user_files = host.environment.user_conf_files();
+        user_files.reverse();
+        Ok(About {
+            system: settings.system,
+            extra_systems: settings.extra_platforms.into_iter().collect(),
+            system_file: host.environment.conf_dir().join("nix.conf"),
+            user_files,
+            store_dir,
+            state_dir: host.state_dir,
+        })
     }
 
     fn variable(&self, name: &str) -> Option<OsString> {
@@ -319,7 +376,7 @@ impl Host for ThisMachine {
         access: ServeAccess,
         options: &Options,
     ) -> Result<ExitStatus, CompatError> {
-        daemon::serve(self, access, options).await
+        serve::serve(self, access, options).await
     }
 
     async fn exec_real(

@@ -73,18 +73,11 @@ pub(crate) fn lasting_line(event: &FleetEvent, names: &dyn Names, taste: Taste) 
         }
         FleetEvent::Failed { node, failure } => {
             let whose = failure.machine.as_ref().map(|name| format!(" on {name}"));
-            let verb = match failure.kind {
-                FailureKind::Build => "failed",
-                FailureKind::TimedOut => "took too long",
-                FailureKind::LogLimit => "said too much",
-                FailureKind::HashMismatch => "has the wrong hash",
-                FailureKind::NotDeterministic => "is not deterministic",
-                FailureKind::NotFetched => "could not be fetched",
-                FailureKind::NoMachine => {
+            let verb = match verb(failure.kind)? {
+                Verb::OfBuild(verb) => verb,
+                Verb::OfNobody => {
                     return Some(format!("{} can be built nowhere", names.name(*node)));
                 }
-                // told by what they depend on, or by the user
-                FailureKind::Dependency | FailureKind::Cancelled => return None,
             };
             Some(format!("{} {verb}{}", names.name(*node), whose.unwrap_or_default()))
         }
@@ -104,6 +97,31 @@ pub(crate) fn lasting_line(event: &FleetEvent, names: &dyn Names, taste: Taste) 
         FleetEvent::Note(text) => Some(plain_text(text)),
         _ => None,
     }
+}
+
+/// What is said of a derivation that failed.
+enum Verb {
+    OfBuild(&'static str),
+    /// No machine took it.
+    OfNobody,
+}
+
+/// Returns what is said of a failure; nothing where others tell of it.
+fn verb(kind: FailureKind) -> Option<Verb> {
+    Some(Verb::OfBuild(match kind {
+        FailureKind::Build => "failed",
+        FailureKind::Rejected => "has outputs that can't be taken",
+        FailureKind::TimedOut => "took too long",
+        FailureKind::LogLimit => "said too much",
+        FailureKind::HashMismatch => "has the wrong hash",
+        FailureKind::NotDeterministic => "is not deterministic",
+        FailureKind::Hook => "was built, and the hook after it failed",
+        FailureKind::NotFetched => "could not be fetched",
+        FailureKind::NotSent => "could not be sent",
+        FailureKind::NoMachine => return Some(Verb::OfNobody),
+        // told by what they depend on, or by the user
+        FailureKind::Dependency | FailureKind::Cancelled => return None,
+    }))
 }
 
 /// Returns where a transfer goes.

@@ -41,8 +41,9 @@ const GOOD: &str = r#"Derive([("out","/nix/store/q6cz8xnq7m50dva7v6l8ppsb9ifxahz
 fn a_derivation_that_is_none(#[case] text: &str, #[case] words: &str) {
     let world = World::new();
     let path = world.spoiled(|file| fs_err::write(file, text).unwrap());
-    // with substituters the store is left to Nix's daemon, which looks into no file by itself
-    let build = vec!["build", "-j0", "--option", "substituters", "s3://no-such-cache"];
+    // with substituters that only Nix may know the store is left to Nix's daemon, which looks into no
+    // file by itself
+    let build = vec!["build", "-j0", "--option", "substituters", "s3://no-such-cache?scheme=ftp"];
     for command in [build, vec!["derivation", "show"]] {
         let said = world.run(&[command, vec![&path]].concat());
         said.fails(1, &["error: ", "derivation 'a.drv'", words]);
@@ -125,7 +126,7 @@ fn a_derivation_that_is_not_there() {
 /// machine, the path and the rule are told.
 #[rstest]
 #[case::magic("s/nix-archive-1/nix-archive-2/", "not a NAR: bad magic")]
-#[case::unsorted(r"s/\x02\0{7}aa/\x02\0\0\0\0\0\0\0zz/", "not sorted at")]
+#[case::unsorted(r"s/\x02\0{7}aa/\x02\0\0\0\0\0\0\0zz/", "is not sorted: ")]
 #[case::duplicate(r"s/\x02\0{7}aa/\x02\0\0\0\0\0\0\0bb/", "duplicate entry")]
 #[case::parent(r"s/\x02\0{7}aa/\x02\0\0\0\0\0\0\0../", "invalid entry name")]
 #[case::slash(r"s/\x02\0{7}aa/\x02\0\0\0\0\0\0\0a\//", "invalid entry name")]

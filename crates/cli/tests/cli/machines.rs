@@ -6,7 +6,7 @@ use crate::world::{EMPTY, World};
 
 impl World {
     /// Returns the line of a machine that is this one with another store.
-    fn neighbour(&self) -> String {
+    pub(crate) fn neighbour(&self) -> String {
         let store = self.path("other");
         let command = format!("exec nix-daemon --stdio --store 'local?root={}'", store.display());
         format!(

@@ -10,8 +10,14 @@
 )]
 
 mod bad_input;
+#[allow(dead_code, missing_docs, unreachable_pub, reason = "other tests use the rest of it")]
+#[path = "../../../store-cache/tests/caches/bucket.rs"]
+mod bucket;
+mod buckets;
 mod evaluation;
+mod explain;
 mod here;
+mod liars;
 mod machines;
 mod world;
 
@@ -118,8 +124,8 @@ fn says_how_to_get_a_store() {
 #[rstest]
 #[case::without_substituters("", "")]
 #[case::with_substituters(
-    "substituters = s3://cache\n",
-    "warning: substituter 's3://cache' was not asked"
+    "substituters = s3://cache?scheme=ftp\n",
+    "warning: substituter 's3://cache?scheme=ftp' was not asked"
 )]
 fn builds_without_a_daemon(#[case] conf: &str, #[case] warning: &str) {
     let world = World::new();

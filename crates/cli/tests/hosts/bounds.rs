@@ -50,3 +50,29 @@ fn few_connections_are_enough(#[case] scheme: &str, #[case] program: &str, #[cas
         host.sh("test -e /w/lock-1 && ! test -e /w/too-many").expect(&said);
     }
 }
+
+/// What waits for its turn waits on this machine, and where it can't that is no machine's fault.
+#[test]
+fn no_room_for_what_waits_is_blamed_on_no_builder() {
+    let lab = Lab::new("no-room", Suite::Forky, Suite::Forky);
+    let script = r#"
+        mkdir -p /w/small; busybox mount -t tmpfs -o size=512k tmpfs /w/small; cd /w
+        head -c 3000000 /dev/urandom > big
+        echo 'derivation { name = "heavy"; system = builtins.currentSystem; builder = "/bin/sh"; big = ./big;
+            args = [ "-c" "echo made > $out" ]; }' > heavy.nix
+        nix-instantiate heavy.nix 2>/dev/null
+    "#;
+    let drv = lab.client.sh(script).unwrap().trim().to_owned();
+    let machines = builders("ssh-ng", &["b1?max-connections=1", "b2?max-connections=1"], 1);
+    let build = |before: &str| {
+        let line = format!("{before} drover build --no-link -j0 --builders '{machines}' {drv}");
+        lab.client.run(&["sh", "-c", &line]).unwrap()
+    };
+    let built = build("TMPDIR=/w/small");
+    assert_code(&built, 1);
+    let said = stderr(&built);
+    let expected = ["what heavy needs could not be sent\n", "/w/small", "No space left", "TMPDIR"];
+    assert!(expected.iter().all(|words| said.contains(words)), "{said}");
+    assert!(!said.contains("is down") && !said.contains("lost the connection"), "{said}");
+    assert_code(&build(""), 0);
+}

@@ -2,6 +2,7 @@
 
 use drover_testkit::{Host, Suite};
 
+use crate::own::become_the_daemon;
 use crate::{Lab, assert_code, builders, stderr, stdout};
 
 /// Bytes of a path that had better not travel.
@@ -145,4 +146,26 @@ fn what_is_fetched_is_told() {
     let said = stderr(&built);
     assert!(said.contains("fetching graph-chain from file:///w/cache\n"), "{said}");
     assert!(!said.contains("building "), "{said}");
+}
+
+/// What drover's daemon does for clients where a cache promises and doesn't give, beside stock Nix's
+/// own.
+#[test]
+fn the_daemon_builds_what_a_cache_does_not_give_only_with_fallback() {
+    let lab = Lab::new("daemon-fallback", Suite::Forky, Suite::Forky);
+    let client = &lab.client;
+    let drv = cached(&lab, "for nar in /w/cache/nar/*; do echo no archive > $nar; done");
+    let ask = |fallback: &str| {
+        let options = SUBSTITUTERS.join(" ");
+        let line = format!("NIX_REMOTE=daemon nix-store -r {drv} {options} {fallback}");
+        client.run(&["sh", "-c", &line]).unwrap()
+    };
+    client.restart_daemon().unwrap();
+    let stock = ask("");
+    assert!(!stock.status.success() && stderr(&stock).contains("--fallback"), "{}", stderr(&stock));
+    become_the_daemon(client, &builders("ssh-ng", &["b1"], 1));
+    let ours = ask("");
+    assert_eq!(ours.status.code(), stock.status.code(), "{}\n{}", stderr(&ours), stderr(&stock));
+    assert!(stderr(&ours).contains("--fallback"), "{}", stderr(&ours));
+    assert_code(&ask("--fallback"), 0);
 }

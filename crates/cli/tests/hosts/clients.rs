@@ -25,7 +25,7 @@ nix-copy-closure --to c $out 2>/dev/null
 ssh c nix-store --check-validity $out
 ssh c nix-store --verify --check-contents
 ssh c nix-store --gc >/dev/null 2>&1
-! ssh c nix-store --check-validity $out 2>/dev/null
+! ssh c nix-store --check-validity $out 2>/dev/null || exit 1
 $nix copy --no-check-sigs --to ssh-ng://c $out
 ssh c nix-store --check-validity $out
 empty
@@ -40,10 +40,10 @@ nix-store --verify --check-contents
 # a root keeps it, and not for longer than it is there
 ln -sfn $out /w/root; ln -sfn /w/root /nix/var/nix/gcroots/test
 nix-store --gc >/dev/null 2>&1; nix-store --check-validity $out
-! nix-store --delete $out 2>/w/refused
+! nix-store --delete $out 2>/w/refused || exit 1
 grep -q 'still alive' /w/refused
 rm /nix/var/nix/gcroots/test; nix-store --delete $out 2>/dev/null >&2
-! [ -e $out ]
+! [ -e $out ] || exit 1
 "#;
 
 /// drover's machine is one to build on, for a client that opens its store itself.

@@ -152,7 +152,7 @@ fn is_running(host: &Host, words: &str) -> bool {
 
 /// Waits for something that happens soon, or never.
 #[track_caller]
-fn until(what: &str, mut happened: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut happened: impl FnMut() -> bool) {
     let began = Instant::now();
     while !happened() {
         assert!(began.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");

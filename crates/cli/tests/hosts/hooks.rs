@@ -3,6 +3,7 @@
 use drover_testkit::Suite;
 
 use crate::corpus::CORPUS;
+use crate::own::become_the_daemon;
 use crate::{Lab, builders};
 
 const SETUP: &str = r#"
@@ -66,13 +67,13 @@ fn a_hook_that_fails_ends_the_build() {
         NIX_CONFIG='sandbox = true
 post-build-hook = /w/after' status=3
         drv=$(ours instantiate chain); stock instantiate chain >/dev/null
-        if stock nix-store -r $drv >/dev/null 2>stock.err; then exit 1; fi
-        if ours drover build $drv --no-link 2>ours.err; then exit 1; fi
+        stock nix-store -r $drv >/dev/null 2>stock.err && exit 1 || echo $?
+        ours drover build $drv --no-link 2>ours.err && exit 1 || echo $?
         cmp stock.log ours.log; wc -l < ours.log
         for who in stock ours; do grep -c 'program \"/w/after\" failed with exit code 3' $who.err; done
         ours nix-store --check-validity $(sed 's/.*: //' ours.log)"
     );
-    assert_eq!(host.sh(&script).unwrap(), "1\n1\n1");
+    assert_eq!(host.sh(&script).unwrap(), "1\n1\n1\n1\n1");
 }
 
 /// All that is built here is signed, to the same signature as by Nix, which takes it for one.
@@ -120,4 +121,34 @@ pre-build-hook = /w/before'
         cmp stock.out ours.out; cmp stock.log ours.log; cat /w/ours$(cat ours.out)"
     );
     assert_eq!(host.sh(&script).unwrap(), "seen");
+}
+
+/// A client who is trusted has a hook of its own run in the place of the daemon's, or none; another one is
+/// told that it may not.
+#[test]
+fn a_clients_own_hook_runs_as_by_nix() {
+    let lab = Lab::new("ownhook", Suite::Forky, Suite::Forky);
+    let host = &lab.client;
+    host.write("/w/corpus.nix", CORPUS).unwrap();
+    host.sh(SETUP).unwrap();
+    host.sh("cd /w; for who in usual own; do printf '#!/bin/sh\\necho '$who' $DRV_PATH >> /w/log\\n' > $who; done
+        chmod +x usual own; echo 'post-build-hook = /w/usual' >> /etc/nix/nix.conf; chmod 777 /w; id alice >/dev/null")
+        .unwrap();
+    let script = "cd /w; rm -f log; touch log; chmod 666 log; export NIX_REMOTE=daemon
+        build() { name=$1; shift
+          drv=$(nix-instantiate --quiet corpus.nix -A $name --arg tools /opt/graph/bb)
+          nix-store -r $drv \"$@\" >/dev/null 2>err || { cat err; exit 1; }; }
+        build silentSuccess; build emptyFolder --option post-build-hook /w/own
+        build executableOut --option post-build-hook ''
+        chmod 644 corpus.nix; drv=$(nix-instantiate --quiet corpus.nix -A oddNames --arg tools /opt/graph/bb)
+        su alice -s /bin/sh -c \"NIX_REMOTE=daemon nix-store -r $drv --option post-build-hook /w/own >/dev/null 2>&1\"
+        cat log; for path in $(sed 's/.* //' log); do nix-store --delete $(nix-store -q --outputs $path) >/dev/null 2>&1; done";
+    host.sh("pkill -x nix-daemon; setsid nix-daemon >/dev/null 2>&1 </dev/null & sleep 1; echo")
+        .unwrap();
+    let theirs = host.sh(script).unwrap();
+    become_the_daemon(host, "");
+    let ours = host.sh(script).unwrap();
+    assert_eq!(ours, theirs);
+    let ran: Vec<&str> = ours.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(ran, ["usual", "own", "usual"]);
 }

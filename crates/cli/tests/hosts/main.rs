@@ -3,30 +3,43 @@
 #![allow(clippy::unwrap_used, reason = "a test shows what went wrong by failing")]
 
 mod activities;
+mod alike;
 mod bounds;
 mod builtins;
 mod caches;
 mod clients;
 mod connections;
+mod control;
 mod corpus;
 mod counts;
+mod detach;
+mod doctor;
 mod failures;
 mod floating;
 mod found;
+mod head;
+mod hook;
 mod hooks;
+mod kinds;
 mod lines;
 mod memory;
 mod names;
 mod neighbours;
+mod new_builder;
 mod own;
+mod packed;
+mod probe;
 mod rebuilds;
 mod servers;
+mod serving;
 mod sources;
 mod standstill;
 mod substituters;
 mod tidying;
 mod together;
 mod trust;
+mod tutorial;
+mod unusual;
 mod versions;
 mod words;
 

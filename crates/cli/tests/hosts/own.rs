@@ -9,7 +9,7 @@ use crate::{Lab, builders};
 pub(crate) fn become_the_daemon(host: &Host, machines: &str) {
     host.write("/etc/nix/machines", machines).unwrap();
     host.sh(
-        "mkdir -p /w; pkill -x nix-daemon; sleep 0.5; rm -f /nix/var/nix/daemon-socket/socket; \
+        "mkdir -p /w; pkill -x nix-daemon || true; sleep 0.5; rm -f /nix/var/nix/daemon-socket/socket; \
          setsid drover daemon >/w/daemon.log 2>&1 </dev/null & \
          for i in $(seq 100); do [ -S /nix/var/nix/daemon-socket/socket ] && exit 0; sleep 0.1; done; \
          cat /w/daemon.log >&2; exit 1",

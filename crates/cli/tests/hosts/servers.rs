@@ -21,13 +21,13 @@ echo words > /w/words; file=$(nix-store --add /w/words)
 [ "$(nix-store --add-fixed sha256 /w/words)" = "$(/usr/bin/nix-store --add-fixed sha256 /w/words)" ]
 nix-store --export $(nix-store -qR $out) > /w/export
 nix-store --delete $file
-! nix-store --check-validity $file 2>/dev/null
+! nix-store --check-validity $file 2>/dev/null || exit 1
 nix-store --add-root /w/root --indirect -r $out >/dev/null
 nix-store --gc >/dev/null
 nix-store --check-validity $out
-! nix-store --delete $out 2>/dev/null
+! nix-store --delete $out 2>/dev/null || exit 1
 rm /w/root; nix-store --gc >/dev/null
-! nix-store --check-validity $out 2>/dev/null
+! nix-store --check-validity $out 2>/dev/null || exit 1
 nix-store --import < /w/export >/dev/null
 nix-store --check-validity $out
 nix-store --verify --check-contents

@@ -222,3 +222,50 @@ fn a_folder_is_a_cache() {
     );
     client.sh(&script).unwrap();
 }
+
+/// Step by step the other way round: drover keeps the builder's store and signs what is there, and an
+/// untrusted user of stock Nix takes it by way of a substituter that is allowed.
+#[rstest]
+#[case::forky(Suite::Forky)]
+#[case::trixie(Suite::Trixie)]
+#[case::bookworm(Suite::Bookworm)]
+fn stock_nix_takes_what_drover_has_signed(#[case] suite: Suite) {
+    let lab = Lab::new("drover-signs", suite, Suite::Trixie);
+    let (b1, b2) = (&lab.b1, &lab.b2);
+    b2.put(env!("CARGO_BIN_EXE_drover"), "/usr/local/bin/drover").unwrap();
+    b2.sh("pkill -x nix-daemon || :; rm -f /nix/var/nix/daemon-socket/socket
+           drover compat install /usr/local/bin
+           cd /etc/nix; nix-store --generate-binary-cache-key b2-1 sec pub")
+        .unwrap();
+    let drv = built_elsewhere(b1, &[b2]);
+    let public = b2.sh("cat /etc/nix/pub").unwrap();
+    let public = public.trim();
+    let out = b2.sh(&format!("nix-store -q --outputs {drv}")).unwrap().trim().to_owned();
+    let verify = |flags: &str| {
+        let line = format!(
+            "drover store verify --sigs-needed 1 {flags} {out} --option trusted-public-keys '{public}'"
+        );
+        b2.run(&["sh", "-c", &line]).unwrap()
+    };
+    assert!(!verify("-r --no-contents").status.success(), "nobody has signed it");
+    b2.sh(&format!("drover store sign -k /etc/nix/sec {out}")).unwrap();
+    assert_code(&verify("--no-contents"), 0);
+    b2.sh(&format!("drover store sign -r -k /etc/nix/sec {out}")).unwrap();
+    assert_code(&verify("-r"), 0);
+    b2.sh("nix sign-paths --all -k /etc/nix/sec").unwrap();
+    b1.sh(&format!(
+        "printf '%s\\n' 'substituters =' 'trusted-substituters = ssh-ng://b2' \
+           'trusted-public-keys = {public}' 'trusted-users = root' >> /etc/nix/nix.conf
+         useradd -m plain"
+    ))
+    .unwrap();
+    b1.restart_daemon().unwrap();
+    let realise = |options: &str| {
+        let line = format!("NIX_REMOTE=daemon nix-store -r {drv} -j0 --builders '' {options}");
+        b1.run(&["su", "plain", "-c", &line]).unwrap()
+    };
+    assert!(!realise("").status.success());
+    let fetched = realise("--option substituters ssh-ng://b2");
+    assert_code(&fetched, 0);
+    b1.sh(&format!("nix-store --verify-path $(nix-store -qR {out})")).unwrap();
+}

@@ -1,5 +1,7 @@
 //! Stores and daemons: the same commands and the same questions, to stock Nix and to drover.
 
+mod builds;
+mod caches;
 mod client;
 mod copies;
 mod daemon;

@@ -22,6 +22,7 @@ pub(super) fn check(files: &[(String, String)]) -> Vec<Finding> {
             findings
                 .push(whole(path, Rule::ForeignPath, format!("names {FOREIGN}…")).at(index + 1));
         }
+        check_refusals(path, text, &mut findings);
         if !path.ends_with(".rs") {
             continue;
         }
@@ -47,6 +48,17 @@ pub(super) fn check(files: &[(String, String)]) -> Vec<Finding> {
         findings.extend(counted.if_above(lines));
     }
     findings
+}
+
+/// Finds commands in scripts that are to fail, and whose success nobody would notice: with `-e`, too, a shell
+/// passes over the status of a command with a '!' before it.
+fn check_refusals(path: &str, text: &str, findings: &mut Vec<Finding>) {
+    let is_script = path.ends_with(".rs") || path.starts_with("scripts/");
+    let passes = |line: &str| line.trim_start().starts_with("! ") && !line.contains("||");
+    for (index, _) in text.lines().enumerate().filter(|(_, line)| is_script && passes(line)) {
+        let message = "a command with '!' needs '|| exit 1' to be noticed".to_owned();
+        findings.push(whole(path, Rule::Refusal, message).at(index + 1));
+    }
 }
 
 /// Checks what a Rust file says, tests or not.
@@ -193,6 +205,14 @@ mod tests {
         assert_eq!(rules(&[("crates/a/tests/b.rs", lines(900))]), []);
         let parent = "//! A\n#[cfg(test)]\nmod cases;\n".to_owned();
         assert_eq!(rules(&[(path, parent), ("crates/a/src/b/cases.rs", lines(900))]), []);
+    }
+
+    #[test]
+    fn refusals_in_scripts_are_noticed() {
+        let script = |line: &str| format!("//! A\nconst S: &str = r\"\n  {line}\n\";\n");
+        let path = "crates/a/tests/b.rs";
+        assert_eq!(rules(&[(path, script("! [ -e x ]"))]), [(path.into(), 3, Rule::Refusal)]);
+        assert_eq!(rules(&[(path, script("! [ -e x ] || exit 1"))]), []);
     }
 
     #[test]

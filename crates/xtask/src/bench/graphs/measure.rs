@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use drover_testkit::Host;
 
-use super::rows::Row;
+use super::rows::{Row, Way};
 use crate::bench::side::Side;
 
 /// What one build cost.
@@ -26,14 +26,25 @@ pub(super) fn once(client: &Host, side: Side, row: &Row) -> Result<Measurement> 
     let arguments: Vec<_> = arguments.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let drv = client.instantiate(&arguments)?;
     let system = format!("{}-linux", std::env::consts::ARCH);
-    let builder = |name| format!("ssh-ng://{name} {system} - {} 1", row.jobs);
-    let builders = format!("{};{}", builder("b1"), builder("b2"));
-    let mut argv = match side {
-        Side::Stock => vec!["nix-store", "-r", &drv, "-j0", "--builders", &builders],
-        Side::Drover => vec!["drover", "build", "--no-link", "-j0", "--builders", &builders, &drv],
+    let builder = |name| format!("ssh-ng://{name} {system} - {} 1\n", row.jobs);
+    let builders = builder("b1") + &builder("b2");
+    let stock = |builders| vec!["nix-store", "-r", &drv, "-j0", "--builders", builders];
+    client.write("/etc/nix/drover-machines", &builders)?;
+    let line = client.run_ok(&["drover", "hook", "line"])?;
+    let mut argv = match (side, row.way) {
+        (Side::Stock, _) => stock(&builders),
+        (Side::Drover, Way::Line) => stock(&line),
+        (Side::Drover, Way::BuildHook) => stock(&builders),
+        (Side::Drover, Way::Command) => {
+            vec!["drover", "build", "--no-link", "-j0", "--builders", &builders, &drv]
+        }
     };
-    if side == Side::Stock {
-        argv.extend(["--option", "builders-use-substitutes", "true"]);
+    match (side, row.way) {
+        (Side::Stock, _) => argv.extend(["--option", "builders-use-substitutes", "true"]),
+        (Side::Drover, Way::BuildHook) => {
+            argv.extend(["--option", "build-hook", "/usr/local/bin/drover hook"]);
+        }
+        (Side::Drover, Way::Line | Way::Command) => {}
     }
     let measurement = timed(client, &argv)?;
     let outputs = client.run_ok(&["nix-store", "-q", "--outputs", &drv])?;

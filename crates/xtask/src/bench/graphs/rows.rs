@@ -12,6 +12,18 @@ pub(super) struct Row {
     size: u64,
     /// Slots of each of the two builders.
     pub(super) jobs: u64,
+    pub(super) way: Way,
+}
+
+/// How drover gets its builds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// As `drover build`.
+    Command,
+    /// From stock Nix, by a line of its machines file.
+    Line,
+    /// From stock Nix, as its build hook.
+    BuildHook,
 }
 
 /// The shape of a graph; on top of each there is one more build that needs the last ones.
@@ -26,15 +38,32 @@ enum Shape {
 const BUILDERS: u64 = 2;
 
 /// Built before anything is measured.
-pub(super) const WARM_UP: Row = Row { shape: Shape::Wide { n: 16 }, sleep: 0, size: 0, jobs: 4 };
+pub(super) const WARM_UP: Row =
+    Row { shape: Shape::Wide { n: 16 }, sleep: 0, size: 0, jobs: 4, way: Way::Command };
 
 /// Every row.
-pub(super) const ALL: [Row; 5] = [
-    Row { shape: Shape::Wide { n: 50 }, sleep: 0, size: 0, jobs: 4 },
-    Row { shape: Shape::Chain { d: 20 }, sleep: 0, size: 0, jobs: 4 },
-    Row { shape: Shape::Layers { n: 8, d: 6, k: 3 }, sleep: 500, size: 0, jobs: 4 },
-    Row { shape: Shape::Wide { n: 8 }, sleep: 0, size: 20_000_000, jobs: 4 },
-    Row { shape: Shape::Wide { n: 16 }, sleep: 1000, size: 0, jobs: 1 },
+pub(super) const ALL: [Row; 9] = [
+    Row { shape: Shape::Wide { n: 50 }, sleep: 0, size: 0, jobs: 4, way: Way::Command },
+    Row { shape: Shape::Chain { d: 20 }, sleep: 0, size: 0, jobs: 4, way: Way::Command },
+    Row {
+        shape: Shape::Layers { n: 8, d: 6, k: 3 },
+        sleep: 500,
+        size: 0,
+        jobs: 4,
+        way: Way::Command,
+    },
+    Row { shape: Shape::Wide { n: 8 }, sleep: 0, size: 20_000_000, jobs: 4, way: Way::Command },
+    Row { shape: Shape::Wide { n: 16 }, sleep: 1000, size: 0, jobs: 1, way: Way::Command },
+    Row { shape: Shape::Wide { n: 50 }, sleep: 0, size: 0, jobs: 4, way: Way::Line },
+    Row { shape: Shape::Layers { n: 8, d: 6, k: 3 }, sleep: 500, size: 0, jobs: 4, way: Way::Line },
+    Row { shape: Shape::Wide { n: 50 }, sleep: 0, size: 0, jobs: 4, way: Way::BuildHook },
+    Row {
+        shape: Shape::Layers { n: 8, d: 6, k: 3 },
+        sleep: 500,
+        size: 0,
+        jobs: 4,
+        way: Way::BuildHook,
+    },
 ];
 
 impl Row {
@@ -73,7 +102,12 @@ impl Row {
         if self.size != 0 {
             words += &format!(" size={} MB", self.size / 1_000_000);
         }
-        words + &format!(", 2×{} slots", self.jobs)
+        words += &format!(", 2×{} slots", self.jobs);
+        match self.way {
+            Way::Command => words,
+            Way::Line => format!("hook line: {words}"),
+            Way::BuildHook => format!("build hook: {words}"),
+        }
     }
 
     /// Returns how long the builds must sleep at least, however they are spread: what a perfect
@@ -102,13 +136,13 @@ mod tests {
     #[case::chain(Shape::Chain { d: 20 }, 4, 21)]
     #[case::layers(Shape::Layers { n: 8, d: 6, k: 3 }, 4, 7)]
     fn bounds(#[case] shape: Shape, #[case] jobs: u64, #[case] seconds: u64) {
-        let row = Row { shape, sleep: 1000, size: 0, jobs };
+        let row = Row { shape, sleep: 1000, size: 0, jobs, way: Way::Command };
         assert_eq!(row.bound(), Duration::from_secs(seconds));
     }
 
     #[test]
     fn arguments_and_names() {
-        let [_, _, layers, big, _] = ALL;
+        let [_, _, layers, big, ..] = ALL;
         assert_eq!(layers.name(), "layers n=8 d=6 k=3 sleep=0.5 s, 2×4 slots");
         assert!(layers.arguments().contains(&("sleep", "0.500".to_owned())));
         assert_eq!(big.name(), "wide n=8 size=20 MB, 2×4 slots");

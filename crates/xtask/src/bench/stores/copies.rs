@@ -13,22 +13,22 @@ use super::site::{Ended, Site, Spent, empty, full, settle};
 /// Stock Nix takes minutes for some of these; what takes longer than this is stopped.
 const LIMIT: Duration = Duration::from_secs(300);
 
-fn small() -> Result<Paths> {
+pub(super) fn small() -> Result<Paths> {
     small_closure("small", 2000)
 }
 
-fn real() -> Result<Paths> {
+pub(super) fn real() -> Result<Paths> {
     real_closure("real")
 }
 
 /// Bytes of the huge path.
 const HUGE: usize = 1_000_000_000;
 
-fn top(paths: &Paths) -> Result<PathInfo> {
+pub(super) fn top(paths: &Paths) -> Result<PathInfo> {
     Ok(paths.last().context("no paths")?.0.clone())
 }
 
-fn near(site: &Site, paths: &Paths) -> Result<()> {
+pub(super) fn near(site: &Site, paths: &Paths) -> Result<()> {
     empty(&site.near)?;
     site.add(paths)?;
     settle(&site.near)
@@ -107,6 +107,11 @@ fn sample(host: &Host, top: &PathInfo, ended: Ended) -> Result<Sample> {
             return Ok(Sample { stopped: true, ..Sample::of(spent, "") });
         }
     };
+    Ok(Sample::of(spent, proof(host, top)?))
+}
+
+/// Returns what follows from a closure that is there.
+pub(super) fn proof(host: &Host, top: &PathInfo) -> Result<String> {
     let path = full(top);
     let script = format!(
         "nix-store -q --hash $(nix-store -qR {path} | sort) | sha256sum; \
@@ -116,7 +121,7 @@ fn sample(host: &Host, top: &PathInfo, ended: Ended) -> Result<Sample> {
     let script = if few { script } else { script.split(';').next().unwrap_or("").to_owned() };
     let proof = host.sh(&script)?;
     ensure!(!proof.is_empty(), "{path} is not there");
-    Ok(Sample::of(spent, proof))
+    Ok(proof)
 }
 
 /// The bytes of the huge path through `ssh` alone.

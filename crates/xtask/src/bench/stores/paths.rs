@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use drover_core::{Hash, HashAlgorithm, NarHash, NarSize, PathInfo, StorePath};
 use drover_nar::{Executable, Writer, single_file_nar};
 
@@ -92,14 +92,16 @@ pub(super) fn small_closure(label: &str, count: usize) -> Result<Paths> {
 }
 
 /// Returns 120 paths of 192 MB together, files of about 110 KB in folders, and one that refers to
-/// all; sizes as they are in closures of programs: few paths hold most of the bytes.
+/// all; sizes as they are in closures of programs: few paths hold most of the bytes. The contents are
+/// pieces of this very program, which compress as programs do.
 pub(super) fn real_closure(label: &str) -> Result<Paths> {
     const SIZES: [(usize, usize); 3] = [(8, 12_000_000), (24, 3_000_000), (88, 272_000)];
     let mut numbers = Numbers::new(2);
+    let program = std::fs::read(std::env::current_exe()?)?;
     let mut paths: Paths = Vec::new();
     let sizes = SIZES.iter().flat_map(|(count, size)| std::iter::repeat_n(*size, *count));
     for (index, size) in sizes.enumerate() {
-        let nar = folder(&mut numbers, size)?;
+        let nar = folder(&mut numbers, &program, size)?;
         let some: BTreeSet<usize> = (0..4).map(|_| numbers.below(index)).collect();
         let references = some.iter().filter_map(|at| Some(paths.get(*at)?.0.path.clone()));
         let references = references.collect();
@@ -114,7 +116,7 @@ fn top(label: &str, paths: &Paths) -> Result<(PathInfo, Vec<u8>)> {
     known(&format!("{label}-top"), single_file_nar(b"all of them", Executable::No), all)
 }
 
-fn folder(numbers: &mut Numbers, size: usize) -> Result<Vec<u8>> {
+fn folder(numbers: &mut Numbers, program: &[u8], size: usize) -> Result<Vec<u8>> {
     const FILE: usize = 110_000;
     let mut writer = Writer::new(Vec::with_capacity(size + size / 100))?;
     writer.directory()?;
@@ -123,7 +125,8 @@ fn folder(numbers: &mut Numbers, size: usize) -> Result<Vec<u8>> {
         let len = left.min(FILE);
         writer.entry(format!("file-{index:05}").as_bytes())?;
         writer.regular(Executable::No, len as u64)?;
-        writer.contents(&numbers.bytes(len))?;
+        let begin = numbers.below(program.len().saturating_sub(len));
+        writer.contents(program.get(begin..begin + len).context("a program too small")?)?;
         left -= len;
         if left == 0 {
             break;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::site::{Contents, Site, Spent};
-use super::{copies, daemon, files, large};
+use super::{builds, caches, copies, daemon, files, large};
 
 /// What drover is to reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,7 +84,7 @@ const fn far(row: Row) -> Row {
 }
 
 /// Every row.
-pub(super) const ALL: [Row; 23] = [
+pub(super) const ALL: [Row; 36] = [
     row("dump a file of 256 MB", Aim::Ratio(1.0), READS, files::make_big, files::dump_big),
     row("dump 20,000 small files", Aim::Ratio(1.0), READS, files::make_small, files::dump_small),
     row("restore 20,000 small files", Aim::Ratio(1.3), READS, files::pack_small, files::restore),
@@ -139,6 +139,34 @@ pub(super) const ALL: [Row; 23] = [
         )
     },
     row(
+        "pull 2,001 small paths from nginx",
+        Aim::Ratio(5.0),
+        WRITES,
+        caches::cached_small,
+        caches::pull_small,
+    ),
+    row(
+        "pull 121 paths, 192 MB, from nginx",
+        Aim::Ratio(2.5),
+        WRITES,
+        caches::cached_real,
+        caches::pull_real,
+    ),
+    row(
+        "push 2,001 small paths to a folder",
+        Aim::Ratio(3.0),
+        READS,
+        caches::near_small,
+        caches::push_small,
+    ),
+    row(
+        "push 121 paths, 192 MB, to a folder",
+        Aim::Ratio(1.7),
+        READS,
+        caches::near_real,
+        caches::push_real,
+    ),
+    row(
         "start of --stdio to the first answer",
         Aim::Within(Duration::from_millis(10)),
         READS,
@@ -165,4 +193,46 @@ pub(super) const ALL: [Row; 23] = [
             daemon::memory,
         )
     },
+    row("100 builds here, 2 slots", Aim::Ratio(8.0), READS, builds::prepare, builds::wide_100),
+    row("400 builds here, 2 slots", Aim::Ratio(40.0), READS, builds::prepare, builds::wide_400),
+    row(
+        "1,600 builds here, 2 slots",
+        Aim::Within(Duration::from_secs(6)),
+        READS,
+        builds::prepare,
+        builds::wide_1600,
+    ),
+    Row {
+        unit: Unit::Memory,
+        ..row(
+            "memory for 1,600 builds here",
+            Aim::Below(60 << 20),
+            READS,
+            builds::prepare,
+            builds::memory_of_1600,
+        )
+    },
+    row("a chain of 50 builds here", Aim::Ratio(3.5), READS, builds::prepare, builds::chain),
+    row("20 builds here of 400 inputs", Aim::Ratio(3.5), READS, builds::prepare, builds::inputs),
+    row(
+        "a build here with a log of 50 MB",
+        Aim::Ratio(2.0),
+        READS,
+        builds::prepare_large,
+        builds::log,
+    ),
+    row(
+        "the same, the log not compressed",
+        Aim::Ratio(5.0),
+        READS,
+        builds::prepare_plain,
+        builds::log,
+    ),
+    row(
+        "a build here that copies 256 MB",
+        Aim::Ratio(1.3),
+        WRITES,
+        builds::prepare_large,
+        builds::copy,
+    ),
 ];

@@ -158,7 +158,7 @@ impl Site {
             }
             if limit < clock.start.elapsed() {
                 // The command inside goes on when the one who entered is killed.
-                self.near.sh("pkill -x 'nix|drover|ssh' || true")?;
+                self.near.sh("pkill -x 'nix|nix-store|drover|ssh' || true")?;
                 child.wait()?;
                 return Ok(Ended::NotYet);
             }

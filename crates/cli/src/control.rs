@@ -1,0 +1,158 @@
+//! Asks the daemon of drover about its machines and builds.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use drover_control::{Answer, ControlError, Conversation, Request, ask as ask_at, socket_beside};
+use drover_daemon::control_opening;
+use drover_store::Store as _;
+use drover_store_local::Place;
+use drover_store_remote::KeepAlive;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::configuration::Configuration;
+use crate::connector::Connector;
+use crate::hook;
+use crate::local_store::LocalStore;
+use crate::own_store;
+use crate::standing::daemon_of;
+
+/// How long the daemon may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Returns where the daemon answers questions that stands before the configured store, if one does.
+fn socket(configuration: &Configuration) -> PathBuf {
+    let usual = || configuration.host.daemon_socket();
+    let listens = match own_store::place(&configuration.settings.store) {
+        Ok(Place::Local(layout) | Place::Own(layout)) => {
+            daemon_of(&layout.state).unwrap_or_else(usual)
+        }
+        Ok(Place::Daemon(socket)) => socket,
+        Err(_) => usual(),
+    };
+    socket_beside(&listens)
+}
+
+/// Asks the daemon, or else one that schedules for hooks.
+///
+/// # Errors
+///
+/// Those of [`ask_at`].
+pub(crate) async fn ask(
+    configuration: &Configuration,
+    request: &Request,
+) -> Result<Answer, ControlError> {
+    let mut answer = ask_at(&socket(configuration), request, LIMIT).await;
+    for hooks in hook::sockets(configuration) {
+        if !matches!(answer, Err(ControlError::NobodyThere { .. })) {
+            break;
+        }
+        let of_hooks = ask_at(&socket_beside(&hooks), request, LIMIT).await;
+        // who isn't there is the one that could be started
+        if !matches!(of_hooks, Err(ControlError::NobodyThere { .. })) {
+            answer = of_hooks;
+        }
+    }
+    answer
+}
+
+/// What to do where there is no daemon of drover.
+const REMEDY: &str = "this needs a daemon of drover: 'drover daemon', or the one that the hook of stock Nix \
+                      starts (with Nix's own daemon alone there is nobody who could tell)";
+
+/// What to do where something else than drover answers on a head.
+const REMEDY_THERE: &str = "this needs a daemon of drover there, and drover as the 'nix-daemon' that is run by SSH: 'drover \
+                            compat install /usr/local/bin' there, or '?remote-program=drover%20daemon' behind the \
+                            address of the store";
+
+/// A daemon of drover that can be asked one thing after another.
+pub(crate) struct Reached {
+    conversation: Conversation,
+    _keep_alive: Option<KeepAlive>,
+}
+
+impl Reached {
+    /// Asks.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Conversation::ask`].
+    pub(crate) async fn ask(&mut self, request: &Request) -> Result<Answer, ControlError> {
+        self.conversation.ask(request, LIMIT).await
+    }
+}
+
+/// Connects to the daemon of the configured store, be it here or, with `ssh-ng://`, on a head.
+///
+/// # Errors
+///
+/// There is none, with what to do about it.
+pub(crate) async fn reach(configuration: &Configuration) -> anyhow::Result<Reached> {
+    let store = &configuration.settings.store;
+    if store.scheme().is_ssh() {
+        return reach_by_ssh(configuration).await;
+    }
+    let mut reached = connect(&socket(configuration)).await;
+    for hooks in hook::sockets(configuration) {
+        if reached.is_ok() {
+            break;
+        }
+        if let Ok(of_hooks) = connect(&socket_beside(&hooks)).await {
+            reached = Ok(of_hooks);
+        }
+    }
+    Ok(Reached { conversation: reached.context(REMEDY)?, _keep_alive: None })
+}
+
+async fn connect(socket: &Path) -> Result<Conversation, ControlError> {
+    let silent = || ControlError::Silent { peer: socket.display().to_string(), limit: LIMIT };
+    tokio::time::timeout(LIMIT, Conversation::connect(socket))
+        .await
+        .unwrap_or_else(|_| Err(silent()))
+}
+
+/// Connects by the way that Nix's clients take, through what the head lets its clients run.
+async fn reach_by_ssh(configuration: &Configuration) -> anyhow::Result<Reached> {
+    let local = LocalStore::choose(configuration)?;
+    let connector = Connector::new(configuration)?;
+    let store = connector.open_local(&local, &configuration.local_settings());
+    let Some(mut wire) = store.dial().await? else {
+        bail!(
+            "'{}' can't be asked what it builds: ssh:// has no way for that; name it with ssh-ng://",
+            store.name()
+        );
+    };
+    let said = async {
+        wire.writer.write_all(&control_opening()).await?;
+        wire.writer.flush().await
+    };
+    let unsaid = || format!("the connection to '{}' was lost", store.name());
+    tokio::time::timeout(LIMIT, said).await.with_context(unsaid)?.with_context(unsaid)?;
+    let conversation = Conversation::over(store.name().to_owned(), wire.reader, wire.writer);
+    Ok(Reached { conversation, _keep_alive: Some(wire.keep_alive) })
+}
+
+/// Asks the daemon, without which there is nothing to be done.
+///
+/// # Errors
+///
+/// There is none, with what to do about it; or it doesn't answer, or refuses.
+pub(crate) async fn ask_needed(
+    configuration: &Configuration,
+    request: &Request,
+) -> anyhow::Result<Answer> {
+    let answered = reach(configuration).await?.ask(request).await;
+    match answered {
+        Err(error @ (ControlError::Lost { .. } | ControlError::NotUnderstood { .. })) => {
+            Err(with_remedy(configuration, error))
+        }
+        answered => Ok(answered?),
+    }
+}
+
+/// Says of a daemon that doesn't know what it's asked what to do about it.
+pub(crate) fn with_remedy(configuration: &Configuration, error: ControlError) -> anyhow::Error {
+    let is_there = configuration.settings.store.scheme().is_ssh();
+    anyhow::Error::from(error).context(if is_there { REMEDY_THERE } else { REMEDY })
+}

@@ -1,0 +1,174 @@
+//! The configuration as it was understood, and what is odd about it.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use drover_config::{Files as _, Machine, Origin};
+use drover_doctor::{
+    BuildersSetting, FileRead, Finding, KeyFile, KeyState, LineRead, LocalTrust, Presence, Report,
+    Requirement, judge_builders, judge_key, judge_lines,
+};
+use drover_store::{Store as _, Trust};
+use drover_store_remote::Address;
+
+use super::arguments::DoctorArguments;
+use super::examine::Surroundings;
+use super::listed::Listed;
+use crate::configuration::Configuration;
+use crate::derivation_show::to_build;
+use crate::host::FileSystem;
+use crate::local_store::LocalStore;
+use crate::own_store;
+use crate::terminal::Terminal;
+
+/// Returns what is to be said of the configuration.
+pub(super) async fn report(
+    configuration: &Configuration,
+    listed: &Listed,
+    asked: Option<&[Requirement]>,
+    surroundings: &Surroundings,
+) -> Report {
+    let Configuration { conf, settings, .. } = configuration;
+    let machines = &listed.machines;
+    let mut findings: Vec<Finding> = conf.notes().iter().map(Finding::from).collect();
+    findings.extend(machines.notes.iter().map(Finding::from));
+    findings.extend(machines.rejected.iter().map(|error| {
+        let text = format!("{:#}", anyhow::Error::msg(chain(error)));
+        let remedy =
+            "mend or take away the line: stock Nix uses no machine at all if one line is wrong";
+        Finding::warning("machines", text).mended_by(remedy)
+    }));
+    findings.extend(listed.own_lines().map(|own| {
+        Finding::hint(
+            &own.origin,
+            "leads to drover, which builds on the machines behind it; those are examined",
+        )
+    }));
+    findings.extend(judge_lines(&machines.machines, asked));
+    let user = surroundings.user.as_str();
+    findings.extend(keys(&machines.machines).iter().filter_map(|key| judge_key(key, user)));
+    let origin = conf.origin("builders");
+    findings.extend(judge_builders(&BuildersSetting {
+        origin,
+        is_of_system: is_of_system(origin, &configuration.host.environment.conf_dir()),
+        user,
+        trust: local_trust(configuration, surroundings).await,
+    }));
+    Report {
+        files: files(configuration),
+        builders: (settings.builders.clone(), origin.to_string()),
+        lines: machines.machines.iter().map(line).collect(),
+        findings,
+        machines: Vec::new(),
+    }
+}
+
+fn chain(error: &drover_config::MachinesError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+fn is_of_system(origin: &Origin, conf_dir: &Path) -> bool {
+    match origin {
+        Origin::Default => true,
+        Origin::File { path, .. } => path.starts_with(conf_dir),
+        _ => false,
+    }
+}
+
+/// Returns the files of the configuration, in the order in which they count.
+fn files(configuration: &Configuration) -> Vec<FileRead> {
+    let environment = &configuration.host.environment;
+    let system = environment.conf_dir().join("nix.conf");
+    let places = std::iter::once(system).chain(environment.user_conf_files());
+    let read = |path: std::path::PathBuf| {
+        let presence = match FileSystem.read(&path) {
+            Ok(Some(_)) => Presence::Read,
+            Ok(None) => Presence::Absent,
+            Err(error) => Presence::Unreadable { reason: error.to_string() },
+        };
+        FileRead { path, presence }
+    };
+    places.map(read).collect()
+}
+
+fn line(machine: &Machine) -> LineRead {
+    let listed = |words: &BTreeSet<String>| words.iter().cloned().collect::<Vec<_>>();
+    LineRead {
+        origin: machine.origin.to_string(),
+        store: machine.store_uri.to_string(),
+        systems: listed(&machine.systems).join(","),
+        max_jobs: machine.max_jobs,
+        speed_factor: machine.speed_factor.get(),
+        supported_features: listed(&machine.supported_features),
+        mandatory_features: listed(&machine.mandatory_features),
+    }
+}
+
+/// Looks at the keys that lines name.
+fn keys(machines: &[Machine]) -> Vec<KeyFile> {
+    let of_ssh = machines.iter().filter(|machine| machine.store_uri.scheme().is_ssh());
+    let named = of_ssh.filter_map(|machine| Some((machine, machine.ssh_key.as_ref()?)));
+    // ssh replaces these by what they stand for
+    let is_plain = |path: &Path| {
+        path.to_str().is_some_and(|text| !text.starts_with('~') && !text.contains('%'))
+    };
+    let named = named.filter(|(_, path)| is_plain(path));
+    let look = |(machine, path): (&Machine, &std::path::PathBuf)| {
+        let opened = std::fs::File::open(path).and_then(|file| file.metadata());
+        let state = match opened {
+            Ok(found) => KeyState::Readable { mode: found.permissions().mode() },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => KeyState::Absent,
+            Err(error) => KeyState::Unreadable { reason: error.to_string() },
+        };
+        KeyFile { origin: machine.origin.to_string(), path: path.clone(), state }
+    };
+    named.map(look).collect()
+}
+
+/// Asks the local store whether it trusts this user.
+async fn local_trust(configuration: &Configuration, surroundings: &Surroundings) -> LocalTrust {
+    let Ok(local) = LocalStore::choose(configuration) else { return LocalTrust::Unknown };
+    let is_daemon = matches!(local.address, Address::Socket(_));
+    if !is_daemon || own_store::writable_layout(&configuration.settings.store).is_some() {
+        return LocalTrust::NoDaemon;
+    }
+    let store = surroundings.connector.open_local(&local, &Default::default());
+    match tokio::time::timeout(surroundings.limit, store.connect()).await {
+        Ok(Ok(description)) => match description.trust {
+            Trust::Trusted => LocalTrust::Trusted,
+            Trust::NotTrusted => LocalTrust::NotTrusted,
+            Trust::Unknown => LocalTrust::Unknown,
+        },
+        _ => LocalTrust::Unknown,
+    }
+}
+
+/// Returns what the derivations that would be built for `--for` need, each kind once.
+///
+/// # Errors
+///
+/// What can't be evaluated or read.
+pub(super) async fn requirements(
+    arguments: &DoctorArguments,
+    configuration: &Configuration,
+    terminal: &Terminal,
+) -> anyhow::Result<Vec<Requirement>> {
+    let derivations =
+        to_build(&arguments.source(), &arguments.settings, configuration, terminal).await?;
+    let mut requirements: Vec<Requirement> = Vec::new();
+    for (path, derivation) in derivations {
+        let features = derivation.required_system_features()?;
+        let is_known =
+            |known: &Requirement| known.system == derivation.system && known.features == features;
+        if !requirements.iter().any(is_known) {
+            let derivation_path = configuration.store_dir.display(&path);
+            let system = derivation.system.clone();
+            requirements.push(Requirement { derivation: derivation_path, system, features });
+        }
+    }
+    Ok(requirements)
+}

@@ -1,0 +1,167 @@
+//! Files that several may be about to change: one after the other does, and each whole or not at all.
+//!
+//! Whoever changes a file holds a lock on its folder, from reading what is there until what takes its place
+//! is on the disk. The folder, as the file itself is another one then.
+
+use std::fs::Permissions;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use fs_err::File;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// How long others may take.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How often they are looked for.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A turn at a file, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct FileTurn {
+    /// The file as it was named.
+    file: PathBuf,
+    /// What a link leads to.
+    target: PathBuf,
+    folder: File,
+}
+
+impl FileTurn {
+    /// Waits until nobody else has a turn at the file, half a minute at most. Its folder is made where it is
+    /// missing.
+    ///
+    /// # Errors
+    ///
+    /// Somebody else has it for too long, or there can be no such file.
+    pub(crate) fn take(file: &Path) -> anyhow::Result<FileTurn> {
+        let what = || format!("cannot write '{}'", file.display());
+        let target = match fs_err::symlink_metadata(file) {
+            Ok(_) => fs_err::canonicalize(file).with_context(what)?,
+            Err(_) => file.to_owned(),
+        };
+        let folder = target.parent().with_context(what)?;
+        fs_err::create_dir_all(folder)?;
+        let folder = File::open(folder).with_context(what)?;
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(FileTurn { file: file.to_owned(), target, folder }),
+                Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => {
+                    std::thread::sleep(PAUSE);
+                }
+                Err(Errno::WOULDBLOCK) => bail!(
+                    "'{}' has been about to be changed by another program for {} s (it holds a lock on \
+                     the folder); nothing was written",
+                    file.display(),
+                    LIMIT.as_secs()
+                ),
+                Err(error) => return Err(error).with_context(what),
+            }
+        }
+    }
+
+    /// Takes a turn at a second file beside that at a first, which may be in the same folder.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`FileTurn::take`].
+    pub(crate) fn take_beside(first: &FileTurn, file: &Path) -> anyhow::Result<FileTurn> {
+        match first.target.parent() == file.parent() && !file.is_symlink() {
+            true => Ok(FileTurn {
+                file: file.to_owned(),
+                target: file.to_owned(),
+                folder: first.folder.try_clone()?,
+            }),
+            false => FileTurn::take(file),
+        }
+    }
+
+    /// Returns what is in the file; nothing where it is not there.
+    ///
+    /// # Errors
+    ///
+    /// It can't be read.
+    pub(crate) fn read(&self) -> anyhow::Result<String> {
+        match self.target.exists() {
+            true => Ok(fs_err::read_to_string(&self.target)?),
+            false => Ok(String::new()),
+        }
+    }
+
+    /// Puts a file with this text in its place. It has the mode of the one before; what a link leads to is
+    /// replaced, not the link. When this returns it is on the disk.
+    ///
+    /// # Errors
+    ///
+    /// It can't be written; what was there is there.
+    pub(crate) fn replace(&self, text: &str) -> anyhow::Result<()> {
+        let what = || format!("cannot write '{}'", self.file.display());
+        let mode = fs_err::metadata(&self.target);
+        let mode = mode.map_or(0o644, |found| found.permissions().mode() & 0o777);
+        let folder = self.target.parent().with_context(what)?;
+        let mut draft = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(mode))
+            .tempfile_in(folder)
+            .with_context(what)?;
+        draft
+            .write_all(text.as_bytes())
+            .and_then(|()| draft.as_file().sync_all())
+            .with_context(what)?;
+        draft.persist(&self.target).with_context(what)?;
+        self.folder.sync_all().with_context(what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replace(file: &Path, text: &str) {
+        FileTurn::take(file).unwrap().replace(text).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("nix/machines");
+        assert_eq!(FileTurn::take(&file).unwrap().read().unwrap(), "");
+        replace(&file, "one\n");
+        replace(&file, "two\n");
+        assert_eq!(fs_err::read_to_string(&file).unwrap(), "two\n");
+        let mode = || fs_err::metadata(&file).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o644);
+        // a file's mode stays, and so does a link to it
+        fs_err::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        let link = folder.path().join("link");
+        fs_err::os::unix::fs::symlink(&file, &link).unwrap();
+        replace(&link, "three\n");
+        assert!(link.is_symlink());
+        assert_eq!((fs_err::read_to_string(&file).unwrap().as_str(), mode()), ("three\n", 0o600));
+    }
+
+    #[test]
+    fn who_comes_second_sees_what_the_first_has_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("machines");
+        let turn = FileTurn::take(&file).unwrap();
+        let others: Vec<_> = (0..8)
+            .map(|n| {
+                let file = file.clone();
+                std::thread::spawn(move || {
+                    let turn = FileTurn::take(&file).unwrap();
+                    let before = turn.read().unwrap();
+                    turn.replace(&format!("{before}{n}\n")).unwrap();
+                })
+            })
+            .collect();
+        turn.replace("first\n").unwrap();
+        drop(turn);
+        others.into_iter().for_each(|other| other.join().unwrap());
+        let text = fs_err::read_to_string(&file).unwrap();
+        assert_eq!(text.lines().count(), 9, "{text}");
+        assert!(text.starts_with("first\n"));
+    }
+}

@@ -1,0 +1,209 @@
+//! Drover as Nix's build hook (`build-hook = drover hook`).
+//!
+//! What is asked is answered from what is written of the machines and from what the daemon for hooks
+//! knows of them; an answer waits for a network only where it isn't known yet whether any machine can be
+//! used and Nix could build here as well. The Nix that asks has the outputs locked until this
+//! process ends, so they are added to its store without these locks.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use drover_config::{Machine, Override};
+use drover_daemon::{Need, Outlook, question as asking};
+use drover_hook::{Choice, Conversation, LocalMachine, Question, Reply, Settings, choose, refusal};
+use drover_store_local::{Layout, Place};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::machines::Builders;
+use super::order::{Accepted, carry_out};
+use super::{behind, connect};
+use crate::configuration::Configuration;
+use crate::exit::ExitStatus;
+use crate::terminal::Terminal;
+use crate::{own_builder, own_store};
+
+/// For how long the daemon may think about how it is with the machines. It answers at once.
+const THOUGHT: Duration = Duration::from_millis(500);
+
+/// For how long the user may wait until it's known whether a machine can be used, where Nix could build as
+/// well itself: connecting takes less if there is anybody.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it's asked meanwhile.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Bytes of an answer.
+const MAX_ANSWER: u64 = 64 * 1024;
+
+/// Builds that are taken for each slot: so that the next one is at hand when a slot becomes free. Each
+/// takes a process here and descriptors of Nix.
+const AHEAD: u32 = 2;
+
+/// Builds that are taken however few slots there are: one that is put off Nix offers again after five
+/// seconds, and in those many that are short can be done.
+const AT_LEAST: u32 = 128;
+
+/// Settings of the Nix that asks that count here as well; others are read from the same files.
+const TAKEN_OVER: [&str; 12] = [
+    "builders",
+    "builders-use-substitutes",
+    "connect-timeout",
+    "experimental-features",
+    "extra-platforms",
+    "keep-failed",
+    "max-build-log-size",
+    "max-silent-time",
+    "store",
+    "system",
+    "system-features",
+    "timeout",
+];
+
+/// Answers one question after another, and carries out the build that was accepted.
+///
+/// # Errors
+///
+/// What Nix says can't be understood, or the build has failed; Nix is told of the latter.
+pub(super) async fn run(terminal: &Terminal) -> anyhow::Result<ExitStatus> {
+    // both block: Nix is the only one who is waited for, and it waits for the answer
+    let mut talk = Conversation::new(std::io::stdin(), std::io::stderr());
+    let settings = talk.settings()?;
+    let configuration = Configuration::load(&overrides(&settings), terminal)?;
+    let layout = layout(&configuration)?;
+    let local = local_machine(&configuration);
+    let builders = Builders::given(Some(&configuration.settings.builders), &configuration);
+    let machines = behind::configured(&configuration, terminal)?;
+    while let Some(question) = talk.question(&layout.store_dir)? {
+        let answer = answer(&configuration, &builders, &machines, &local, &question).await?;
+        if let Some(text) = answer.words {
+            talk.warn(&text)?;
+        }
+        talk.reply(&answer.reply)?;
+        match answer.reply {
+            Reply::Accept { machine } => {
+                let order = talk.order(&layout.store_dir)?;
+                let accepted = Accepted { question, order, machine, layout };
+                return carry_out(accepted, &configuration, &builders).await;
+            }
+            Reply::DeclineForGood => return Ok(ExitStatus::SUCCESS),
+            Reply::Decline | Reply::Postpone => {}
+        }
+    }
+    Ok(ExitStatus::SUCCESS)
+}
+
+fn overrides(settings: &Settings) -> Vec<Override> {
+    let known = TAKEN_OVER.iter().filter_map(|name| Some((name, settings.get(*name)?)));
+    known.map(|(name, value)| Override::option(name, value)).collect()
+}
+
+/// Returns where the store is of the Nix that asks: only one that has its files at hand asks a hook.
+fn layout(configuration: &Configuration) -> anyhow::Result<Layout> {
+    let reference = &configuration.settings.store;
+    match own_store::place(reference)? {
+        Place::Local(layout) | Place::Own(layout) => Ok(layout),
+        Place::Daemon(socket) => bail!(
+            "the store is behind the daemon at '{}', which is who must be told of a build hook",
+            socket.display()
+        ),
+    }
+}
+
+fn local_machine(configuration: &Configuration) -> LocalMachine {
+    LocalMachine {
+        systems: own_builder::systems(configuration),
+        features: configuration.settings.system_features.clone(),
+    }
+}
+
+/// An answer, with what the user is told beside it.
+struct Answer {
+    reply: Reply,
+    words: Option<String>,
+}
+
+async fn answer(
+    configuration: &Configuration,
+    builders: &Builders,
+    machines: &[Machine],
+    local: &LocalMachine,
+    question: &Question,
+) -> anyhow::Result<Answer> {
+    let derivation = configuration.store_dir.display(&question.derivation);
+    let decline = |words| Answer { reply: Reply::Decline, words };
+    let fitting = match choose(machines, question) {
+        Choice::NoMachines => return Ok(Answer { reply: Reply::DeclineForGood, words: None }),
+        Choice::NoneFits => {
+            // where Nix builds it itself there is nothing to complain of
+            let words =
+                (!local.can_build_now(question)).then(|| refusal(machines, question, &derivation));
+            return Ok(decline(words));
+        }
+        Choice::Fitting(fitting) => fitting,
+    };
+    let need = Need { system: question.system.clone(), features: question.features.clone() };
+    let is_local = local.can_build_now(question);
+    let reply = match outlook_in_time(configuration, builders, &need, is_local).await {
+        Outlook::Usable { free: 0, .. } if is_local => Reply::Decline,
+        Outlook::Usable { slots, open, .. }
+            if slots.saturating_mul(AHEAD).max(AT_LEAST) <= open =>
+        {
+            Reply::Postpone
+        }
+        // where Nix can't build it, what is wrong with the machines is told when it's known
+        Outlook::Usable { .. } | Outlook::Unknown => Reply::Accept { machine: name_of(&fitting) },
+        Outlook::Unusable { reason } => {
+            let words = format!("cannot build '{derivation}' elsewhere: {reason}");
+            return Ok(decline(Some(words)));
+        }
+    };
+    Ok(Answer { reply, words: None })
+}
+
+fn name_of(fitting: &[&Machine]) -> String {
+    match fitting {
+        [only] => only.store_uri.to_string(),
+        _ => "drover".to_owned(),
+    }
+}
+
+/// Asks the daemon how it is with the machines, and again for a while if that isn't known and Nix could
+/// build itself.
+async fn outlook_in_time(
+    configuration: &Configuration,
+    builders: &Builders,
+    need: &Need,
+    is_local: bool,
+) -> Outlook {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let outlook = outlook(configuration, builders, need).await;
+        let outlook =
+            outlook.unwrap_or_else(|error| Outlook::Unusable { reason: format!("{error:#}") });
+        match outlook {
+            Outlook::Unknown if is_local && Instant::now() < end => sleep(AGAIN).await,
+            // it has taken long already, and here it can be built
+            Outlook::Unknown if is_local => {
+                let reason = "no machine has greeted yet".to_owned();
+                return Outlook::Unusable { reason };
+            }
+            outlook => return outlook,
+        }
+    }
+}
+
+async fn outlook(
+    configuration: &Configuration,
+    builders: &Builders,
+    need: &Need,
+) -> anyhow::Result<Outlook> {
+    let mut daemon = connect::reach(configuration, builders).await?;
+    let asked = async {
+        daemon.write_all(&asking(need)).await?;
+        let mut answer = Vec::new();
+        daemon.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = timeout(THOUGHT, asked).await.context("the daemon for hooks doesn't answer")??;
+    Outlook::from_bytes(&answer).context("the daemon for hooks answers something else")
+}

@@ -1,0 +1,60 @@
+//! The daemon that schedules the builds of all hooks of a user on this machine.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use drover_config::Override;
+
+use super::arguments::DaemonArguments;
+use super::machines::Builders;
+use super::meeting::Meeting;
+use crate::configuration::Configuration;
+use crate::exit::ExitStatus;
+use crate::names::{ForHooks, serve_hooks};
+use crate::terminal::Terminal;
+
+/// What it says on standard output when it listens.
+pub(super) const READY: &str = "ready";
+
+/// Runs the daemon.
+pub(super) async fn run(
+    arguments: &DaemonArguments,
+    terminal: &Terminal,
+) -> anyhow::Result<ExitStatus> {
+    if arguments.detached {
+        // who has started it may end, with all of its session
+        rustix::process::setsid().context("cannot leave the session that this was started in")?;
+    }
+    let configuration = Configuration::load(&[], terminal)?;
+    let builders = Builders::given(arguments.builders.as_deref(), &configuration);
+    let meeting = Meeting::of(&configuration, &builders)?;
+    let hooks = ForHooks {
+        files: builders.files(&configuration.host.environment),
+        socket: &meeting.socket,
+        idle: arguments.idle.map(Duration::from_secs),
+        ready: || match arguments.detached {
+            true => say_ready(),
+            false => terminal.info(&format!("drover listens at '{}'", meeting.socket.display())),
+        },
+    };
+    serve_hooks(overrides(&builders), hooks, terminal).await?;
+    Ok(ExitStatus::SUCCESS)
+}
+
+/// Returns the settings that this daemon has otherwise: its machines, and nothing of what Nix does
+/// itself with what a hook has built for it.
+fn overrides(builders: &Builders) -> Vec<Override> {
+    vec![
+        Override::flag("builders", builders.text()),
+        Override::flag("max-jobs", "0"),
+        Override::flag("secret-key-files", ""),
+        Override::flag("post-build-hook", ""),
+    ]
+}
+
+/// Says that it listens; who has started it may be gone, and others come.
+fn say_ready() {
+    let mut stdout = std::io::stdout().lock();
+    drop(writeln!(stdout, "{READY}").and_then(|()| stdout.flush()));
+}

@@ -1,0 +1,161 @@
+//! The lines of a machines file by which stock Nix hands its builds to drover.
+//!
+//! Nix starts the program of a line whose host is exactly `localhost` without SSH (`fakeSSH` in
+//! `src/libstore/ssh.cc`), and speaks the worker protocol with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use drover_config::{Machine, Scheme, StoreReference};
+use drover_daemon::Need;
+
+/// What stands behind the program in a line of ours.
+const WORDS: [&str; 2] = ["hook", "connect"];
+
+/// Builds that Nix hands over for each that can run: so that the next one is at hand when a slot
+/// becomes free.
+const AHEAD: u32 = 2;
+
+/// Returns what the builds need that come by the line of a number.
+pub(crate) fn need_of(machines: &[Machine], group: usize) -> Option<Need> {
+    let kind = kinds(machines).into_iter().nth(group.checked_sub(1)?)?;
+    let system = kind.systems.first()?.clone();
+    Some(Need { system, features: kind.mandatory_features.clone() })
+}
+
+/// Whether a machine is drover itself, by a line of this module.
+pub(crate) fn is_own(store: &StoreReference) -> bool {
+    let words = store.param("remote-program").unwrap_or_default();
+    let mut words = words.split_ascii_whitespace().skip(1);
+    *store.scheme() == Scheme::SshNg
+        && store.is_without_ssh()
+        && WORDS.iter().all(|word| words.next() == Some(word))
+}
+
+/// What derivations must be like for machines to take them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind<'a> {
+    systems: &'a BTreeSet<String>,
+    supported_features: &'a BTreeSet<String>,
+    mandatory_features: &'a BTreeSet<String>,
+}
+
+/// Returns a line for each kind of machines: those that take the same derivations share one, in the
+/// order of the first of each. Nix fills lines in proportion to their speed, which is that of their slots:
+/// a line that takes more than others would be full of builds that the others take, too.
+pub(crate) fn lines(machines: &[Machine], program: &Path) -> Vec<String> {
+    let mut slots: BTreeMap<Kind<'_>, u32> = BTreeMap::new();
+    for machine in machines {
+        let slots = slots.entry(Kind::of(machine)).or_default();
+        *slots = slots.saturating_add(machine.max_jobs.saturating_mul(AHEAD));
+    }
+    let line = |(at, kind): (usize, Kind<'_>)| {
+        let slots = slots.get(&kind).copied().unwrap_or_default();
+        let group = at + 1;
+        format!(
+            "ssh-ng://localhost?remote-program={} {} - {slots} {slots} {} {}",
+            in_query(&format!("{} {} --group {group}", program.display(), WORDS.join(" "))),
+            listed(kind.systems),
+            listed(kind.supported_features),
+            listed(kind.mandatory_features),
+        )
+    };
+    kinds(machines).into_iter().enumerate().map(line).collect()
+}
+
+fn kinds(machines: &[Machine]) -> Vec<Kind<'_>> {
+    let mut kinds: Vec<Kind<'_>> = Vec::new();
+    for kind in machines.iter().map(Kind::of) {
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    kinds
+}
+
+impl Kind<'_> {
+    fn of(machine: &Machine) -> Kind<'_> {
+        Kind {
+            systems: &machine.systems,
+            supported_features: &machine.supported_features,
+            mandatory_features: &machine.mandatory_features,
+        }
+    }
+}
+
+fn listed(words: &BTreeSet<String>) -> String {
+    match words.is_empty() {
+        true => "-".to_owned(),
+        false => words.iter().map(String::as_str).collect::<Vec<_>>().join(","),
+    }
+}
+
+/// Writes a value as it stands in the query of a URL, in a file where blanks, `#` and `;` mean
+/// something.
+fn in_query(text: &str) -> String {
+    let mut written = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' | b'~' => {
+                written.push(char::from(byte));
+            }
+            _ => written.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use drover_config::{Builders, Origin, parse_machines};
+    use rstest::rstest;
+
+    use super::*;
+
+    fn machines(text: &str) -> Vec<Machine> {
+        let builders = Builders {
+            text,
+            origin: &Origin::Default,
+            default_system: "x86_64-linux",
+            dir: Path::new("/"),
+        };
+        parse_machines(&builders, &BTreeMap::<PathBuf, String>::new()).unwrap().machines
+    }
+
+    #[test]
+    fn machines_that_are_alike_share_a_line() {
+        let machines = machines(
+            "ssh://a x86_64-linux - 4 1 kvm,big-parallel; ssh://c aarch64-linux - 2; \
+             ssh-ng://b x86_64-linux /key 8 3 big-parallel,kvm; ssh://d x86_64-linux - 1 1 kvm kvm",
+        );
+        let own = "ssh-ng://localhost?remote-program=/opt/tools/drover%20hook%20connect";
+        assert_eq!(
+            lines(&machines, Path::new("/opt/tools/drover")),
+            [
+                format!("{own}%20--group%201 x86_64-linux - 24 24 big-parallel,kvm -"),
+                format!("{own}%20--group%202 aarch64-linux - 4 4 - -"),
+                format!("{own}%20--group%203 x86_64-linux - 2 2 kvm kvm"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_line_is_read_back_as_meant() {
+        let line = lines(&machines("ssh://a x86_64-linux - 4 1 kvm"), Path::new("/bin/drover"));
+        let [read] = &machines(&line[0])[..] else { panic!("one machine") };
+        assert!(is_own(&read.store_uri));
+        assert_eq!(read.max_jobs, 8);
+        assert_eq!(read.supported_features, ["kvm".to_owned()].into());
+    }
+
+    #[rstest]
+    #[case::by_ssh("ssh-ng://other?remote-program=/bin/drover%20hook%20connect")]
+    #[case::serve("ssh://localhost?remote-program=/bin/drover%20hook%20connect")]
+    #[case::other_program("ssh-ng://localhost?remote-program=/bin/shim")]
+    #[case::none("ssh-ng://localhost")]
+    fn others_are_not_ours(#[case] uri: &str) {
+        assert!(!is_own(&uri.parse().unwrap()));
+    }
+}

@@ -1,0 +1,173 @@
+//! Man pages and shell completions, from the very definitions that `--help` is printed from.
+//!
+//! Every command has a page and a completion: those that are hidden are in neither.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use clap::{Arg, Args, Command, CommandFactory as _, value_parser};
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+use crate::arguments::Arguments;
+use crate::exit::ExitStatus;
+
+/// The arguments of `drover completions`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionArguments {
+    /// The shell that shall read them
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// The arguments of `drover man-pages`.
+#[derive(Debug, Args)]
+pub(crate) struct ManPageArguments {
+    /// Where; made where it is missing. `man` looks into folders named man1 below its MANPATH
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+/// The words of `drover store` that are handed on as they are, with what each does. The parser takes
+/// any word there, so that those of a newer Nix are refused in Nix's way.
+const STORE_WORDS: [(&str, &str); 21] = [
+    ("add", "Add files to the store, as nix-store --add does"),
+    ("add-fixed", "Add files under a hash of their own, as nix-store --add-fixed does"),
+    ("check", "Check that what is registered is there, as nix-store --verify does"),
+    ("dead", "Print what nothing needs, as nix-store --gc --print-dead does"),
+    ("delete", "Delete paths, as nix store delete does"),
+    ("dump", "Print a path as an archive, as nix-store --dump does"),
+    ("dump-db", "Print what is registered, as nix-store --dump-db does"),
+    ("export", "Print paths with what is registered of them, as nix-store --export does"),
+    ("gc", "Delete what nothing needs, as nix store gc does"),
+    ("import", "Read what export has printed, as nix-store --import does"),
+    ("live", "Print what is needed, as nix-store --gc --print-live does"),
+    ("load-db", "Register what dump-db has printed, as nix-store --load-db does"),
+    ("log", "Print the log of a build, as nix-store --read-log does"),
+    ("optimise", "Keep files with the same contents once, as nix store optimise does"),
+    ("query", "Say what is known of paths, as nix-store --query does"),
+    ("realise", "Make paths valid, as nix-store --realise does"),
+    ("repair", "Fetch what is damaged, as nix-store --repair-path does"),
+    ("restore", "Unpack an archive, as nix-store --restore does"),
+    ("roots", "Print what keeps paths alive, as nix-store --gc --print-roots does"),
+    ("sign", "Sign paths, as nix store sign does"),
+    ("verify", "Check contents and signatures, as nix store verify does"),
+];
+
+/// Returns the command with all that it understands, as pages and completions tell of it.
+fn whole_command() -> Command {
+    Arguments::command().mut_subcommand("store", |store| {
+        let words = STORE_WORDS.iter().map(|(word, about)| {
+            let rest = Arg::new("arguments")
+                .help("What the command of Nix takes")
+                .value_parser(value_parser!(OsString))
+                .num_args(0..)
+                .trailing_var_arg(true)
+                .allow_hyphen_values(true);
+            Command::new(*word).about(*about).disable_help_flag(true).arg(rest)
+        });
+        store.subcommands(words)
+    })
+}
+
+/// Prints the completions for a shell.
+///
+/// # Errors
+///
+/// Standard output that can't be written; a reader that has gone away is none.
+pub(crate) fn completions(arguments: &CompletionArguments) -> anyhow::Result<ExitStatus> {
+    let mut text = Vec::new();
+    clap_complete::generate(arguments.shell, &mut whole_command(), "drover", &mut text);
+    let mut out = io::stdout().lock();
+    match out.write_all(&text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitStatus::SUCCESS),
+    }
+}
+
+/// Writes the page of every command into a folder: `drover.1`, `drover-build.1` and so on.
+///
+/// # Errors
+///
+/// A folder or file that can't be written.
+pub(crate) fn man_pages(arguments: &ManPageArguments) -> anyhow::Result<ExitStatus> {
+    fs_err::create_dir_all(&arguments.folder)?;
+    let mut command = whole_command();
+    command.build();
+    write_pages(&command, &arguments.folder)?;
+    Ok(ExitStatus::SUCCESS)
+}
+
+fn write_pages(command: &Command, folder: &Path) -> anyhow::Result<()> {
+    let mut page = Vec::new();
+    let man = Man::new(command.clone()).manual("drover");
+    man.render(&mut page)?;
+    fs_err::write(folder.join(man.get_filename()), page)?;
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+        write_pages(below, folder)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ABOUT: &str = "# Commands
+
+What `drover COMMAND --help` prints, of each command. `drover man-pages DIR` writes the same as man pages, and
+`drover completions SHELL` prints what a shell completes. A test compares this page with the program, and writes
+it anew where `DROVER_WRITE_REFERENCE=1` is set.
+
+What drover does by [the names of Nix's programs](names.md) isn't here: it's what Nix's manual says.
+";
+
+    /// Returns the page that `docs/commands.md` has to be.
+    fn reference() -> String {
+        let mut command = whole_command();
+        command.build();
+        let mut page = ABOUT.to_owned();
+        add_command(&mut command, &mut page);
+        page
+    }
+
+    fn add_command(command: &mut Command, page: &mut String) {
+        let help = command.clone().term_width(100).render_long_help().to_string();
+        let lines: Vec<&str> = help.trim().lines().map(str::trim_end).collect();
+        let name = command.get_bin_name().unwrap_or("drover").to_owned();
+        *page += &format!("\n## `{name}`\n\n```text\n{}\n```\n", lines.join("\n"));
+        // the words of `drover store` have nothing but what is told with the command
+        let is_word =
+            |below: &Command| STORE_WORDS.iter().any(|(word, _)| *word == below.get_name());
+        let store = command.get_name() == "store";
+        for below in command.get_subcommands_mut() {
+            if !below.is_hide_set() && below.get_name() != "help" && !(store && is_word(below)) {
+                add_command(below, page);
+            }
+        }
+    }
+
+    #[test]
+    fn the_reference_is_what_help_prints() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/commands.md");
+        let expected = reference();
+        if std::env::var_os("DROVER_WRITE_REFERENCE").is_some() {
+            fs_err::write(file, &expected).unwrap();
+        }
+        let page = fs_err::read_to_string(file).unwrap_or_default();
+        let differs = page.lines().zip(expected.lines()).find(|(one, other)| one != other);
+        assert_eq!(differs, None, "docs/commands.md; DROVER_WRITE_REFERENCE=1 writes it anew");
+        assert_eq!(page, expected, "docs/commands.md ends otherwise");
+    }
+
+    #[test]
+    fn is_consistent() {
+        whole_command().debug_assert();
+    }
+
+    #[test]
+    fn words_stand_in_their_order_and_once() {
+        assert!(STORE_WORDS.is_sorted_by(|(one, _), (other, _)| one < other));
+    }
+}

@@ -1,0 +1,45 @@
+//! The lists of machines that builds go to, all together.
+
+use std::sync::Arc;
+
+use drover_fleet::{Duty, Service};
+
+use super::{Builds, Here};
+
+/// A list of machines, with what schedules for it.
+pub(in crate::names) struct Crew {
+    pub(in crate::names) service: Arc<Service>,
+    /// What the list is that a client has brought, unless it is the daemon's own.
+    pub(in crate::names) brought: Option<String>,
+}
+
+impl Builds {
+    /// Returns all lists of machines, the daemon's own first.
+    pub(in crate::names) fn crews(&self) -> Vec<Crew> {
+        let state = self.state();
+        let usual = &state.configuration.settings.builders;
+        let brought = state.brought.iter().map(|((builders, here), service)| {
+            let list = if builders == usual { "the daemon's" } else { builders.as_str() };
+            let brought = match here {
+                Here::Builds => list.to_owned(),
+                Here::No => format!("{list}, without this machine"),
+            };
+            Crew { service: Arc::clone(service), brought: Some(brought) }
+        });
+        let own = Crew { service: Arc::clone(&self.service), brought: None };
+        std::iter::once(own).chain(brought).collect()
+    }
+
+    /// Sets whether the machines of a name take jobs, in whichever list they are or will be.
+    pub(in crate::names) fn set_duty(&self, machine: &str, duty: Duty) {
+        let mut state = self.state();
+        match duty {
+            Duty::Draining => state.drained.insert(machine.to_owned()),
+            Duty::Working => state.drained.remove(machine),
+        };
+        drop(state);
+        for Crew { service, .. } in self.crews() {
+            service.set_duty(machine, duty);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The daemon that schedules what stock Nix's hooks have built: nothing is built on this machine, and
+//! what was built waits beside the store.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use drover_compat::Options;
+use drover_daemon::{
+    Limits, Listener, Machines, Need, Outlook, Server, Supervisor, TrustRule, sockets_from_systemd,
+};
+use drover_fleet::{MachineCondition, MachineView};
+use drover_store::{Keeper, Realiser};
+use drover_store_overlay::OverlayStore;
+use tokio::sync::{Mutex, watch};
+
+use super::builds::Builds;
+use super::control::Overseer;
+use super::daemon::{Outside, raise_file_limit};
+use super::served::{Outputs, Serving, answering, keeper, policy};
+use super::signals::Signals;
+use super::{BuiltBy, NIX_VERSION, ThisMachine};
+use crate::configuration::Configuration;
+
+/// The machines of a daemon for hooks, as they are now.
+struct HookMachines {
+    machine: ThisMachine,
+    options: Options,
+    store: Arc<dyn Keeper>,
+    builds: Arc<Builds>,
+    /// What the machines were read from.
+    files: Vec<PathBuf>,
+    read: Mutex<Vec<Stamp>>,
+}
+
+/// What tells one version of a file from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamp(Option<(SystemTime, u64, u64)>);
+
+impl Stamp {
+    fn of(file: &Path) -> Stamp {
+        let found = fs_err::metadata(file).ok();
+        Stamp(found.and_then(|found| Some((found.modified().ok()?, found.len(), found.ino()))))
+    }
+
+    fn of_all(files: &[PathBuf]) -> Vec<Stamp> {
+        files.iter().map(|file| Stamp::of(file)).collect()
+    }
+}
+
+impl HookMachines {
+    /// Reads the machines anew if a file has changed: stock Nix reads them for each build.
+    async fn refresh(&self) -> anyhow::Result<()> {
+        let mut read = self.read.lock().await;
+        let now = Stamp::of_all(&self.files);
+        if *read == now {
+            return Ok(());
+        }
+        let Options { overrides, .. } = &self.options;
+        let configuration = Configuration::load(overrides, &self.machine.terminal)?;
+        self.builds.reload(Arc::new(configuration), None)?;
+        *read = now;
+        Ok(())
+    }
+
+    /// Returns the machines that could take a build, as they are.
+    async fn fitting(&self, need: &Need) -> Vec<MachineView> {
+        let mut views = self.builds.configured().machines().await;
+        views.retain(|view| view.refuses(&need.system, &need.features).is_none());
+        views
+    }
+}
+
+#[async_trait]
+impl Machines for HookMachines {
+    async fn outlook(&self, need: &Need, patience: Duration) -> Outlook {
+        if let Err(error) = self.refresh().await {
+            self.machine.terminal.warn(&format!("the machines stay as they were: {error:#}"));
+        }
+        let (began, service) = (Instant::now(), self.builds.configured());
+        let mut views = self.fitting(need).await;
+        if !views.iter().any(is_up) && views.iter().any(is_unknown) {
+            // what it says of all machines is asked anew of those that fit
+            let reached = service.reach(self.store.as_ref(), patience).await;
+            if let Err(error) = reached {
+                return Outlook::Unusable { reason: error.to_string() };
+            }
+            views = self.fitting(need).await;
+        }
+        if views.iter().any(is_up) {
+            let slots =
+                |view: &MachineView| view.description.slots_for(&need.system, &need.features);
+            let free = |view: &MachineView| view.free_slots(&need.system, &need.features);
+            let open = service.census().await.open;
+            return Outlook::Usable {
+                slots: views.iter().map(slots).fold(0, u32::saturating_add),
+                free: views.iter().map(free).fold(0, u32::saturating_add),
+                open: u32::try_from(open).unwrap_or(u32::MAX),
+            };
+        }
+        // one that has just failed is known to be down, though it's being tried again by now
+        let asked_for = began.elapsed();
+        if views.iter().any(|view| is_awaited(view) && !has_failed_within(view, asked_for)) {
+            return Outlook::Unknown;
+        }
+        let reason = match views.is_empty() {
+            true => format!("no machine that is listed builds for {}", need.system),
+            false => {
+                let troubles: Vec<String> = views.iter().map(trouble).collect();
+                format!("no machine can be used now: {}", troubles.join("; "))
+            }
+        };
+        Outlook::Unusable { reason }
+    }
+}
+
+fn is_up(view: &MachineView) -> bool {
+    matches!(view.condition, MachineCondition::Connected | MachineCondition::OnProbation)
+}
+
+/// Whether it isn't known if a machine can be used: also where it has been left alone for long enough.
+fn is_unknown(view: &MachineView) -> bool {
+    match view.condition {
+        MachineCondition::Down { again } => again.is_zero(),
+        _ => is_awaited(view),
+    }
+}
+
+/// Whether a machine hasn't answered yet.
+fn is_awaited(view: &MachineView) -> bool {
+    matches!(view.condition, MachineCondition::Unused | MachineCondition::Connecting)
+}
+
+fn has_failed_within(view: &MachineView, period: Duration) -> bool {
+    view.last_failure.as_ref().is_some_and(|failure| failure.ago <= period)
+}
+
+/// Says why a machine can't be used.
+fn trouble(view: &MachineView) -> String {
+    let name = &view.description.name;
+    match (&view.condition, &view.last_failure) {
+        (MachineCondition::Draining, _) => format!("'{name}' takes nothing new"),
+        (_, Some(failure)) => {
+            format!("'{name}' {} s ago: {}", failure.ago.as_secs(), failure.cause)
+        }
+        (_, None) => format!("'{name}' has not greeted yet"),
+    }
+}
+
+/// What a daemon for hooks is told.
+pub(crate) struct ForHooks<'a, R> {
+    /// The files that its machines are read from.
+    pub(crate) files: Vec<PathBuf>,
+    /// Where it listens: a place that only this user can reach.
+    pub(crate) socket: &'a Path,
+    /// After how long without a client it ends.
+    pub(crate) idle: Option<Duration>,
+    /// Called when it listens.
+    pub(crate) ready: R,
+}
+
+/// Runs the daemon that schedules the builds of hooks.
+pub(super) async fn run<R: FnOnce()>(
+    machine: &ThisMachine,
+    options: &Options,
+    hooks: ForHooks<'_, R>,
+) -> anyhow::Result<()> {
+    raise_file_limit(&machine.terminal);
+    let supervisor = Supervisor::new(|name| std::env::var_os(name));
+    let mut signals = Signals::new(supervisor.watchdog())?;
+    let serving = serving(machine, options, hooks.files)?;
+    let mut listeners = sockets_from_systemd()?;
+    if listeners.is_empty() {
+        listeners.push(Listener::bind(hooks.socket)?);
+    }
+    (hooks.ready)();
+    let unused = async {
+        match hooks.idle {
+            Some(idle) => serving.server.unused_for(idle).await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut questions = serving.answer_questions(machine, hooks.socket, TrustRule::OwnUser);
+    let outside = Outside { machine, options, serving: &serving, supervisor: &supervisor };
+    let rule = TrustRule::OwnUser;
+    outside.serve(listeners, rule, &mut signals, unused).await;
+    questions.shutdown().await;
+    Ok(())
+}
+
+/// Returns what serves hooks, whose machines are read from these files.
+fn serving(
+    machine: &ThisMachine,
+    options: &Options,
+    files: Vec<PathBuf>,
+) -> anyhow::Result<Serving> {
+    let configuration = Configuration::load(&options.overrides, &machine.terminal)?;
+    let read = Mutex::new(Stamp::of_all(&files));
+    let store = keeper(machine.open(None, &configuration)?);
+    let (policy, policies) = watch::channel(Arc::new(policy(&configuration)));
+    let builds = Arc::new(Builds::new(machine, Arc::new(configuration), None)?);
+    let machines = HookMachines {
+        machine: machine.clone(),
+        options: options.clone(),
+        store: Arc::clone(&store),
+        builds: Arc::clone(&builds),
+        files,
+        read,
+    };
+    let realiser = Arc::clone(&builds) as Arc<dyn Realiser>;
+    let (limits, version) = (Limits::default(), NIX_VERSION.to_owned());
+    let store_dir = store.store_dir().clone();
+    let overlay = OverlayStore::new(Arc::clone(&store));
+    let overseer = Arc::new(Overseer {
+        builds: Arc::clone(&builds),
+        policy: policy.subscribe(),
+        store_dir,
+        detached: None,
+    });
+    let over: Arc<dyn Keeper> = Arc::new(overlay.over(store));
+    let keeper = watch::Sender::new(Arc::clone(&over));
+    let server =
+        Server::new(over, realiser, policies, limits, version).with_machines(Arc::new(machines));
+    let (built_by, overseer) = (BuiltBy::ThisProcess(builds), Some(overseer));
+    let server = answering(server, overseer.as_ref());
+    let outputs = Outputs::Aside(overlay);
+    Ok(Serving { server, outputs, policy, built_by, overseer, keeper })
+}

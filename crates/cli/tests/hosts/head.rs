@@ -1,0 +1,69 @@
+//! A head for a team: everybody's Nix has one builder, where drover's daemon spreads the builds over its
+//! machines.
+
+use drover_testkit::{Fleet, Host, Suite};
+
+use crate::failures::until;
+use crate::own::{assert_sound, become_the_daemon};
+use crate::{LIMIT, assert_code, builders, stderr};
+
+/// Gives a client a key of its own, which stands for its name on the head.
+pub(crate) fn let_in(client: &Host, head: &Host, name: &str) {
+    let public = client
+        .sh("ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/own && cat /root/.ssh/own.pub")
+        .unwrap();
+    let forced = "env PATH=/usr/local/bin:/usr/bin:/bin sh -c \\\"$SSH_ORIGINAL_COMMAND\\\"";
+    let line = format!("command=\"DROVER_CLIENT={name} {forced}\",restrict {}", public.trim());
+    head.write("/w/line", line + "\n").unwrap();
+    head.sh("cat /w/line >> /root/.ssh/authorized_keys").unwrap();
+    let line = format!("ssh-ng://head {}-linux /root/.ssh/own 8 1 -\n", std::env::consts::ARCH);
+    client.write("/etc/nix/machines", line).unwrap();
+}
+
+fn build(client: &Host, n: &str, sleep: &str) -> drover_testkit::Running {
+    let graph = [("shape", "wide"), ("n", n), ("sleep", sleep)];
+    let drv = client.instantiate(&graph).unwrap();
+    client.spawn(&["sh", "-c", &format!("NIX_REMOTE=daemon exec nix-store -r {drv} -j0")]).unwrap()
+}
+
+/// Builds that run on a machine, by the seconds that they sleep.
+fn running(host: &Host, sleep: &str) -> usize {
+    let is_it = |command: &str| command.ends_with(&format!("sleep {sleep}"));
+    host.processes().iter().filter(|(_, command)| is_it(command)).count()
+}
+
+#[test]
+fn a_team_shares_the_machines_behind_a_head() {
+    let fleet = Fleet::new("head").unwrap();
+    let [head, alice, bob, worker] = fleet
+        .hosts([
+            ("head", Suite::Forky),
+            ("alice", Suite::Forky),
+            ("bob", Suite::Bookworm),
+            ("worker", Suite::Trixie),
+        ])
+        .unwrap();
+    head.put(env!("CARGO_BIN_EXE_drover"), "/usr/local/bin/drover").unwrap();
+    head.sh("drover compat install /usr/local/bin; echo 'max-jobs = 0' >> /etc/nix/nix.conf")
+        .unwrap();
+    become_the_daemon(&head, &builders("ssh-ng", &["worker"], 4));
+    let_in(&alice, &head, "alice");
+    let_in(&bob, &head, "bob");
+
+    // alice takes all of it, and bob's few builds get their half as soon as slots become free
+    let of_alice = build(&alice, "40", "3");
+    until("alice's builds run", || running(&worker, "3") == 4);
+    let of_bob = build(&bob, "2", "4");
+    until("bob has his share", || running(&worker, "4") == 2);
+    assert!(running(&worker, "3") + running(&worker, "4") <= 4, "more than there are slots");
+    let told = head.sh("drover builds --json").unwrap();
+    assert!(told.contains("root/alice") && told.contains("root/bob"), "{told}");
+    let ended = of_bob.wait(LIMIT).unwrap();
+    assert_code(&ended, 0);
+    assert!(stderr(&ended).contains("wide-1 ends"), "{}", stderr(&ended));
+
+    // who leaves takes what nobody else waits for
+    drop(of_alice);
+    until("nothing of alice's runs any more", || running(&worker, "3") == 0);
+    assert_sound(&head);
+}

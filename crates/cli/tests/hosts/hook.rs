@@ -1,0 +1,209 @@
+//! Stock Nix, which hands its builds to drover: by a line of its machines file, or as its build hook.
+
+use drover_testkit::{Fleet, Host, Suite};
+use rstest::rstest;
+
+use crate::{assert_code, stderr};
+
+/// A client whose Nix knows one machine only, drover, which knows two builders.
+pub(crate) struct HookLab {
+    _fleet: Fleet,
+    pub(crate) client: Host,
+    pub(crate) b1: Host,
+    pub(crate) b2: Host,
+}
+
+/// Which Nix writes the client's store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Users {
+    Single,
+    Multi,
+}
+
+/// How drover gets its builds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    Line,
+    BuildHook,
+}
+
+impl HookLab {
+    pub(crate) fn new(name: &str, suite: Suite, users: Users, way: Way) -> HookLab {
+        let fleet = Fleet::new(name).unwrap();
+        let hosts = [("c", suite), ("b1", Suite::Forky), ("b2", Suite::Bookworm)];
+        let [client, b1, b2] = fleet.hosts(hosts).unwrap();
+        client.put(env!("CARGO_BIN_EXE_drover"), "/usr/local/bin/drover").unwrap();
+        let arch = std::env::consts::ARCH;
+        let line = |host: &str| format!("ssh-ng://{host} {arch}-linux - 2 1 big-parallel\n");
+        let lines = line("b1") + &line("b2");
+        match way {
+            Way::Line => {
+                client.write("/etc/nix/drover-machines", lines).unwrap();
+                client.sh("drover hook line > /etc/nix/machines").unwrap();
+            }
+            Way::BuildHook => {
+                client.write("/etc/nix/machines", lines).unwrap();
+                // older releases take a program without arguments
+                let program = match suite {
+                    Suite::Bookworm => "drover-build-hook",
+                    _ => "drover hook",
+                };
+                let hook = format!(
+                    "ln -s drover /usr/local/bin/drover-build-hook
+                     echo 'build-hook = /usr/local/bin/{program}' >> /etc/nix/nix.conf"
+                );
+                client.sh(&hook).unwrap();
+                client.restart_daemon().unwrap();
+            }
+        }
+        match users {
+            Users::Single => client.sh("pkill -x nix-daemon || :").unwrap(),
+            Users::Multi => String::new(),
+        };
+        HookLab { _fleet: fleet, client, b1, b2 }
+    }
+
+    /// Has Nix build, with this in front of its name.
+    pub(crate) fn build(&self, environment: &str, arguments: &str) -> std::process::Output {
+        let line = format!("{environment} exec nix-store -r {arguments}");
+        self.client.run_within(crate::LIMIT, &["sh", "-c", &line]).unwrap()
+    }
+}
+
+fn environment(users: Users) -> &'static str {
+    match users {
+        Users::Single => "NIX_REMOTE=local",
+        Users::Multi => "NIX_REMOTE=daemon",
+    }
+}
+
+#[rstest]
+#[case::nix_2_34(Suite::Forky, Users::Single)]
+#[case::nix_2_34_daemon(Suite::Forky, Users::Multi)]
+#[case::nix_2_26(Suite::Trixie, Users::Single)]
+#[case::nix_2_26_daemon(Suite::Trixie, Users::Multi)]
+#[case::nix_2_8(Suite::Bookworm, Users::Single)]
+#[case::nix_2_8_daemon(Suite::Bookworm, Users::Multi)]
+fn nix_hands_its_builds_over(
+    #[case] suite: Suite,
+    #[case] users: Users,
+    #[values(Way::Line, Way::BuildHook)] way: Way,
+) {
+    let lab = HookLab::new("hook", suite, users, way);
+    let graph = [("shape", "layers"), ("n", "8"), ("d", "2"), ("k", "2"), ("sleep", "1")];
+    let drv = lab.client.instantiate(&graph).unwrap();
+    let built = lab.build(environment(users), &format!("{drv} -j0"));
+    assert_code(&built, 0);
+    lab.client.sh(&format!("nix-store --verify-path $(nix-store -q {drv})")).unwrap();
+    lab.client.sh("nix-store --verify --check-contents 2>&1").unwrap();
+    let log = lab.client.sh(&format!("nix-store --read-log {drv}")).unwrap();
+    assert!(log.contains("graph-layers ends"), "{log}");
+    for builder in [&lab.b1, &lab.b2] {
+        let count = builder.sh("ls -d /nix/store/*-node-?-? 2>/dev/null | wc -l").unwrap();
+        assert!(count.trim() != "0", "a builder has built nothing: {}", stderr(&built));
+    }
+}
+
+/// The machines move behind drover, comments and all, and come back.
+#[test]
+fn is_installed_and_taken_out_again() {
+    let lab = HookLab::new("hook-install", Suite::Forky, Users::Multi, Way::BuildHook);
+    let (client, machines) = (&lab.client, "/etc/nix/machines");
+    client.sh("sed -i /build-hook/d /etc/nix/nix.conf").unwrap();
+    client.restart_daemon().unwrap();
+    let before = "# ours\nssh-ng://b1 x86_64-linux - 2 1 big-parallel # near\n";
+    client.write(machines, before).unwrap();
+    let unasked = client.run(&["drover", "hook", "install"]).unwrap();
+    assert_code(&unasked, 1);
+    assert!(stderr(&unasked).contains("--yes"), "{}", stderr(&unasked));
+    assert_eq!(client.read(machines).unwrap(), before.as_bytes());
+    for _ in 0..2 {
+        client.sh("drover hook install --yes 2>&1").unwrap();
+        assert_eq!(client.read("/etc/nix/drover-machines").unwrap(), before.as_bytes());
+        let lines = String::from_utf8(client.read(machines).unwrap()).unwrap();
+        assert_eq!(lines.matches("ssh-ng://localhost").count(), 1, "{lines}");
+    }
+    let drv = client.instantiate(&[("shape", "wide"), ("n", "2")]).unwrap();
+    assert_code(&lab.build("NIX_REMOTE=daemon", &format!("{drv} -j0")), 0);
+    // drover itself takes the machines behind the line, not the line
+    let drv = client.instantiate(&[("shape", "wide"), ("n", "3")]).unwrap();
+    client.sh(&format!("drover build --no-link -j0 {drv} 2>&1")).unwrap();
+    client.sh("drover hook uninstall --yes 2>&1").unwrap();
+    assert_eq!(client.read(machines).unwrap(), before.as_bytes());
+    assert!(client.read("/etc/nix/drover-machines").is_err());
+    let again = client.run(&["drover", "hook", "uninstall", "--yes"]).unwrap();
+    assert_code(&again, 1);
+    assert!(stderr(&again).contains("does not lead to drover"), "{}", stderr(&again));
+}
+
+/// No machine answers: what Nix may build here it builds here, and with -j0 it says what is wrong.
+#[rstest]
+fn with_no_machine_up_nix_builds_here(
+    #[values(Suite::Forky, Suite::Bookworm)] suite: Suite,
+    #[values(Way::Line, Way::BuildHook)] way: Way,
+) {
+    let lab = HookLab::new("hook-down", suite, Users::Multi, way);
+    lab.b1.kill_sshd();
+    lab.b2.kill_sshd();
+    // be it the very first question, before it's known that none is up
+    for n in ["4", "3"] {
+        let drv = lab.client.instantiate(&[("shape", "wide"), ("n", n)]).unwrap();
+        assert_code(&lab.build("NIX_REMOTE=daemon", &format!("{drv} -j2")), 0);
+    }
+    let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "2")]).unwrap();
+    let refused = lab.build("NIX_REMOTE=daemon", &format!("{drv} -j0"));
+    assert_code(&refused, 1);
+    let told = stderr(&refused);
+    assert!(told.contains("b1") && told.contains("refused"), "{told}");
+    // and once one is up again it's used
+    lab.b1.start_sshd().unwrap();
+    let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "5")]).unwrap();
+    let script = format!(
+        "end=$(($(date +%s) + 60))
+         until NIX_REMOTE=daemon nix-store -r {drv} -j0; do
+           [ $(date +%s) -lt $end ] || exit 1; sleep 1
+         done 2>/dev/null"
+    );
+    lab.client.sh(&script).unwrap();
+}
+
+/// Nobody has the feature: the reason is told for each machine, and nothing hangs.
+#[rstest]
+fn a_feature_that_nobody_has(#[values(Way::Line, Way::BuildHook)] way: Way) {
+    let lab = HookLab::new("hook-feature", Suite::Forky, Users::Multi, way);
+    let expression = "derivation { name = \"x\"; builder = \"/bin/sh\"; system = \"x86_64-linux\"; \
+                      requiredSystemFeatures = [ \"quantum\" ]; }";
+    lab.client.write("/root/x.nix", expression).unwrap();
+    let drv = lab.client.sh("nix-instantiate /root/x.nix 2>/dev/null").unwrap();
+    let refused = lab.build("NIX_REMOTE=daemon", &format!("{} -j0", drv.trim()));
+    assert_code(&refused, 1);
+    assert!(stderr(&refused).contains("quantum"), "{}", stderr(&refused));
+}
+
+/// Two clients want the same: it is built once. One that is interrupted leaves nothing running.
+#[rstest]
+fn clients_share_and_leave(#[values(Way::Line, Way::BuildHook)] way: Way) {
+    let lab = HookLab::new("hook-clients", Suite::Forky, Users::Multi, way);
+    let graph = [("shape", "wide"), ("n", "2"), ("sleep", "600")];
+    let drv = lab.client.instantiate(&graph).unwrap();
+    let line = format!("NIX_REMOTE=daemon exec nix-store -r {drv} -j0");
+    let running = lab.client.spawn(&["sh", "-c", &line]).unwrap();
+    let builders = [&lab.b1, &lab.b2];
+    let sleeping = || {
+        let all = builders.iter().flat_map(|host| host.processes());
+        all.filter(|(_, command)| command.contains("sleep 600")).count()
+    };
+    crate::failures::until("both are being built", || sleeping() == 2);
+    drop(running);
+    crate::failures::until("nothing runs any more", || sleeping() == 0);
+    // two at once, through one schedule
+    let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "6"), ("sleep", "1")]).unwrap();
+    let script = format!(
+        "export NIX_REMOTE=daemon
+         nix-store -r {drv} -j0 2>/root/one & one=$!
+         nix-store -r {drv} -j0 2>/root/two & two=$!
+         wait $one && wait $two"
+    );
+    lab.client.sh(&script).unwrap();
+    lab.client.sh("nix-store --verify --check-contents 2>&1").unwrap();
+}
