@@ -28,6 +28,8 @@ pub(crate) struct Configuration {
     pub(crate) settings: Settings,
     /// The directory that store paths are in, unless the store says otherwise.
     pub(crate) store_dir: StoreDir,
+    /// What was typed.
+    pub(crate) overrides: Vec<Override>,
 }
 
 impl Configuration {
@@ -40,8 +42,13 @@ impl Configuration {
         overrides: &[Override],
         terminal: &Terminal,
     ) -> anyhow::Result<Configuration> {
-        let host = Host::of_this_process();
         let overrides = with_whole_paths(overrides);
+        let configuration = Configuration::read(Host::of_this_process(), overrides)?;
+        tell(configuration.conf.notes(), terminal);
+        Ok(configuration)
+    }
+
+    fn read(host: Host, overrides: Vec<Override>) -> anyhow::Result<Configuration> {
         let conf = NixConf::load(&host.environment, &FileSystem, &overrides)?;
         let mut settings = Settings::new(&conf, &host.environment, &host::local_system())?;
         if let Some(features) = features_of(&settings.store) {
@@ -51,8 +58,21 @@ impl Configuration {
             Some(dir) => dir.parse().context("NIX_STORE_DIR can't be used")?,
             None => StoreDir::default(),
         };
-        tell(conf.notes(), terminal);
-        Ok(Configuration { host, conf, settings, store_dir })
+        Ok(Configuration { host, conf, settings, store_dir, overrides })
+    }
+
+    /// Returns the same for the store that this machine's programs use by themselves, whichever was typed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Configuration::load`].
+    pub(crate) fn of_this_machine(&self) -> anyhow::Result<Configuration> {
+        let typed = self.overrides.iter().filter(|given| given.name != "store").cloned().collect();
+        let mut here = Configuration::read(self.host.clone(), typed)?;
+        if here.settings.store.scheme().is_ssh() {
+            here.settings.store = "auto".parse()?;
+        }
+        Ok(here)
     }
 
     /// Returns how long a machine may take to greet.

@@ -34,7 +34,7 @@ pub(crate) async fn bring_derivations(
     if lacking.is_empty() {
         return Ok(());
     }
-    let here = names::keeper(&of_this_machine(configuration)?, terminal)?;
+    let here = names::keeper(&configuration.of_this_machine()?, terminal)?;
     let closure = match closure(&*here, lacking).await {
         Ok(closure) => closure,
         Err(error) => {
@@ -60,13 +60,6 @@ pub(crate) async fn bring_derivations(
     store.import(stream).await.with_context(|| {
         format!("cannot copy what is to be built from this machine's store to '{to}'")
     })
-}
-
-/// Returns the same configuration for the store that this machine's programs use by themselves.
-fn of_this_machine(configuration: &Configuration) -> anyhow::Result<Configuration> {
-    let mut here = configuration.clone();
-    here.settings.store = "auto".parse()?;
-    Ok(here)
 }
 
 /// Returns what paths refer to, themselves among it. Those that aren't valid are passed over: whoever reads them

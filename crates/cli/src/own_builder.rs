@@ -363,7 +363,8 @@ mod tests {
         let typed = Settings::new(&conf, &host.environment, &local).unwrap();
         let store = crate::own_store::options(&typed, &conf).unwrap();
         let store_dir = StoreDir::default();
-        let configuration = Configuration { host, conf, settings: typed, store_dir };
+        let overrides = Vec::new();
+        let configuration = Configuration { host, conf, settings: typed, store_dir, overrides };
         let mut builder = settings(&configuration, LimitsKeptBy::Builder).unwrap();
         // these are the text itself
         builder.hook_settings = String::new();

@@ -343,6 +343,14 @@ fn a_head_holds_builds_for_those_whose_key_it_knows() {
     assert_code(&built, 0);
     assert!(stderr(&built).contains("copying 2 paths of derivations to"), "{}", stderr(&built));
     head.sh(&format!("grep -q of-four {}", stdout(&built))).unwrap();
+    // … which is the one that nix.conf names
+    let own = "NIX_CONFIG='store = local?root=/w/own'";
+    let script = format!("{own} nix-instantiate --quiet /w/x.nix --argstr name five 2>/dev/null");
+    let drv = alice.sh(&script).unwrap().trim().to_owned();
+    let built = format!("{own} drover build -j0 --print-out-paths {store} {drv}");
+    let built = run_as(&alice, "root", &built);
+    assert_code(&built, 0);
+    head.sh(&format!("grep -qx built {}", stdout(&built))).unwrap();
     let nowhere = "/nix/store/3880j94arxkya3irs3d8nr2x076sp1m8-a.drv";
     let refused = run_as(&alice, "root", &format!("drover build --detach {store} {nowhere}"));
     assert_code(&refused, 1);
