@@ -1,9 +1,16 @@
 # What the module makes of several configurations, as data; crates/cli/tests/packaging looks at it.
+# `--arg lib 'import <nixpkgs/lib>'` has the module system of nixpkgs say the same.
+{
+  lib ? import ./lib.nix,
+}:
 let
-  lib = import ./lib.nix;
   pkgs = {
     coreutils = "/coreutils";
-    drover = "/drover";
+    drover = {
+      type = "derivation";
+      name = "drover";
+      outPath = "/drover";
+    };
   };
 
   evaluate =
@@ -11,7 +18,7 @@ let
     let
       inherit
         (lib.evalModules {
-          inherit pkgs;
+          specialArgs = { inherit pkgs; };
           modules = [
             ./nixos.nix
             ../module.nix

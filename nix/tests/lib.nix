@@ -92,7 +92,7 @@ let
     str = simple "str" isString;
     int = simple "int" isInt;
     port = simple "port" (value: isInt value && 0 <= value && value <= 65535);
-    positive = simple "positive number" (value: (isInt value || builtins.isFloat value) && 0 < value);
+    ints.positive = simple "positive number" (value: isInt value && 0 < value);
     package = simple "package" (value: isAttrs value || isString value);
     lines = {
       name = "lines";
@@ -110,6 +110,11 @@ let
       name = "list of ${inner.name}";
       check = isList;
       merge = path: values: map (value: mergeAs inner path [ value ]) (concatLists values);
+    };
+    either = one: other: {
+      name = "${one.name} or ${other.name}";
+      check = value: one.check value || other.check value;
+      merge = path: values: (if all one.check values then one else other).merge path values;
     };
     attrsOf = inner: {
       name = "attributes of ${inner.name}";
@@ -207,14 +212,14 @@ let
     literalExpression = text: { inherit text; };
 
     evalModules =
-      { modules, pkgs }:
+      { modules, specialArgs }:
       let
         called = map (
           module:
           let
             loaded = if builtins.isPath module then import module else module;
           in
-          if builtins.isFunction loaded then loaded { inherit config lib pkgs; } else loaded
+          if builtins.isFunction loaded then loaded ({ inherit config lib; } // specialArgs) else loaded
         ) modules;
         normal = map (
           module: if module ? options || module ? config then module else { config = module; }

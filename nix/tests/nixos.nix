@@ -19,7 +19,7 @@ let
     sshUser = option (types.nullOr types.str) null;
     sshKey = option (types.nullOr types.str) null;
     maxJobs = option types.int 1;
-    speedFactor = option types.positive 1;
+    speedFactor = option types.ints.positive 1;
     supportedFeatures = option (types.listOf types.str) [ ];
     mandatoryFeatures = option (types.listOf types.str) [ ];
     publicHostKey = option (types.nullOr types.str) null;
@@ -36,7 +36,8 @@ in
       enable = option types.bool true;
       buildMachines = option (types.listOf (types.submodule machine)) [ ];
       distributedBuilds = option types.bool false;
-      settings = anything;
+      # lists that several modules set are joined
+      settings = option (types.attrsOf (types.either (types.listOf types.str) types.anything)) { };
     };
     services.openssh.enable = option types.bool false;
     systemd.services = anything;
