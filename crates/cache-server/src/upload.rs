@@ -164,7 +164,7 @@ impl Uploader {
         check_signatures(&narinfo.info.path, narinfo.info.signatures.len())?;
         let taken = take_path(&*self.store, narinfo, file, self.check).await;
         taken.map_err(|error| refusal_of(&error))?;
-        self.spool.remove(&url);
+        self.spool.taken(&url);
         metrics.uploaded();
         Ok(body::status(StatusCode::CREATED, ""))
     }
@@ -192,7 +192,7 @@ impl Uploader {
         if let Some(hash_part) = HashPart::parse(sent.path.hash_part()) {
             catalogue.forget(&hash_part);
         }
-        self.spool.remove(&narinfo.url);
+        self.spool.taken(&narinfo.url);
         Ok(body::status(StatusCode::OK, ""))
     }
 

@@ -113,7 +113,7 @@ async fn what_fails_is_named(#[case] answer: Answer, #[case] times: usize, #[cas
 async fn who_says_nothing_is_given_up() {
     let server = WebServer::start(Scheme::Http).unwrap();
     let url = server.on("/file", Answer::Stall);
-    let stalled_timeout = Some(Duration::from_millis(50));
+    let stalled_timeout = Some(Duration::from_secs(1));
     let (_, done) = download(Settings { stalled_timeout, ..settings() }, &url).await;
     assert!(matches!(done, Err(DownloadError::Stalled { .. })), "{done:?}");
     assert_eq!(server.asked().len(), 3);
@@ -131,7 +131,10 @@ async fn a_receiver_may_have_enough() {
 
 #[tokio::test]
 async fn nobody_there() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // nobody listens, and nobody else gets it
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
     let (kept, done) = download(settings(), &format!("http://localhost:{port}/x")).await;
     let said = done.unwrap_err().to_string();
     assert!(said.contains("refused"), "{said}");

@@ -199,7 +199,7 @@ impl State {
 
     fn open(&mut self) -> Opened {
         match self.open_or_replace() {
-            Ok((file, cache)) => Opened::Open { file, cache },
+            Ok(opened) => opened,
             Err(reason) => {
                 self.turn_off(&reason);
                 Opened::Off
@@ -207,12 +207,13 @@ impl State {
         }
     }
 
-    fn open_or_replace(&self) -> Result<(Connection, i64), String> {
+    /// Opens the file, or a new one in the place of a broken one; not yet, where another process writes for long.
+    fn open_or_replace(&self) -> Result<Opened, String> {
         fs_err::create_dir_all(&self.folder).map_err(|error| error.to_string())?;
         let path = self.folder.join(FILE);
         match open_file(&path, &self.cache) {
             Err(error) if is_broken(&error) => {}
-            opened => return opened.map_err(|error| error.to_string()),
+            opened => return usable(opened),
         }
         let lock = self.folder.join(format!("{FILE}.lock"));
         let lock = lock_file(&lock).map_err(|error| format!("{}: {error}", lock.display()))?;
@@ -220,7 +221,8 @@ impl State {
         let mended = match opened {
             Err(error) if is_broken(&error) => {
                 tracing::warn!("{} is broken ({error}) and is made anew", path.display());
-                for ending in ["", "-wal", "-shm", "-journal"] {
+                // Who opens the broken one meanwhile has none of the new one's.
+                for ending in ["-wal", "-shm", "-journal", ""] {
                     let file = self.folder.join(format!("{FILE}{ending}"));
                     match fs_err::remove_file(file) {
                         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -229,12 +231,22 @@ impl State {
                         _ => {}
                     }
                 }
-                open_file(&path, &self.cache).map_err(|error| error.to_string())
+                usable(open_file(&path, &self.cache))
             }
-            opened => opened.map_err(|error| error.to_string()),
+            opened => usable(opened),
         };
         drop(lock);
         mended
+    }
+}
+
+fn usable(opened: rusqlite::Result<(Connection, i64)>) -> Result<Opened, String> {
+    match opened {
+        Ok((file, cache)) => Ok(Opened::Open { file, cache }),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+            Ok(Opened::NotYet)
+        }
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use drover_core::StoreDir;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::DbError;
 use crate::error::{Failure, classify};
@@ -165,7 +165,7 @@ fn connect(file: &Path, options: &OpenOptions) -> Result<(Connection, Identity),
     for _ in 0..TRIES {
         let Some(before) = identity(file) else { break };
         let connection = match options.mode {
-            Mode::ReadOnly => open_read_only(file),
+            Mode::ReadOnly => open_read_only(file, options.busy_timeout),
             Mode::ReadWrite | Mode::Create => Connection::open_with_flags(
                 file,
                 OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
@@ -187,11 +187,14 @@ fn create(file: &Path) -> Result<(), DbError> {
 
 /// A store that can't be written, such as one on a disk that is mounted so, has no room for the
 /// index of the log; SQLite then reads the file alone if it is told that nobody writes to it.
-fn open_read_only(file: &Path) -> rusqlite::Result<Connection> {
+fn open_read_only(file: &Path, patience: Duration) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let plain = Connection::open_with_flags(file, flags)?;
+    plain.busy_timeout(patience)?;
     let readable = plain.query_row("select count(*) from sqlite_master", [], |_| Ok(()));
-    if readable.is_ok() {
+    // Who is busy writes to it.
+    let busy = |error: rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+    if readable.map_or_else(busy, |()| true) {
         return Ok(plain);
     }
     let path: String = file.to_string_lossy().bytes().map(escape).collect();

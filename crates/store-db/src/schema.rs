@@ -7,8 +7,13 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::DbError;
+
+/// How often a file that nothing is in yet is read again, and after which pause.
+const TRIES: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The version of the schema, that of every Nix since 1.12 (2016).
 pub const SCHEMA_VERSION: u32 = 10;
@@ -81,10 +86,17 @@ pub(crate) const CA_TABLES: &str = "
 
 /// Returns the version in a file; nothing where there is no file.
 fn read_version(path: &Path) -> Result<Option<u32>, DbError> {
-    let text = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(DbError::Io { doing: "read", path: path.to_owned(), source }),
+    let mut tries = 0..TRIES;
+    let text = loop {
+        match fs::read(path) {
+            // Nix makes the file before it writes it.
+            Ok(bytes) if bytes.is_empty() && tries.next().is_some() => std::thread::sleep(PAUSE),
+            Ok(bytes) => break bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => {
+                return Err(DbError::Io { doing: "read", path: path.to_owned(), source });
+            }
+        }
     };
     let text = String::from_utf8_lossy(&text);
     let version = text.trim().parse().ok().filter(|&version| version > 0);

@@ -21,9 +21,9 @@ fn writes_many() {
     let mut database = create(&folder);
     let common = info("common", &[]);
     for at in 0..PATHS {
-        database.register(&[common.clone().into()]).expect("the common path");
         let one = info(&format!("{name}-{at}"), &[&common.path]);
-        database.register(&[one.clone().into()]).expect("registered");
+        // together, as another process may take the common path away in between
+        database.register(&[common.clone().into(), one.clone().into()]).expect("registered");
         if at % 3 == 0 {
             database.invalidate(&[one.path]).expect("invalidated");
         }

@@ -118,6 +118,11 @@ pub enum FilesError {
 }
 
 impl FilesError {
+    /// Whether something wasn't there, or no longer.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, FilesError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     pub(crate) fn io(action: &'static str, path: TreePath, errno: Errno) -> FilesError {
         FilesError::Io { action, path, source: errno.into() }
     }

@@ -89,7 +89,8 @@ impl Links {
                 Ok(Some(stat)) => {
                     let (size, links) = (handle::size(&stat), handle::links(&stat));
                     actual = actual.saturating_add(size);
-                    unshared = unshared.saturating_add(size.saturating_mul(links - 1));
+                    unshared =
+                        unshared.saturating_add(size.saturating_mul(links.saturating_sub(1)));
                     Listing::More
                 }
                 Ok(None) => Listing::More,
@@ -116,7 +117,11 @@ impl Links {
         if handle::links(&stat) != 1 {
             return Ok(Some(stat));
         }
-        rustix::fs::unlinkat(&self.dir, name.as_c_str(), AtFlags::empty())?;
+        match rustix::fs::unlinkat(&self.dir, name.as_c_str(), AtFlags::empty()) {
+            // whoever found it corrupted has removed it
+            Err(Errno::NOENT) => return Ok(None),
+            removed => removed?,
+        }
         swept.removed += 1;
         swept.disk += handle::disk_size(&stat);
         Ok(None)

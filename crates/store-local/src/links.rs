@@ -74,11 +74,21 @@ fn make_link(link: &Path, target: &Path) -> Result<(), LocalError> {
     let parent = link.parent().unwrap_or(Path::new("/"));
     let fail = |doing, path: &Path, source| LocalError::Io { doing, path: path.to_owned(), source };
     fs::create_dir_all(parent).map_err(|error| fail("create folder", parent, error))?;
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let mut new = link.as_os_str().to_owned();
-    new.push(format!(".tmp-{}-{count}", std::process::id()));
-    let new = PathBuf::from(new);
-    symlink(target, &new).map_err(|error| fail("create link", &new, error))?;
+    let new = loop {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let mut new = link.as_os_str().to_owned();
+        new.push(format!(".tmp-{}-{count}", std::process::id()));
+        let new = PathBuf::from(new);
+        match symlink(target, &new) {
+            // Left by a process of that number that was killed.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => {
+                break made
+                    .map(|()| new.clone())
+                    .map_err(|error| fail("create link", &new, error))?;
+            }
+        }
+    };
     fs::rename(&new, link).map_err(|error| {
         fs::remove_file(&new).ok();
         fail("create link", link, error)

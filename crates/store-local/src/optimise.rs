@@ -15,7 +15,11 @@ pub(crate) fn optimise(view: &View) -> Result<u64, LocalError> {
     for path in view.opened.read(|database| database.all_paths())? {
         view.hold([&path])?;
         if !view.valid([&path])?.is_empty() {
-            saved += tree::optimise(view, &mut links, &path)?;
+            saved += match tree::optimise(view, &mut links, &path) {
+                // Somebody replaces it.
+                Err(LocalError::Files(error)) if error.is_missing() => 0,
+                optimised => optimised?,
+            };
         }
     }
     Ok(saved)

@@ -34,12 +34,13 @@ impl Patience {
     /// The time is up.
     pub(crate) async fn pause(&mut self, what: &str) -> Result<(), LocalError> {
         let so_far = self.began.elapsed();
+        // Also of a wait that then ends, however late that is noticed.
+        if self.next_notice <= so_far {
+            self.next_notice = Duration::from_secs(so_far.as_secs()) + NOTICE;
+            tell(Delay { what, so_far });
+        }
         if self.limit <= so_far {
             return Err(LockError::TimedOut { what: what.to_owned(), after: so_far }.into());
-        }
-        if self.next_notice <= so_far {
-            self.next_notice = so_far + NOTICE;
-            tell(Delay { what, so_far });
         }
         tokio::time::sleep(self.pause.min(self.limit - so_far)).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);

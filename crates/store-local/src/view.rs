@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use drover_core::{DrvOutput, PathInfo, StorePath};
 use drover_derivation::{Derivation, HashModuloCache, MAX_ATERM_SIZE, derivation_name};
@@ -24,6 +24,10 @@ const HASHES: usize = 200_000;
 
 /// Outputs of one session that are remembered as asked about.
 const MOST_ASKED: usize = 100_000;
+
+/// How often, and after which pause, the lock of collectors is asked for again.
+const LOCK_TRIES: usize = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 /// What all views of one store share.
 pub(crate) struct Shared {
@@ -250,8 +254,15 @@ impl View {
     fn collect_now(&self) -> Result<(), LocalError> {
         let free = || gc::free_space(&self.layout().real);
         let Some(due) = self.shared.auto.due(Instant::now(), free)? else { return Ok(()) };
-        // Where another one runs, that is what is needed.
-        let Some(lock) = gc::try_lock(self.layout())? else { return Ok(()) };
+        // Where another one runs, that is what is needed; who adds a root has the lock for a moment only.
+        let mut tries = 0..LOCK_TRIES;
+        let lock = loop {
+            match (gc::try_lock(self.layout())?, tries.next()) {
+                (Some(lock), _) => break lock,
+                (None, Some(_)) => std::thread::sleep(LOCK_PAUSE),
+                (None, None) => return Ok(()),
+            }
+        };
         let collection = Collection {
             action: CollectAction::DeleteDead,
             liveness: Liveness::Respect,

@@ -64,9 +64,8 @@ pub(crate) fn ensure(state_dir: &Path) -> Result<(), LockError> {
     match rustix::fs::statat(&folder, NAME, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(_) => Ok(()),
         Err(Errno::NOENT) => {
-            let socket = bind(&folder, state_dir)?;
-            drop(socket);
-            publish(&folder, state_dir)
+            drop(bind(&folder, state_dir)?);
+            publish_unless_there(&folder, state_dir)
         }
         Err(errno) => Err(LockError::io("look at socket", &path(state_dir), errno)),
     }
@@ -102,6 +101,17 @@ fn bind(folder: &OwnedFd, state_dir: &Path) -> Result<OwnedFd, LockError> {
     let everyone = Mode::from_raw_mode(0o666);
     rustix::fs::chmodat(folder, &name, everyone, AtFlags::empty()).map_err(failed)?;
     Ok(socket)
+}
+
+/// Leaves the socket alone that a garbage collector has put there meanwhile.
+fn publish_unless_there(folder: &OwnedFd, state_dir: &Path) -> Result<(), LockError> {
+    let named = rustix::fs::linkat(folder, temporary(), folder, NAME, AtFlags::empty());
+    let removed = rustix::fs::unlinkat(folder, temporary(), AtFlags::empty());
+    match named {
+        Err(Errno::EXIST) => removed,
+        named => named.and(removed),
+    }
+    .map_err(|errno| LockError::io("name socket", &path(state_dir), errno))
 }
 
 fn publish(folder: &OwnedFd, state_dir: &Path) -> Result<(), LockError> {

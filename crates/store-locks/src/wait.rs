@@ -73,14 +73,15 @@ impl Waiting<'_> {
     /// The time is up, or the wait isn't wanted any more.
     pub(crate) fn pause(&mut self) -> Result<Duration, LockError> {
         let so_far = self.began.elapsed();
-        if self.wait.limit.is_some_and(|limit| limit <= so_far) {
-            return Err(LockError::TimedOut { what: self.what.to_owned(), after: so_far });
-        }
+        // Also of a wait that then ends, however late that is noticed.
         if self.next_notice <= so_far {
-            self.next_notice = so_far + NOTICE;
+            self.next_notice = Duration::from_secs(so_far.as_secs()) + NOTICE;
             if (self.wait.notice)(Delay { what: self.what, so_far }) == Verdict::Stop {
                 return Err(LockError::Stopped { what: self.what.to_owned() });
             }
+        }
+        if self.wait.limit.is_some_and(|limit| limit <= so_far) {
+            return Err(LockError::TimedOut { what: self.what.to_owned(), after: so_far });
         }
         let pause = self.pause;
         self.pause = (pause * 2).min(LONGEST_PAUSE);

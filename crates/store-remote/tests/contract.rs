@@ -11,7 +11,7 @@ use drover_store::contract::check_store;
 use drover_store_remote::Address;
 use support::{folder, nix, serve, store_at, worker};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_protocol() {

@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use drover_store::{Store as _, StoreError, Substitute};
 use drover_store_remote::{Address, Program};
@@ -107,15 +107,14 @@ async fn older_and_newer_servers_are_greeted() {
 
 #[tokio::test]
 async fn silence_ends_in_time() {
-    let begun = Instant::now();
     let program = Program::Worker {
         command: words(&["sh", "-c", "echo 'Password: ' >&2; exec sleep 1000"]),
         store: None,
     };
     let store = store_at(Address::Local(program), Duration::from_secs(1));
-    let text = store.connect().await.expect_err("no connection").to_string();
+    let connected = support::soon(store.connect()).await;
+    let text = connected.expect_err("no connection").to_string();
     assert!(text.contains("has said nothing for 1 s; it said: Password:"), "{text}");
-    assert!(begun.elapsed() < Duration::from_secs(8));
 }
 
 #[tokio::test]
@@ -140,7 +139,7 @@ fn noted(folder: &Path) -> (std::path::PathBuf, drover_store_remote::RemoteStore
     command.extend(nix(folder, "nix-daemon"));
     let store = Some(format!("local?root={}", folder.display()));
     let address = Address::Local(Program::Worker { command, store });
-    (pids, store_at(address, Duration::from_secs(20)))
+    (pids, store_at(address, Duration::from_secs(120)))
 }
 
 async fn all_are_gone(pids: &Path) {
@@ -150,7 +149,7 @@ async fn all_are_gone(pids: &Path) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("no process is left");
+    tokio::time::timeout(Duration::from_secs(120), gone).await.expect("no process is left");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,7 +238,8 @@ async fn a_daemon_that_ends_at_once_is_greeted_again() {
         }
     };
     let store = store_at(Address::Socket(socket), Duration::from_secs(10));
-    let ((), connected) = tokio::join!(turned_away, store.connect());
+    let both = async { tokio::join!(turned_away, store.connect()) };
+    let ((), connected) = support::soon(both).await;
     let error = connected.unwrap_err();
     assert!(error.to_string().contains("ended at once"), "{error}");
 }

@@ -14,7 +14,7 @@ use drover_wire::{ActivityId, BuildResult, BuildStatus, LogMessage, Request, Res
 use support::{Fake, file, serve_file, soon};
 
 /// A connect timeout of which a few are quickly over.
-const LIMIT: Duration = Duration::from_millis(50);
+const LIMIT: Duration = Duration::from_millis(500);
 
 fn build() -> BuildRequest {
     BuildRequest {

@@ -1,4 +1,5 @@
-//! Files that wait for their narinfos.
+//! Files that wait for their narinfos, and stay for a while behind them: all paths with the same contents
+//! have one file, and whoever uploads them sends it once.
 //!
 //! They have no names in the file system, so that nothing is left of them when the server ends. A file
 //! under the URL of another one is refused unless it is the same.
@@ -8,7 +9,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use drover_core::{Hash, HashAlgorithm, Hasher, NarUrl};
@@ -23,6 +24,8 @@ use crate::refusal::Refusal;
 const BLOCK: usize = 1024 * 1024;
 /// Files that wait at the most.
 const MOST_FILES: usize = 4096;
+/// How long a file stays that was asked for, when a path has been made of it, unless its room is needed.
+const STAYS: Duration = Duration::from_secs(60);
 
 /// Files that wait for their narinfos.
 pub(super) struct Spool {
@@ -30,7 +33,21 @@ pub(super) struct Spool {
     most: u64,
     patience: Duration,
     used: Arc<AtomicU64>,
-    files: Mutex<HashMap<NarUrl, Waiting>>,
+    shelf: Arc<Shelf>,
+}
+
+#[derive(Default)]
+struct Shelf(Mutex<HashMap<NarUrl, Waiting>>);
+
+impl Shelf {
+    fn files(&self) -> std::sync::MutexGuard<'_, HashMap<NarUrl, Waiting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of all files of which paths were made.
+    fn make_room(&self) {
+        self.files().retain(|_, waiting| waiting.state == State::Awaited);
+    }
 }
 
 /// A file that waits.
@@ -38,7 +55,17 @@ pub(super) struct Spool {
 struct Waiting {
     file: Arc<Spooled>,
     hash: Hash,
-    since: Instant,
+    state: State,
+    /// When it goes by itself.
+    until: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// No path has been made of it yet.
+    Awaited,
+    /// It may be of others, too.
+    Taken,
 }
 
 /// A file, for as long as somebody needs it.
@@ -52,13 +79,20 @@ pub(super) struct Room {
     used: Arc<AtomicU64>,
     most: u64,
     bytes: u64,
+    shelf: Weak<Shelf>,
 }
 
 impl Room {
     /// Takes more, unless there would be too much in all.
     pub(super) fn grow(&mut self, bytes: u64) -> Result<(), Refusal> {
         self.bytes += bytes;
-        if self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > self.most {
+        if self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= self.most {
+            return Ok(());
+        }
+        if let Some(shelf) = self.shelf.upgrade() {
+            shelf.make_room();
+        }
+        if self.used.load(Ordering::Relaxed) > self.most {
             let says = "too much is being uploaded, or waits for its narinfos; try again later";
             return Err(Refusal::new(StatusCode::INSUFFICIENT_STORAGE, says));
         }
@@ -74,12 +108,13 @@ impl Drop for Room {
 
 impl Spool {
     pub(super) fn new(folder: PathBuf, most: u64, patience: Duration) -> Spool {
-        Spool { folder, most, patience, used: Arc::default(), files: Mutex::default() }
+        Spool { folder, most, patience, used: Arc::default(), shelf: Arc::default() }
     }
 
     /// Returns room for something that is being uploaded: what waits counts together with it.
     pub(super) fn room(&self) -> Room {
-        Room { used: Arc::clone(&self.used), most: self.most, bytes: 0 }
+        let shelf = Arc::downgrade(&self.shelf);
+        Room { used: Arc::clone(&self.used), most: self.most, bytes: 0, shelf }
     }
 
     /// Takes a file.
@@ -113,13 +148,17 @@ impl Spool {
         let waiting = Waiting {
             file: Arc::new(Spooled { file, _room: room }),
             hash: hasher.finish(),
-            since: Instant::now(),
+            state: State::Awaited,
+            until: Instant::now() + self.patience,
         };
         self.keep(url, waiting)
     }
 
     fn keep(&self, url: NarUrl, waiting: Waiting) -> Result<Answer, Refusal> {
-        let mut files = self.files();
+        if self.shelf.files().len() >= MOST_FILES {
+            self.shelf.make_room();
+        }
+        let mut files = self.shelf.files();
         if let Some(there) = files.get(&url)
             && there.hash != waiting.hash
         {
@@ -134,23 +173,26 @@ impl Spool {
         Ok(body::status(StatusCode::CREATED, ""))
     }
 
-    /// Returns a file that waits.
+    /// Returns a file that waits. Whoever hears that it is there won't send it, so it stays for a while.
     pub(super) fn find(&self, url: &NarUrl) -> Option<Arc<Spooled>> {
         self.clear();
-        self.files().get(url).map(|waiting| Arc::clone(&waiting.file))
+        let mut files = self.shelf.files();
+        let waiting = files.get_mut(url)?;
+        waiting.until = waiting.until.max(Instant::now() + STAYS);
+        Some(Arc::clone(&waiting.file))
     }
 
-    pub(super) fn remove(&self, url: &NarUrl) {
-        self.files().remove(url);
+    /// Notes that a path was made of a file.
+    pub(super) fn taken(&self, url: &NarUrl) {
+        if let Some(waiting) = self.shelf.files().get_mut(url) {
+            waiting.state = State::Taken;
+            waiting.until = Instant::now() + STAYS;
+        }
     }
 
     /// Lets go of what has waited for too long.
     pub(super) fn clear(&self) {
-        self.files().retain(|_, waiting| waiting.since.elapsed() < self.patience);
-    }
-
-    fn files(&self) -> std::sync::MutexGuard<'_, HashMap<NarUrl, Waiting>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shelf.files().retain(|_, waiting| Instant::now() < waiting.until);
     }
 }
 
@@ -176,7 +218,8 @@ mod tests {
         room.grow(60).unwrap();
         let file = Arc::new(Spooled { file: tempfile::tempfile().unwrap(), _room: room });
         let hash = Hash::of(HashAlgorithm::Sha256, b"");
-        let waiting = Waiting { file, hash, since: Instant::now() };
+        let until = Instant::now() + spool.patience;
+        let waiting = Waiting { file, hash, state: State::Awaited, until };
         spool.keep(NarUrl::parse("nar/x.nar").unwrap(), waiting).unwrap();
         tokio::time::advance(Duration::from_secs(3599)).await;
         spool.clear();
@@ -196,5 +239,32 @@ mod tests {
         assert_eq!(refused.status, StatusCode::INSUFFICIENT_STORAGE);
         drop((log, file));
         spool.room().grow(100).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_taken_stays_as_long_as_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = spool(&folder);
+        let url = NarUrl::parse("nar/x.nar").unwrap();
+        let put = || {
+            let mut room = spool.room();
+            room.grow(60).unwrap();
+            let file = Arc::new(Spooled { file: tempfile::tempfile().unwrap(), _room: room });
+            let hash = Hash::of(HashAlgorithm::Sha256, b"");
+            let until = Instant::now() + spool.patience;
+            let waiting = Waiting { file, hash, state: State::Awaited, until };
+            spool.keep(url.clone(), waiting).unwrap();
+            spool.taken(&url);
+        };
+        put();
+        tokio::time::advance(STAYS / 2).await;
+        assert!(spool.find(&url).is_some());
+        tokio::time::advance(STAYS / 2 + Duration::from_secs(1)).await;
+        assert!(spool.find(&url).is_some(), "it was asked for meanwhile");
+        tokio::time::advance(STAYS).await;
+        assert!(spool.find(&url).is_none());
+        put();
+        spool.room().grow(41).unwrap();
+        assert!(spool.find(&url).is_none());
     }
 }

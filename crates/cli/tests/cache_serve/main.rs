@@ -684,3 +684,35 @@ fn copies_to_a_server(#[case] parameters: &str) {
     );
     assert!(back.real(&dependency).join("large").exists());
 }
+
+/// All paths with the same contents have one file, which waits for all of their narinfos.
+#[test]
+fn equal_contents_go_to_a_server() {
+    const PATHS: usize = 80;
+    let store = Store::new();
+    let netrc = store.write("netrc", format!("machine localhost login x password {TOKEN}\n"));
+    let token = store.root().join("token");
+    let arguments = ["--write-token-file", token.to_str().unwrap(), "--accept-unsigned"];
+    let server = store.serve("127.0.0.1:0", &arguments);
+    let source = Store::new();
+    let paths: Vec<String> = (0..PATHS)
+        .map(|number| {
+            let name = format!("equal-{number}");
+            source.write(&name, "equal");
+            format!("/nix/store/{}", source.add(&name))
+        })
+        .collect();
+    let port = server.place.rsplit(':').next().unwrap();
+    let copied = Command::new(env!("CARGO_BIN_EXE_drover"))
+        .args(["copy", "--no-check-sigs", "--to", &format!("http://localhost:{port}")])
+        .args(&paths)
+        .args(["--option", "netrc-file", netrc.to_str().unwrap()])
+        .env("HOME", source.root())
+        .env("NIX_REMOTE", source.uri())
+        .output()
+        .unwrap();
+    assert!(copied.status.success(), "{}\n{}", words(&copied), store.log());
+    for path in paths {
+        assert_eq!(fs::read_to_string(store.real(&path["/nix/store/".len()..])).unwrap(), "equal");
+    }
+}

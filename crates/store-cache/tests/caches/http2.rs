@@ -46,7 +46,7 @@ async fn speak(acceptor: TlsAcceptor, stream: TcpStream, folder: PathBuf) {
 
 fn settings(folder: &tempfile::TempDir, pem: &str) -> CacheSettings {
     CacheSettings {
-        stalled_download_timeout: Duration::from_secs(3),
+        stalled_download_timeout: Duration::from_secs(10),
         download_attempts: 1,
         ..with_authority(folder, pem)
     }

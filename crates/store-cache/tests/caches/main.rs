@@ -32,7 +32,7 @@ fn quick() -> CacheSettings {
     CacheSettings {
         download_attempts: 3,
         first_pause: Duration::from_millis(1),
-        stalled_download_timeout: Duration::from_secs(20),
+        stalled_download_timeout: Duration::from_secs(120),
         proxies: ProxyUse::Never,
         ..CacheSettings::default()
     }
@@ -40,7 +40,7 @@ fn quick() -> CacheSettings {
 
 /// Settings for servers that stall.
 fn impatient() -> CacheSettings {
-    CacheSettings { stalled_download_timeout: Duration::from_millis(300), ..quick() }
+    CacheSettings { stalled_download_timeout: Duration::from_secs(1), ..quick() }
 }
 
 fn open(reference: &str, settings: CacheSettings) -> CacheStore {

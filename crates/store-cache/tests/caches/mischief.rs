@@ -152,9 +152,10 @@ async fn a_server_that_stalls_is_given_up(#[case] path: &str, #[case] mischief: 
 
 #[tokio::test]
 async fn nobody_at_the_address_is_an_error_that_names_it() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // nobody listens, and nobody else gets it
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
     let store = open(&format!("http://{address}/cache"), quick());
     let error = store.connect().await.unwrap_err();
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");

@@ -192,9 +192,14 @@ async fn what_is_damaged_is_found_out() {
 #[case::nobody(false)]
 #[tokio::test]
 async fn a_server_that_is_not_there_is_given_up(#[case] listens: bool) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let _listener = listens.then_some(listener);
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    // otherwise it stays bound: nobody else gets it
+    let (_bound, _listener) = match listens {
+        true => (None, Some(socket.listen(16).unwrap())),
+        false => (Some(socket), None),
+    };
     let settings = CacheSettings {
         stalled_download_timeout: Duration::from_millis(300),
         download_attempts: 1,

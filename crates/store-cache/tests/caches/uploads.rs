@@ -187,7 +187,7 @@ async fn a_large_nar_is_begun_anew(#[case] mischief: Mischief) {
     let [nar, _] = lab.files(0);
     lab.server.misbehave_put(&nar, mischief, 1);
     let settings = drover_store_cache::CacheSettings {
-        stalled_download_timeout: std::time::Duration::from_secs(2),
+        stalled_download_timeout: std::time::Duration::from_secs(10),
         ..quick()
     };
     lab.push(settings).await.unwrap();

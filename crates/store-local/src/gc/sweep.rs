@@ -281,15 +281,15 @@ enum Use {
     Somebody,
 }
 
-/// Whether a name is one that Nix up to 2.8 gives to what it unpacks, without lock or root, and its
-/// process still runs.
+/// Whether a name is one that Nix up to 2.8 gives to what it unpacks, or any Nix to a link until it is where
+/// it belongs, without lock or root, and its process still runs.
 fn is_of_living_process(name: &str) -> bool {
-    let mut parts = name.split('-');
-    let (Some("add" | "nix"), Some(pid), Some(_), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
+    const PREFIXES: [&str; 3] = ["add-", "nix-", ".tmp-link-"];
+    let rest = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix));
+    let Some((pid, number)) = rest.and_then(|rest| rest.split_once('-')) else { return false };
+    if number.contains('-') {
         return false;
-    };
+    }
     let pid = pid.parse().ok().and_then(rustix::process::Pid::from_raw);
     pid.is_some_and(|pid| !matches!(rustix::process::test_kill_process(pid), Err(Errno::SRCH)))
 }

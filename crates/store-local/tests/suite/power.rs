@@ -173,7 +173,12 @@ impl Disk {
         let places = [self.image(), self.mounted.clone()];
         let places = places.iter().map(|path| path.as_os_str());
         let arguments: Vec<&OsStr> = arguments.into_iter().chain(places).collect();
-        run("mount", &arguments).expect("the tests of power cuts take root and loop devices");
+        let mut tries = 0;
+        while let Err(error) = run("mount", &arguments) {
+            tries += 1;
+            assert!(tries < 20, "the tests of power cuts take root and loop devices: {error}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     fn unmount(&self) {

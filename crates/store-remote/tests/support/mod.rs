@@ -431,7 +431,7 @@ where
 
 /// Nothing hangs.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("an answer in time")
+    tokio::time::timeout(Duration::from_secs(120), future).await.expect("an answer in time")
 }
 
 /// The file that fake servers have.
