@@ -6,11 +6,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail like tests")]
 
+use std::net::Shutdown;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
@@ -23,7 +25,39 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// machine's configuration.
 struct World {
     dir: tempfile::TempDir,
-    manager: UnixDatagram,
+    manager: Manager,
+}
+
+/// Stands in for the service manager. As that one does, it reads all the time, whoever asks for it: where
+/// nobody reads, the daemon's words have no room soon.
+struct Manager {
+    socket: UnixDatagram,
+    said: mpsc::Receiver<String>,
+}
+
+impl Manager {
+    fn at(path: &Path) -> Manager {
+        let socket = UnixDatagram::bind(path).unwrap();
+        let (saying, said) = mpsc::channel();
+        let reading = socket.try_clone().unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(len @ 1..) = reading.recv(&mut buffer) {
+                let words = String::from_utf8_lossy(buffer.get(..len).unwrap()).into_owned();
+                if saying.send(words).is_err() {
+                    return;
+                }
+            }
+        });
+        Manager { socket, said }
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        // the thread hears that there is no more
+        self.socket.shutdown(Shutdown::Both).ok();
+    }
 }
 
 /// A daemon that runs; killed when this is dropped.
@@ -65,8 +99,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 impl World {
     fn new() -> World {
         let dir = tempfile::Builder::new().prefix("drd").tempdir().unwrap();
-        let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
-        manager.set_read_timeout(Some(LIMIT)).unwrap();
+        let manager = Manager::at(&dir.path().join("notify"));
         let world = World { dir, manager };
         for folder in ["conf", "tools/bin"] {
             fs_err::create_dir_all(world.path(folder)).unwrap();
@@ -179,12 +212,10 @@ impl World {
     /// Waits until the service manager has heard something.
     #[track_caller]
     fn heard(&self, what: &str) {
-        let mut buffer = [0; 4096];
         loop {
-            let len = self.manager.recv(&mut buffer).unwrap_or_else(|error| {
+            let said = self.manager.said.recv_timeout(LIMIT).unwrap_or_else(|error| {
                 panic!("the service manager doesn't hear {what}: {error}\n{}", self.log())
             });
-            let said = std::str::from_utf8(buffer.get(..len).unwrap()).unwrap();
             if said.lines().any(|line| line == what) {
                 return;
             }
@@ -275,14 +306,28 @@ fn seconds(whole: u32) -> String {
     format!("{whole}.{}{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Whether a process runs that sleeps for so long.
-fn sleeps(seconds: &str) -> bool {
+/// Returns the process that sleeps for so long.
+fn sleeper(seconds: &str) -> Option<Pid> {
     let suffix = format!("sleep\0{seconds}\0");
     let processes = fs_err::read_dir("/proc").unwrap().filter_map(Result::ok);
-    processes.into_iter().any(|process| {
-        let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+    let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    let pid = pids.find(|pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         line.ends_with(suffix.as_bytes())
-    })
+    });
+    Pid::from_raw(pid?)
+}
+
+/// Whether a process runs that sleeps for so long.
+fn sleeps(seconds: &str) -> bool {
+    sleeper(seconds).is_some()
+}
+
+/// Has the build that sleeps for so long go on, unless it was ended before.
+#[track_caller]
+fn wake(seconds: &str) {
+    let pid = sleeper(seconds).expect("the build was ended");
+    kill_process(pid, Signal::TERM).unwrap();
 }
 
 /// Starts a build and waits until it runs.
@@ -297,7 +342,7 @@ fn started(world: &World, drv: &str, seconds: &str) -> Child {
 fn a_reload_brings_machines_and_settings_and_drops_no_build() {
     let world = World::new();
     let daemon = world.daemon();
-    let long = &seconds(3);
+    let long = &seconds(900);
     let drv = world.sleeper(long);
     assert!(fails(world.client(&["-r", &drv]), 1).contains("no machine"), "{}", world.log());
     world.machines(&[("b1", 1)]);
@@ -308,7 +353,7 @@ fn a_reload_brings_machines_and_settings_and_drops_no_build() {
     world.machines(&[("b1", 1), ("b2", 1)]);
     daemon.tell(Signal::HUP);
     world.heard("READY=1");
-    assert!(sleeps(long), "the build was dropped");
+    wake(long);
     let output = building.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     world.assert_sound();
@@ -352,7 +397,7 @@ fn a_drain_lets_builds_end() {
     command.env("WATCHDOG_USEC", "400000");
     let mut daemon = Daemon(command.spawn().unwrap());
     world.heard("READY=1");
-    let long = &seconds(4);
+    let long = &seconds(900);
     let drv = world.sleeper(long);
     let building = started(&world, &drv, long);
     daemon.tell(Signal::USR1);
@@ -361,7 +406,7 @@ fn a_drain_lets_builds_end() {
     daemon.tell(Signal::HUP);
     daemon.tell(Signal::USR1);
     world.heard("WATCHDOG=1");
-    assert!(sleeps(long), "the build was ended");
+    wake(long);
     let output = building.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(daemon.ended(), 0);

@@ -25,7 +25,7 @@ setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all \
   sh -c '! touch /nix/x 2>/dev/null && exec "$STAGE_DIR/scripts/demo"'
 status=$?
 try=0
-while [ $try -lt 50 ]; do
+while [ $try -lt 600 ]; do
   left=
   for process in /proc/[0-9]*; do
     if [ $process != /proc/1 ] && read -r name <$process/comm; then left="$left$name "; fi

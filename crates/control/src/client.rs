@@ -127,20 +127,39 @@ impl Conversation {
     }
 
     async fn exchange(&mut self, request: &Request) -> Result<Answer, ControlError> {
-        let Conversation { peer, input, output } = self;
+        let mut line = serde_json::to_vec(request).map_err(|error| self.lost(error.into()))?;
+        line.push(b'\n');
+        if line.len() > MAX_REQUEST {
+            return Err(ControlError::TooLong { bytes: line.len() });
+        }
+        match self.send(&line).await {
+            Ok(()) => self.hear().await,
+            // a daemon that refuses says why and closes, before anything was sent perhaps
+            Err(source) => match self.hear().await {
+                Ok(refused @ Answer::Refused(_)) => Ok(refused),
+                _ => Err(self.lost(source)),
+            },
+        }
+    }
+
+    fn lost(&self, source: io::Error) -> ControlError {
+        ControlError::Lost { peer: self.peer.clone(), source }
+    }
+
+    async fn send(&mut self, line: &[u8]) -> io::Result<()> {
+        self.output.write_all(line).await?;
+        self.output.flush().await
+    }
+
+    /// Hears the next answer.
+    async fn hear(&mut self) -> Result<Answer, ControlError> {
+        let Conversation { peer, input, .. } = self;
         let lost = |source| ControlError::Lost { peer: peer.clone(), source };
         let not_understood = |said: &[u8]| {
             let said = said.get(..SHOWN).unwrap_or(said);
             let said = String::from_utf8_lossy(said).trim().escape_debug().to_string();
             ControlError::NotUnderstood { peer: peer.clone(), said }
         };
-        let mut line = serde_json::to_vec(request).map_err(|error| lost(error.into()))?;
-        line.push(b'\n');
-        if line.len() > MAX_REQUEST {
-            return Err(ControlError::TooLong { bytes: line.len() });
-        }
-        output.write_all(&line).await.map_err(lost)?;
-        output.flush().await.map_err(lost)?;
         let mut answer = Vec::new();
         let limit = u64::try_from(MAX_ANSWER).unwrap_or(u64::MAX);
         input.take(limit).read_until(b'\n', &mut answer).await.map_err(lost)?;

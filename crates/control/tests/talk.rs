@@ -208,6 +208,21 @@ async fn what_is_no_daemon_of_drover_is_not_understood() -> io::Result<()> {
     Ok(())
 }
 
+/// Who is refused hears why, also where the daemon has closed before anything was asked.
+#[tokio::test]
+async fn a_refusal_that_comes_before_the_question_is_heard() -> io::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let socket = folder.path().join("socket");
+    let listener = tokio::net::UnixListener::bind(&socket)?;
+    let connecting = Conversation::connect(&socket);
+    let (conversation, accepted) = tokio::join!(connecting, listener.accept());
+    let (mut stream, _) = accepted?;
+    stream.write_all(b"{\"refused\":\"you are not allowed\"}\n").await?;
+    drop(stream);
+    refused(conversation.unwrap().ask(&Request::Machines, LIMIT).await, "you are not allowed");
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_answer_that_breaks_off_is_a_lost_connection() -> io::Result<()> {
     let folder = tempfile::tempdir()?;

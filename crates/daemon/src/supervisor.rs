@@ -10,6 +10,12 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use tokio::time::{Instant, sleep};
+
+/// How long the service manager may have no room for what it has to know.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Rest between two tries.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What the service manager is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +75,26 @@ impl Supervisor {
         ours.send_to_addr(text.as_bytes(), &address(socket)?)?;
         Ok(())
     }
+
+    /// Tells it as [`Supervisor::tell`] does, but waits a while for a service manager that has no room for it:
+    /// one that misses [`SupervisorState::Ready`] after a reload takes that to have failed.
+    ///
+    /// # Errors
+    ///
+    /// The service manager's socket doesn't take it.
+    pub async fn tell_in_time(&self, state: SupervisorState) -> io::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.tell(state) {
+                Err(error) if is_full(&error) && Instant::now() < deadline => sleep(PAUSE).await,
+                told => return told,
+            }
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
 }
 
 fn address(socket: &OsStr) -> io::Result<SocketAddr> {
@@ -82,8 +108,8 @@ fn address(socket: &OsStr) -> io::Result<SocketAddr> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_service_manager_hears_of_it() {
+    #[tokio::test]
+    async fn the_service_manager_hears_of_it() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).expect("a socket");
@@ -107,6 +133,21 @@ mod tests {
         // what nobody takes is an error and no wait
         let untaken = (0..10_000).find_map(|_| supervisor.tell(SupervisorState::Alive).err());
         assert_eq!(untaken.expect("a full queue").kind(), io::ErrorKind::WouldBlock);
+        // but for what it has to know, when it has room again
+        let hears = async {
+            manager.set_nonblocking(true).expect("set");
+            loop {
+                match manager.recv(&mut buffer) {
+                    Ok(len) if buffer[..len] == *b"STOPPING=1" => break,
+                    Ok(_) => {}
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let telling = supervisor.tell_in_time(SupervisorState::Stopping);
+        let limit = Duration::from_secs(60);
+        let both = async { tokio::join!(biased; telling, hears).0 };
+        tokio::time::timeout(limit, both).await.expect("heard").expect("told");
         let nobody = Supervisor::new(|_| None);
         nobody.tell(SupervisorState::Ready).expect("nobody asked");
         assert_eq!(nobody.watchdog(), None);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use drover_core::StorePath;
 use drover_store::{Keeper, RealiseEvent, RealiseObserver, RealiseStatus, Realised, StoreError};
@@ -73,6 +73,8 @@ pub(crate) struct Entry {
     pub(crate) owner: String,
     pub(crate) derivations: Vec<StorePath>,
     began: SystemTime,
+    /// The same by a clock that nobody sets, for the order of all.
+    pub(crate) taken: Instant,
     cancel: CancellationToken,
     /// It is remembered no longer.
     pub(crate) forgotten: CancellationToken,
@@ -106,6 +108,7 @@ impl Entry {
             owner,
             derivations,
             began: SystemTime::now(),
+            taken: Instant::now(),
             cancel: CancellationToken::new(),
             forgotten: CancellationToken::new(),
             state: Mutex::new(state),
@@ -172,8 +175,9 @@ impl Entry {
         self.news.subscribe()
     }
 
-    pub(crate) fn view(&self) -> DetachedView {
-        let since = |then: SystemTime| SystemTime::now().duration_since(then).unwrap_or_default();
+    /// Returns how it is seen at a time.
+    pub(crate) fn view(&self, now: SystemTime) -> DetachedView {
+        let since = |then: SystemTime| now.duration_since(then).unwrap_or_default();
         let ending = self.state().ending.clone();
         DetachedView {
             id: self.id.clone(),

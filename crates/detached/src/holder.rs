@@ -90,19 +90,17 @@ impl Holder {
     /// [`HoldError`]: it is too large, there are too many, or the holder ends.
     pub fn accept(&self, order: Order) -> Result<DetachedView, HoldError> {
         let Order { owner, wanted, settings, keeper } = order;
-        let entry = {
-            let mut entries = locked(&self.entries);
-            self.check(&entries, &owner, wanted.len())?;
-            let id = DetachedId::random().ok_or(HoldError::NoRandomness)?;
-            let derivations = wanted.iter().map(|wanted| path_of(wanted).clone()).collect();
-            let named = (id.clone(), owner);
-            let entry = Entry::new(named, derivations, Arc::clone(&keeper), self.limits.log);
-            let entry = Arc::new(entry);
-            entries.insert(id, Arc::clone(&entry));
-            entry
-        };
+        // held to the end: who waits for all orders sees this one counted, or it's refused
+        let mut entries = locked(&self.entries);
+        self.check(&entries, &owner, wanted.len())?;
+        let id = DetachedId::random().ok_or(HoldError::NoRandomness)?;
+        let derivations = wanted.iter().map(|wanted| path_of(wanted).clone()).collect();
+        let named = (id.clone(), owner);
+        let entry = Entry::new(named, derivations, Arc::clone(&keeper), self.limits.log);
+        let entry = Arc::new(entry);
+        entries.insert(id, Arc::clone(&entry));
         self.running.send_modify(|count| *count += 1);
-        let view = entry.view();
+        let view = entry.view(SystemTime::now());
         let task = Task {
             realiser: Arc::clone(&self.realiser),
             entries: Arc::clone(&self.entries),
@@ -117,7 +115,7 @@ impl Holder {
 
     /// Takes nothing new any more. What was taken goes on.
     pub fn refuse_new(&self) {
-        // whoever is just being taken in is counted already
+        // whoever is just being taken in is counted when this is had
         let _entries = locked(&self.entries);
         self.closed.cancel();
     }
@@ -148,9 +146,10 @@ impl Holder {
 
     /// Returns all orders that run or are remembered, the oldest first.
     pub fn list(&self) -> Vec<DetachedView> {
-        let mut views: Vec<_> = locked(&self.entries).values().map(|entry| entry.view()).collect();
-        views.sort_by_key(|view| std::cmp::Reverse(view.age));
-        views
+        let mut entries: Vec<_> = locked(&self.entries).values().cloned().collect();
+        entries.sort_by(|one, other| (one.taken, &one.id).cmp(&(other.taken, &other.id)));
+        let now = SystemTime::now();
+        entries.iter().map(|entry| entry.view(now)).collect()
     }
 
     /// Returns what an order has said from a number on. Where there is nothing new it is waited for, as
@@ -175,7 +174,7 @@ impl Holder {
             let is_late = tokio::time::Instant::now() >= deadline;
             if !part.said.is_empty() || part.dropped != 0 || ending.is_some() || is_late {
                 return Ok(Followed {
-                    view: entry.view(),
+                    view: entry.view(SystemTime::now()),
                     dropped: part.dropped,
                     said: part.said,
                     next: part.next,

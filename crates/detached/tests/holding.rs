@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,6 +21,7 @@ use drover_store::{
     Realised, Realiser, StoreError, Substitute, Wanted, WhenValid,
 };
 use drover_store_local::{Layout, LocalOptions, LocalStore, Place, Surroundings, Uid};
+use futures::FutureExt as _;
 use tokio::sync::watch;
 
 /// Longer than anything here takes.
@@ -148,20 +149,16 @@ impl Lab {
     }
 
     async fn try_hand_over(&self, owner: &str) -> Result<DetachedView, HoldError> {
-        let path = "3880j94arxkya3irs3d8nr2x076sp1m8-a.drv";
-        let keeper = (Arc::clone(&self.store) as Arc<dyn Keeper>).session().await.unwrap();
-        self.holder.accept(Order {
-            owner: owner.to_owned(),
-            wanted: vec![Wanted::AllOutputs(StorePath::from_base_name(path).unwrap())],
-            settings: RealiseSettings {
-                mode: RealiseMode::Normal,
-                after_failure: AfterFailure::Stop,
-                substitute: Substitute::No,
-                build: BuildSettings::default(),
-                client: Some(owner.to_owned()),
-            },
-            keeper,
-        })
+        let keeper = self.session().await;
+        self.accept(owner, keeper)
+    }
+
+    async fn session(&self) -> Arc<dyn Keeper> {
+        (Arc::clone(&self.store) as Arc<dyn Keeper>).session().await.unwrap()
+    }
+
+    fn accept(&self, owner: &str, keeper: Arc<dyn Keeper>) -> Result<DetachedView, HoldError> {
+        self.holder.accept(order(owner, keeper))
     }
 
     async fn hand_over(&self, owner: &str) -> String {
@@ -204,6 +201,22 @@ impl Lab {
         };
         let gone = self.store.collect(collection).await.unwrap().names;
         !gone.iter().any(|name| name.ends_with("-built"))
+    }
+}
+
+fn order(owner: &str, keeper: Arc<dyn Keeper>) -> Order {
+    let path = "3880j94arxkya3irs3d8nr2x076sp1m8-a.drv";
+    Order {
+        owner: owner.to_owned(),
+        wanted: vec![Wanted::AllOutputs(StorePath::from_base_name(path).unwrap())],
+        settings: RealiseSettings {
+            mode: RealiseMode::Normal,
+            after_failure: AfterFailure::Stop,
+            substitute: Substitute::No,
+            build: BuildSettings::default(),
+            client: Some(owner.to_owned()),
+        },
+        keeper,
     }
 }
 
@@ -302,6 +315,47 @@ async fn there_is_room_for_so_many() {
     lab.hand_over("ann").await;
     let owners: Vec<String> = lab.holder.list().into_iter().map(|view| view.owner).collect();
     assert_eq!(owners, ["ann", "ann", "bob", "ann"], "the oldest first");
+}
+
+/// However short the time between two is.
+#[tokio::test]
+async fn the_oldest_is_listed_first() {
+    let limits = Limits { running_per_user: 200, ..Limits::default() };
+    let lab = Lab::new(limits).await;
+    let mut keepers = Vec::new();
+    for _ in 0..200 {
+        keepers.push(lab.session().await);
+    }
+    let taken = keepers.into_iter().map(|keeper| lab.accept("ann", keeper).unwrap().id);
+    let taken: Vec<_> = taken.collect();
+    for _ in 0..20 {
+        let listed: Vec<_> = lab.holder.list().into_iter().map(|view| view.id).collect();
+        assert_eq!(listed, taken);
+    }
+}
+
+/// What was taken before nothing new is taken is waited for, however close that was.
+#[tokio::test]
+async fn an_order_that_is_just_being_taken_is_waited_for() {
+    let lab = Lab::new(Limits::default()).await;
+    let handle = tokio::runtime::Handle::current();
+    for round in 0..500 {
+        let holder = Holder::new(Arc::clone(&lab.site) as Arc<dyn Realiser>, Limits::default());
+        let (keeper, start) = (lab.session().await, Barrier::new(2));
+        let (taken, waits) = std::thread::scope(|scope| {
+            let taking = scope.spawn(|| {
+                let _entered = handle.enter();
+                start.wait();
+                holder.accept(order("ann", keeper)).is_ok()
+            });
+            start.wait();
+            holder.refuse_new();
+            let waits = holder.idle().now_or_never().is_none();
+            (taking.join().unwrap(), waits)
+        });
+        assert_eq!(taken, waits, "in round {round}");
+        holder.shutdown().await;
+    }
 }
 
 #[tokio::test]

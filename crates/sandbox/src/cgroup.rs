@@ -1,7 +1,9 @@
 //! Control groups of the second version, by open folders. Those of the first aren't used: they have
 //! no way to kill a group at once, and none to start a process in one.
 
+use std::collections::hash_map::RandomState;
 use std::fs;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -91,7 +93,9 @@ impl CgroupFolder {
 
     /// Makes a group and removes it again.
     pub(crate) fn try_out(&self) -> io::Result<()> {
-        self.leaf(&format!("drover-try-{}", std::process::id()))?.remove()
+        // processes that try at once may have one number, each in its own namespace
+        let chance = RandomState::new().build_hasher().finish();
+        self.leaf(&format!("drover-try-{}-{chance:016x}", std::process::id()))?.remove()
     }
 }
 
@@ -164,8 +168,9 @@ impl CgroupLeaf {
     }
 }
 
-/// How long killed processes may take to go.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long killed processes may take to go: each has to be given time on a processor for that, and many
+/// that were killed together share what a busy machine has.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Kills all processes in a group and in those below it, and waits until they are gone.
 pub(crate) fn kill(folder: impl AsFd) -> Result<(), Errno> {

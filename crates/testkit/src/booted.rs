@@ -85,7 +85,7 @@ impl Booted {
         }
     }
 
-    /// Runs a program in the machine to its end, as root, for at most three minutes.
+    /// Runs a program in the machine to its end, as root, for at most ten minutes.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl Booted {
     /// status 124.
     pub fn run(&self, argv: &[&str]) -> Result<Output> {
         let mut command = enter(self.init);
-        command.args(["timeout", "-k", "5", "180"]).args(argv);
+        command.args(["timeout", "-k", "5", "600"]).args(argv);
         command.stdin(Stdio::null()).output().context("cannot run nsenter")
     }
 

@@ -1,6 +1,9 @@
 //! A workbench: two stores with the same derivations, one for drover and one for stock Nix.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -29,6 +32,8 @@ pub(crate) struct Bench {
     pub(crate) builder: LocalBuilder,
     machine: LocalMachine,
     form: Form,
+    /// Keeps its users from other tests.
+    _users: UnixListener,
 }
 
 /// Where a store's files are.
@@ -72,13 +77,26 @@ pub(crate) enum Whose {
     Stock,
 }
 
-/// Returns users that no other test has, in this process or another: a build kills all that runs as
-/// its own.
-fn fresh_users() -> BuildUsers {
+/// How many tests can have users of their own at a time.
+const BLOCKS: u32 = 8192;
+
+/// Returns users that no other test has, in this process or another, for as long as the socket is there: a
+/// build kills all that runs as its own.
+fn fresh_users() -> (BuildUsers, UnixListener) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let own = std::process::id() % 256;
-    let at = own * 32 + NEXT.fetch_add(1, Ordering::Relaxed) % 32;
-    BuildUsers::Allocated { first: 0x3800_0000 + at * 0x2_0000, count: 0x2_0000 }
+    let own = (std::process::id() % 256) * 32;
+    loop {
+        let at = own.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % BLOCKS;
+        // a name that one can have at a time, and that goes with who has it
+        let name = SocketAddr::from_abstract_name(format!("drover-test-users-{at}")).unwrap();
+        match UnixListener::bind_addr(&name) {
+            Ok(held) => {
+                let first = 0x3800_0000 + at * 0x2_0000;
+                return (BuildUsers::Allocated { first, count: 0x2_0000 }, held);
+            }
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}"),
+        }
+    }
 }
 
 pub(crate) fn launcher() -> LauncherProgram {
@@ -133,14 +151,15 @@ impl Bench {
         let mut settings = LocalSettings::new(launcher(), "x86_64-linux");
         settings.systems.insert("i686-linux".to_owned());
         settings.cores = 3;
-        settings.users = fresh_users();
+        let (users, held) = fresh_users();
+        settings.users = users;
         if Path::new("/dev/kvm").exists() {
             settings.features.insert("kvm".to_owned());
         }
         change(&mut settings);
         let builder = LocalBuilder::new(Arc::clone(&store), settings);
         let machine = builder.machine();
-        Bench { home, store, builder, machine, form }
+        Bench { home, store, builder, machine, form, _users: held }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

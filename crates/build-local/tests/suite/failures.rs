@@ -146,12 +146,13 @@ async fn a_log_that_cannot_be_kept_fails_no_build(#[case] attribute: &str) {
 #[case::saying_very_much("floods", &"begin".repeat(4096))]
 #[tokio::test]
 async fn a_build_that_takes_too_long_is_ended(#[case] name: &str, #[case] first_line: &str) {
-    let limit = Some(Duration::from_secs(1));
+    // its first line has to come in that time
+    let limit = Some(Duration::from_secs(5));
     let bench = Bench::with(|settings| settings.timeout = limit);
     let (failure, heard) = bench.fail(name).await;
     let (kind, said) = told(&failure);
     assert_eq!(kind, "timed out");
-    assert!(said.ends_with("timed out after 1 seconds"), "{said}");
+    assert!(said.ends_with("timed out after 5 seconds"), "{said}");
     assert_eq!(heard.lines().first().map(String::as_str), Some(first_line));
     bench.assert_sound();
 }
@@ -198,7 +199,8 @@ async fn a_build_that_nobody_wants_is_killed(#[case] name: &str) {
     bench.assert_sound();
 }
 
-/// The launcher, of which supervisors are forked, and one of a build that isn't known yet, with its child.
+/// The launcher, of which supervisors are forked, and one of a build that isn't known yet, with its child. That
+/// one is let go where nobody asks for it in a while; then it's the launcher alone.
 const AT_REST: usize = 3;
 
 /// Whenever a build is cancelled, also while it's being started: when that is said to be done, nothing
@@ -221,11 +223,11 @@ async fn what_is_cancelled_while_it_starts_is_gone() {
         // the child of the supervisor that is there for the next build may be one
         assert!(commands(&mark) <= 1, "after {pause}");
         let comes_to_rest = async {
-            while processes(&mark).len() != AT_REST {
+            while !matches!(processes(&mark).len(), 1 | AT_REST) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let limit = Duration::from_secs(20);
+        let limit = Duration::from_secs(120);
         tokio::time::timeout(limit, comes_to_rest).await.expect("something is left");
     }
     bench.assert_sound();

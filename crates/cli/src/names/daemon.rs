@@ -171,12 +171,12 @@ impl Outside<'_> {
             let server = self.serving.server.clone();
             tasks.spawn(listener.run(server, rule, async { stopped.await.unwrap_or(Stop::Now) }));
         }
-        self.tell(SupervisorState::Ready);
+        self.tell(SupervisorState::Ready).await;
         let how = tokio::select! {
             how = self.until_stopped(signals) => how,
             () = unused => Stop::Now,
         };
-        self.tell(SupervisorState::Stopping);
+        self.tell(SupervisorState::Stopping).await;
         for stop in stops {
             // a listener that has ended needs no telling
             stop.send(how).ok();
@@ -188,14 +188,14 @@ impl Outside<'_> {
     async fn until_stopped(&self, signals: &mut Signals) -> Stop {
         loop {
             match signals.next().await {
-                Signal::Alive => self.tell(SupervisorState::Alive),
+                Signal::Alive => self.tell(SupervisorState::Alive).await,
                 Signal::Reload => {
-                    self.tell(SupervisorState::Reloading);
+                    self.tell(SupervisorState::Reloading).await;
                     if let Err(error) = self.serving.reload(self.machine, self.options) {
                         let text = format!("the settings stay as they were: {error:#}");
                         self.machine.terminal.warn(&text);
                     }
-                    self.tell(SupervisorState::Ready);
+                    self.tell(SupervisorState::Ready).await;
                 }
                 Signal::Stop(how) => return how,
             }
@@ -230,15 +230,20 @@ impl Outside<'_> {
     async fn until_stopped_now(&self, signals: &mut Signals) {
         loop {
             match signals.next().await {
-                Signal::Alive => self.tell(SupervisorState::Alive),
+                Signal::Alive => self.tell(SupervisorState::Alive).await,
                 Signal::Stop(Stop::Now) => return,
                 Signal::Stop(Stop::Drain(_)) | Signal::Reload => {}
             }
         }
     }
 
-    fn tell(&self, state: SupervisorState) {
-        if let Err(error) = self.supervisor.tell(state) {
+    async fn tell(&self, state: SupervisorState) {
+        let told = match state {
+            // the next one comes soon
+            SupervisorState::Alive => self.supervisor.tell(state),
+            _ => self.supervisor.tell_in_time(state).await,
+        };
+        if let Err(error) = told {
             self.machine.terminal.warn(&format!("the service manager can't be told: {error}"));
         }
     }

@@ -175,7 +175,10 @@ fn a_user_without_nix_has_a_store() {
     std::os::unix::fs::chown(&home, Some(65534), Some(65534)).unwrap();
     fs_err::set_permissions(world.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let binary = world.path("drover");
-    fs_err::copy(env!("CARGO_BIN_EXE_drover"), &binary).unwrap();
+    // by a process of its own: what another thread of this one forks would keep a file that is written here
+    // open, and then it can't be started
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_drover")).arg(&binary).status();
+    assert!(copied.unwrap().success());
     // hides /nix from what follows, and gives up root's rights, which this test needs
     let script = "mkdir -p /nix && mount -t tmpfs none /nix && \
                   exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"";

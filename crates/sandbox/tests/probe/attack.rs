@@ -119,7 +119,8 @@ pub(crate) fn receive(peer: &OwnedFd) -> io::Result<OwnedFd> {
 pub(crate) fn escape(seconds: &str) -> io::Result<()> {
     let seconds = seconds.parse().map_err(io::Error::other)?;
     let (reader, writer) = rustix::pipe::pipe()?;
-    if machine::fork() == 0 {
+    let between = machine::fork();
+    if between == 0 {
         rustix::process::setsid()?;
         if machine::fork() == 0 {
             rustix::process::set_parent_process_death_signal(None)?;
@@ -134,6 +135,9 @@ pub(crate) fn escape(seconds: &str) -> io::Result<()> {
     }
     drop(writer);
     rustix::io::read(&reader, &mut [0_u8; 1])?;
+    // so that just one is left when this is said
+    let between = rustix::process::Pid::from_raw(between);
+    rustix::process::waitpid(between, rustix::process::WaitOptions::empty())?;
     println!("escaped");
     Ok(())
 }

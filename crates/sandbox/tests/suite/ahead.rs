@@ -16,7 +16,7 @@ use rstest::rstest;
 use crate::support::{Scene, Start, change, fresh_user, launcher_program, probe, within};
 
 /// Longer than anything here takes, unless it hangs.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A launcher in a mount namespace of its own, so that nobody else changes its mounts.
 fn launcher_apart() -> Launcher {
@@ -181,14 +181,14 @@ async fn it_ends_with_its_launcher_and_so_does_its_child() {
     assert!(is_gone(spare) && is_gone(child));
 }
 
-/// A launcher in a user namespace of its own, in which as many network namespaces may be as is said.
-/// Returns its process, too.
+/// A launcher in a user namespace of its own, in which as many network namespaces may be as is said, and in
+/// a mount namespace of its own. Returns its process, too.
 fn launcher_with_networks(count: u32) -> (Launcher, i32) {
     const MAPS: [&str; 2] = ["uid_map", "gid_map"];
     let folder = tempfile::tempdir().unwrap();
     let (told, mapped) = (folder.path().join("told"), folder.path().join("mapped"));
     let script = r#"echo $$ > "$1"
-        exec unshare --user sh -c 'until [ -e "$0" ]; do sleep 0.01; done; exec "$@"' "$2" "$3" "$4""#;
+        exec unshare --user --mount --propagation private sh -c 'until [ -e "$0" ]; do sleep 0.01; done; exec "$@"' "$2" "$3" "$4""#;
     let LauncherProgram { program, arguments } = launcher_program();
     let mut all: Vec<OsString> = ["-c", script, "sh"].map(OsString::from).to_vec();
     all.extend([told.clone().into(), mapped.clone().into(), program.into()]);
@@ -248,9 +248,15 @@ async fn what_kept_a_child_from_being_made_ahead_is_not_told_to_the_next_command
     assert!(error.to_string().contains("No space left on device"), "{error}");
 }
 
+/// Kills a process, and waits until it has died: until then it's as good as any other for who looks at it.
 fn kill(pid: i32) {
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let killed = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(killed, rustix::process::Signal::KILL).unwrap();
+    let has_died = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        !status.contains("State:") || status.contains("State:\tZ")
+    };
+    within(LIMIT, has_died).expect("it doesn't die");
 }
 
 #[tokio::test]

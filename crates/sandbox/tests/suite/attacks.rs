@@ -17,8 +17,8 @@ use drover_sandbox::{
 };
 use rstest::rstest;
 
-/// How long what was killed may take to be gone.
-const SOON: Duration = Duration::from_secs(5);
+/// How long what was killed may take to be gone: many processes at once on a busy machine.
+const SOON: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Copy, Debug)]
 enum Way {

@@ -24,11 +24,16 @@ pub(crate) fn probe() -> &'static str {
 /// What the command's user is inside.
 pub(crate) const INSIDE: Ids = Ids { uid: 1000, gid: 100 };
 
+/// Users that tests of one process may have.
+const PER_PROCESS: u32 = 4096;
+
 /// Returns a user that no other test has, in this process or another.
 pub(crate) fn fresh_user() -> Ids {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let own = std::process::id() % 100_000;
-    let id = 1_000_000 + own * 64 + NEXT.fetch_add(1, Ordering::Relaxed) % 64;
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    assert!(number < PER_PROCESS, "who comes again kills what runs as who was before");
+    let id = 1_000_000 + own * PER_PROCESS + number;
     Ids { uid: id, gid: id }
 }
 
