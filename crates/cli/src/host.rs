@@ -9,6 +9,8 @@ use drover_config::{Environment, Files, LocalSystem, User};
 use drover_store_cache::AwsFiles;
 use rustix::fs::Access;
 
+use crate::runtime_dir;
+
 /// Bytes that a configuration file may have.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 
@@ -116,14 +118,8 @@ impl Host {
     pub(crate) fn make_runtime_dir(&self) -> io::Result<tempfile::TempDir> {
         /// Bytes of a path below which a socket's path of 108 bytes still has room for a name.
         const SHORT: usize = 60;
-        let mut outcome = Err(io::Error::from(io::ErrorKind::NotFound));
-        for parent in self.runtime_dirs.iter().filter(|dir| dir.as_os_str().len() <= SHORT) {
-            outcome = tempfile::Builder::new().prefix("drover-").tempdir_in(parent);
-            if outcome.is_ok() {
-                break;
-            }
-        }
-        outcome
+        let short = self.runtime_dirs.iter().filter(|dir| dir.as_os_str().len() <= SHORT);
+        runtime_dir::make(short.map(PathBuf::as_path))
     }
 }
 

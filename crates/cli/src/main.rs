@@ -43,6 +43,7 @@ mod own_builder;
 mod own_store;
 mod progress;
 mod rebuild;
+mod runtime_dir;
 mod show_config;
 mod signals;
 mod signing;
@@ -106,7 +107,7 @@ fn main() -> ExitCode {
         Err(error) => return terminal.failure(&error.into()).into(),
     };
     let outcome = runtime.block_on(run(arguments.command, &terminal));
-    runtime.shutdown_timeout(AFTERMATH);
+    leave(runtime);
     match outcome {
         Ok(status) => status.into(),
         Err(error) => terminal.failure(&error).into(),
@@ -139,7 +140,7 @@ fn by_name(program: Program, arguments: Vec<OsString>) -> ExitCode {
     match runtime() {
         Ok(runtime) => {
             let status = runtime.block_on(names::run(program, arguments, &terminal));
-            runtime.shutdown_timeout(AFTERMATH);
+            leave(runtime);
             status.into()
         }
         Err(error) => terminal.failure(&error.into()).into(),
@@ -148,6 +149,12 @@ fn by_name(program: Program, arguments: Vec<OsString>) -> ExitCode {
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+/// Ends what still runs, and sees to it that nothing is left of it however long it takes.
+fn leave(runtime: tokio::runtime::Runtime) {
+    runtime.shutdown_timeout(AFTERMATH);
+    runtime_dir::remove_all();
 }
 
 async fn run(command: Command, terminal: &Terminal) -> anyhow::Result<ExitStatus> {

@@ -816,3 +816,19 @@ fn a_daemon_that_was_killed_stands_in_nobodys_way() {
     let path = succeeds(world.by_name("nix-store", &["-r", &drv]));
     assert!(path.ends_with("-sleeper"), "{path}");
 }
+
+/// Who finds the daemon's socket finds all that goes with it.
+#[test]
+fn what_goes_with_the_socket_is_there_before_it() {
+    let world = World::new();
+    let _daemon = Daemon(world.daemon_command().spawn().unwrap());
+    let began = Instant::now();
+    // without a pause, as it's a matter of a moment
+    while !world.socket().exists() {
+        assert!(began.elapsed() < LIMIT, "{}", world.log());
+    }
+    assert!(world.path("socket.control").exists(), "questions have no answer yet");
+    let place = fs_err::File::open(world.path("root/nix/var/nix/drover-daemon")).unwrap();
+    let looked = rustix::fs::flock(&place, rustix::fs::FlockOperation::NonBlockingLockShared);
+    assert_eq!(looked, Err(rustix::io::Errno::WOULDBLOCK), "builds go beside the daemon");
+}

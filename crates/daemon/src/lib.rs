@@ -54,7 +54,7 @@ pub use error::DaemonError;
 pub use forward::Forwarder;
 pub use grant::{Granted, grant};
 pub use limits::Limits;
-pub use listener::{Listener, Stop, TrustRule};
+pub use listener::{Draft, Listener, Stop, TrustRule};
 pub use peer::Peer;
 pub use policy::{Policy, Refusal};
 pub use realise::exit_status;

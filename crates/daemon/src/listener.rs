@@ -46,6 +46,46 @@ pub enum Stop {
     Now,
 }
 
+/// A socket that clients can connect to as soon as it's shown, and wait at until it's served.
+///
+/// Who finds a socket may count on all that goes with it.
+#[derive(Debug)]
+pub struct Draft {
+    socket: StdUnixListener,
+    /// Where it is until then.
+    draft: PathBuf,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// Puts the socket where clients look for it.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be put there.
+    pub fn show(self) -> Result<Listener, DaemonError> {
+        let shown = || {
+            let found = fs_err::symlink_metadata(&self.draft)?;
+            let mut listener = Listener::from_socket(self.socket.try_clone()?)?;
+            fs_err::rename(&self.draft, &self.path)?;
+            listener.file = Some((self.path.clone(), (found.dev(), found.ino())));
+            Ok(listener)
+        };
+        shown().map_err(|error: io::Error| refusal(&self.path, error.to_string()))
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // it is gone where it was shown
+        drop(fs_err::remove_file(&self.draft));
+    }
+}
+
+fn refusal(path: &Path, reason: String) -> DaemonError {
+    DaemonError::Listen { path: path.to_owned(), reason }
+}
+
 /// A socket that clients connect to.
 pub struct Listener {
     socket: UnixListener,
@@ -61,40 +101,35 @@ impl Listener {
     ///
     /// Another daemon listens there, or something that is no socket stands there.
     pub fn bind(path: &Path) -> Result<Listener, DaemonError> {
-        let refuse = |reason: String| DaemonError::Listen { path: path.to_owned(), reason };
-        let failed = |error: io::Error| refuse(error.to_string());
+        Listener::draft(path)?.show()
+    }
+
+    /// Makes the same, where nobody looks for it yet.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Listener::bind`].
+    pub fn draft(path: &Path) -> Result<Draft, DaemonError> {
+        let failed = |error: io::Error| refusal(path, error.to_string());
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
         fs_err::create_dir_all(folder).map_err(failed)?;
         match fs_err::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => {
-                return Err(refuse("something else than a socket is there".to_owned()));
+                return Err(refusal(path, "something else than a socket is there".to_owned()));
             }
             Ok(_) if StdUnixStream::connect(path).is_ok() => {
-                return Err(refuse("another daemon listens there".to_owned()));
+                return Err(refusal(path, "another daemon listens there".to_owned()));
             }
             _ => {}
         }
-        // under a name of its own until it is what it is to be
         let draft = folder.join(format!(".s{}", std::process::id()));
         drop(fs_err::remove_file(&draft));
-        let made = (|| {
-            let socket = StdUnixListener::bind(&draft)?;
-            fs_err::set_permissions(&draft, std::fs::Permissions::from_mode(0o666))?;
-            let found = fs_err::symlink_metadata(&draft)?;
-            fs_err::rename(&draft, path)?;
-            Ok((socket, (found.dev(), found.ino())))
-        })();
-        let (socket, identity) = match made {
-            Ok(made) => made,
-            Err(error) => {
-                drop(fs_err::remove_file(&draft));
-                return Err(failed(error));
-            }
-        };
-        let mut listener = Listener::from_socket(socket).map_err(failed)?;
-        listener.file = Some((path.to_owned(), identity));
-        Ok(listener)
+        let socket = StdUnixListener::bind(&draft).map_err(failed)?;
+        let made = Draft { socket, draft, path: path.to_owned() };
+        let everybody = std::fs::Permissions::from_mode(0o666);
+        fs_err::set_permissions(&made.draft, everybody).map_err(failed)?;
+        Ok(made)
     }
 
     /// Returns the listener of a socket that somebody else has made.

@@ -65,6 +65,27 @@ async fn a_socket_is_open_to_all_and_replaces_a_stale_one_but_no_living_one() {
 }
 
 #[tokio::test]
+async fn a_socket_is_found_when_it_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let draft = Listener::draft(&path).unwrap();
+    assert!(UnixStream::connect(&path).await.is_err());
+    let listener = draft.show().unwrap();
+    // who comes before it's served waits
+    let early = UnixStream::connect(&path).await.unwrap();
+    let world = world_with(Limits::default(), Policy::default());
+    let forced = TrustRule::Forced(ClientTrust::NotTrusted);
+    let (_running, _stop) = spawn(&world, listener, forced);
+    assert!(is_hello(&first_words(early).await));
+    // one that isn't shown is in nobody's way
+    assert!(Listener::draft(&path).is_err(), "another daemon listens there");
+    let other = folder.path().join("other");
+    drop(Listener::draft(&other).unwrap());
+    let names = std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(names, 1, "no draft is left");
+}
+
+#[tokio::test]
 async fn a_policy_that_changes_counts_for_the_next_client() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");

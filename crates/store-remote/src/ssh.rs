@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drover_store::StoreError;
 use tokio::io::AsyncReadExt as _;
@@ -76,19 +76,47 @@ pub(crate) struct SshHost {
 /// One connection with its control socket.
 struct Master {
     socket: PathBuf,
-    used: AtomicUsize,
-    /// Sessions that the server takes on this connection, as far as is known.
-    most: AtomicUsize,
+    places: Mutex<Places>,
     child: Mutex<Child>,
     _stderr: JoinSet<()>,
 }
 
+/// The places of a master.
+struct Places {
+    used: usize,
+    /// Sessions that the server takes on this connection, as far as is known.
+    most: usize,
+}
+
 /// A session's place on its master.
-pub(crate) struct SessionSlot(Arc<Master>);
+pub(crate) struct SessionSlot {
+    master: Arc<Master>,
+    given_back: GivenBack,
+}
+
+/// Why a place is given back.
+enum GivenBack {
+    /// The session has ended.
+    Over,
+    /// The server has refused it.
+    Refused,
+}
+
+impl SessionSlot {
+    /// Gives the place back, as the server has refused a session for it.
+    fn refused(mut self) {
+        self.given_back = GivenBack::Refused;
+    }
+}
 
 impl Drop for SessionSlot {
     fn drop(&mut self) {
-        self.0.used.fetch_sub(1, Ordering::AcqRel);
+        let mut places = self.master.places();
+        places.used -= 1;
+        // in the same step, so that of two that are refused at once neither counts the other
+        if matches!(self.given_back, GivenBack::Refused) {
+            places.most = places.most.min(places.used);
+        }
     }
 }
 
@@ -98,18 +126,19 @@ impl Master {
         matches!(child.try_wait(), Ok(None))
     }
 
-    /// Notes that the server refused a session that was counted already.
-    fn note_refusal(&self) {
-        let used = self.used.load(Ordering::Acquire);
-        self.most.fetch_min(used.saturating_sub(1), Ordering::AcqRel);
-    }
-
     /// Takes a place, if there is one.
     fn take(self: &Arc<Self>) -> Option<SessionSlot> {
-        let most = self.most.load(Ordering::Acquire);
-        let free = |used| if used < most { Some(used + 1) } else { None };
-        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, free).ok()?;
-        Some(SessionSlot(Arc::clone(self)))
+        let mut places = self.places();
+        if places.used >= places.most {
+            return None;
+        }
+        places.used += 1;
+        drop(places);
+        Some(SessionSlot { master: Arc::clone(self), given_back: GivenBack::Over })
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -154,14 +183,13 @@ impl SshHost {
         let command = words.join(" ");
         let mut slot = slot;
         for _ in 0..ATTEMPTS {
-            let opening = open_session(&slot.0.socket, &command);
+            let opening = open_session(&slot.master.socket, &command);
             let limit = self.options.connect_timeout;
             let why = match tokio::time::timeout(limit, opening).await {
                 Ok(Ok(session)) => return Ok((session, slot)),
                 Ok(Err(error @ MuxError::Refused(_))) => {
                     tracing::debug!(%error, "a session was refused");
-                    slot.0.note_refusal();
-                    drop(slot);
+                    slot.refused();
                     slot = self.slot().await?;
                     continue;
                 }
@@ -265,11 +293,12 @@ impl SshHost {
                 return Err(peer.unreachable(format!("no connection after {seconds} s")));
             }
         }
-        let (used, most) = (AtomicUsize::new(1), AtomicUsize::new(SESSIONS));
         let child = Mutex::new(child);
-        let master = Arc::new(Master { socket, used, most, child, _stderr: tasks });
-        let slot = SessionSlot(Arc::clone(&master));
-        self.masters.lock().unwrap_or_else(PoisonError::into_inner).push(master);
+        let mut masters = self.masters.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = Mutex::new(Places { used: 1, most: most_known(&masters) });
+        let master = Arc::new(Master { socket, places, child, _stderr: tasks });
+        let slot = SessionSlot { master: Arc::clone(&master), given_back: GivenBack::Over };
+        masters.push(master);
         Ok(slot)
     }
 
@@ -327,6 +356,11 @@ exit $status"#;
     }
 }
 
+/// Returns how many sessions another connection will take: what a server refuses on one it refuses on all.
+fn most_known(masters: &[Arc<Master>]) -> usize {
+    masters.iter().map(|master| master.places().most).min().unwrap_or(SESSIONS).max(1)
+}
+
 /// Returns a word as the shell of the other machine has to be given it.
 fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./=:@%+,".contains(&byte);
@@ -359,9 +393,8 @@ mod tests {
 
     fn master(used: usize) -> Arc<Master> {
         let child = Command::new("sleep").arg("1000").kill_on_drop(true).spawn().expect("sleep");
-        let (used, child) = (AtomicUsize::new(used), Mutex::new(child));
-        let (socket, most) = (PathBuf::new(), AtomicUsize::new(SESSIONS));
-        Arc::new(Master { socket, used, most, child, _stderr: JoinSet::new() })
+        let (places, child) = (Mutex::new(Places { used, most: SESSIONS }), Mutex::new(child));
+        Arc::new(Master { socket: PathBuf::new(), places, child, _stderr: JoinSet::new() })
     }
 
     fn host() -> SshHost {
@@ -392,11 +425,34 @@ mod tests {
     async fn a_server_that_takes_fewer_is_believed() {
         let host = host();
         host.masters.lock().expect("not poisoned").push(master(0));
-        let slots: Vec<SessionSlot> = (0..3).map_while(|_| host.free_slot()).collect();
-        slots[2].0.note_refusal();
+        let mut slots: Vec<SessionSlot> = (0..3).map_while(|_| host.free_slot()).collect();
+        slots.drain(2..).for_each(SessionSlot::refused);
         assert!(host.free_slot().is_none(), "two fit");
         drop(slots);
         assert_eq!((0..SESSIONS).map_while(|_| host.free_slot()).collect::<Vec<_>>().len(), 2);
+        assert_eq!(most_known(&host.masters.lock().expect("not poisoned")), 2, "on another, too");
+    }
+
+    #[tokio::test]
+    async fn of_many_that_are_refused_at_once_each_counts() {
+        let (host, master) = (host(), master(0));
+        host.masters.lock().expect("not poisoned").push(Arc::clone(&master));
+        for _ in 0..500 {
+            *master.places() = Places { used: 0, most: SESSIONS };
+            let mut slots: Vec<SessionSlot> =
+                (0..SESSIONS).map_while(|_| host.free_slot()).collect();
+            let start = std::sync::Barrier::new(SESSIONS - 2);
+            std::thread::scope(|scope| {
+                for slot in slots.drain(2..) {
+                    let start = &start;
+                    scope.spawn(move || {
+                        start.wait();
+                        slot.refused();
+                    });
+                }
+            });
+            assert!(host.free_slot().is_none(), "two fit");
+        }
     }
 
     #[rstest::rstest]

@@ -14,6 +14,9 @@ const LINE: usize = 64 * 1024;
 /// How long the end of standard error is waited for once the connection has ended. A process in
 /// the background may keep it open for good.
 const ENDING: Duration = Duration::from_millis(500);
+/// How long nothing may come until it's taken for the end of a log. A server that is busy has it wait for
+/// its turn; only builds that failed wait for it.
+const QUIET: Duration = Duration::from_millis(200);
 
 /// The last bytes that a child wrote to its standard error.
 #[derive(Clone, Debug)]
@@ -102,7 +105,6 @@ impl StderrTail {
     /// Waits until nothing more comes, as far as can be told: the end of a log takes another way
     /// than the answer that the build has failed.
     pub(crate) async fn settled(&self) {
-        const QUIET: Duration = Duration::from_millis(20);
         let mut state = self.0.state.subscribe();
         let quiet = async {
             while *state.borrow_and_update() != State::Ended
@@ -139,6 +141,8 @@ fn take_lines(line: &mut Vec<u8>, bytes: &[u8]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
 
     #[test]
@@ -161,20 +165,44 @@ mod tests {
         assert!(tail.text().expect("words").ends_with("x; no such; file"));
     }
 
+    #[derive(Default)]
+    struct Lines(Mutex<Vec<String>>);
+
+    impl BuildLog for Lines {
+        fn event(&self, event: LogEvent) {
+            let LogEvent::Line(line) = event else { panic!("{event:?}") };
+            self.0.lock().expect("not poisoned").push(line);
+        }
+    }
+
     #[tokio::test]
     async fn a_log_is_passed_on_line_by_line() {
-        #[derive(Default)]
-        struct Lines(Mutex<Vec<String>>);
-        impl BuildLog for Lines {
-            fn event(&self, event: LogEvent) {
-                let LogEvent::Line(line) = event else { panic!("{event:?}") };
-                self.0.lock().expect("not poisoned").push(line);
-            }
-        }
         let (lines, tail) = (Arc::new(Lines::default()), StderrTail::default());
         tail.follow(Arc::clone(&lines) as Arc<dyn BuildLog>);
         tail.clone().drain(b"one\ntwo\nthree".as_slice()).await;
         tail.settled().await;
+        assert_eq!(*lines.0.lock().expect("not poisoned"), ["one", "two"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_log_may_come_behind_the_answer() {
+        let (lines, tail) = (Arc::new(Lines::default()), StderrTail::default());
+        tail.follow(Arc::clone(&lines) as Arc<dyn BuildLog>);
+        let (mut server, here) = tokio::io::duplex(64);
+        let reading = tail.clone().drain(here);
+        let saying = async {
+            for line in ["one\n", "two\n"] {
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                server.write_all(line.as_bytes()).await.expect("a reader");
+            }
+            // the server lives on
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = reading => panic!("it has not ended"),
+            () = saying => {}
+            () = tail.settled() => {}
+        }
         assert_eq!(*lines.0.lock().expect("not poisoned"), ["one", "two"]);
     }
 }

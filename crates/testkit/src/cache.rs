@@ -3,6 +3,7 @@
 //! A lock is an advisory `flock` on a file, so it ends with the process that holds it.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -35,12 +36,16 @@ pub(crate) fn lock(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Takes the lock at `path` if nobody holds it.
-pub(crate) fn try_lock(path: &Path) -> Result<Option<File>> {
-    let file = open(path)?;
+/// Whether somebody holds the lock at `path`; nobody does where there is no such file.
+pub(crate) fn is_held(path: &Path) -> Result<bool> {
+    let file = match File::options().write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
+    };
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
         Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }

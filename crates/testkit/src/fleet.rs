@@ -234,7 +234,8 @@ pub(crate) fn claim_folder(name: &str) -> Result<(PathBuf, File)> {
     let _lock = cache::lock(&fleets.join(".lock"))?;
     for entry in fs::read_dir(&fleets)?.flatten() {
         let folder = entry.path();
-        if folder.is_dir() && cache::try_lock(&folder.join("owner"))?.is_some() {
+        // One without the file is half made, or its owner is about to remove the rest.
+        if folder.is_dir() && !cache::is_held(&folder.join("owner"))? {
             remove_folder(&folder);
         }
     }

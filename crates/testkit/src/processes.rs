@@ -46,6 +46,13 @@ impl Process {
     }
 }
 
+/// Whether a process is there that neither stands still nor has ended.
+pub(crate) fn is_running(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, after)| after.chars().next());
+    state.is_some_and(|state| !matches!(state, 'T' | 't' | 'Z' | 'X'))
+}
+
 /// Returns every live process of the machine.
 pub(crate) fn all() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
@@ -117,8 +124,13 @@ mod tests {
         let me = i32::try_from(std::process::id()).unwrap();
         assert!(below(me).iter().any(|process| process.pid == pid));
         assert!(inside(&pid_namespace(me).unwrap()).iter().any(|process| process.pid == pid));
+        assert!(is_running(pid));
+        send(pid, Signal::STOP);
+        while is_running(pid) {
+            std::thread::yield_now();
+        }
         send(pid, Signal::KILL);
         child.wait().unwrap();
-        assert!(!below(me).iter().any(|process| process.pid == pid));
+        assert!(!below(me).iter().any(|process| process.pid == pid) && !is_running(pid));
     }
 }

@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -17,6 +18,14 @@ const RECIPE: u32 = 1;
 
 const INCLUDE: &str = "nix-bin,openssh-server,openssh-client,ca-certificates,sqlite3,xz-utils,\
                        procps,iproute2,busybox-static";
+
+/// What lies between the attempts to make a root.
+const PAUSES: [Duration; 4] = [
+    Duration::from_secs(2),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+];
 
 /// What a root has besides what Debian has at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +83,7 @@ impl Suite {
     ///
     /// # Errors
     ///
-    /// If `mmdebstrap` is absent or fails twice; the text names its log.
+    /// If `mmdebstrap` is absent or fails again and again; the text names its log.
     pub fn prepare(self) -> Result<PathBuf> {
         self.prepare_with(Contents::Nix)
     }
@@ -91,7 +100,14 @@ impl Suite {
         let _lock = cache::lock(&folder.join(format!("{name}.lock")))?;
         if !root.exists() {
             let make = || self.bootstrap(contents, &folder, &root);
-            make().or_else(|_| make())?;
+            // Mirrors are busy at times, or in the middle of an update.
+            let again = |made: Result<()>, pause| {
+                made.or_else(|_| {
+                    std::thread::sleep(pause);
+                    make()
+                })
+            };
+            PAUSES.into_iter().fold(make(), again)?;
         }
         Ok(root)
     }

@@ -143,7 +143,17 @@ impl Running {
         i32::try_from(self.child.id()).unwrap_or_default()
     }
 
+    /// Has what enters the host stand still; what it has started by then goes on.
+    fn stand_still(&self) {
+        processes::send(self.entrance(), rustix::process::Signal::STOP);
+        while processes::is_running(self.entrance()) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn kill(&mut self) {
+        // What enters the host must not start the program behind the last look.
+        self.stand_still();
         // Twice, because a process may have started another between look and blow.
         for _ in 0..2 {
             for process in processes::below(self.entrance()) {

@@ -3,7 +3,9 @@
 socket=/nix/var/nix/daemon-socket/socket
 rm -f $socket
 setsid nix-daemon >>/var/log/nix-daemon.log 2>&1 </dev/null 3<&- &
-while ! [ -S $socket ]; do
+# A socket that is there may not be listened at yet; older releases bind it from within its folder.
+listens() { [ -S $socket ] && grep -q -e " 00010000 .* $socket\$" -e " 00010000 .* \./socket\$" /proc/net/unix; }
+while ! listens; do
   kill -0 $! 2>/dev/null || { cat /var/log/nix-daemon.log >&2; exit 1; }
   sleep 0.01
 done

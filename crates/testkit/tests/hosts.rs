@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use drover_testkit::{Fleet, Host, Signal, Suite};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(120);
 
 #[test]
 fn stock_nix_distributes_over_them() {
@@ -35,17 +35,30 @@ fn stock_nix_distributes_over_them() {
     }
 }
 
+/// What a moment is depends on the machine and on what else it does: so it's compared with starting some
+/// programs, as a host does.
 #[test]
 fn a_host_starts_in_a_moment() {
     Suite::Forky.prepare().unwrap();
     let fleet = Fleet::new("speed").unwrap();
-    // The best of three: other tests run at the same time.
-    let times = ["h1", "h2", "h3"].map(|name| {
+    let took = |what: &dyn Fn()| {
         let start = Instant::now();
-        let _host = fleet.host(name, Suite::Forky).unwrap();
+        what();
         start.elapsed()
+    };
+    let starts = ["h1", "h2", "h3", "h4", "h5"].map(|name| {
+        let host = took(&|| drop(fleet.host(name, Suite::Forky).unwrap()));
+        (host, took(&some_programs))
     });
-    assert!(times.iter().min().unwrap() < &Duration::from_millis(1500), "{times:?}");
+    let is_quick = |(host, programs): &(Duration, Duration)| *host < *programs * 5;
+    assert!(starts.iter().any(is_quick), "{starts:?}");
+}
+
+/// Starts as many programs as make a host, about.
+fn some_programs() {
+    for _ in 0..200 {
+        assert!(std::process::Command::new("true").status().is_ok_and(|ended| ended.success()));
+    }
 }
 
 #[test]
@@ -86,12 +99,14 @@ fn delay_adds_round_trips() {
         c.run_ok(&["ssh", "b", "head -c 3000000 /dev/zero | wc -c"]).unwrap();
         start.elapsed()
     };
-    let near = time();
-    c.delay(100).unwrap();
+    // the best of three: other tests run at the same time
+    let best = || [time(), time(), time()].into_iter().min().unwrap();
+    let near = best();
+    c.delay(300).unwrap();
     let far = time();
     assert!(far > near + Duration::from_millis(900), "{near:?} {far:?}"); // 5 round trips at least
     c.delay(0).unwrap();
-    assert!(time() < far);
+    assert!(best() < far);
 
     // Bytes pass unharmed in both directions.
     c.delay(5).unwrap();

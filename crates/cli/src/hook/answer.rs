@@ -177,26 +177,29 @@ async fn outlook_in_time(
 ) -> Outlook {
     let end = Instant::now() + PATIENCE;
     loop {
-        let outlook = outlook(configuration, builders, need).await;
-        let outlook =
-            outlook.unwrap_or_else(|error| Outlook::Unusable { reason: format!("{error:#}") });
+        let (outlook, unknown) = match outlook(configuration, builders, need).await {
+            Ok(Some(outlook)) => (outlook, "no machine has greeted yet"),
+            // one that is kept from answering for a moment says nothing of its machines
+            Ok(None) => (Outlook::Unknown, "the daemon for hooks doesn't answer"),
+            Err(error) => return Outlook::Unusable { reason: format!("{error:#}") },
+        };
         match outlook {
             Outlook::Unknown if is_local && Instant::now() < end => sleep(AGAIN).await,
             // it has taken long already, and here it can be built
             Outlook::Unknown if is_local => {
-                let reason = "no machine has greeted yet".to_owned();
-                return Outlook::Unusable { reason };
+                return Outlook::Unusable { reason: unknown.to_owned() };
             }
             outlook => return outlook,
         }
     }
 }
 
+/// Asks the daemon once; it may not answer in time.
 async fn outlook(
     configuration: &Configuration,
     builders: &Builders,
     need: &Need,
-) -> anyhow::Result<Outlook> {
+) -> anyhow::Result<Option<Outlook>> {
     let mut daemon = connect::reach(configuration, builders).await?;
     let asked = async {
         daemon.write_all(&asking(need)).await?;
@@ -204,6 +207,7 @@ async fn outlook(
         daemon.take(MAX_ANSWER).read_to_end(&mut answer).await?;
         std::io::Result::Ok(answer)
     };
-    let answer = timeout(THOUGHT, asked).await.context("the daemon for hooks doesn't answer")??;
-    Outlook::from_bytes(&answer).context("the daemon for hooks answers something else")
+    let Ok(answer) = timeout(THOUGHT, asked).await else { return Ok(None) };
+    let outlook = Outlook::from_bytes(&answer?);
+    Ok(Some(outlook.context("the daemon for hooks answers something else")?))
 }

@@ -25,7 +25,7 @@ use super::meeting::Meeting;
 use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::exit::ExitStatus;
-use crate::own_store;
+use crate::{own_store, runtime_dir};
 
 /// Where the output of the build is to go (`log-fd` of Nix's own hook).
 const LOG: &str = "/proc/self/fd/4";
@@ -74,7 +74,10 @@ fn end_with_nix() -> anyhow::Result<()> {
         loop {
             match poll(&mut told, None) {
                 Err(Errno::INTR) => {}
-                _ => std::process::exit(ExitStatus::GENERAL.0.into()),
+                _ => {
+                    runtime_dir::remove_all();
+                    std::process::exit(ExitStatus::GENERAL.0.into())
+                }
             }
         }
     };

@@ -106,13 +106,19 @@ async fn on_socket(
     let opened = machine.open(None, &configuration)?;
     let state = prepare(machine, &opened).await;
     let serving = Serving::new(machine, opened, configuration, Scheduling::Own)?;
-    if listeners.is_empty() {
-        listeners.push(Listener::bind(&socket)?);
-    }
+    let draft = match listeners.is_empty() {
+        true => Some(Listener::draft(&socket)?),
+        false => None,
+    };
     let at = listeners.iter().find_map(Listener::path).unwrap_or(socket);
-    let _standing = state.and_then(|state| stand(machine, &state, &at));
+    // whoever finds the socket finds all that goes with it
+    let standing = state.and_then(|state| place(machine, &state));
     let rule = rule_of(request.trust);
     let mut questions = serving.answer_questions(machine, &at, rule);
+    if let Some(draft) = draft {
+        listeners.push(draft.show()?);
+    }
+    let _standing = standing.and_then(|standing| announce(machine, standing, &at));
     let outside = Outside { machine, options, serving: &serving, supervisor: &supervisor };
     outside.serve(listeners, rule, &mut signals, std::future::pending()).await;
     questions.shutdown().await;
@@ -137,13 +143,23 @@ fn rule_of(trust: ClientTrust) -> TrustRule {
     }
 }
 
-/// Says that this daemon stands before the store, unless another one does.
-fn stand(machine: &ThisMachine, state: &Path, socket: &Path) -> Option<Standing> {
-    Standing::announce(state, socket).unwrap_or_else(|error| {
-        let what = "others on this machine will build beside this daemon, not through it";
-        machine.terminal.warn(&format!("{what}: {error}"));
+/// Takes the place of the daemon that stands before the store, unless another one has it.
+fn place(machine: &ThisMachine, state: &Path) -> Option<Standing> {
+    Standing::take(state).unwrap_or_else(|error| {
+        warn_of_builds_beside(machine, &error);
         None
     })
+}
+
+/// Says that this daemon stands there, and where it listens.
+fn announce(machine: &ThisMachine, standing: Standing, socket: &Path) -> Option<Standing> {
+    let announced = standing.announce(socket);
+    announced.inspect_err(|error| warn_of_builds_beside(machine, error)).ok()
+}
+
+fn warn_of_builds_beside(machine: &ThisMachine, error: &std::io::Error) {
+    let what = "others on this machine will build beside this daemon, not through it";
+    machine.terminal.warn(&format!("{what}: {error}"));
 }
 
 /// What is done of what the daemon is told from outside.

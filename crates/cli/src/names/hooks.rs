@@ -172,17 +172,22 @@ pub(super) async fn run<R: FnOnce()>(
     let mut signals = Signals::new(supervisor.watchdog())?;
     let serving = serving(machine, options, hooks.files)?;
     let mut listeners = sockets_from_systemd()?;
-    if listeners.is_empty() {
-        listeners.push(Listener::bind(hooks.socket)?);
-    }
-    (hooks.ready)();
+    let draft = match listeners.is_empty() {
+        true => Some(Listener::draft(hooks.socket)?),
+        false => None,
+    };
     let unused = async {
         match hooks.idle {
             Some(idle) => serving.server.unused_for(idle).await,
             None => std::future::pending().await,
         }
     };
+    // whoever finds the socket finds the other one, too
     let mut questions = serving.answer_questions(machine, hooks.socket, TrustRule::OwnUser);
+    if let Some(draft) = draft {
+        listeners.push(draft.show()?);
+    }
+    (hooks.ready)();
     let outside = Outside { machine, options, serving: &serving, supervisor: &supervisor };
     let rule = TrustRule::OwnUser;
     outside.serve(listeners, rule, &mut signals, unused).await;

@@ -4,7 +4,7 @@
 use drover_testkit::Suite;
 use rstest::rstest;
 
-use crate::floating::instantiate;
+use crate::floating::{DELETE, instantiate};
 use crate::own::{assert_sound, become_the_daemon};
 use crate::{Lab, builders};
 
@@ -206,7 +206,7 @@ fn a_trusted_client_may_say_so() {
         low=$(cat $(cat $out/high)/low)
         low_drv=$(nix-store -qR DRV | grep -e '-low.drv$')
         NIX_REMOTE=local nix copy --to file:///w/cache $low_drv^out
-        nix-store --delete $out $(cat $out/high) $low >/dev/null 2>&1
+        delete $out $(cat $out/high) $low
         fetch() { nix-store -r $low_drv -j0 --option builders '' "$@"; }
         ! fetch 2>err || exit 1
         # who only has the path fetched hasn't said so for what the output became
@@ -226,7 +226,7 @@ N
              echo 'substituters = file:///w/cache' >> /etc/nix/nix.conf")
         .unwrap();
     become_the_daemon(client, "");
-    client.sh(&script.replace("DRV", &drv)).unwrap();
+    client.sh(&[DELETE, &script.replace("DRV", &drv)].concat()).unwrap();
     assert_sound(client);
 }
 

@@ -27,6 +27,8 @@ exec PROGRAM "$@"
 fn few_connections_are_enough(#[case] scheme: &str, #[case] program: &str, #[case] bound: usize) {
     let lab = Lab::new("bounds", Suite::Forky, Suite::Trixie);
     let graph = [("shape", "layers"), ("n", "4"), ("d", "3"), ("k", "3"), ("size", "300000")];
+    // so that the first machine hasn't built all of it before the second is up
+    let graph = [&graph[..], &[("sleep", "1")]].concat();
     let drv = lab.client.instantiate(&graph).unwrap();
     for host in [&lab.b1, &lab.b2] {
         host.sh("mkdir /w").unwrap();

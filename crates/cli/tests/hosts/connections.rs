@@ -74,17 +74,21 @@ fn pinned_in_the_machines_file(lab: &Lab, right: &str, wrong: &str) {
     assert_refused(&said, &["no machine could build", "b1: ", "the host's key is not the one"]);
 }
 
+/// Has a host swallow everything. A client knows the way to it, so nobody says that there is none.
+pub(crate) fn swallow_everything(host: &Host, client: &Host) {
+    let place = host.sh("cat /sys/class/net/eth0/address").unwrap();
+    let known = format!("ip neigh replace {} lladdr {place} dev eth0", host.address());
+    client.sh(&format!("{known} nud permanent")).unwrap();
+    host.mute().unwrap();
+}
+
 /// The end comes with the connect timeout, and says of each machine what is wrong.
 #[test]
 fn machines_that_swallow_everything_are_named() {
     let lab = Lab::new("holes", Suite::Forky, Suite::Forky);
     let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "2")]).unwrap();
     for host in [&lab.b1, &lab.b2] {
-        // the way to it is known, so nobody says that there is none
-        let place = host.sh("cat /sys/class/net/eth0/address").unwrap();
-        let known = format!("ip neigh replace {} lladdr {place} dev eth0", host.address());
-        lab.client.sh(&format!("{known} nud permanent")).unwrap();
-        host.mute().unwrap();
+        swallow_everything(host, &lab.client);
     }
     let machines = builders("ssh-ng", &["b1", "b2"], 2);
     for (limit, options) in [(10, vec![]), (3, vec!["--option", "connect-timeout", "3"])] {

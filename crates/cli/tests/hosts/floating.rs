@@ -151,11 +151,11 @@ fn floating_outputs_come_from_caches_for_clients() {
     assert_sound(other);
 }
 
-/// Deletes something that a lane of the daemon may still hold for a moment.
-const DELETE: &str = r#"
+/// Deletes something that a lane or a server may still hold for a moment, once who has had it built is done.
+pub(crate) const DELETE: &str = r#"
 delete() {
-  for i in $(seq 300); do nix-store --delete "$@" >/w/deleted 2>&1 && return; sleep 0.2; done
-  cat /w/deleted >&2; exit 1
+  for i in $(seq 300); do said=$(nix-store --delete "$@" 2>&1) && return; sleep 0.2; done
+  echo "$said" >&2; exit 1
 }
 "#;
 

@@ -3,9 +3,9 @@
 
 use drover_testkit::{Fleet, Host, Suite};
 
-use crate::failures::until;
+use crate::failures::{LONG, until};
 use crate::own::{assert_sound, become_the_daemon};
-use crate::{LIMIT, assert_code, builders, stderr};
+use crate::{assert_code, builders, stderr};
 
 /// Gives a client a key of its own, which stands for its name on the head.
 pub(crate) fn let_in(client: &Host, head: &Host, name: &str) {
@@ -51,19 +51,19 @@ fn a_team_shares_the_machines_behind_a_head() {
     let_in(&bob, &head, "bob");
 
     // alice takes all of it, and bob's few builds get their half as soon as slots become free
-    let of_alice = build(&alice, "40", "3");
-    until("alice's builds run", || running(&worker, "3") == 4);
-    let of_bob = build(&bob, "2", "4");
-    until("bob has his share", || running(&worker, "4") == 2);
-    assert!(running(&worker, "3") + running(&worker, "4") <= 4, "more than there are slots");
+    let of_alice = build(&alice, "40", "8");
+    until("alice's builds run", || running(&worker, "8") == 4);
+    let of_bob = build(&bob, "2", "15");
+    until("bob has his share", || running(&worker, "15") == 2);
+    assert!(running(&worker, "8") + running(&worker, "15") <= 4, "more than there are slots");
     let told = head.sh("drover builds --json").unwrap();
     assert!(told.contains("root/alice") && told.contains("root/bob"), "{told}");
-    let ended = of_bob.wait(LIMIT).unwrap();
+    let ended = of_bob.wait(LONG).unwrap();
     assert_code(&ended, 0);
     assert!(stderr(&ended).contains("wide-1 ends"), "{}", stderr(&ended));
 
     // who leaves takes what nobody else waits for
     drop(of_alice);
-    until("nothing of alice's runs any more", || running(&worker, "3") == 0);
+    until("nothing of alice's runs any more", || running(&worker, "8") == 0);
     assert_sound(&head);
 }

@@ -207,3 +207,17 @@ fn clients_share_and_leave(#[values(Way::Line, Way::BuildHook)] way: Way) {
     lab.client.sh(&script).unwrap();
     lab.client.sh("nix-store --verify --check-contents 2>&1").unwrap();
 }
+
+/// The daemon for hooks is kept from answering for a while: nobody takes that for machines that can't be used.
+#[rstest]
+fn a_daemon_that_is_slow_to_answer_fails_no_build(#[values(Way::Line, Way::BuildHook)] way: Way) {
+    let lab = HookLab::new("hook-slow", Suite::Forky, Users::Multi, way);
+    let build = |n: &str| {
+        let drv = lab.client.instantiate(&[("shape", "wide"), ("n", n)]).unwrap();
+        assert_code(&lab.build("NIX_REMOTE=daemon", &format!("{drv} -j0")), 0);
+    };
+    build("1");
+    let daemon = "pid=$(pgrep -f '[d]rover hook daemon'); kill -STOP $pid; (sleep 3; kill -CONT $pid) >/dev/null 2>&1 &";
+    lab.client.sh(daemon).unwrap();
+    build("2");
+}

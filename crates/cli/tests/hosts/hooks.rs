@@ -143,8 +143,7 @@ fn a_clients_own_hook_runs_as_by_nix() {
         chmod 644 corpus.nix; drv=$(nix-instantiate --quiet corpus.nix -A oddNames --arg tools /opt/graph/bb)
         su alice -s /bin/sh -c \"NIX_REMOTE=daemon nix-store -r $drv --option post-build-hook /w/own >/dev/null 2>&1\"
         cat log; for path in $(sed 's/.* //' log); do nix-store --delete $(nix-store -q --outputs $path) >/dev/null 2>&1; done";
-    host.sh("pkill -x nix-daemon; setsid nix-daemon >/dev/null 2>&1 </dev/null & sleep 1; echo")
-        .unwrap();
+    host.restart_daemon().unwrap();
     let theirs = host.sh(script).unwrap();
     become_the_daemon(host, "");
     let ours = host.sh(script).unwrap();

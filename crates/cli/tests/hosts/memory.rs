@@ -2,7 +2,8 @@
 
 use drover_testkit::Suite;
 
-use crate::{LIMIT, Lab, assert_code, builders, stdout};
+use crate::counts::measured;
+use crate::{Lab, builders};
 
 /// KiB that a run may take in all.
 const MOST: u64 = 100 * 1024;
@@ -15,16 +16,10 @@ fn peak(lab: &Lab, size: u64) -> u64 {
     let size = size.to_string();
     let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "1"), ("size", &size)]).unwrap();
     let machines = builders("ssh-ng", &["b1"], 1);
-    // the high-water mark stays readable until the process is gone
-    let script = format!(
-        "mkdir -p /w; drover build --no-link -j0 --builders '{machines}' {drv} 2>/w/said & pid=$!; \
-         while grep VmHWM /proc/$pid/status >/w/now 2>/dev/null && [ -s /w/now ]; do \
-           cp /w/now /w/peak; sleep 0.02; done; \
-         wait $pid || {{ cat /w/said >&2; exit 1; }}; grep -o '[0-9]*' /w/peak"
-    );
-    let measured = lab.client.run_within(LIMIT, &["sh", "-c", &script]).unwrap();
-    assert_code(&measured, 0);
-    stdout(&measured).parse().unwrap()
+    let line = format!("drover build --no-link -j0 --builders '{machines}' {drv}");
+    let (peak, said, code) = measured(&lab.client, &line);
+    assert_eq!(code, Some(0), "{said}");
+    peak
 }
 
 #[test]

@@ -1,10 +1,15 @@
 //! Stock Nix, each release, and drover on the files of one store: one after the other, and both at
 //! once.
 
+use std::time::Duration;
+
 use drover_testkit::Suite;
 use rstest::rstest;
 
-use crate::Lab;
+use crate::{Lab, assert_code};
+
+/// How long it may take until all that is imported has become valid beside collectors, and is checked.
+const WHILE: Duration = Duration::from_secs(900);
 
 /// A store that each writes, and that the other checks, uses and collects.
 const IN_TURNS: &str = r#"
@@ -69,7 +74,7 @@ for who in IMPORTERS; do
 done
 rounds=0
 missing() { cat /w/*.paths | xargs $ours --check-validity --print-invalid; }
-end=$(($(date +%s) + 120))
+end=$(($(date +%s) + 600))
 while [ $rounds -lt 10 ] || [ -n "$(missing)" ]; do
   touch /w/round-$rounds
   for each in $ours $stock; do
@@ -122,6 +127,6 @@ fn each_release_shares_a_store(#[case] suite: Suite) {
     host.sh(&IN_TURNS.replace("DRV", &drv)).unwrap();
     for (importers, collectors) in at_once(suite) {
         let script = AT_ONCE.replace("IMPORTERS", importers).replace("COLLECTORS", collectors);
-        host.sh(&script).unwrap();
+        assert_code(&host.run_within(WHILE, &["sh", "-euc", &script]).unwrap(), 0);
     }
 }

@@ -82,7 +82,7 @@ fn trouble_with_one_is_the_next_ones_turn() {
     let drv = built_elsewhere(&lab.client, &[&lab.b1, &lab.b2]);
     lab.b1.sh(&format!("rm -rf $(nix-store -q --outputs {drv})")).unwrap();
     let all = "ssh-ng://nowhere?trusted=true ssh-ng://b1?trusted=true ssh-ng://b2?trusted=true";
-    let options = ["--option", "substituters", all, "--option", "connect-timeout", "3"];
+    let options = ["--option", "substituters", all, "--option", "connect-timeout", "10"];
     let line = ["build", "--no-link", "-j0", "--builders", "", "--print-out-paths", &drv];
     let fetched = lab.drover(&[&line[..], &options].concat());
     assert_code(&fetched, 0);

@@ -118,7 +118,7 @@ fn clients_hear_what_they_would_from_nix() {
     host.sh(SETUP).unwrap();
     host.sh(
         "NIX_CONFIG='builders = @/w/machines' NIX_DAEMON_SOCKET_PATH=/w/drover.sock setsid drover daemon >/w/daemon.log 2>&1 </dev/null & \
-         for i in $(seq 100); do [ -S /w/drover.sock ] && exit 0; sleep 0.1; done; \
+         for i in $(seq 1200); do [ -S /w/drover.sock ] && exit 0; sleep 0.1; done; \
          cat /w/daemon.log >&2; exit 1",
     )
     .unwrap();
