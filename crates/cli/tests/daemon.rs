@@ -129,7 +129,7 @@ impl World {
     fn configure(&self, more: &str) {
         let conf = format!(
             "substituters =\nsystem = x86_64-linux\nbuild-users-group =\nmax-jobs = 0\n\
-             experimental-features = nix-command\n{more}\n"
+             experimental-features = nix-command\nconnect-timeout = 120\n{more}\n"
         );
         fs_err::write(self.path("conf/nix.conf"), conf).unwrap();
     }

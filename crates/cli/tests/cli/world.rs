@@ -20,7 +20,8 @@ impl World {
     pub(crate) fn new() -> World {
         let dir = tempfile::Builder::new().prefix("drv").tempdir().unwrap();
         fs_err::create_dir(dir.path().join("conf")).unwrap();
-        let conf = "substituters =\nsystem = x86_64-linux\nbuild-users-group =\nsandbox = false\n";
+        let conf = "substituters =\nsystem = x86_64-linux\nbuild-users-group =\nsandbox = false\n\
+            connect-timeout = 120\n";
         fs_err::write(dir.path().join("conf/nix.conf"), conf).unwrap();
         World { dir }
     }
