@@ -7,7 +7,7 @@ use std::time::Duration;
 use drover_core::{StoreDir, StorePath};
 use drover_store::{BuildSettings, Pending, StoreError};
 use drover_wire::{Request, ServerInfo, Trust, Version, WORKER_LATEST};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::channel::Channel;
 use crate::dial::{Dialler, Wire};
@@ -116,6 +116,7 @@ impl Opener {
     ) -> Result<(Session, Known, Answered), StoreError> {
         let expected = *self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut version, mut versions, mut pauses) = (expected, 1, AGAIN.into_iter());
+        let began = Instant::now();
         let (session, known) = loop {
             match self.try_open(version, questions).await? {
                 Opened::Ready(session, known) => break (*session, known),
@@ -125,9 +126,10 @@ impl Opener {
                         (self.name.clone(), "it speaks another version each time");
                     return Err(StoreError::Protocol { store, reason: reason.to_owned() });
                 }
+                // Whoever takes the limit to have been waited for in vain would think that it hangs.
                 Opened::EndedAtOnce(error) => match pauses.next() {
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => return Err(error),
+                    Some(pause) if began.elapsed() + pause < self.limit => sleep(pause).await,
+                    _ => return Err(error),
                 },
             }
         };
