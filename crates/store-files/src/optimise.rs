@@ -19,7 +19,7 @@ const DEPTH: usize = 64;
 /// How a file in `.links` is compared with one that should have the same contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkCheck {
-    /// By its size. One that has another is corrupt, and removed.
+    /// By its size, if somebody uses it. One that has another is corrupt, and removed.
     Size,
     /// By its contents, for trees that were just repaired, whose old contents may be linked.
     Contents,
@@ -217,8 +217,9 @@ impl Walk<'_> {
         };
         let sound = known.st_size == stat.st_size
             && match self.check {
-                LinkCheck::Size => true,
-                LinkCheck::Contents => match measure(links, link) {
+                // What nobody uses may be left by a power cut, with its size and nothing in it.
+                LinkCheck::Size if 1 < handle::links(&known) => true,
+                LinkCheck::Size | LinkCheck::Contents => match measure(links, link) {
                     Err(error) if error.is_missing() => return Ok(()),
                     measured => measured?.hash == *hash,
                 },

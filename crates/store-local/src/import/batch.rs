@@ -141,7 +141,12 @@ impl Batch {
     /// Puts paths in their place, and what they hold on the disk.
     fn place(&self, added: &[&Ready], valid: &BTreeSet<StorePath>) -> Result<(), LocalError> {
         let Batch { view, folder, .. } = self;
+        let syncs = view.options().contents == ContentSync::Full;
         if view.options().optimise == Optimise::OnImport {
+            // Others trust the size of what is in the pool of hard links: after a power cut, too.
+            if syncs && !added.is_empty() {
+                tree::sync_new(folder, added.iter().map(|ready| ready.entry.as_str()).collect())?;
+            }
             let mut links = tree::links(view)?;
             let check = match self.when_valid {
                 WhenValid::Keep => LinkCheck::Size,
@@ -152,7 +157,6 @@ impl Batch {
                 tree::optimise_new(view, &mut links, folder, entry, &info.path, check)?;
             }
         }
-        let syncs = view.options().contents == ContentSync::Full;
         let replaces = |ready: &&&Ready| valid.contains(&ready.info.path);
         let replacing: Vec<&str> =
             added.iter().filter(replaces).map(|ready| ready.entry.as_str()).collect();
