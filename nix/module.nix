@@ -111,11 +111,23 @@ in
         description = "The user that others log in as. It can do nothing but speak to the daemon.";
       };
 
+      clients = mkOption {
+        type = types.attrsOf (types.listOf types.str);
+        default = { };
+        example = {
+          alice = [ "ssh-ed25519 AAAAC3Nz… alice@laptop" ];
+        };
+        description = ''
+          The public SSH keys of those who may have builds made, in full, by the names that they have on the
+          head: slots are shared out evenly among names, and a name's builds are its own.
+        '';
+      };
+
       authorizedKeys = mkOption {
         type = types.listOf types.str;
         default = [ ];
-        example = [ "ssh-ed25519 AAAAC3Nz… alice" ];
-        description = "The public SSH keys of those who may have builds made, in full.";
+        example = [ "ssh-ed25519 AAAAC3Nz… ci" ];
+        description = "Keys of more clients, who all count as one.";
       };
 
       trusted = mkOption {
@@ -187,6 +199,12 @@ in
             under that daemon. Choose one of them.
           '';
         }
+        {
+          assertion = builtins.all (name: builtins.match "[A-Za-z0-9._@+-]{1,64}" name != null) (
+            builtins.attrNames cfg.head.clients
+          );
+          message = "services.drover: the names in head.clients must be up to 64 letters, digits and ._@+-";
+        }
       ];
 
       warnings =
@@ -235,9 +253,15 @@ in
         description = "drover's clients";
         # sshd runs the command of a key by the user's shell
         useDefaultShell = true;
-        openssh.authorizedKeys.keys = map (
-          key: ''restrict,command="${drover} daemon --stdio" ${key}''
-        ) cfg.head.authorizedKeys;
+        openssh.authorizedKeys.keys =
+          builtins.concatMap (
+            name:
+            map (
+              # by env, whatever shell the user has
+              key: ''restrict,command="${pkgs.coreutils}/bin/env DROVER_CLIENT=${name} ${drover} daemon --stdio" ${key}''
+            ) cfg.head.clients.${name}
+          ) (builtins.attrNames cfg.head.clients)
+          ++ map (key: ''restrict,command="${drover} daemon --stdio" ${key}'') cfg.head.authorizedKeys;
       };
 
       nix.settings.trusted-users = mkIf cfg.head.trusted [ cfg.head.user ];

@@ -43,14 +43,34 @@ let
     };
 
   flake = (import ../../flake.nix).outputs {
-    self = { };
+    self = flake;
     nixpkgs = {
-      lib.genAttrs = systems: of: builtins.listToAttrs (map (name: { inherit name; value = of name; }) systems);
-      legacyPackages.x86_64-linux.callPackage = recipe: _: import recipe stubs;
+      lib = {
+        genAttrs = systems: of: builtins.listToAttrs (map (name: { inherit name; value = of name; }) systems);
+        trivial.release = "26.05";
+        nixosSystem =
+          { modules }:
+          lib.evalModules {
+            specialArgs = { inherit pkgs; };
+            modules = [
+              ./nixos.nix
+              {
+                environment.etc."nix/machines".source = "/written/by/nixos";
+                environment.etc."drover/machines".source = "/written/by/the/module";
+              }
+            ]
+            ++ modules;
+          };
+      };
+      legacyPackages.x86_64-linux = {
+        callPackage = recipe: _: pkgs.drover // import recipe stubs;
+        runCommand =
+          name: _: script:
+          "${name}: ${script}";
+      };
     };
   };
 
-  # A package is shown as what it is asked to be.
   stubs = {
     lib = {
       licenses.mit = "MIT";
@@ -80,8 +100,13 @@ in
     };
     head = {
       services.drover.head.enable = true;
-      services.drover.head.authorizedKeys = [ "ssh-ed25519 AAAA alice" ];
+      services.drover.head.clients.alice = [ "ssh-ed25519 AAAA alice" ];
+      services.drover.head.authorizedKeys = [ "ssh-ed25519 BBBB ci" ];
       nix.settings.trusted-users = [ "root" ];
+    };
+    misnamed = {
+      services.drover.head.enable = true;
+      services.drover.head.clients."alice = root" = [ ];
     };
     untrusted = {
       services.drover.head.enable = true;
@@ -114,7 +139,13 @@ in
     port.services.drover.cache.port = 65536;
   };
 
-  package = flake.packages.x86_64-linux.drover;
+  # as what it is asked to be
+  package = builtins.removeAttrs flake.packages.x86_64-linux.drover [
+    "type"
+    "name"
+    "outPath"
+  ];
+  checks = flake.checks.x86_64-linux.machines;
   modules = flake.nixosModules;
   overlay = flake.overlays.default { callPackage = recipe: _: "made of ${toString recipe}"; } { };
 }

@@ -39,7 +39,9 @@ in
       # lists that several modules set are joined
       settings = option (types.attrsOf (types.either (types.listOf types.str) types.anything)) { };
     };
+    nixpkgs.hostPlatform = anything;
     services.openssh.enable = option types.bool false;
+    system.stateVersion = option types.str "";
     systemd.services = anything;
     users.groups = anything;
     users.users = anything;

@@ -158,6 +158,9 @@ fn leave(runtime: tokio::runtime::Runtime) {
 }
 
 async fn run(command: Command, terminal: &Terminal) -> anyhow::Result<ExitStatus> {
+    if let Some(help) = manual::asked_of(&command) {
+        return manual::print(help.as_bytes());
+    }
     match command {
         Command::Build(arguments) => build::build(*arguments, terminal).await,
         Command::Explain(arguments) => explain::explain(*arguments, terminal).await,

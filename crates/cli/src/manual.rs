@@ -10,7 +10,7 @@ use clap::{Arg, Args, Command, CommandFactory as _, value_parser};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use crate::arguments::Arguments;
+use crate::arguments::{self, Arguments, StoreCommand};
 use crate::exit::ExitStatus;
 
 /// The arguments of `drover completions`.
@@ -79,11 +79,46 @@ fn whole_command() -> Command {
 pub(crate) fn completions(arguments: &CompletionArguments) -> anyhow::Result<ExitStatus> {
     let mut text = Vec::new();
     clap_complete::generate(arguments.shell, &mut whole_command(), "drover", &mut text);
+    print(&text)
+}
+
+/// Prints text that was asked for.
+///
+/// # Errors
+///
+/// Standard output that can't be written; a reader that has gone away is none.
+pub(crate) fn print(text: &[u8]) -> anyhow::Result<ExitStatus> {
     let mut out = io::stdout().lock();
-    match out.write_all(&text).and_then(|()| out.flush()) {
+    match out.write_all(text).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitStatus::SUCCESS),
     }
+}
+
+/// Returns the help of a command whose words are handed on as they are, where somebody asks for it.
+pub(crate) fn asked_of(command: &arguments::Command) -> Option<String> {
+    let (name, word, rest) = match command {
+        arguments::Command::Daemon { arguments } => ("daemon", None, arguments.as_slice()),
+        arguments::Command::Copy { arguments } => ("copy", None, arguments.as_slice()),
+        arguments::Command::PathInfo { arguments } => ("path-info", None, arguments.as_slice()),
+        arguments::Command::Gc { arguments } => ("gc", None, arguments.as_slice()),
+        arguments::Command::Store { command: StoreCommand::Other(words) } => {
+            let (word, rest) = words.split_first()?;
+            ("store", Some(word.to_str()?), rest)
+        }
+        _ => return None,
+    };
+    if !rest.iter().any(|argument| argument == "--help") {
+        return None;
+    }
+    let mut whole = whole_command();
+    whole.build();
+    let command = whole.find_subcommand_mut(name)?;
+    let command = match word {
+        Some(word) => command.find_subcommand_mut(word)?,
+        None => command,
+    };
+    Some(command.render_long_help().to_string())
 }
 
 /// Writes the page of every command into a folder: `drover.1`, `drover-build.1` and so on.
@@ -159,6 +194,21 @@ What drover does by [the names of Nix's programs](names.md) isn't here: it's wha
         let differs = page.lines().zip(expected.lines()).find(|(one, other)| one != other);
         assert_eq!(differs, None, "docs/commands.md; DROVER_WRITE_REFERENCE=1 writes it anew");
         assert_eq!(page, expected, "docs/commands.md ends otherwise");
+    }
+
+    #[test]
+    fn words_that_are_handed_on_have_help() {
+        use clap::Parser as _;
+        let asked = |words: &[&str]| {
+            let words = [&["drover"], words].concat();
+            asked_of(&Arguments::try_parse_from(words).unwrap().command)
+        };
+        for words in [&["daemon"][..], &["copy"], &["path-info"], &["gc"], &["store", "optimise"]] {
+            assert_eq!(asked(words), None);
+            let help = asked(&[words, &["--help"]].concat()).unwrap();
+            assert!(help.contains(&format!("Usage: drover {}", words.join(" "))), "{help}");
+        }
+        assert_eq!(asked(&["store", "no-such-word", "--help"]), None);
     }
 
     #[test]

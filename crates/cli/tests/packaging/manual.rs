@@ -7,11 +7,11 @@ use tempfile::TempDir;
 
 use crate::{DROVER, repository, run, run_ok, text};
 
-/// Returns what `--help` says, where it's drover's own: the words of Nix's commands have another.
-fn help(words: &[String]) -> Option<String> {
-    let output = run(Command::new(DROVER).args(words).arg("--help"));
-    let said = text(&output.stdout);
-    (output.status.success() && said.contains("Usage: drover")).then_some(said)
+/// Returns what `--help` says.
+fn help(words: &[String]) -> String {
+    let said = run_ok(Command::new(DROVER).args(words).arg("--help"));
+    assert!(said.contains("Usage: drover"), "{words:?}: {said}");
+    said
 }
 
 /// Returns the commands below one, as its `--help` lists them.
@@ -23,13 +23,13 @@ fn commands_below(help: &str) -> Vec<String> {
     names.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
-/// Returns every command with its `--help`, where it has one of drover's own.
-fn all_commands() -> Vec<(Vec<String>, Option<String>)> {
+/// Returns every command with its `--help`.
+fn all_commands() -> Vec<(Vec<String>, String)> {
     let mut left = vec![Vec::new()];
     let mut all = Vec::new();
     while let Some(words) = left.pop() {
         let help = help(&words);
-        for name in help.iter().flat_map(|help| commands_below(help)) {
+        for name in commands_below(&help) {
             left.push([words.as_slice(), &[name]].concat());
         }
         all.push((words, help));
@@ -66,7 +66,7 @@ fn every_command_has_a_page_with_its_flags() {
     }
     for (words, help) in commands {
         let page = page(&folder, &words);
-        for flag in help.iter().flat_map(|help| flags(help)) {
+        for flag in flags(&help) {
             assert!(page.contains(flag), "the page of {words:?} lacks {flag}:\n{page}");
         }
     }

@@ -139,8 +139,11 @@ fn a_head_lets_its_clients_in() {
     let case = case("head");
     assert_eq!(case["services"]["openssh"]["enable"], true);
     let user = &case["users"]["users"]["drover"];
-    let key = r#"restrict,command="/drover/bin/drover daemon --stdio" ssh-ed25519 AAAA alice"#;
-    assert_eq!(user["openssh"]["authorizedKeys"]["keys"], json!([key]));
+    let named = r#"restrict,command="/coreutils/bin/env DROVER_CLIENT=alice /drover/bin/drover daemon --stdio" ssh-ed25519 AAAA alice"#;
+    let other = r#"restrict,command="/drover/bin/drover daemon --stdio" ssh-ed25519 BBBB ci"#;
+    assert_eq!(user["openssh"]["authorizedKeys"]["keys"], json!([named, other]));
+    let broken = self::case("misnamed")["broken"].to_string();
+    assert!(broken.contains("the names in head.clients must be"), "{broken}");
     let trusted = case["nix"]["settings"]["trusted-users"].as_array().unwrap();
     assert!(trusted.contains(&json!("drover")) && trusted.contains(&json!("root")), "{trusted:?}");
     assert_ne!(service(&case, "nix-daemon"), Value::Null);
@@ -216,4 +219,7 @@ fn the_flake_has_package_overlay_and_module() {
     let modules = evaluate("modules");
     assert!(modules["default"].as_str().unwrap().ends_with("module.nix"));
     assert!(evaluate("overlay")["drover"].as_str().unwrap().ends_with("nix/package.nix"));
+    let check = evaluate("checks");
+    let compared = "diff -u /written/by/nixos /written/by/the/module";
+    assert!(check.as_str().unwrap().contains(compared), "{check}");
 }
