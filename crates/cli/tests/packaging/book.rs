@@ -40,6 +40,25 @@ fn links(page: &str) -> Vec<String> {
     targets
 }
 
+/// Returns what mdBook names the headings of a page: https://rust-lang.github.io/mdBook/format/markdown.html.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut code = false;
+    let mut anchors = BTreeSet::new();
+    for line in page.lines() {
+        code ^= line.starts_with("```");
+        let Some(heading) = line.strip_prefix('#').filter(|_| !code) else { continue };
+        let kept = heading.trim_start_matches('#').trim().chars().filter_map(|one| match one {
+            _ if one.is_alphanumeric() || one == '_' || one == '-' => Some(one),
+            _ => one.is_whitespace().then_some('-'),
+        });
+        let name: String = kept.flat_map(char::to_lowercase).collect();
+        let later = (1..).map(|number| format!("{name}-{number}"));
+        let free = std::iter::once(name.clone()).chain(later).find(|name| !anchors.contains(name));
+        anchors.extend(free);
+    }
+    anchors
+}
+
 fn read(page: &Path) -> String {
     fs_err::read_to_string(repository("docs").join(page)).unwrap()
 }
@@ -60,11 +79,19 @@ fn links_lead_somewhere() {
     for page in pages() {
         let folder = docs.join(&page).parent().unwrap().to_owned();
         for link in links(&read(&page)) {
-            let target = link.split_once('#').map_or(link.as_str(), |(path, _)| path);
-            if target.is_empty() || target.contains("://") {
+            if link.contains("://") {
                 continue;
             }
-            assert!(folder.join(target).exists(), "{}: '{link}' leads nowhere", page.display());
+            let (target, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let to = match target {
+                "" => docs.join(&page),
+                _ => folder.join(target),
+            };
+            assert!(to.exists(), "{}: '{link}' leads nowhere", page.display());
+            if !anchor.is_empty() {
+                let there = anchors(&fs_err::read_to_string(&to).unwrap());
+                assert!(there.contains(anchor), "{}: '{link}': only {there:?}", page.display());
+            }
             checked += 1;
         }
     }
