@@ -69,7 +69,8 @@ fn a_bad_line_in_the_setting_is_an_error() {
     let conf = world.path("conf/nix.conf");
     let before = fs_err::read_to_string(&conf).unwrap();
     fs_err::write(&conf, format!("{before}builders = ssh://b1 x86_64-linux - four\n")).unwrap();
-    let place = format!("{}:5: column 4 (max jobs) is 'four'", conf.display());
+    let line = before.lines().count() + 1;
+    let place = format!("{}:{line}: column 4 (max jobs) is 'four'", conf.display());
     world.run(&["build", "-E", EMPTY]).fails(1, &[&place]);
 }
 
