@@ -9,8 +9,8 @@ use drover_core::StorePath;
 use drover_derivation::Output;
 use drover_recipe::{Given, Placeholders, Setting};
 use drover_sandbox::{
-    Addresses, Availability, Cgroup, Command, Handles, Isolation, Leftovers, Machine, Network,
-    Personality, Plan, Program, Scope, Terminal,
+    Addresses, Availability, Cgroup, Command, Handles, Isolation, Leftovers, Network, Personality,
+    Plan, Program, Scope, Terminal,
 };
 use drover_store::{BuildFailure, Keeper as _, OwnSetting, Store as _};
 use drover_store_local::{LocalStore, Workshop};
@@ -29,6 +29,7 @@ use crate::left::{Fate, Left};
 use crate::log_file::LogFile;
 use crate::process::{EndedBy, Ending, Limits, Process, terminal};
 use crate::settings::{Groups, KeepLog, LocalSettings, SandboxPath};
+use crate::suitable;
 use crate::surroundings::{Scene, make_store, namespaces, store_paths_of};
 use crate::users::{BuildUser, Need};
 
@@ -283,8 +284,6 @@ impl Attempt<'_> {
             Shelter::Namespaces => job.settings.sandbox_build_dir.clone().into_bytes(),
             Shelter::None => folders.build().into_os_string().into_encoded_bytes(),
         };
-        let is_kin =
-            job.settings.system == "x86_64-linux" && subject.derivation.system == "i686-linux";
         Ok(Plan {
             command: Command {
                 arguments: [vec![name], given.args].concat(),
@@ -302,7 +301,7 @@ impl Attempt<'_> {
             cgroup: Cgroup::Inherited,
             limits: builtin::limits(&subject.derivation.builder),
             personality: Personality {
-                machine: if is_kin { Machine::Linux32 } else { Machine::Native },
+                machine: suitable::machine(&subject.derivation.system, &job.settings.system),
                 addresses: Addresses::Fixed,
             },
             oom_score: None,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use drover_builtins::Builtin;
 use drover_derivation::{BasicDerivation, BuildOptions};
+use drover_sandbox::Machine;
 
 use crate::settings::LocalSettings;
 
@@ -72,5 +73,40 @@ pub(crate) fn check(
     match lacking.is_empty() {
         true => Ok(()),
         false => Err(Unsupported::Features { lacking }),
+    }
+}
+
+/// Returns the machine that a build for `system` is told it runs on, as Nix has it: for 32-bit ARM
+/// wherever it's built, as a processor of another kind emulates that.
+pub(crate) fn machine(system: &str, own: &str) -> Machine {
+    match (system, own) {
+        ("armv7l-linux" | "armv6l-linux" | "armv5tel-linux", _)
+        | ("i686-linux", "x86_64-linux") => Machine::Linux32,
+        _ => Machine::Native,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::own("x86_64-linux", "x86_64-linux", Machine::Native)]
+    #[case::i686("i686-linux", "x86_64-linux", Machine::Linux32)]
+    #[case::i686_on_itself("i686-linux", "i686-linux", Machine::Native)]
+    #[case::arm("aarch64-linux", "aarch64-linux", Machine::Native)]
+    #[case::armv7("armv7l-linux", "aarch64-linux", Machine::Linux32)]
+    #[case::armv6("armv6l-linux", "aarch64-linux", Machine::Linux32)]
+    #[case::armv5("armv5tel-linux", "aarch64-linux", Machine::Linux32)]
+    #[case::armv7_emulated("armv7l-linux", "x86_64-linux", Machine::Linux32)]
+    #[case::emulated("aarch64-linux", "x86_64-linux", Machine::Native)]
+    fn builds_for_32_bits_are_told_so(
+        #[case] system: &str,
+        #[case] own: &str,
+        #[case] expected: Machine,
+    ) {
+        assert_eq!(machine(system, own), expected);
     }
 }

@@ -375,7 +375,7 @@ pub struct Personality {
 pub enum Machine {
     /// What it is.
     Native,
-    /// Its 32-bit kin: i686 on x86_64.
+    /// Its 32-bit kin: i686 on x86_64, armv8l on aarch64.
     Linux32,
 }
 

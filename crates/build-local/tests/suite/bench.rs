@@ -131,8 +131,12 @@ impl Bench {
         std::os::unix::fs::symlink("busybox", bin.join("sh")).unwrap();
         std::fs::write(home.path().join("corpus.nix"), CORPUS).unwrap();
         std::fs::create_dir(home.path().join("conf")).unwrap();
-        let conf = "substituters =\nbuild-users-group =\nsandbox = true\nsystem = x86_64-linux\n\
-                    experimental-features = ca-derivations nix-command\n";
+        let system = format!("{}-linux", std::env::consts::ARCH);
+        let conf = format!(
+            "substituters =\nbuild-users-group =\nsandbox = true\nsystem = {system}\n\
+             extra-platforms = i686-linux armv7l-linux\n\
+             experimental-features = ca-derivations nix-command\n"
+        );
         std::fs::write(home.path().join("conf/nix.conf"), conf).unwrap();
         let root = home.path().join("ours");
         let real = root.join("nix/store");
@@ -148,8 +152,8 @@ impl Bench {
             access: Access::ReadWrite,
         };
         let store = Arc::new(LocalStore::new(layout, LocalOptions::default()));
-        let mut settings = LocalSettings::new(launcher(), "x86_64-linux");
-        settings.systems.insert("i686-linux".to_owned());
+        let mut settings = LocalSettings::new(launcher(), &system);
+        settings.systems.extend(["i686-linux", "armv7l-linux"].map(str::to_owned));
         settings.cores = 3;
         let (users, held) = fresh_users();
         settings.users = users;

@@ -5,7 +5,7 @@ let
   bin = builtins.path { path = tools; name = "tools"; };
   sh = "${bin}/bin/sh";
   base = {
-    system = "x86_64-linux";
+    system = builtins.currentSystem;
     builder = sh;
     PATH = "${bin}/bin";
   };
@@ -41,6 +41,7 @@ let
     '' { __structuredAttrs = true; exportReferencesGraph.graph = [ chain.drvPath ]; };
     seesHello = run "sees-hello" "test -x /bin/hello && echo seen > $out" { };
     i686 = run "i686" "busybox uname -m > $out" { system = "i686-linux"; };
+    armv7 = run "armv7" "busybox uname -m > $out" { system = "armv7l-linux"; };
     mixedModes = run "modes" "busybox mkdir $out; echo a > $out/a; busybox chmod 600 $out/a; echo b > $out/b; busybox chmod 755 $out/b; busybox mkdir $out/d; busybox chmod 700 $out/d; busybox ln $out/a $out/c" { };
     flat = run "flat" "printf hello > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
     recursive = run "recursive" "busybox mkdir $out; printf hello > $out/x" { outputHashMode = "recursive"; outputHashAlgo = "sha256"; outputHash = "sha256-kkG27fx02iul3ousfYLxRNWvL2KPj7mekxj2g2G6ekE="; };
@@ -172,7 +173,7 @@ let
     forks = run "forks" "(busybox sleep 1000 &) ; busybox setsid busybox sleep 1000 & echo > $out" { };
     recursiveNix = run "recursive-nix" "echo > $out" { requiredSystemFeatures = [ "recursive-nix" ]; };
     otherSystem = run "other-system" "echo > $out" { system = "riscv64-linux"; };
-    builtin = derivation { name = "builtin"; builder = "builtin:unknown"; system = "x86_64-linux"; };
+    builtin = derivation { name = "builtin"; builder = "builtin:unknown"; system = builtins.currentSystem; };
     noChroot = run "no-chroot" "echo > $out" { __noChroot = true; };
     whoami = run "whoami" "busybox id -u; busybox id -g; busybox grep -E '^(Cap|NoNew|Seccomp|Groups|Uid|Gid)' /proc/self/status; busybox ls /proc/self/fd; echo > $out" { };
     network = run "network" "busybox ip link 2>/dev/null | busybox grep -c '^[0-9]' ; echo > $out" { };

@@ -18,6 +18,7 @@ use crate::bench::{Bench, Whose};
 #[case::as_file("asFile")]
 #[case::graph("graph")]
 #[case::i686("i686")]
+#[case::armv7("armv7")]
 #[case::modes("mixedModes")]
 #[case::flat("flat")]
 #[case::recursive("recursive")]

@@ -50,13 +50,16 @@ const SIZE: usize = 64 * 1024;
 
 impl LowMemory {
     pub(crate) fn new() -> LowMemory {
-        #[cfg(target_arch = "x86_64")]
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT;
-        #[cfg(not(target_arch = "x86_64"))]
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // Elsewhere there is no flag for it, but low addresses are free.
+        #[cfg(target_arch = "x86_64")]
+        let (wanted, flags) = (std::ptr::null_mut(), flags | libc::MAP_32BIT);
+        #[cfg(not(target_arch = "x86_64"))]
+        let (wanted, flags) =
+            (std::ptr::without_provenance_mut(0x1000_0000), flags | libc::MAP_FIXED_NOREPLACE);
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: asks for fresh memory.
-        let at = unsafe { libc::mmap(std::ptr::null_mut(), SIZE, access, flags, -1, 0) };
+        let at = unsafe { libc::mmap(wanted, SIZE, access, flags, -1, 0) };
         assert!(at != libc::MAP_FAILED, "no memory");
         LowMemory { at: at.cast(), used: 0 }
     }
