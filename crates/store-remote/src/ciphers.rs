@@ -51,7 +51,12 @@ fn processor_has_aes() -> bool {
     std::is_x86_feature_detected!("aes")
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn processor_has_aes() -> bool {
+    std::arch::is_aarch64_feature_detected!("aes")
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn processor_has_aes() -> bool {
     false
 }

@@ -116,7 +116,7 @@ fn completions_know_every_command(#[case] shell: &str) {
         for word in &words {
             assert!(script.contains(word.as_str()), "{shell} doesn't know {word}");
         }
-        for flag in help.iter().flat_map(|help| flags(help)) {
+        for flag in flags(&help) {
             let name = flag.trim_start_matches('-');
             assert!(script.contains(name), "{shell} doesn't know {flag} of {words:?}");
         }
