@@ -72,6 +72,9 @@ pub(crate) struct DaemonArguments {
     /// The machines, as builders in nix.conf; by default those of drover-machines
     #[arg(long, value_name = "MACHINES")]
     pub(crate) builders: Option<String>,
+    /// The store of the Nix whose hooks come, as store in nix.conf
+    #[arg(long, value_name = "URI")]
+    pub(crate) store: Option<String>,
     /// Say "ready" on standard output, and leave the terminal
     #[arg(long)]
     pub(crate) detached: bool,

@@ -71,7 +71,7 @@ pub(super) async fn reach(
             if let Ok(daemon) = UnixStream::connect(&meeting.socket).await {
                 return Ok(daemon);
             }
-            start(&meeting, builders, deadline).await?;
+            start(&meeting, configuration, builders, deadline).await?;
             drop(lock);
         }
         if deadline <= Instant::now() {
@@ -97,7 +97,12 @@ fn try_lock(meeting: &Meeting) -> anyhow::Result<Option<File>> {
 }
 
 /// Starts a daemon; returns when it listens.
-async fn start(meeting: &Meeting, builders: &Builders, deadline: Instant) -> anyhow::Result<()> {
+async fn start(
+    meeting: &Meeting,
+    configuration: &Configuration,
+    builders: &Builders,
+    deadline: Instant,
+) -> anyhow::Result<()> {
     let log = fs_err::OpenOptions::new()
         .write(true)
         .create(true)
@@ -106,9 +111,12 @@ async fn start(meeting: &Meeting, builders: &Builders, deadline: Instant) -> any
         .open(&meeting.log)?;
     // it outlives whoever has given us files
     drover_sandbox::keep_descriptors_from_children()?;
+    // it would listen elsewhere: what Nix tells its hook is in no file and no variable
+    let store = configuration.overrides.iter().filter(|given| given.name == "store");
     let mut daemon = Command::new(std::env::current_exe()?)
         .args(["hook", "daemon", "--detached", "--idle", &IDLE.as_secs().to_string()])
         .args(["--builders", builders.text()])
+        .args(store.flat_map(|given| ["--store", &given.value]))
         .current_dir("/")
         .stdin(Redirected::null())
         .stdout(Redirected::piped())

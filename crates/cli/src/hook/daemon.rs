@@ -26,7 +26,8 @@ pub(super) async fn run(
         // who has started it may end, with all of its session
         rustix::process::setsid().context("cannot leave the session that this was started in")?;
     }
-    let configuration = Configuration::load(&[], terminal)?;
+    let store = arguments.store.as_deref().map(|uri| Override::flag("store", uri));
+    let configuration = Configuration::load(store.as_slice(), terminal)?;
     let builders = Builders::given(arguments.builders.as_deref(), &configuration);
     let meeting = Meeting::of(&configuration, &builders)?;
     let hooks = ForHooks {
@@ -38,19 +39,20 @@ pub(super) async fn run(
             false => terminal.info(&format!("drover listens at '{}'", meeting.socket.display())),
         },
     };
-    serve_hooks(overrides(&builders), hooks, terminal).await?;
+    serve_hooks(overrides(&builders, store), hooks, terminal).await?;
     Ok(ExitStatus::SUCCESS)
 }
 
-/// Returns the settings that this daemon has otherwise: its machines, and nothing of what Nix does
-/// itself with what a hook has built for it.
-fn overrides(builders: &Builders) -> Vec<Override> {
-    vec![
+/// Returns the settings that this daemon has otherwise: its machines, the store, and nothing of what Nix
+/// does itself with what a hook has built for it.
+fn overrides(builders: &Builders, store: Option<Override>) -> Vec<Override> {
+    let always = [
         Override::flag("builders", builders.text()),
         Override::flag("max-jobs", "0"),
         Override::flag("secret-key-files", ""),
         Override::flag("post-build-hook", ""),
-    ]
+    ];
+    always.into_iter().chain(store).collect()
 }
 
 /// Says that it listens; who has started it may be gone, and others come.

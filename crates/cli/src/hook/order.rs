@@ -116,6 +116,8 @@ async fn build(
     drop(connect::reach(configuration, builders).await?);
     let address = Address::Socket(Meeting::of(configuration, builders)?.socket);
     let connector = Connector::new(configuration)?;
+    // a Nix that is interrupted kills its hook, and a socket needs no folder for connections
+    runtime_dir::remove_all();
     let settings = configuration.build_settings();
     let daemon = connector.open("drover", store.store_dir(), &address, &settings);
     // what was built stays at the daemon as long as this lane

@@ -1,9 +1,10 @@
 //! Stock Nix, which hands its builds to drover: by a line of its machines file, or as its build hook.
 
-use drover_testkit::{Fleet, Host, Suite};
+use drover_testkit::{Fleet, Host, Signal, Suite};
 use rstest::rstest;
 
-use crate::{assert_code, stderr};
+use crate::failures::until;
+use crate::{LIMIT, assert_code, stderr};
 
 /// A client whose Nix knows one machine only, drover, which knows two builders.
 pub(crate) struct HookLab {
@@ -11,6 +12,8 @@ pub(crate) struct HookLab {
     pub(crate) client: Host,
     pub(crate) b1: Host,
     pub(crate) b2: Host,
+    /// What `nix.conf` can't say to this Nix.
+    options: &'static str,
 }
 
 /// Which Nix writes the client's store.
@@ -60,14 +63,29 @@ impl HookLab {
             Users::Single => client.sh("pkill -x nix-daemon || :").unwrap(),
             Users::Multi => String::new(),
         };
-        HookLab { _fleet: fleet, client, b1, b2 }
+        let options = match (suite, way) {
+            // its default takes the place of what nix.conf says (https://github.com/NixOS/nix/pull/15083)
+            (Suite::Trixie, Way::BuildHook) => "--option build-hook '/usr/local/bin/drover hook'",
+            _ => "",
+        };
+        HookLab { _fleet: fleet, client, b1, b2, options }
+    }
+
+    fn line(&self, environment: &str, arguments: &str) -> String {
+        format!("{environment} exec nix-store -r {arguments} {}", self.options)
     }
 
     /// Has Nix build, with this in front of its name.
     pub(crate) fn build(&self, environment: &str, arguments: &str) -> std::process::Output {
-        let line = format!("{environment} exec nix-store -r {arguments}");
-        self.client.run_within(crate::LIMIT, &["sh", "-c", &line]).unwrap()
+        let line = self.line(environment, arguments);
+        self.client.run_within(LIMIT, &["sh", "-c", &line]).unwrap()
     }
+}
+
+/// Returns what runs in a host whose command line has one of these words.
+fn remains(host: &Host, words: &[&str]) -> Vec<String> {
+    let lines = host.processes().into_iter().map(|(_, line)| line);
+    lines.filter(|line| words.iter().any(|word| line.contains(word))).collect()
 }
 
 fn environment(users: Users) -> &'static str {
@@ -102,6 +120,30 @@ fn nix_hands_its_builds_over(
         let count = builder.sh("ls -d /nix/store/*-node-?-? 2>/dev/null | wc -l").unwrap();
         assert!(count.trim() != "0", "a builder has built nothing: {}", stderr(&built));
     }
+    // lest Nix has done it without drover
+    assert_ne!(remains(&lab.client, &["drover hook daemon"]), Vec::<String>::new());
+}
+
+/// The store of the Nix that asks is in no file and no variable: the daemon for hooks is told of it.
+#[rstest]
+#[case::nix_2_34(Suite::Forky)]
+#[case::nix_2_26(Suite::Trixie)]
+#[case::nix_2_8(Suite::Bookworm)]
+fn a_store_of_the_command_line(#[case] suite: Suite) {
+    let lab = HookLab::new("hook-store", suite, Users::Single, Way::BuildHook);
+    let expression = "derivation { name = \"x\"; builder = \"/bin/sh\"; \
+                      system = builtins.currentSystem; args = [ \"-c\" \"echo built > $out\" ]; }";
+    lab.client.write("/root/x.nix", expression).unwrap();
+    let store = "--store 'local?root=/root/other'";
+    let drv = lab.client.sh(&format!("nix-instantiate {store} /root/x.nix 2>/dev/null")).unwrap();
+    assert_code(&lab.build("", &format!("{store} -j0 {}", drv.trim())), 0);
+    assert_eq!(lab.client.sh("cat /root/other/nix/store/*-x").unwrap().trim(), "built");
+    let elsewhere = |host: &Host| host.sh("cat /nix/store/*-x 2>/dev/null || :").unwrap();
+    let [here, b1, b2] = [&lab.client, &lab.b1, &lab.b2].map(elsewhere);
+    assert_eq!((here.trim(), format!("{b1}{b2}").trim()), ("", "built"));
+    // who asks for the same store finds its daemon
+    let told = lab.client.sh(&format!("drover builds {store}")).unwrap();
+    assert_eq!(told.trim(), "nothing is built");
 }
 
 /// The machines move behind drover, comments and all, and come back.
@@ -177,26 +219,74 @@ fn a_feature_that_nobody_has(#[values(Way::Line, Way::BuildHook)] way: Way) {
     let drv = lab.client.sh("nix-instantiate /root/x.nix 2>/dev/null").unwrap();
     let refused = lab.build("NIX_REMOTE=daemon", &format!("{} -j0", drv.trim()));
     assert_code(&refused, 1);
-    assert!(stderr(&refused).contains("quantum"), "{}", stderr(&refused));
+    let told = stderr(&refused);
+    match way {
+        // drover isn't asked: Nix sees that no line has it
+        Way::Line => assert!(told.contains("quantum"), "{told}"),
+        Way::BuildHook => {
+            let sentence = format!(
+                "no machine can build '{}' (x86_64-linux), which needs quantum:",
+                drv.trim()
+            );
+            assert!(told.contains(&sentence), "{told}");
+            for host in ["b1", "b2"] {
+                let reason = format!("ssh-ng://{host}: lacks quantum (column 6)");
+                assert!(told.contains(&reason), "{told}");
+            }
+        }
+    }
 }
 
-/// Two clients want the same: it is built once. One that is interrupted leaves nothing running.
+/// One that is interrupted leaves nothing running, here or there; meanwhile its builds are listed.
 #[rstest]
-fn clients_share_and_leave(#[values(Way::Line, Way::BuildHook)] way: Way) {
-    let lab = HookLab::new("hook-clients", Suite::Forky, Users::Multi, way);
+#[case::nix_2_34(Suite::Forky, Users::Single)]
+#[case::nix_2_34_daemon(Suite::Forky, Users::Multi)]
+#[case::nix_2_8_daemon(Suite::Bookworm, Users::Multi)]
+fn a_client_leaves(
+    #[case] suite: Suite,
+    #[case] users: Users,
+    #[values(Way::Line, Way::BuildHook)] way: Way,
+) {
+    let lab = HookLab::new("hook-leaves", suite, users, way);
     let graph = [("shape", "wide"), ("n", "2"), ("sleep", "600")];
     let drv = lab.client.instantiate(&graph).unwrap();
-    let line = format!("NIX_REMOTE=daemon exec nix-store -r {drv} -j0");
+    let line = lab.line(environment(users), &format!("{drv} -j0"));
     let running = lab.client.spawn(&["sh", "-c", &line]).unwrap();
     let builders = [&lab.b1, &lab.b2];
-    let sleeping = || {
-        let all = builders.iter().flat_map(|host| host.processes());
-        all.filter(|(_, command)| command.contains("sleep 600")).count()
+    let sleeping = || builders.iter().flat_map(|host| remains(host, &["sleep 600"])).count();
+    until("both are being built", || sleeping() == 2);
+    let store = match users {
+        Users::Single => "--store local",
+        Users::Multi => "",
     };
-    crate::failures::until("both are being built", || sleeping() == 2);
-    drop(running);
-    crate::failures::until("nothing runs any more", || sleeping() == 0);
-    // two at once, through one schedule
+    let told = lab.client.sh(&format!("drover builds {store}; drover machines {store}")).unwrap();
+    for words in ["wide-0 ", "wide-1 ", " building ", "b1 ", "b2 ", " connected "] {
+        assert!(told.contains(words), "{words:?} is not in {told}");
+    }
+    running.signal(Signal::Interrupt);
+    let ended = running.wait(LIMIT).unwrap();
+    assert_code(&ended, 1);
+    assert!(stderr(&ended).contains("interrupted by the user"), "{}", stderr(&ended));
+    // connections stay for the next build, as the daemon for hooks does
+    for host in builders {
+        let left = ["sleep 600", "$name starts"];
+        until("no build is left there", || remains(host, &left).is_empty());
+    }
+    let hooks =
+        ["nix-store", "build-remote", "drover hook connect", "drover hook 3", "build-hook 3"];
+    until("no hook is left here", || remains(&lab.client, &hooks).is_empty());
+    until("no folder is left here but the daemon's", || {
+        lab.client.sh("ls -d /tmp/drover-* | wc -l").unwrap().trim() == "1"
+    });
+    until("nobody waits any more", || {
+        lab.client.sh(&format!("drover builds {store}")).unwrap().trim() == "nothing is built"
+    });
+}
+
+/// Two clients want the same: it is built once.
+#[rstest]
+fn clients_share(#[values(Way::Line, Way::BuildHook)] way: Way) {
+    let lab = HookLab::new("hook-clients", Suite::Forky, Users::Multi, way);
     let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "6"), ("sleep", "1")]).unwrap();
     let script = format!(
         "export NIX_REMOTE=daemon
