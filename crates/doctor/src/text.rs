@@ -150,8 +150,7 @@ mod tests {
             }],
             findings: vec![
                 Finding::hint("/etc/nix/machines:1", "i686-linux must be listed"),
-                Finding::warning("/etc/nix/machines:1", "key has mode 0644")
-                    .mended_by("chmod 600 /k"),
+                Finding::warning("/etc/nix/machines:1", "key has mode 0644", "chmod 600 /k"),
             ],
             machines: vec![
                 MachineReport {

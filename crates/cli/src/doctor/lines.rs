@@ -34,10 +34,9 @@ pub(super) async fn report(
     let mut findings: Vec<Finding> = conf.notes().iter().map(Finding::from).collect();
     findings.extend(machines.notes.iter().map(Finding::from));
     findings.extend(machines.rejected.iter().map(|error| {
-        let text = format!("{:#}", anyhow::Error::msg(chain(error)));
         let remedy =
             "mend or take away the line: stock Nix uses no machine at all if one line is wrong";
-        Finding::warning("machines", text).mended_by(remedy)
+        Finding::warning("machines", chain(error), remedy)
     }));
     findings.extend(listed.own_lines().map(|own| {
         Finding::hint(
