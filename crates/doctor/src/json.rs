@@ -7,8 +7,8 @@ use crate::finding::Finding;
 use crate::report::{FileRead, LineRead, MachineReport, Presence, Report, Standing};
 use crate::step::Step;
 
-/// Returns the report for programs: `usable` for all machines together, `configuration` and
-/// `machines`.
+/// Returns the report for programs: `usable` for all machines together and all lines,
+/// `configuration` and `machines`.
 pub fn report_as_json(report: &Report) -> Value {
     let (builders, origin) = &report.builders;
     json!({
@@ -17,6 +17,7 @@ pub fn report_as_json(report: &Report) -> Value {
             "files": report.files.iter().map(file).collect::<Value>(),
             "builders": { "value": builders, "origin": origin },
             "lines": report.lines.iter().map(line).collect::<Value>(),
+            "rejectedLines": report.rejected,
             "findings": report.findings.iter().map(finding).collect::<Value>(),
         },
         "machines": report.machines.iter().map(machine).collect::<Value>(),

@@ -14,6 +14,8 @@ pub struct Report {
     pub builders: (String, String),
     /// The lines of machines as they were understood.
     pub lines: Vec<LineRead>,
+    /// How many lines of machines can't be read.
+    pub rejected: usize,
     /// What is odd about the configuration.
     pub findings: Vec<Finding>,
     /// The machines, each examined.
@@ -103,8 +105,9 @@ impl Report {
         self.machines.iter().filter(usable).count()
     }
 
-    /// Whether there are machines, and all of them can be built on.
+    /// Whether there are machines, all of them can be built on, and all lines can be read: stock Nix
+    /// uses no machine at all where one line is wrong.
     pub fn is_well(&self) -> bool {
-        !self.machines.is_empty() && self.usable() == self.machines.len()
+        !self.machines.is_empty() && self.usable() == self.machines.len() && self.rejected == 0
     }
 }

@@ -106,12 +106,17 @@ fn shown(took: Duration) -> String {
 }
 
 fn summary(report: &Report) -> String {
-    match (report.usable(), report.machines.len()) {
+    let machines = match (report.usable(), report.machines.len()) {
         (_, 0) => "no machine was examined: nothing is distributed".to_owned(),
         (1, 1) => "the machine is usable".to_owned(),
         (0, 1) => "the machine is not usable".to_owned(),
         (usable, all) if usable == all => format!("all {all} machines are usable"),
         (usable, all) => format!("{usable} of {all} machines are usable"),
+    };
+    match report.rejected {
+        0 => machines,
+        1 => format!("{machines}; 1 line of machines can't be read"),
+        count => format!("{machines}; {count} lines of machines can't be read"),
     }
 }
 
@@ -122,6 +127,8 @@ fn line(out: &mut String, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
     use crate::json::report_as_json;
     use crate::report::FileRead;
@@ -148,6 +155,7 @@ mod tests {
                 supported_features: vec!["kvm".to_owned()],
                 mandatory_features: vec![],
             }],
+            rejected: 1,
             findings: vec![
                 Finding::hint("/etc/nix/machines:1", "i686-linux must be listed"),
                 Finding::warning("/etc/nix/machines:1", "key has mode 0644", "chmod 600 /k"),
@@ -201,7 +209,7 @@ ssh://b2 (/etc/nix/machines:2): not usable
                         → start sshd
   -       host-key      not reached
 
-1 of 2 machines are usable";
+1 of 2 machines are usable; 1 line of machines can't be read";
         assert_eq!(report_as_text(&report()), expected);
     }
 
@@ -217,5 +225,31 @@ ssh://b2 (/etc/nix/machines:2): not usable
         assert_eq!(json["configuration"]["lines"][0]["maxJobs"], 8);
         assert_eq!(json["configuration"]["findings"][1]["severity"], "warning");
         assert_eq!(json["configuration"]["files"][1]["read"], false);
+        assert_eq!(json["configuration"]["rejectedLines"], 1);
+    }
+
+    /// A line that can't be read keeps stock Nix from all machines, however well they are.
+    #[rstest]
+    #[case::well(1, 0, true, "the machine is usable")]
+    #[case::a_line(1, 1, false, "the machine is usable; 1 line of machines can't be read")]
+    #[case::lines(2, 2, false, "all 2 machines are usable; 2 lines of machines can't be read")]
+    #[case::none(0, 0, false, "no machine was examined: nothing is distributed")]
+    fn well_is_what_is_wholly_well(
+        #[case] machines: usize,
+        #[case] rejected: usize,
+        #[case] is_well: bool,
+        #[case] summary: &str,
+    ) {
+        let machine = MachineReport {
+            store: "ssh-ng://b1".to_owned(),
+            origin: "/m:1".to_owned(),
+            steps: vec![step(StepName::Build, None, Verdict::good("there and back"))],
+        };
+        let machines = vec![machine; machines];
+        let report = Report { machines, rejected, ..Report::default() };
+        assert_eq!(report.is_well(), is_well);
+        assert_eq!(report_as_json(&report)["usable"], is_well);
+        let text = report_as_text(&report);
+        assert_eq!(text.lines().last(), Some(summary));
     }
 }

@@ -58,6 +58,7 @@ pub(super) async fn report(
         files: files(configuration),
         builders: (settings.builders.clone(), origin.to_string()),
         lines: machines.machines.iter().map(line).collect(),
+        rejected: machines.rejected.len(),
         findings,
         machines: Vec::new(),
     }
