@@ -32,6 +32,13 @@ fn configuration(report: &Report, out: &mut String) {
         };
         line(out, &format!("  {}: {presence}", file.path.display()));
     }
+    for variable in &report.variables {
+        let presence = if variable.is_set { "read" } else { "not set" };
+        line(out, &format!("  {}: {presence}", variable.name));
+    }
+    for setting in &report.settings {
+        line(out, &format!("  {setting}"));
+    }
     let (value, origin) = &report.builders;
     line(out, &format!("  builders = {} ({origin})", value.trim().replace('\n', "; ")));
     for read in &report.lines {
@@ -128,10 +135,12 @@ fn line(out: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
+    use serde_json::json;
 
     use super::*;
+    use crate::in_force::SettingRead;
     use crate::json::report_as_json;
-    use crate::report::FileRead;
+    use crate::report::{FileRead, VariableRead};
     use crate::step::{StepName, Verdict};
 
     fn step(name: StepName, took: Option<u64>, verdict: Verdict) -> Step {
@@ -145,6 +154,12 @@ mod tests {
                 file("/etc/nix/nix.conf", Presence::Read),
                 file("/root/.config/nix/nix.conf", Presence::Absent),
             ],
+            variables: vec![VariableRead { name: "NIX_CONFIG", is_set: true }],
+            settings: vec![SettingRead {
+                name: "substituters",
+                value: vec!["https://a", "https://b"].into(),
+                origins: vec!["/etc/nix/nix.conf:3".to_owned(), "NIX_CONFIG:1".to_owned()],
+            }],
             builders: ("@/etc/nix/machines".to_owned(), "default".to_owned()),
             lines: vec![LineRead {
                 origin: "/etc/nix/machines:1".to_owned(),
@@ -192,6 +207,8 @@ mod tests {
 Configuration, the last one wins
   /etc/nix/nix.conf: read
   /root/.config/nix/nix.conf: not there
+  NIX_CONFIG: read
+  substituters = https://a https://b (/etc/nix/nix.conf:3, NIX_CONFIG:1)
   builders = @/etc/nix/machines (default)
   /etc/nix/machines:1: ssh-ng://b1 for x86_64-linux, 8 slots, speed 1, features kvm
   note: /etc/nix/machines:1: i686-linux must be listed
@@ -226,6 +243,18 @@ ssh://b2 (/etc/nix/machines:2): not usable
         assert_eq!(json["configuration"]["findings"][1]["severity"], "warning");
         assert_eq!(json["configuration"]["files"][1]["read"], false);
         assert_eq!(json["configuration"]["rejectedLines"], 1);
+        assert_eq!(
+            json["configuration"]["variables"],
+            json!([{ "name": "NIX_CONFIG", "read": true }])
+        );
+        assert_eq!(
+            json["configuration"]["settings"],
+            json!([{
+                "name": "substituters",
+                "value": ["https://a", "https://b"],
+                "origins": ["/etc/nix/nix.conf:3", "NIX_CONFIG:1"],
+            }])
+        );
     }
 
     /// A line that can't be read keeps stock Nix from all machines, however well they are.
