@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use drover_config::{MaxJobs, Settings};
+use drover_config::{MaxJobs, Settings, without_password};
 use serde_json::{Value, json};
 
 /// A setting that decides where builds go.
@@ -39,7 +39,8 @@ pub fn settings_in_force(
 }
 
 /// Returns those that aren't as they are where nobody has set anything (`defaults`), but for
-/// `builders`, which a report tells of by itself.
+/// `builders`, which a report tells of by itself. Reports are shown to others: passwords in addresses are
+/// left out.
 pub fn changed_settings(in_force: Vec<SettingRead>, defaults: &Settings) -> Vec<SettingRead> {
     let defaults = values(defaults);
     let is_default = |setting: &SettingRead| {
@@ -48,7 +49,16 @@ pub fn changed_settings(in_force: Vec<SettingRead>, defaults: &Settings) -> Vec<
     in_force
         .into_iter()
         .filter(|setting| setting.name != "builders" && !is_default(setting))
+        .map(|setting| SettingRead { value: for_others(setting.value), ..setting })
         .collect()
+}
+
+fn for_others(value: Value) -> Value {
+    match value {
+        Value::String(text) => without_password(&text).into(),
+        Value::Array(words) => words.into_iter().map(for_others).collect(),
+        other => other,
+    }
 }
 
 fn values(settings: &Settings) -> [(&'static str, Value); 11] {
@@ -100,14 +110,14 @@ mod tests {
         assert_eq!(
             changed(
                 "max-jobs = 0\nextra-platforms = \nbuilders-use-substitutes = yes\nstore = daemon\n\
-                 extra-substituters = https://c\nsystem-features = kvm\n"
+                 extra-substituters = https://me:secret@c\nsystem-features = kvm\n"
             ),
             [
                 "builders-use-substitutes = true (/n:1)",
                 "extra-platforms =  (/n:1)",
                 "max-jobs = 0 (/n:1)",
                 "store = daemon (/n:1)",
-                "substituters = https://cache.nixos.org/ https://c (/n:1)",
+                "substituters = https://cache.nixos.org/ https://me:…@c (/n:1)",
                 "system-features = kvm (/n:1)",
             ]
         );
