@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use drover_config::{
-    Base, NixConf, Note, Origin, Override, Scheme, Settings, Severity, StoreReference,
+    Base, Environment, NixConf, Note, Origin, Override, Scheme, Settings, Severity, StoreReference,
     whole_store_name,
 };
 use drover_core::StoreDir;
@@ -73,6 +73,27 @@ impl Configuration {
             here.settings.store = "auto".parse()?;
         }
         Ok(here)
+    }
+
+    /// Returns the places that say what a setting is: more than one where lines add to each other.
+    pub(crate) fn places(&self, name: &str) -> Vec<String> {
+        let name = match features_of(&self.settings.store) {
+            Some(_) if name == "system-features" => "store",
+            _ => name,
+        };
+        match self.conf.raw(name) {
+            Some(set) => set.origins().map(ToString::to_string).collect(),
+            None => vec![self.host.environment.origin_of_default(name).to_string()],
+        }
+    }
+
+    /// Returns the settings as they are here where nobody has set anything.
+    ///
+    /// # Errors
+    ///
+    /// None: what fails is what somebody has set.
+    pub(crate) fn defaults() -> anyhow::Result<Settings> {
+        Ok(Settings::new(&NixConf::default(), &Environment::default(), &host::local_system())?)
     }
 
     /// Returns how long a machine may take to greet.

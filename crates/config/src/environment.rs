@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::origin::Origin;
 use crate::paths::absolute;
 
 /// The part of a process's surroundings that configuration depends on.
@@ -74,6 +75,16 @@ impl Environment {
         files
     }
 
+    /// Returns what says how a setting is where nothing sets it: a variable, for the two that have one.
+    pub fn origin_of_default(&self, setting: &str) -> Origin {
+        let name = match setting {
+            "builders" if self.nix_remote_systems.is_some() => "NIX_REMOTE_SYSTEMS",
+            "store" if self.nix_remote.is_some() => "NIX_REMOTE",
+            _ => return Origin::Default,
+        };
+        Origin::Environment { name, line: 1 }
+    }
+
     /// Returns the directories that hold a user's `nix.conf`, the first wins.
     fn config_dirs(&self) -> Vec<PathBuf> {
         let home = match (&self.nix_config_home, &self.xdg_config_home, &self.home) {
@@ -131,6 +142,15 @@ mod tests {
     ) {
         let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
         assert_eq!(environment(variables).user_conf_files(), expected);
+    }
+
+    #[rstest]
+    #[case::store("store", "NIX_REMOTE:1")]
+    #[case::builders("builders", "default")]
+    #[case::other("cores", "default")]
+    fn defaults_that_variables_give(#[case] setting: &str, #[case] expected: &str) {
+        let environment = environment(&[("NIX_REMOTE", "daemon")]);
+        assert_eq!(environment.origin_of_default(setting).to_string(), expected);
     }
 
     #[test]

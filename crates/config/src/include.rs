@@ -138,6 +138,10 @@ impl<'f, F: Files + ?Sized> Reader<'f, F> {
 
     fn unreadable(&mut self, origin: Origin, path: &Path, error: &io::Error) {
         let text = format!("skipped '{}', which cannot be read: {error}", path.display());
-        self.notes.push(Note { origin, severity: Severity::Warning, text });
+        let remedy = format!(
+            "make it a text file that this user may read: ls -lL '{}' shows who may",
+            path.display()
+        );
+        self.notes.push(Note { origin, severity: Severity::Warning, text, remedy });
     }
 }

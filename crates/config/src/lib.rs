@@ -68,6 +68,8 @@ pub use machines::{Builders, Machines, MachinesError, parse_machines};
 pub use nix_conf::{Base, NixConf, Override, RawSetting};
 pub use origin::{Note, Origin, Severity};
 pub use settings::{LocalSystem, Settings, User};
-pub use store_reference::{Scheme, StoreReference, StoreReferenceError, StoreRule};
+pub use store_reference::{
+    Scheme, StoreReference, StoreReferenceError, StoreRule, without_password,
+};
 pub use typed_store::whole_store_name;
 pub use value::{MaxJobs, Sandbox};

@@ -199,11 +199,16 @@ impl<F: Files + ?Sized> Reader<'_, F> {
         };
         let Some(text) = text else {
             let text = format!("machines file '{}' does not exist", path.display());
-            let severity = match origin {
-                Origin::Default => Severity::Hint,
-                _ => Severity::Warning,
+            let (severity, remedy) = match origin {
+                Origin::Default => {
+                    (Severity::Hint, "drover builder add HOST writes a machine into it".to_owned())
+                }
+                _ => (
+                    Severity::Warning,
+                    format!("list machines in it, a line each, or take '@{written}' away"),
+                ),
             };
-            self.result.notes.push(Note { origin, severity, text });
+            self.result.notes.push(Note { origin, severity, text, remedy });
             return Ok(());
         };
         let shared: Arc<Path> = path.as_path().into();

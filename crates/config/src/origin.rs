@@ -62,6 +62,8 @@ pub struct Note {
     pub severity: Severity,
     /// One line: lower case, no full stop, without the origin.
     pub text: String,
+    /// What mends it: a command, or what is to be written where. One line, too.
+    pub remedy: String,
 }
 
 impl fmt::Display for Note {

@@ -337,7 +337,7 @@ pub enum StoreRule {
 }
 
 /// Returns `uri` with a password replaced by dots.
-fn without_password(uri: &str) -> String {
+pub fn without_password(uri: &str) -> String {
     let password = || {
         let start = uri.find("://")? + 3;
         let authority = uri.get(start..)?.split('/').next()?;

@@ -206,6 +206,11 @@ fn a_file_that_is_not_there_is_told(#[case] origin: Origin, #[case] severity: Se
         parse_in(Path::new("/x"), &origin, "@m", &BTreeMap::<PathBuf, String>::new()).unwrap();
     let [note] = &machines.notes[..] else { panic!() };
     assert_eq!((note.severity, &note.text[..]), (severity, "machines file '/x/m' does not exist"));
+    let remedy = match severity {
+        Severity::Hint => "drover builder add HOST writes a machine into it",
+        Severity::Warning => "list machines in it, a line each, or take '@m' away",
+    };
+    assert_eq!(note.remedy, remedy);
 }
 
 #[test]
@@ -271,6 +276,10 @@ fn matching(#[case] system: &str, #[case] features: &[&str], #[case] expected: b
 #[case::shifted("h aarch64-linux - 1 1 i686-linux", &["'i686-linux' looks like a system, but is in a feature column"])]
 #[case::no_systems("h ,", &["no systems are listed: nothing is built here"])]
 fn traps_are_pointed_out(#[case] text: &str, #[case] expected: &[&str]) {
-    let notes: Vec<String> = lint(&parse(text)).into_iter().map(|note| note.text).collect();
-    assert_eq!(notes, expected);
+    let notes = lint(&parse(text));
+    let texts: Vec<&str> = notes.iter().map(|note| note.text.as_str()).collect();
+    assert_eq!(texts, expected);
+    for note in notes {
+        assert!(!note.remedy.trim().is_empty() && !note.remedy.contains('\n'), "{note:?}");
+    }
 }

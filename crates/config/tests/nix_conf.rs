@@ -137,6 +137,8 @@ fn unreadable_files_are_skipped_with_a_note() {
             "/home/me/.config/nix/nix.conf:1: skipped '/home/me/.config/nix/nix.conf', which cannot be read: permission denied",
         ]
     );
+    let remedy = &conf.notes()[0].remedy;
+    assert!(remedy.ends_with("ls -lL '/etc/nix/secret.conf' shows who may"), "{remedy}");
 }
 
 #[rstest]

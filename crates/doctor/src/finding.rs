@@ -11,20 +11,25 @@ pub struct Finding {
     pub severity: Severity,
     /// One line: lower case, no full stop.
     pub text: String,
-    /// What mends it, where that isn't plain from the text.
+    /// What mends it; only a hint may have nothing to be mended.
     pub remedy: Option<String>,
 }
 
 impl Finding {
-    /// Returns a likely mistake.
-    pub fn warning(origin: impl ToString, text: impl Into<String>) -> Finding {
-        let (severity, remedy) = (Severity::Warning, None);
-        Finding { origin: origin.to_string(), severity, text: text.into(), remedy }
+    /// Returns a likely mistake, and what mends it.
+    pub fn warning(
+        origin: impl ToString,
+        text: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Finding {
+        let remedy = Some(remedy.into());
+        Finding { severity: Severity::Warning, remedy, ..Finding::hint(origin, text) }
     }
 
     /// Returns what is worth knowing when something doesn't work as expected.
     pub fn hint(origin: impl ToString, text: impl Into<String>) -> Finding {
-        Finding { severity: Severity::Hint, ..Finding::warning(origin, text) }
+        let (severity, remedy) = (Severity::Hint, None);
+        Finding { origin: origin.to_string(), severity, text: text.into(), remedy }
     }
 
     /// Returns the same with what mends it.
@@ -41,7 +46,7 @@ impl From<&Note> for Finding {
             origin: note.origin.to_string(),
             severity: note.severity,
             text: note.text.clone(),
-            remedy: None,
+            remedy: Some(note.remedy.clone()),
         }
     }
 }

@@ -4,19 +4,23 @@ use drover_config::Severity;
 use serde_json::{Value, json};
 
 use crate::finding::Finding;
-use crate::report::{FileRead, LineRead, MachineReport, Presence, Report, Standing};
+use crate::in_force::SettingRead;
+use crate::report::{FileRead, LineRead, MachineReport, Presence, Report, Standing, VariableRead};
 use crate::step::Step;
 
-/// Returns the report for programs: `usable` for all machines together, `configuration` and
-/// `machines`.
+/// Returns the report for programs: `usable` for all machines together and all lines,
+/// `configuration` and `machines`.
 pub fn report_as_json(report: &Report) -> Value {
     let (builders, origin) = &report.builders;
     json!({
         "usable": report.is_well(),
         "configuration": {
             "files": report.files.iter().map(file).collect::<Value>(),
+            "variables": report.variables.iter().map(variable).collect::<Value>(),
+            "settings": report.settings.iter().map(setting).collect::<Value>(),
             "builders": { "value": builders, "origin": origin },
             "lines": report.lines.iter().map(line).collect::<Value>(),
+            "rejectedLines": report.rejected,
             "findings": report.findings.iter().map(finding).collect::<Value>(),
         },
         "machines": report.machines.iter().map(machine).collect::<Value>(),
@@ -33,6 +37,14 @@ fn file(file: &FileRead) -> Value {
         "read": file.presence == Presence::Read,
         "error": error,
     })
+}
+
+fn variable(variable: &VariableRead) -> Value {
+    json!({ "name": variable.name, "read": variable.is_set })
+}
+
+fn setting(setting: &SettingRead) -> Value {
+    json!({ "name": setting.name, "value": setting.value, "origins": setting.origins })
 }
 
 fn line(line: &LineRead) -> Value {

@@ -39,25 +39,29 @@ pub enum KeyState {
 pub fn judge_key(key: &KeyFile, reader: &str) -> Option<Finding> {
     let path = key.path.display();
     match &key.state {
-        KeyState::Readable { mode } if mode & OTHERS != 0 => Some(
-            Finding::warning(
-                &key.origin,
-                format!("SSH key '{path}' has mode {:04o}: ssh passes over a key that others may read", mode & 0o7777),
-            )
-            .mended_by(format!("chmod 600 {path}")),
-        ),
+        KeyState::Readable { mode } if mode & OTHERS != 0 => Some(Finding::warning(
+            &key.origin,
+            format!(
+                "SSH key '{path}' has mode {:04o}: ssh passes over a key that others may read",
+                mode & 0o7777
+            ),
+            format!("chmod 600 {path}"),
+        )),
         KeyState::Readable { .. } => None,
-        KeyState::Absent => Some(
-            Finding::warning(
-                &key.origin,
-                format!("SSH key '{path}' is not there: ssh goes on with the keys that it finds by itself"),
-            )
-            .mended_by(format!("ssh-keygen -t ed25519 -N '' -f {path}, and put {path}.pub into the machine's authorized_keys")),
-        ),
-        KeyState::Unreadable { reason } => Some(
-            Finding::warning(&key.origin, format!("SSH key '{path}' can't be read by {reader}: {reason}"))
-                .mended_by(format!("chown {reader} {path} && chmod 600 {path}; Nix's daemon reads it as root")),
-        ),
+        KeyState::Absent => Some(Finding::warning(
+            &key.origin,
+            format!(
+                "SSH key '{path}' is not there: ssh goes on with the keys that it finds by itself"
+            ),
+            format!(
+                "ssh-keygen -t ed25519 -N '' -f {path}, and put {path}.pub into the machine's authorized_keys"
+            ),
+        )),
+        KeyState::Unreadable { reason } => Some(Finding::warning(
+            &key.origin,
+            format!("SSH key '{path}' can't be read by {reader}: {reason}"),
+            format!("chown {reader} {path} && chmod 600 {path}; Nix's daemon reads it as root"),
+        )),
     }
 }
 

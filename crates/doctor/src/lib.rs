@@ -9,6 +9,7 @@
 
 pub mod checks;
 mod finding;
+mod in_force;
 mod json;
 mod keys;
 mod line;
@@ -21,11 +22,12 @@ mod text;
 mod whose;
 
 pub use finding::Finding;
+pub use in_force::{SettingRead, changed_settings, settings_in_force};
 pub use json::report_as_json;
 pub use keys::{KeyFile, KeyState, judge_key};
 pub use line::{LineError, MachineLine, appended};
 pub use lines::{Requirement, judge_lines};
-pub use report::{FileRead, LineRead, MachineReport, Presence, Report, Standing};
+pub use report::{FileRead, LineRead, MachineReport, Presence, Report, Standing, VariableRead};
 pub use route::{Route, Target};
 pub use settings::MachineSettings;
 pub use step::{Grade, Step, StepName, Verdict};

@@ -35,8 +35,9 @@ pub fn judge_lines(machines: &[Machine], asked: Option<&[Requirement]>) -> Vec<F
 /// Values that stand in a column that they don't belong in: one column too early or late, mostly.
 fn wrong_columns(machine: &Machine, findings: &mut Vec<Finding>) {
     let mut note = |text: String| {
-        let finding = Finding::warning(&machine.origin, text);
-        findings.push(finding.mended_by(
+        findings.push(Finding::warning(
+            &machine.origin,
+            text,
             "the columns are: URI SYSTEMS SSH-KEY MAX-JOBS SPEED FEATURES MANDATORY HOST-KEY; '-' for one that is left out",
         ));
     };
@@ -83,17 +84,15 @@ fn two_protocols(machines: &[Machine], findings: &mut Vec<Finding>) {
         let Some(authority) = machine.store_uri.authority() else { continue };
         let scheme = machine.store_uri.scheme();
         match seen.get(&authority.to_string()) {
-            Some((first, other)) if *first != scheme => findings.push(
-                Finding::warning(
-                    &machine.origin,
-                    format!(
-                        "'{authority}' is also at {} by {}://: Nix takes them for two machines, each with its own slots",
-                        other.origin,
-                        first.as_str(),
-                    ),
-                )
-                .mended_by("use ssh-ng:// in all lines of one machine"),
-            ),
+            Some((first, other)) if *first != scheme => findings.push(Finding::warning(
+                &machine.origin,
+                format!(
+                    "'{authority}' is also at {} by {}://: Nix takes them for two machines, each with its own slots",
+                    other.origin,
+                    first.as_str(),
+                ),
+                "use ssh-ng:// in all lines of one machine",
+            )),
             Some(_) => {}
             None => {
                 seen.insert(authority.to_string(), (scheme, machine));
@@ -110,7 +109,8 @@ fn nobody_asks(machines: &[Machine], asked: &[Requirement], findings: &mut Vec<F
             findings.push(Finding::warning(
                 &machine.origin,
                 format!("no derivation asks for '{feature}', which this machine insists on: it builds none of them"),
-            ).mended_by(format!("take '{feature}' out of column 7 (mandatory features)")));
+                format!("take '{feature}' out of column 7 (mandatory features)"),
+            ));
         }
         let spare = machine.supported_features.difference(&machine.mandatory_features);
         let spare: Vec<&str> = spare.filter(|it| !is_asked(it)).map(String::as_str).collect();
@@ -141,23 +141,25 @@ fn nobody_has(machines: &[Machine], asked: &[Requirement], findings: &mut Vec<Fi
             .filter(|feature| !of_system.iter().any(|machine| has(feature, &machine)))
             .map(String::as_str)
             .collect();
-        let finding = Finding::warning(derivation, "no machine takes it");
-        findings.push(match (of_system.is_empty(), lacking.is_empty()) {
-            (true, _) => Finding { text: format!("no machine builds for {system}"), ..finding }
-                .mended_by(format!("add {system} to column 2 of a machine that can")),
+        let (text, remedy) = match (of_system.is_empty(), lacking.is_empty()) {
+            (true, _) => (
+                format!("no machine builds for {system}"),
+                format!("add {system} to column 2 of a machine that can"),
+            ),
             (false, false) => {
                 let lacking = lacking.join(",");
-                Finding { text: format!("no machine for {system} has {lacking}"), ..finding }
-                    .mended_by(format!("add {lacking} to column 6 of a machine that can"))
+                let remedy = format!("add {lacking} to column 6 of a machine that can");
+                (format!("no machine for {system} has {lacking}"), remedy)
             }
-            (false, true) => {
-                let text = format!(
+            (false, true) => (
+                format!(
                     "no single machine for {system} has all of [{}] without insisting on more, and slots",
                     features.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
-                );
-                Finding { text, ..finding }.mended_by("look at columns 4, 6 and 7 of the machines")
-            }
-        });
+                ),
+                "look at columns 4, 6 and 7 of the machines".to_owned(),
+            ),
+        };
+        findings.push(Finding::warning(derivation, text, remedy));
     }
 }
 
@@ -165,7 +167,7 @@ fn nobody_has(machines: &[Machine], asked: &[Requirement], findings: &mut Vec<Fi
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use drover_config::{Builders, Origin, parse_machines};
+    use drover_config::{Builders, Origin, Severity, parse_machines};
     use rstest::rstest;
 
     use super::*;
@@ -208,6 +210,54 @@ mod tests {
     )]
     fn columns(#[case] text: &str, #[case] expected: &[&str]) {
         assert_eq!(texts(&judge_lines(&machines(text), None)), expected);
+    }
+
+    /// Every trap that a line can have at once, and what is said of it: whoever adds one adds it here.
+    #[test]
+    fn each_oddity_says_what_mends_it() {
+        let host_key = "AAAAC3NzaC1lZDI1NTE5AAAAIA";
+        let with_host_key = format!("ssh://a aarch64-linux - 1 1 - - {host_key} more");
+        let lines: [&str; 7] = [
+            "5 aarch64-linux",
+            "unix:///s aarch64-linux",
+            &with_host_key,
+            "ssh://a x86_64-linux - 0 1 i686-linux gpu",
+            "ssh-ng://a /root/key 4 1 1 2",
+            "ssh://b , kvm",
+            "/x aarch64-linux /k",
+        ];
+        let asked = [asked("sparc-linux", &[]), asked("x86_64-linux", &["quantum"])];
+        let findings = judge_lines(&machines(&lines.join(";")), Some(&asked));
+        for said in [
+            "taken for a host",
+            "Nix cannot fetch their outputs",
+            "host key is not base64",
+            "columns after the eighth",
+            "share one pool of slots",
+            "max jobs is 0",
+            "i686-linux does not follow",
+            "only derivations whose",
+            "looks like a system",
+            "column 2 (systems)",
+            "column 3 (SSH key), but is a number",
+            "column 3 (SSH key), but is no path",
+            "column 6 (features), but is a number",
+            "for two machines",
+            "no systems are listed",
+            "its keys go unused",
+            "no derivation asks for 'gpu'",
+            "no machine builds for sparc-linux",
+            "no machine for x86_64-linux has quantum",
+        ] {
+            assert!(findings.iter().any(|it| it.text.contains(said)), "{said}: {findings:#?}");
+        }
+        for finding in &findings {
+            // features that a machine has beyond those that are asked for are nothing to be mended
+            let is_spare = finding.severity == Severity::Hint
+                && finding.text.starts_with("no derivation asks for ");
+            let remedy = finding.remedy.as_deref().unwrap_or_default();
+            assert!(is_spare || !remedy.trim().is_empty(), "{finding:?}");
+        }
     }
 
     fn asked(system: &str, features: &[&str]) -> Requirement {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::finding::Finding;
+use crate::in_force::SettingRead;
 use crate::step::{Grade, Step};
 
 /// All that was found out.
@@ -10,10 +11,16 @@ use crate::step::{Grade, Step};
 pub struct Report {
     /// Files of the configuration, in the order in which they are read: the last one wins.
     pub files: Vec<FileRead>,
+    /// Variables with lines as in those files, which win over them.
+    pub variables: Vec<VariableRead>,
+    /// What else is set of that which decides where builds go.
+    pub settings: Vec<SettingRead>,
     /// The value of `builders`, and where it was written.
     pub builders: (String, String),
     /// The lines of machines as they were understood.
     pub lines: Vec<LineRead>,
+    /// How many lines of machines can't be read.
+    pub rejected: usize,
     /// What is odd about the configuration.
     pub findings: Vec<Finding>,
     /// The machines, each examined.
@@ -41,6 +48,15 @@ pub enum Presence {
         /// Why not.
         reason: String,
     },
+}
+
+/// A variable of the environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VariableRead {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it is set: then it was read.
+    pub is_set: bool,
 }
 
 /// A line of a machines file, as it was understood.
@@ -103,8 +119,9 @@ impl Report {
         self.machines.iter().filter(usable).count()
     }
 
-    /// Whether there are machines, and all of them can be built on.
+    /// Whether there are machines, all of them can be built on, and all lines can be read: stock Nix
+    /// uses no machine at all where one line is wrong.
     pub fn is_well(&self) -> bool {
-        !self.machines.is_empty() && self.usable() == self.machines.len()
+        !self.machines.is_empty() && self.usable() == self.machines.len() && self.rejected == 0
     }
 }

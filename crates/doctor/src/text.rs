@@ -32,6 +32,13 @@ fn configuration(report: &Report, out: &mut String) {
         };
         line(out, &format!("  {}: {presence}", file.path.display()));
     }
+    for variable in &report.variables {
+        let presence = if variable.is_set { "read" } else { "not set" };
+        line(out, &format!("  {}: {presence}", variable.name));
+    }
+    for setting in &report.settings {
+        line(out, &format!("  {setting}"));
+    }
     let (value, origin) = &report.builders;
     line(out, &format!("  builders = {} ({origin})", value.trim().replace('\n', "; ")));
     for read in &report.lines {
@@ -106,12 +113,17 @@ fn shown(took: Duration) -> String {
 }
 
 fn summary(report: &Report) -> String {
-    match (report.usable(), report.machines.len()) {
+    let machines = match (report.usable(), report.machines.len()) {
         (_, 0) => "no machine was examined: nothing is distributed".to_owned(),
         (1, 1) => "the machine is usable".to_owned(),
         (0, 1) => "the machine is not usable".to_owned(),
         (usable, all) if usable == all => format!("all {all} machines are usable"),
         (usable, all) => format!("{usable} of {all} machines are usable"),
+    };
+    match report.rejected {
+        0 => machines,
+        1 => format!("{machines}; 1 line of machines can't be read"),
+        count => format!("{machines}; {count} lines of machines can't be read"),
     }
 }
 
@@ -122,9 +134,13 @@ fn line(out: &mut String, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
     use super::*;
+    use crate::in_force::SettingRead;
     use crate::json::report_as_json;
-    use crate::report::FileRead;
+    use crate::report::{FileRead, VariableRead};
     use crate::step::{StepName, Verdict};
 
     fn step(name: StepName, took: Option<u64>, verdict: Verdict) -> Step {
@@ -138,6 +154,12 @@ mod tests {
                 file("/etc/nix/nix.conf", Presence::Read),
                 file("/root/.config/nix/nix.conf", Presence::Absent),
             ],
+            variables: vec![VariableRead { name: "NIX_CONFIG", is_set: true }],
+            settings: vec![SettingRead {
+                name: "substituters",
+                value: vec!["https://a", "https://b"].into(),
+                origins: vec!["/etc/nix/nix.conf:3".to_owned(), "NIX_CONFIG:1".to_owned()],
+            }],
             builders: ("@/etc/nix/machines".to_owned(), "default".to_owned()),
             lines: vec![LineRead {
                 origin: "/etc/nix/machines:1".to_owned(),
@@ -148,10 +170,10 @@ mod tests {
                 supported_features: vec!["kvm".to_owned()],
                 mandatory_features: vec![],
             }],
+            rejected: 1,
             findings: vec![
                 Finding::hint("/etc/nix/machines:1", "i686-linux must be listed"),
-                Finding::warning("/etc/nix/machines:1", "key has mode 0644")
-                    .mended_by("chmod 600 /k"),
+                Finding::warning("/etc/nix/machines:1", "key has mode 0644", "chmod 600 /k"),
             ],
             machines: vec![
                 MachineReport {
@@ -185,6 +207,8 @@ mod tests {
 Configuration, the last one wins
   /etc/nix/nix.conf: read
   /root/.config/nix/nix.conf: not there
+  NIX_CONFIG: read
+  substituters = https://a https://b (/etc/nix/nix.conf:3, NIX_CONFIG:1)
   builders = @/etc/nix/machines (default)
   /etc/nix/machines:1: ssh-ng://b1 for x86_64-linux, 8 slots, speed 1, features kvm
   note: /etc/nix/machines:1: i686-linux must be listed
@@ -202,7 +226,7 @@ ssh://b2 (/etc/nix/machines:2): not usable
                         → start sshd
   -       host-key      not reached
 
-1 of 2 machines are usable";
+1 of 2 machines are usable; 1 line of machines can't be read";
         assert_eq!(report_as_text(&report()), expected);
     }
 
@@ -218,5 +242,43 @@ ssh://b2 (/etc/nix/machines:2): not usable
         assert_eq!(json["configuration"]["lines"][0]["maxJobs"], 8);
         assert_eq!(json["configuration"]["findings"][1]["severity"], "warning");
         assert_eq!(json["configuration"]["files"][1]["read"], false);
+        assert_eq!(json["configuration"]["rejectedLines"], 1);
+        assert_eq!(
+            json["configuration"]["variables"],
+            json!([{ "name": "NIX_CONFIG", "read": true }])
+        );
+        assert_eq!(
+            json["configuration"]["settings"],
+            json!([{
+                "name": "substituters",
+                "value": ["https://a", "https://b"],
+                "origins": ["/etc/nix/nix.conf:3", "NIX_CONFIG:1"],
+            }])
+        );
+    }
+
+    /// A line that can't be read keeps stock Nix from all machines, however well they are.
+    #[rstest]
+    #[case::well(1, 0, true, "the machine is usable")]
+    #[case::a_line(1, 1, false, "the machine is usable; 1 line of machines can't be read")]
+    #[case::lines(2, 2, false, "all 2 machines are usable; 2 lines of machines can't be read")]
+    #[case::none(0, 0, false, "no machine was examined: nothing is distributed")]
+    fn well_is_what_is_wholly_well(
+        #[case] machines: usize,
+        #[case] rejected: usize,
+        #[case] is_well: bool,
+        #[case] summary: &str,
+    ) {
+        let machine = MachineReport {
+            store: "ssh-ng://b1".to_owned(),
+            origin: "/m:1".to_owned(),
+            steps: vec![step(StepName::Build, None, Verdict::good("there and back"))],
+        };
+        let machines = vec![machine; machines];
+        let report = Report { machines, rejected, ..Report::default() };
+        assert_eq!(report.is_well(), is_well);
+        assert_eq!(report_as_json(&report)["usable"], is_well);
+        let text = report_as_text(&report);
+        assert_eq!(text.lines().last(), Some(summary));
     }
 }

@@ -36,16 +36,14 @@ pub fn judge_builders(setting: &BuildersSetting<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let is_own = !is_of_system && !matches!(origin, Origin::Default);
     if is_own && *trust == LocalTrust::NotTrusted {
-        findings.push(
-            Finding::warning(
-                origin,
-                format!("'builders' is ignored by Nix's daemon, which doesn't trust {user}"),
-            )
-            .mended_by(format!(
+        findings.push(Finding::warning(
+            origin,
+            format!("'builders' is ignored by Nix's daemon, which doesn't trust {user}"),
+            format!(
                 "as root: list the machines in /etc/nix/machines, or put 'extra-trusted-users = {user}' into \
                  /etc/nix/nix.conf, and restart nix-daemon"
-            )),
-        );
+            ),
+        ));
     }
     if *user != "root" && *trust != LocalTrust::NoDaemon {
         findings.push(

@@ -7,7 +7,8 @@ use std::path::Path;
 use drover_config::{Files as _, Machine, Origin};
 use drover_doctor::{
     BuildersSetting, FileRead, Finding, KeyFile, KeyState, LineRead, LocalTrust, Presence, Report,
-    Requirement, judge_builders, judge_key, judge_lines,
+    Requirement, VariableRead, changed_settings, judge_builders, judge_key, judge_lines,
+    settings_in_force,
 };
 use drover_store::{Store as _, Trust};
 use drover_store_remote::Address;
@@ -23,21 +24,24 @@ use crate::own_store;
 use crate::terminal::Terminal;
 
 /// Returns what is to be said of the configuration.
+///
+/// # Errors
+///
+/// This machine's own settings can't be found out.
 pub(super) async fn report(
     configuration: &Configuration,
     listed: &Listed,
     asked: Option<&[Requirement]>,
     surroundings: &Surroundings,
-) -> Report {
-    let Configuration { conf, settings, .. } = configuration;
+) -> anyhow::Result<Report> {
+    let Configuration { conf, settings, host, .. } = configuration;
     let machines = &listed.machines;
     let mut findings: Vec<Finding> = conf.notes().iter().map(Finding::from).collect();
     findings.extend(machines.notes.iter().map(Finding::from));
     findings.extend(machines.rejected.iter().map(|error| {
-        let text = format!("{:#}", anyhow::Error::msg(chain(error)));
         let remedy =
             "mend or take away the line: stock Nix uses no machine at all if one line is wrong";
-        Finding::warning("machines", text).mended_by(remedy)
+        Finding::warning("machines", chain(error), remedy)
     }));
     findings.extend(listed.own_lines().map(|own| {
         Finding::hint(
@@ -51,17 +55,22 @@ pub(super) async fn report(
     let origin = conf.origin("builders");
     findings.extend(judge_builders(&BuildersSetting {
         origin,
-        is_of_system: is_of_system(origin, &configuration.host.environment.conf_dir()),
+        is_of_system: is_of_system(origin, &host.environment.conf_dir()),
         user,
         trust: local_trust(configuration, surroundings).await,
     }));
-    Report {
+    let is_set = host.environment.nix_config.is_some();
+    let in_force = settings_in_force(settings, |name| configuration.places(name));
+    Ok(Report {
         files: files(configuration),
-        builders: (settings.builders.clone(), origin.to_string()),
+        variables: vec![VariableRead { name: "NIX_CONFIG", is_set }],
+        settings: changed_settings(in_force, &Configuration::defaults()?),
+        builders: (settings.builders.clone(), configuration.places("builders").join(", ")),
         lines: machines.machines.iter().map(line).collect(),
+        rejected: machines.rejected.len(),
         findings,
         machines: Vec::new(),
-    }
+    })
 }
 
 fn chain(error: &drover_config::MachinesError) -> String {

@@ -51,11 +51,11 @@ pub(crate) async fn run(
     let chosen = listed::chosen(&arguments.builders_to_examine, &listed, &configuration)?;
     let connector = Connector::new(&configuration)?;
     let surroundings = Arc::new(Surroundings::of(&configuration, connector));
-    let (mut report, machines) = tokio::join!(
+    let (report, machines) = tokio::join!(
         lines::report(&configuration, &listed, asked.as_deref(), &surroundings),
         examine_all(chosen, &surroundings)
     );
-    report.machines = machines;
+    let report = Report { machines, ..report? };
     print(&report, arguments.json, terminal)
 }
 

@@ -1,7 +1,7 @@
 //! What `drover doctor` finds, at real machines with real troubles.
 
 use drover_testkit::Suite;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::connections::swallow_everything;
 use crate::own::become_the_daemon;
@@ -241,26 +241,48 @@ fn a_machine_in_need_behind_a_jump_host() {
 }
 
 /// Whoever isn't trusted by the daemon is told that his machines don't count there, and as whom `ssh`
-/// runs; a broken line is told of, too, and costs the others nothing.
+/// runs; a broken line is told of, too, and costs the others nothing here, but all is not well; what
+/// decides where builds go is told with its places.
 #[test]
 fn the_configuration_of_a_user() {
     let lab = Lab::new("doctor-user", Suite::Forky, Suite::Forky);
     let broken = format!("ssh-ng://b2 {}-linux - many", std::env::consts::ARCH);
     lab.client.write("/w/machines", [broken, line("ssh-ng://root@b1")].join("\n")).unwrap();
-    lab.client.write("/home/alice/.config/nix/nix.conf", "builders = @/w/machines\n").unwrap();
+    let conf = "builders = @/w/machines\nextra-substituters = file:///w/cache\n";
+    lab.client.write("/home/alice/.config/nix/nix.conf", conf).unwrap();
     lab.client.sh("chmod -R a+rX /w; chown -R alice: /home/alice/.config").unwrap();
     // root lets alice's key in
     let output = lab.client.run(&["su", "alice", "-c", "drover doctor"]).unwrap();
-    assert_code(&output, 0);
+    assert_code(&output, 1);
     let text = stdout(&output);
+    assert!(text.contains("NIX_CONFIG: not set") && !text.contains("max-jobs ="), "{text}");
     for said in [
         "/home/alice/.config/nix/nix.conf: read",
         "builders = @/w/machines (/home/alice/.config/nix/nix.conf:1)",
         "'builders' is ignored by Nix's daemon, which doesn't trust alice",
         "Nix's daemon runs ssh as root",
         "/w/machines:1: column 4 (max jobs) is 'many', expected a whole number",
-        "the machine is usable",
+        "substituters = file:///w/cache (/etc/nix/nix.conf:4, /home/alice/.config/nix/nix.conf:2)",
+        "the machine is usable; 1 line of machines can't be read",
     ] {
         assert!(text.contains(said), "{said}\n{text}");
+    }
+    let line = "NIX_CONFIG='max-jobs = 7' NIX_REMOTE=daemon drover doctor --json";
+    let output = lab.client.run(&["su", "alice", "-c", line]).unwrap();
+    assert_code(&output, 1);
+    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(
+        (&report["usable"], of_machine(&report, 0, "usable")),
+        (&json!(false), &json!(true))
+    );
+    let configuration = &report["configuration"];
+    assert_eq!(configuration["rejectedLines"], 1);
+    assert_eq!(configuration["variables"], json!([{ "name": "NIX_CONFIG", "read": true }]));
+    let settings = configuration["settings"].as_array().unwrap();
+    for (name, value, place) in
+        [("max-jobs", json!(7), "NIX_CONFIG:1"), ("store", json!("daemon"), "NIX_REMOTE:1")]
+    {
+        let expected = json!({ "name": name, "value": value, "origins": [place] });
+        assert!(settings.contains(&expected), "{expected}\n{settings:?}");
     }
 }
