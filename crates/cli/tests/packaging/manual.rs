@@ -49,9 +49,15 @@ fn page(folder: &TempDir, words: &[String]) -> String {
     page.unwrap_or_else(|error| panic!("no page of {name}: {error}")).replace(r"\-", "-")
 }
 
-/// Returns the long flags that a text speaks of.
+/// Returns the long flags that a text lists: not those of other programs, which an argument may be.
 fn flags(help: &str) -> impl Iterator<Item = &str> {
-    let listed = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+    let mut section = "";
+    let listed = help.lines().filter(move |line| {
+        if line.ends_with(':') && !line.starts_with(' ') {
+            section = line;
+        }
+        section != "Arguments:" && line.trim_start().starts_with('-')
+    });
     let words = listed.flat_map(|line| line.split([' ', ',', '=']));
     words.filter(|word| word.starts_with("--")).map(|word| word.trim_end_matches('.'))
 }
