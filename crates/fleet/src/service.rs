@@ -33,7 +33,7 @@ mod vanished;
 mod view;
 mod waits;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -249,6 +249,7 @@ impl Service {
             idle: options.idle,
             alone_since: None,
             retired: BTreeSet::new(),
+            past: VecDeque::new(),
             losses: 0,
             control: Control { drained, reaching: Vec::new() },
             owners: Owners::default(),

@@ -99,8 +99,8 @@ impl Scheduler {
             return Choice::NotChosen(reason);
         }
         let is_placed = match job.state {
-            State::Started { .. } | State::Stopping { .. } | State::Built => true,
-            State::Waiting | State::Ready | State::Ended(_) => false,
+            State::Started { .. } | State::Stopping { .. } | State::Built | State::Ended(_) => true,
+            State::Waiting | State::Ready => false,
         };
         match &job.decision {
             Some(decision) if is_placed => {

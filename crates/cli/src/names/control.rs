@@ -198,10 +198,8 @@ impl Overseer {
                 }
                 continue;
             }
-            let builds = service.builds().await.builds;
-            let is_it = |build: &&BuildView| build.derivation.base_name() == name;
-            if let Some(build) = builds.iter().find(is_it) {
-                return Some((service, build.id));
+            if let Some(id) = service.last_build(name).await {
+                return Some((service, id));
             }
         }
         None

@@ -90,6 +90,9 @@ fn the_daemon_says_what_runs_where_for_whom_and_drains_machines() {
     head.sh("drover machines resume b1").unwrap();
     assert_code(&second.wait(LIMIT).unwrap(), 0);
     assert_eq!(head.sh("drover builds").unwrap().trim(), "nothing is built");
+    // it can be asked afterwards, too
+    let explained = head.sh(&format!("drover builds explain {two}")).unwrap();
+    assert!(explained.contains("over") && explained.contains("b1: chosen"), "{explained}");
     assert_sound(head);
 }
 

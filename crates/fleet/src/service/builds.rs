@@ -17,6 +17,9 @@ const BUILDS: usize = 5_000;
 /// Derivations that a build is said to wait for, and clients that are said to wait for it.
 const NAMED: usize = 8;
 
+/// Builds of which is known why they were where they were when they are over and forgotten.
+const PAST: usize = 256;
+
 /// A build's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BuildId(pub u32);
@@ -85,7 +88,7 @@ pub enum BuildState {
         /// How many there are.
         count: usize,
     },
-    /// It is over, and somebody still needs what it made.
+    /// It is over.
     Over,
 }
 
@@ -132,9 +135,35 @@ impl Engine {
         BuildList { builds: builds.filter_map(|(.., job)| self.build_view(job)).collect(), total }
     }
 
-    /// Returns why a build is where it is.
+    /// Returns why a build is where it is, or was.
     pub(crate) fn explain(&self, build: BuildId) -> Option<BuildExplanation> {
-        let job = self.job_of_build(build)?;
+        match self.job_of_build(build) {
+            Some(job) => self.explain_job(job),
+            None => self.past.iter().find(|past| past.build.id == build).cloned(),
+        }
+    }
+
+    /// Returns the last build of a derivation that is known.
+    pub(crate) fn last_build(&self, name: &str) -> Option<BuildId> {
+        let known = self.table.iter().map(|(_, entry)| (&entry.key.derivation, entry.node.0));
+        let past = self.past.iter().map(|past| (&past.build.derivation, past.build.id.0));
+        let of_name = known.chain(past).filter(|(derivation, _)| derivation.base_name() == name);
+        of_name.map(|(_, number)| BuildId(number)).max()
+    }
+
+    /// Keeps why a job was where it was, if it was anywhere, before it is forgotten.
+    pub(crate) fn remember(&mut self, job: JobId) {
+        let Some(explanation) = self.explain_job(job) else { return };
+        let is_chosen = |one: &MachineChoice| matches!(one.choice, Choice::Chosen { .. });
+        if explanation.machines.iter().any(is_chosen) {
+            self.past.push_back(explanation);
+            if self.past.len() > PAST {
+                self.past.pop_front();
+            }
+        }
+    }
+
+    fn explain_job(&self, job: JobId) -> Option<BuildExplanation> {
         let now = self.driver.now();
         let machines = self.driver.scheduler.explain(job)?.machines.into_iter();
         let machines = machines.filter(|one| !self.retired.contains(&one.machine));

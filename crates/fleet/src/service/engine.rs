@@ -4,7 +4,7 @@
 //! is built or on its way out; what is known of a path here is known through a view that some
 //! client or some job's bundle keeps open.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Builds { reply: oneshot::Sender<BuildList> },
     /// Why is a build where it is?
     Explain { build: BuildId, reply: oneshot::Sender<Option<BuildExplanation>> },
+    /// Which is the last build of the derivation of this name, whether it's over or not?
+    Last { name: String, reply: oneshot::Sender<Option<BuildId>> },
     /// What is kept of the log of a build?
     Log { build: BuildId, reply: oneshot::Sender<Option<KeptLog>> },
     /// Connect to those that nobody has needed, and say how they are when one is there or none is.
@@ -150,6 +152,8 @@ pub(crate) struct Engine {
     pub(crate) alone_since: Option<Instant>,
     /// Machines that are in the configuration no more.
     pub(crate) retired: BTreeSet<MachineId>,
+    /// Builds that are over and forgotten, the last ones last.
+    pub(crate) past: VecDeque<BuildExplanation>,
     /// The generations of all machines together when it was last looked at what was lost with them.
     pub(crate) losses: u64,
     pub(crate) control: Control,
@@ -216,6 +220,7 @@ impl Engine {
             Command::Machines { reply } => drop(reply.send(self.views())),
             Command::Builds { reply } => drop(reply.send(self.builds())),
             Command::Explain { build, reply } => drop(reply.send(self.explain(build))),
+            Command::Last { name, reply } => drop(reply.send(self.last_build(&name))),
             Command::Log { build, reply } => drop(reply.send(self.kept_log(build))),
             Command::Reach { reply } => self.reach(reply),
             Command::SetDuty { name, duty } => self.set_duty(&name, duty),

@@ -27,6 +27,7 @@ impl Engine {
                 continue;
             }
             self.leave_bundle(job);
+            self.remember(job);
             let Some(entry) = self.table.remove(job) else { continue };
             self.router.close(entry.node);
             self.driver.reports.remove(&job);

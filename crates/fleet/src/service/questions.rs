@@ -32,7 +32,14 @@ impl Service {
         self.ask(|reply| Command::Builds { reply }).await.unwrap_or_default()
     }
 
-    /// Returns why a build is where it is; nothing where it is not known, or not any more.
+    /// Returns the last build of a derivation that has this base name, also of those that are over: as long as
+    /// it is known why it was where it was.
+    pub async fn last_build(&self, name: &str) -> Option<BuildId> {
+        let name = name.to_owned();
+        self.ask(|reply| Command::Last { name, reply }).await.flatten()
+    }
+
+    /// Returns why a build is where it is, or was; nothing where it is not known, or not any more.
     pub async fn explain(&self, build: BuildId) -> Option<BuildExplanation> {
         self.ask(|reply| Command::Explain { build, reply }).await.flatten()
     }

@@ -11,7 +11,7 @@ use drover_schedule::MachineFault;
 use drover_store::{AfterFailure, RealiseSettings};
 
 use crate::clients::{Crowd, Daemon, built, settings};
-use crate::machine::{Connect, Machine};
+use crate::machine::{Act, Connect, Machine};
 use crate::world::{Drv, World};
 
 /// Longer than anything here takes.
@@ -228,6 +228,21 @@ async fn builds_are_told_with_where_they_are_and_who_waits() {
     }
     assert_eq!(daemon.service.builds().await, BuildList::default());
     assert!(daemon.service.explain(BuildId(4_000)).await.is_none());
+    // it is known for a while why they were where they were
+    for (id, path) in [(first.id, &slow.path), (second.id, &top.path)] {
+        assert_eq!(daemon.service.last_build(path.base_name()).await, Some(id));
+        let explanation = daemon.service.explain(id).await.unwrap();
+        assert_eq!(explanation.build.state, BuildState::Over);
+        assert!(explanation.machines[0].text.starts_with("chosen: "), "{explanation:?}");
+    }
+    let failure = drover_store::BuildFailure::Failed { message: "no".to_owned() };
+    let bad = world.draft("bad").write().await;
+    let one = one.does("bad", &[Act::Fails(failure)]);
+    ask_as(&daemon, &[&bad], "ann").await.unwrap();
+    let id = daemon.service.last_build(bad.path.base_name()).await.unwrap();
+    let explanation = daemon.service.explain(id).await.unwrap();
+    assert_eq!(explanation.build.state, BuildState::Over);
+    assert!(explanation.machines[0].text.starts_with("chosen: "), "{explanation:?}");
     // what fails at once leaves nothing behind
     ask_as(&daemon, &[&alien], "ann").await.unwrap();
     assert_eq!(daemon.service.builds().await, BuildList::default());
