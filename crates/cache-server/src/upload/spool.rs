@@ -210,17 +210,22 @@ mod tests {
         Spool::new(folder.path().to_owned(), 100, Duration::from_secs(3600))
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_waits_for_too_long_goes_without_anybody_asking() {
-        let folder = tempfile::tempdir().unwrap();
-        let spool = spool(&folder);
+    /// Has a file of 60 bytes wait.
+    fn put(spool: &Spool, url: &NarUrl) {
         let mut room = spool.room();
         room.grow(60).unwrap();
         let file = Arc::new(Spooled { file: tempfile::tempfile().unwrap(), _room: room });
         let hash = Hash::of(HashAlgorithm::Sha256, b"");
         let until = Instant::now() + spool.patience;
         let waiting = Waiting { file, hash, state: State::Awaited, until };
-        spool.keep(NarUrl::parse("nar/x.nar").unwrap(), waiting).unwrap();
+        spool.keep(url.clone(), waiting).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_too_long_goes_without_anybody_asking() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = spool(&folder);
+        put(&spool, &NarUrl::parse("nar/x.nar").unwrap());
         tokio::time::advance(Duration::from_secs(3599)).await;
         spool.clear();
         assert_eq!(spool.used.load(Ordering::Relaxed), 60);
@@ -247,13 +252,7 @@ mod tests {
         let spool = spool(&folder);
         let url = NarUrl::parse("nar/x.nar").unwrap();
         let put = || {
-            let mut room = spool.room();
-            room.grow(60).unwrap();
-            let file = Arc::new(Spooled { file: tempfile::tempfile().unwrap(), _room: room });
-            let hash = Hash::of(HashAlgorithm::Sha256, b"");
-            let until = Instant::now() + spool.patience;
-            let waiting = Waiting { file, hash, state: State::Awaited, until };
-            spool.keep(url.clone(), waiting).unwrap();
+            put(&spool, &url);
             spool.taken(&url);
         };
         put();
