@@ -635,16 +635,22 @@ fn what_cannot_be_is_refused(#[case] arguments: &[&str], #[case] says: &str) {
     assert!(words(&output).contains(says), "{}", words(&output));
 }
 
+/// Serves a store that is written to, and returns the file with the password for that, too.
+fn takes_uploads(store: &Store) -> (Server, PathBuf) {
+    let netrc = store.write("netrc", format!("machine localhost login x password {TOKEN}\n"));
+    let token = store.root().join("token");
+    let arguments = ["--write-token-file", token.to_str().unwrap(), "--accept-unsigned"];
+    let server = store.serve("127.0.0.1:0", &arguments);
+    (server, netrc)
+}
+
 /// A chain of paths goes to the server and comes back, by drover and by stock Nix.
 #[rstest]
 #[case::zstd("compression=zstd")]
 #[case::xz("compression=xz&compression-level=0&write-nar-listing=true")]
 fn copies_to_a_server(#[case] parameters: &str) {
     let store = Store::new();
-    let netrc = store.write("netrc", format!("machine localhost login x password {TOKEN}\n"));
-    let token = store.root().join("token");
-    let arguments = ["--write-token-file", token.to_str().unwrap(), "--accept-unsigned"];
-    let server = store.serve("127.0.0.1:0", &arguments);
+    let (server, netrc) = takes_uploads(&store);
     let source = Store::new();
     let [dependency, base_name] = source.add_pair();
     let refers = format!("/nix/store/{base_name}");
@@ -690,10 +696,7 @@ fn copies_to_a_server(#[case] parameters: &str) {
 fn equal_contents_go_to_a_server() {
     const PATHS: usize = 80;
     let store = Store::new();
-    let netrc = store.write("netrc", format!("machine localhost login x password {TOKEN}\n"));
-    let token = store.root().join("token");
-    let arguments = ["--write-token-file", token.to_str().unwrap(), "--accept-unsigned"];
-    let server = store.serve("127.0.0.1:0", &arguments);
+    let (server, netrc) = takes_uploads(&store);
     let source = Store::new();
     let paths: Vec<String> = (0..PATHS)
         .map(|number| {
