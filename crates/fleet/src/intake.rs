@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use drover_core::StorePath;
-use drover_schedule::{Demand, Event, JobId, MachineId, OwnerId, Place};
+use drover_schedule::{Demand, Event, JobId, MachineId, OwnerId, Place, Scope};
 use drover_store::closure_order;
 
 use crate::approach::Approach;
@@ -37,7 +37,7 @@ impl Driver {
         self.undecided = work.jobs.len();
         self.shared.set_jobs_left(self.undecided);
         for (job, plan) in (0..).map(JobId).zip(work.jobs) {
-            self.submit(OwnerId::default(), job, plan);
+            self.submit((OwnerId::default(), Scope::AllMachines), job, plan);
         }
         for (job, report) in work.refused {
             self.reports.insert(job, report);
@@ -57,7 +57,7 @@ impl Driver {
     }
 
     /// Has a job built, whose number is free or the next.
-    pub(crate) fn submit(&mut self, owner: OwnerId, job: JobId, plan: JobPlan) {
+    pub(crate) fn submit(&mut self, (owner, scope): (OwnerId, Scope), job: JobId, plan: JobPlan) {
         let derivation = &plan.derivation;
         let known = |plan: &JobPlan| -> Vec<StorePath> {
             plan.derivation.outputs.values().filter_map(|output| output.path()).cloned().collect()
@@ -69,6 +69,7 @@ impl Driver {
         }
         let description = drover_schedule::Job {
             owner,
+            scope,
             demand: self.demand(&plan),
             inputs: plan.inputs.iter().map(|path| self.path_id(path)).collect(),
             outputs: known(&plan).iter().map(|path| self.path_id(path)).collect(),

@@ -40,7 +40,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use drover_core::StorePath;
 use drover_derivation::BasicDerivation;
-use drover_schedule::{MachineId, OnFailure, Place, Settings};
+use drover_schedule::{MachineId, MachineKind, OnFailure, Place, Settings};
 use drover_store::{
     Keeper, MissingPaths, RealiseMode, RealiseObserver, RealiseSettings, Realised, Realiser, Store,
     StoreError, Substitute, Wanted,
@@ -60,7 +60,7 @@ use crate::service::control::Control;
 use crate::service::engine::{Command, Engine};
 use crate::service::here::Here;
 use crate::service::owners::Owners;
-use crate::service::request::Request;
+use crate::service::request::{Request, scope_of};
 use crate::service::router::{ClientId, Router};
 use crate::service::table::{Table, Uses};
 use crate::shared::{Happened, Shared};
@@ -316,7 +316,10 @@ impl Realiser for Service {
         observer: Arc<dyn RealiseObserver>,
     ) -> Result<Vec<Realised>, StoreError> {
         let request = self.request(store, settings, observer)?;
-        let bench = || self.bench.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let bench = || {
+            let bench = self.bench.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            bench.filter(|_| scope_of(&request.settings).includes(MachineKind::Local))
+        };
         match request.settings.mode {
             RealiseMode::Normal => request.realise(&wanted).await,
             RealiseMode::Check => request.check(&wanted, bench().as_ref()).await,

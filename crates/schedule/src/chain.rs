@@ -76,12 +76,13 @@ impl Scheduler {
     /// is longer than this one's by more than this one's duration, or its owner has clearly less.
     fn is_more_urgent_ready(&self, job: &JobRecord, machine: MachineId) -> bool {
         let enough = job.rank.saturating_add(job.weight);
-        let owner = self.requirements.at(job.requirement).owner;
+        let owner = self.requirements.at(job.requirement).needs.owner;
         let share = self.share(owner);
         self.machines.at(machine).faces.iter().any(|face| {
             self.classes.at(face.class).requirements.iter().any(|requirement| {
                 let asked = self.requirements.at(*requirement);
-                let has_less = asked.owner != owner && self.share(asked.owner) + 1 < share;
+                let has_less =
+                    asked.needs.owner != owner && self.share(asked.needs.owner) + 1 < share;
                 asked.ready.first().is_some_and(|key| has_less || enough < key.rank.0)
             })
         })

@@ -6,13 +6,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::id::{Bandwidth, JobId, OwnerId, PathId};
+use crate::machine::Needs;
 use crate::reason::Reason;
 
 /// The system that every machine can build for (fetches done by Nix itself).
 const BUILTIN: &str = "builtin";
 
 /// Whether a machine shares the caller's store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MachineKind {
     /// It builds in the caller's own store: what is valid there is [`Place::Here`](crate::Place::Here).
     Local,
@@ -82,6 +83,14 @@ impl Machine {
                 (first, _) => first,
             })
         })
+    }
+
+    /// Returns why it can never take a job, or nothing if it can.
+    pub(crate) fn refusal_of(&self, asked: &Needs) -> Option<Reason> {
+        match asked.scope.includes(self.kind) {
+            true => self.refusal(&asked.system, &asked.features),
+            false => Some(Reason::OutOfScope { kind: self.kind }),
+        }
     }
 
     /// Returns how many of its slots jobs may use that need `system` and `features`.
@@ -167,6 +176,46 @@ pub enum Preference {
     PreferLocal,
 }
 
+/// Which machines may take a job, as those want it who wait for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// All that can.
+    #[default]
+    AllMachines,
+    /// Only those with a store of their own.
+    RemoteMachines,
+    /// Only those that share the caller's store.
+    LocalMachines,
+    /// None at all.
+    NoMachine,
+}
+
+impl Scope {
+    /// Returns whether machines of a kind are in it.
+    #[must_use]
+    pub fn includes(self, kind: MachineKind) -> bool {
+        match (self, kind) {
+            (Scope::AllMachines, _)
+            | (Scope::RemoteMachines, MachineKind::Remote)
+            | (Scope::LocalMachines, MachineKind::Local) => true,
+            (Scope::RemoteMachines, MachineKind::Local)
+            | (Scope::LocalMachines, MachineKind::Remote)
+            | (Scope::NoMachine, _) => false,
+        }
+    }
+
+    /// Returns the scope that has machines of these kinds.
+    #[must_use]
+    pub fn of(kinds: &BTreeSet<MachineKind>) -> Scope {
+        match (kinds.contains(&MachineKind::Local), kinds.contains(&MachineKind::Remote)) {
+            (true, true) => Scope::AllMachines,
+            (false, true) => Scope::RemoteMachines,
+            (true, false) => Scope::LocalMachines,
+            (false, false) => Scope::NoMachine,
+        }
+    }
+}
+
 /// Who wants a job's outputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Demand {
@@ -188,6 +237,8 @@ pub struct Job {
     pub required_features: BTreeSet<String>,
     /// Where it would rather run.
     pub preference: Preference,
+    /// Where it may run.
+    pub scope: Scope,
     /// Who wants its outputs.
     pub demand: Demand,
     /// For whom it is done.

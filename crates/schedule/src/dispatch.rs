@@ -74,7 +74,7 @@ impl Scheduler {
         for requirement in &self.with_ready {
             if self.has_room(*requirement, round.wanted) {
                 let asked = self.requirements.at(*requirement);
-                let share = self.share(asked.owner);
+                let share = self.share(asked.needs.owner);
                 heads.extend(asked.ready.first().map(|key| (share, *key, *requirement)));
             }
         }
@@ -82,7 +82,7 @@ impl Scheduler {
             if !self.has_room(requirement, round.wanted) {
                 continue;
             }
-            let owner = self.requirements.at(requirement).owner;
+            let owner = self.requirements.at(requirement).needs.owner;
             let share = self.share(owner);
             if known < share {
                 // another queue of the same owner has got something meanwhile
@@ -107,7 +107,7 @@ impl Scheduler {
     fn is_contended(&self, requirement: RequirementId) -> bool {
         let asked = self.requirements.at(requirement);
         self.with_ready.iter().map(|other| self.requirements.at(*other)).any(|other| {
-            other.owner != asked.owner
+            other.needs.owner != asked.needs.owner
                 && other.classes.iter().any(|class| asked.classes.contains(class))
         })
     }

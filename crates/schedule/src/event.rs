@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::description::{Job, Machine};
+use crate::description::{Job, Machine, Scope};
 use crate::id::{ByteCount, JobId, MachineId, PathId, Place};
 
 /// Something that happened; see [`Scheduler::on_all`](crate::Scheduler::on_all).
@@ -144,6 +144,14 @@ pub enum Event {
     Asked {
         /// The job.
         job: JobId,
+    },
+    /// Where a job may run is something else now, as others wait for it. One that runs goes on where
+    /// it is.
+    Scoped {
+        /// The job.
+        job: JobId,
+        /// Where it may run.
+        scope: Scope,
     },
     /// Nobody wants a job any more; it is cancelled with everything that depends on it.
     Cancel {

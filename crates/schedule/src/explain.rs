@@ -95,7 +95,7 @@ impl Scheduler {
 
     fn choice(&self, job: &JobRecord, machine: MachineId, record: &MachineRecord) -> Choice {
         let asked = self.requirements.at(job.requirement);
-        if let Some(reason) = record.description.refusal(&asked.system, &asked.features) {
+        if let Some(reason) = record.description.refusal_of(&asked.needs) {
             return Choice::NotChosen(reason);
         }
         let is_placed = match job.state {
@@ -218,7 +218,7 @@ impl Scheduler {
             .iter()
             .filter(|(_, other)| other.duty != Duty::Removed)
             .filter_map(|(machine, other)| {
-                let refusal = other.description.refusal(&asked.system, &asked.features);
+                let refusal = other.description.refusal_of(&asked.needs);
                 Some((machine, refusal.or_else(|| self.hindrance(record, machine, other))?))
             })
             .collect()

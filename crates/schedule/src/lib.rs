@@ -62,6 +62,7 @@ mod population;
 mod reason;
 mod recall;
 mod scheduler;
+mod scope;
 mod settings;
 mod stock;
 mod store;
@@ -69,7 +70,7 @@ mod submit;
 mod table;
 
 pub use command::{Command, Reasons, Verdict};
-pub use description::{Demand, Job, Machine, MachineKind, Preference, Terms};
+pub use description::{Demand, Job, Machine, MachineKind, Preference, Scope, Terms};
 pub use event::{Event, JobFailure, MachineFault};
 pub use explanation::{
     Choice, Explanation, JobCounts, JobStatus, LinkState, MachineExplanation, MachineSnapshot,

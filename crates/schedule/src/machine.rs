@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::description::{Machine, Terms};
+use crate::description::{Machine, MachineKind, Scope, Terms};
 use crate::event::MachineFault;
 use crate::explanation::Trouble;
 use crate::id::{JobId, MachineId, Moment, OwnerId, PathId};
@@ -183,11 +183,13 @@ pub(crate) struct ClassKey {
     pub(crate) features: BTreeSet<String>,
     pub(crate) mandatory: BTreeSet<String>,
     pub(crate) systems: BTreeSet<String>,
+    pub(crate) kind: MachineKind,
 }
 
 impl ClassKey {
-    pub(crate) fn of(terms: &Terms) -> ClassKey {
+    pub(crate) fn of(kind: MachineKind, terms: &Terms) -> ClassKey {
         ClassKey {
+            kind,
             pace: Reverse(terms.speed().to_bits() >> 50),
             features: terms.supported_features.clone(),
             mandatory: terms.mandatory_features.clone(),
@@ -195,8 +197,8 @@ impl ClassKey {
         }
     }
 
-    /// Returns whether machines of this class take jobs that need `system` and `features`.
-    pub(crate) fn meets(&self, system: &str, features: &BTreeSet<String>) -> bool {
+    /// Returns whether machines of this class take jobs with such needs.
+    pub(crate) fn meets(&self, needs: &Needs) -> bool {
         let terms = Terms {
             systems: self.systems.clone(),
             slots: 1,
@@ -204,7 +206,7 @@ impl ClassKey {
             supported_features: self.features.clone(),
             mandatory_features: self.mandatory.clone(),
         };
-        terms.refusal(system, features).is_none()
+        needs.scope.includes(self.kind) && terms.refusal(&needs.system, &needs.features).is_none()
     }
 }
 
@@ -228,13 +230,20 @@ pub(crate) struct Class {
     pub(crate) requirements: Vec<RequirementId>,
 }
 
-/// What some jobs ask of a machine, and those of them that are ready.
-#[derive(Debug)]
-pub(crate) struct Requirement {
+/// What some jobs ask of a machine.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Needs {
     /// Jobs of different owners stand in queues of their own.
     pub(crate) owner: OwnerId,
+    pub(crate) scope: Scope,
     pub(crate) system: String,
     pub(crate) features: BTreeSet<String>,
+}
+
+/// Those of the jobs with the same needs that are ready.
+#[derive(Debug)]
+pub(crate) struct Requirement {
+    pub(crate) needs: Needs,
     /// The classes that meet it, fastest first.
     pub(crate) classes: Vec<ClassId>,
     pub(crate) ready: BTreeSet<ReadyKey>,

@@ -59,7 +59,7 @@ impl Scheduler {
     /// Puts a machine into the class of some of its terms; of two that are alike the more generous
     /// one counts.
     fn take_on(&mut self, machine: MachineId, terms: &Terms) {
-        let key = ClassKey::of(terms);
+        let key = ClassKey::of(self.machines.at(machine).description.kind, terms);
         let known = self.class_ids.get(&key).copied();
         let slots = terms.slots.min(super::connection::MAX_SLOTS);
         let faces = &mut self.machines.at_mut(machine).faces;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use crate::description::MachineKind;
 use crate::event::MachineFault;
 use crate::id::Moment;
 
@@ -27,6 +28,11 @@ pub enum Reason {
     MandatoryFeatures {
         /// Those the job does not ask for.
         features: BTreeSet<String>,
+    },
+    /// Whoever waits for the job wants no builds on such machines.
+    OutOfScope {
+        /// Whether it shares the caller's store.
+        kind: MachineKind,
     },
     /// It has no slots at all.
     ZeroSlots,
@@ -92,6 +98,7 @@ impl Reason {
             Reason::LacksSystem { .. } => "system",
             Reason::LacksFeatures { .. } => "features",
             Reason::MandatoryFeatures { .. } => "mandatoryFeatures",
+            Reason::OutOfScope { .. } => "scope",
             Reason::ZeroSlots => "zeroSlots",
             Reason::Full { .. } => "full",
             Reason::Connecting => "connecting",
@@ -129,6 +136,12 @@ impl fmt::Display for Reason {
             Reason::LacksFeatures { features } => write!(f, "it lacks {}", named(features)),
             Reason::MandatoryFeatures { features } => {
                 write!(f, "it takes only jobs that ask for {}", named(features))
+            }
+            Reason::OutOfScope { kind: MachineKind::Local } => {
+                f.write_str("whoever asked wants no builds here (max-jobs is 0)")
+            }
+            Reason::OutOfScope { kind: MachineKind::Remote } => {
+                f.write_str("whoever asked wants no builds on other machines (builders is empty)")
             }
             Reason::ZeroSlots => f.write_str("it has zero slots (max-jobs is 0)"),
             Reason::Full { busy, slots } => write!(f, "its slots are full ({busy}/{slots})"),

@@ -15,7 +15,7 @@ use crate::event::{Event, JobFailure};
 use crate::explanation::{JobCounts, Outcome};
 use crate::id::{JobId, Lane, MachineId, Moment, OwnerId, PathId};
 use crate::job::{JobRecord, State};
-use crate::machine::{Class, ClassKey, MachineRecord, Requirement};
+use crate::machine::{Class, ClassKey, MachineRecord, Needs, Requirement};
 use crate::path::PathRecord;
 use crate::settings::Settings;
 use crate::table::{ClassId, RequirementId, Table};
@@ -32,7 +32,7 @@ pub struct Scheduler {
     pub(crate) classes: Table<ClassId, Class>,
     pub(crate) class_ids: BTreeMap<ClassKey, ClassId>,
     pub(crate) requirements: Table<RequirementId, Requirement>,
-    pub(crate) requirement_ids: BTreeMap<(OwnerId, String, BTreeSet<String>), RequirementId>,
+    pub(crate) requirement_ids: BTreeMap<Needs, RequirementId>,
     /// Jobs in lanes, by owner.
     pub(crate) shares: BTreeMap<OwnerId, u32>,
     pub(crate) paths: Table<PathId, PathRecord>,
@@ -168,6 +168,7 @@ impl Scheduler {
             Event::Stopped { job } => self.stopped(job),
             Event::Rebuild { job } => self.rebuild(job),
             Event::Asked { job } => self.asked_for(job),
+            Event::Scoped { job, scope } => self.change_scope(job, scope),
             Event::Cancel { job } => self.cancel(job),
             Event::CancelAll => self.cancel_all(),
             Event::Forget { job } => self.forget(job),
@@ -240,7 +241,7 @@ impl Scheduler {
             asked.ready.insert(key);
             self.with_ready.insert(requirement);
         }
-        let owner = asked.owner;
+        let owner = asked.needs.owner;
         match (is_in_lane(before), is_in_lane(state)) {
             (false, true) => *self.shares.entry(owner).or_default() += 1,
             (true, false) => self.give_back(owner),
@@ -292,7 +293,7 @@ impl Scheduler {
 }
 
 /// Whether a job still has to be worked on.
-enum Open {
+pub(crate) enum Open {
     Yes,
     No,
 }
@@ -301,7 +302,7 @@ fn is_in_lane(state: State) -> bool {
     matches!(state, State::Started { .. } | State::Stopping { .. })
 }
 
-fn is_open(state: State) -> Open {
+pub(crate) fn is_open(state: State) -> Open {
     match state {
         State::Waiting | State::Ready | State::Started { .. } | State::Stopping { .. } => Open::Yes,
         State::Built | State::Ended(_) => Open::No,

@@ -13,7 +13,7 @@ use crate::description::Job;
 use crate::explanation::Outcome;
 use crate::id::{JobId, PathId};
 use crate::job::{JobRecord, Queueing, State, VerdictDue};
-use crate::machine::{Class, ClassKey, Duty, Requirement};
+use crate::machine::{Class, ClassKey, Duty, Needs, Requirement};
 use crate::scheduler::{Scheduler, count};
 use crate::table::{ClassId, RequirementId};
 
@@ -48,7 +48,12 @@ impl Scheduler {
     }
 
     fn insert_job(&mut self, job: JobId, description: Job) {
-        let requirement = self.requirement(&description);
+        let requirement = self.requirement(Needs {
+            owner: description.owner,
+            scope: description.scope,
+            system: description.system,
+            features: description.required_features,
+        });
         let mut dependencies = description.dependencies;
         dependencies.sort_unstable();
         dependencies.dedup();
@@ -221,23 +226,20 @@ impl Scheduler {
         }
     }
 
-    /// Returns the id of what a job asks for, matched against all classes if it is new.
-    fn requirement(&mut self, job: &Job) -> RequirementId {
-        let key = (job.owner, job.system.clone(), job.required_features.clone());
-        if let Some(id) = self.requirement_ids.get(&key) {
+    /// Returns the id of what some jobs need, matched against all classes if it is new.
+    pub(crate) fn requirement(&mut self, needs: Needs) -> RequirementId {
+        if let Some(id) = self.requirement_ids.get(&needs) {
             return *id;
         }
         let mut classes: Vec<(Reverse<u64>, usize, ClassId)> = Vec::new();
         for (key, id) in &self.class_ids {
-            if key.meets(&job.system, &job.required_features) {
+            if key.meets(&needs) {
                 classes.push((key.pace, key.features.len(), *id));
             }
         }
         classes.sort_unstable();
         let id = self.requirements.push(Requirement {
-            owner: job.owner,
-            system: job.system.clone(),
-            features: job.required_features.clone(),
+            needs: needs.clone(),
             classes: classes.iter().map(|(_, _, class)| *class).collect(),
             ready: std::collections::BTreeSet::new(),
             open: 0,
@@ -246,7 +248,7 @@ impl Scheduler {
         for (_, _, class) in classes {
             self.classes.at_mut(class).requirements.push(id);
         }
-        self.requirement_ids.insert(key, id);
+        self.requirement_ids.insert(needs, id);
         id
     }
 
@@ -260,7 +262,7 @@ impl Scheduler {
         let met: Vec<RequirementId> = self
             .requirements
             .iter()
-            .filter(|(_, asked)| key.meets(&asked.system, &asked.features))
+            .filter(|(_, asked)| key.meets(&asked.needs))
             .map(|(requirement, _)| requirement)
             .collect();
         self.class_ids.insert(key, id);
@@ -276,7 +278,7 @@ impl Scheduler {
     }
 
     /// Returns why no machine meets a requirement.
-    fn impossible(&mut self, requirement: RequirementId) -> crate::command::Reasons {
+    pub(crate) fn impossible(&mut self, requirement: RequirementId) -> crate::command::Reasons {
         let asked = self.requirements.at(requirement);
         if let Some(reasons) = &asked.impossible {
             return Arc::clone(reasons);
@@ -286,7 +288,7 @@ impl Scheduler {
             .iter()
             .filter(|(_, record)| record.duty != Duty::Removed)
             .filter_map(|(machine, record)| {
-                Some((machine, record.description.refusal(&asked.system, &asked.features)?))
+                Some((machine, record.description.refusal_of(&asked.needs)?))
             })
             .collect();
         self.requirements.at_mut(requirement).impossible = Some(Arc::clone(&reasons));

@@ -74,12 +74,12 @@ fn jobs() -> impl Strategy<Value = Vec<(Job, Truth)>> {
         prop::option::weighted(0.6, 1..2000_u64),
         prop::bool::weighted(0.04),
         (prop::bool::weighted(0.1), prop::bool::weighted(0.1), any::<bool>()),
-        prop::option::weighted(0.15, features()),
+        (prop::option::weighted(0.15, features()), prop::option::weighted(0.1, scopes())),
     );
     prop::collection::vec(one, 1..40).prop_map(|descriptions| {
         let numbered = descriptions.into_iter().zip(0_u32..);
         let build = |(
-            (back, (owner, takes), expected, fails, (arm, local, asked), wanted),
+            (back, (owner, takes), expected, fails, (arm, local, asked), (wanted, scope)),
             number,
         ): (_, u32)| {
             let back: Vec<u32> = back;
@@ -94,11 +94,22 @@ fn jobs() -> impl Strategy<Value = Vec<(Job, Truth)>> {
             }
             description.demand = if asked { Demand::Asked } else { Demand::ForOthers };
             description.owner = OwnerId(owner);
+            description.scope = Option::unwrap_or_default(scope);
             truth.fails = fails;
             (description, truth)
         };
         numbered.map(build).collect()
     })
+}
+
+fn scopes() -> impl Strategy<Value = Scope> {
+    prop::sample::select(vec![
+        Scope::AllMachines,
+        Scope::AllMachines,
+        Scope::RemoteMachines,
+        Scope::LocalMachines,
+        Scope::NoMachine,
+    ])
 }
 
 fn faults() -> impl Strategy<Value = Vec<(Duration, Fault)>> {
@@ -114,6 +125,7 @@ fn faults() -> impl Strategy<Value = Vec<(Duration, Fault)>> {
         1 => (0..6_usize).prop_map(|machine| Fault::Refuse { machine }),
         1 => (0..6_usize).prop_map(|machine| Fault::Drain { machine }),
         1 => (0..40_usize).prop_map(|job| Fault::Cancel { job }),
+        2 => (0..40_usize, scopes()).prop_map(|(job, scope)| Fault::Scope { job, scope }),
         1 => Just(Fault::CancelAll),
     ];
     prop::collection::vec((0..15_000_u64, fault), 0..6).prop_map(|faults| {
@@ -138,7 +150,7 @@ prop_compose! {
             | Fault::Refuse { machine }
             | Fault::Drain { machine }
             | Fault::Resume { machine } => *machine < machines.len(),
-            Fault::Cancel { job } => *job < jobs.len(),
+            Fault::Cancel { job } | Fault::Scope { job, .. } => *job < jobs.len(),
             Fault::CancelAll => true,
         };
         let mut faults: Vec<_> = faults.into_iter().filter(|(_, fault)| fits(fault)).collect();

@@ -611,6 +611,49 @@ fn what_stands_behind_others_leaves_a_machine_that_drains() {
     assert_eq!(resumed, [start(1, 0, 0, None), start(2, 0, 0, Some(1))]);
 }
 
+fn scoped(job: u32, scope: Scope) -> Event {
+    Event::Scoped { job: JobId(job), scope }
+}
+
+#[rstest]
+#[case::remote(Scope::RemoteMachines, 1, "whoever asked wants no builds here (max-jobs is 0)")]
+#[case::local(Scope::LocalMachines, 0, "wants no builds on other machines (builders is empty)")]
+fn a_job_keeps_to_its_scope(#[case] scope: Scope, #[case] barred: u32, #[case] why: &str) {
+    let local = Machine { kind: MachineKind::Local, ..machine(1) };
+    let machines = vec![machine(1), local];
+    let confined = || Job { scope, ..job(&[]) };
+    let (mut bench, commands) = Bench::running(machines, vec![confined(), confined(), job(&[])]);
+    let mut starts = commands;
+    starts.sort_by_key(|command| format!("{command:?}"));
+    assert_eq!(starts, [start(0, 1 - barred, 0, None), start(2, barred, 0, None)]);
+    assert!(bench.reason(1, barred as usize).contains(why), "{}", bench.reason(1, barred as usize));
+    // a slot that is free there is none for it, before somebody waits for it who doesn't mind
+    assert_eq!(bench.later(10, finished(2)), [done(2, Verdict::Built)]);
+    assert_eq!(bench.on(scoped(1, Scope::AllMachines)), [start(1, barred, 0, None)]);
+    // once it runs it goes on there
+    assert_eq!(bench.on(scoped(1, scope)), []);
+}
+
+#[test]
+fn a_job_that_may_run_nowhere_any_more_ends() {
+    let local = Machine { kind: MachineKind::Local, ..machine(1) };
+    let jobs = vec![job(&[]), lasting(&[], 5), job(&[1])];
+    let (mut bench, commands) = Bench::running(vec![local], jobs);
+    assert_eq!(commands, [start(1, 0, 0, None), start(2, 0, 0, Some(1))]);
+    let commands = bench.on(scoped(0, Scope::RemoteMachines));
+    let kind = MachineKind::Local;
+    let reasons = [(MachineId(0), Reason::OutOfScope { kind })].into();
+    assert_eq!(commands, [done(0, Verdict::Impossible { reasons })]);
+    // what stands behind another is taken back, and has nowhere to go
+    assert_eq!(bench.on(scoped(2, Scope::RemoteMachines)), [stop(2)]);
+    let ended = [bench.on(Event::Stopped { job: JobId(2) }), bench.later(5, finished(1))].concat();
+    let verdicts = ended.iter().map(|command| match command {
+        Command::Done { job, verdict } => (job.0, *verdict == Verdict::Built),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(verdicts.collect::<BTreeSet<_>>(), [(1, true), (2, false)].into());
+}
+
 #[test]
 fn a_machine_that_drains_is_not_connected_to() {
     let mut bench = Bench::new(Settings::default(), vec![machine(1)]);

@@ -3,7 +3,8 @@
 //!
 //! Each list of machines that clients bring has a scheduler of its own: its slots are counted over
 //! all clients that bring the same list, and apart from those of the configured one. The daemon
-//! takes such a list from trusted clients only; everybody may bring the empty one.
+//! takes such a list from trusted clients only. Who asks for no builds on this machine, or for none on
+//! others, shares the one scheduler with everybody.
 //!
 //! What was built for somebody who asked for it is signed with the keys of `secret-key-files`.
 
@@ -72,20 +73,12 @@ struct State {
     earlier: Vec<LocalBuilder>,
     /// What other machines have built and the hook has run for, and when it was built: the latest.
     hooked: VecDeque<(Hooked, Arc<HookRun>)>,
-    /// By the value of `builders`, and whether this machine is meant, too.
-    brought: BTreeMap<(String, Here), Arc<Service>>,
+    /// By the value of `builders`.
+    brought: BTreeMap<String, Arc<Service>>,
     /// What builds with lists that clients had brought, and that are no good any more.
     forgotten: Vec<Weak<Service>>,
     /// Machines that get nothing new.
     drained: BTreeSet<String>,
-}
-
-/// Whether a client has something built on this machine, too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Here {
-    Builds,
-    /// It has asked for no builds here (`max-jobs = 0`).
-    No,
 }
 
 impl Builds {
@@ -134,11 +127,8 @@ impl Builds {
     fn reload_brought(&self, state: &mut State) {
         let State { configuration, builder, brought, forgotten, .. } = state;
         forgotten.retain(|service| service.strong_count() > 0);
-        let usual = &configuration.settings.builders;
-        brought.retain(|(builders, here), service| {
-            let builder = builder.as_ref().filter(|_| *here == Here::Builds);
-            let given = Some(builders.as_str()).filter(|given| given != usual);
-            let machines = self.machine.machines(configuration, given, builder);
+        brought.retain(|builders, service| {
+            let machines = self.machine.machines(configuration, Some(builders), builder.as_ref());
             let options = service_options(&configuration.settings);
             let known = machines.and_then(|list| Ok((list, options?)));
             let reloaded = known.map(|(list, options)| service.reload(list, options));
@@ -193,26 +183,18 @@ impl Builds {
             settings.build.cores = configuration.build_settings().cores;
         }
         let overrides = &settings.build.overrides;
-        let here = match overrides.get("max-jobs").map(String::as_str) {
-            Some("0") => Here::No,
-            _ => Here::Builds,
-        };
         let mut state = self.state();
         let usual = &state.configuration.settings.builders;
         let builders = overrides.get("builders").unwrap_or(usual).clone();
-        // where the daemon itself builds nothing here, its own list is what is asked for
-        let builds_nothing = state.configuration.settings.max_jobs.resolve(processors()) == 0;
-        let builds_here = state.builder.is_some() && !builds_nothing;
-        if builders == *usual && (here == Here::Builds || !builds_here) {
+        // who wants none of them has them left out by the one scheduler
+        if builders == *usual || builders.trim().is_empty() {
             return Ok(Arc::clone(&self.service));
         }
-        let key = (builders, here);
-        if let Some(service) = state.brought.get(&key) {
+        if let Some(service) = state.brought.get(&builders) {
             return Ok(Arc::clone(service));
         }
-        let builder = state.builder.as_ref().filter(|_| here == Here::Builds);
-        let given = Some(key.0.as_str()).filter(|given| given != usual);
-        let machines = self.machine.machines(&state.configuration, given, builder);
+        let builder = state.builder.as_ref();
+        let machines = self.machine.machines(&state.configuration, Some(&builders), builder);
         let options = service_options(&state.configuration.settings);
         let known = machines.and_then(|list| Ok((list, options?)));
         let (machines, options) = known.map_err(|error| StoreError::Refused {
@@ -226,7 +208,7 @@ impl Builds {
         for machine in &state.drained {
             service.set_duty(machine, Duty::Draining);
         }
-        state.brought.insert(key, Arc::clone(&service));
+        state.brought.insert(builders, Arc::clone(&service));
         Ok(service)
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use drover_core::{OutputName, StorePath};
-use drover_schedule::{Event, JobId, MachineId, Verdict};
+use drover_schedule::{Event, JobId, MachineId, Scope, Verdict};
 use drover_store::{AfterFailure, Keeper, RealiseObserver};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -99,6 +99,8 @@ pub(crate) struct Joining {
     pub(crate) observer: Arc<dyn RealiseObserver>,
     pub(crate) after_failure: AfterFailure,
     pub(crate) terms: Terms,
+    /// Where its builds may run.
+    pub(crate) scope: Scope,
     pub(crate) reply: oneshot::Sender<Settled>,
 }
 
@@ -127,6 +129,7 @@ pub(crate) struct Client {
     pub(crate) after_failure: AfterFailure,
     /// What it asks of the builds.
     pub(crate) terms: Terms,
+    pub(crate) scope: Scope,
     pub(crate) reply: Option<oneshot::Sender<Settled>>,
 }
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use drover_core::{OutputName, PathInfo, StorePath};
 use drover_derivation::{Derivation, DerivationKind};
-use drover_schedule::{Event, JobId, JobStatus, OwnerId, Place};
+use drover_schedule::{Event, JobId, JobStatus, OwnerId, Place, Scope};
 use drover_store::Keeper;
 
 use crate::driver::{Interest, JobPhase};
-use crate::prepare::JobPlan;
+use crate::prepare::{JobPlan, Work};
 use crate::service::engine::{Client, Engine, Joining};
 use crate::service::router::ClientId;
 use crate::service::table::{Bundle, BundleId, GoodFor, Key, Progress, Use};
@@ -22,11 +22,10 @@ impl Engine {
     /// Takes a client in: its jobs are those of others where they are the same, and new ones
     /// otherwise.
     pub(crate) fn join(&mut self, joining: Joining) {
-        let Joining { client, mut work, keys, targets, learned, lost, .. } = joining;
+        let Joining { client, work, keys, targets, learned, lost, .. } = joining;
         self.router.add_client(client, joining.observer);
-        let infos = std::mem::take(&mut work.infos);
-        let realised = std::mem::take(&mut work.realised);
-        let (mapped, new) = self.share(work.jobs, keys, &lost);
+        let Work { infos, realised, jobs: plans, .. } = work;
+        let (mapped, new) = self.share(plans, keys, &lost);
         let jobs = self.table.closure(mapped.iter().flatten().copied());
         let lacks_bundle =
             |job: &JobId| self.table.get(*job).is_some_and(|entry| entry.bundle.is_none());
@@ -40,10 +39,10 @@ impl Engine {
         let submitted: Vec<JobId> = new.iter().map(|(job, _)| *job).collect();
         let owner = self.owners.of(joining.name.as_deref());
         for (job, plan) in new {
-            self.submit(owner, job, plan, &sizes);
+            self.submit((owner, joining.scope), job, plan, &sizes);
         }
         for job in &jobs {
-            self.wait_for(client, *job, joining.terms.clone());
+            self.wait_for(client, *job, joining.terms.clone(), joining.scope);
         }
         let targets: Vec<JobId> = targets
             .iter()
@@ -62,6 +61,7 @@ impl Engine {
             pending,
             after_failure: joining.after_failure,
             terms: joining.terms,
+            scope: joining.scope,
             reply: Some(joining.reply),
         };
         let is_done = state.pending.is_empty();
@@ -151,7 +151,7 @@ impl Engine {
 
     fn submit(
         &mut self,
-        owner: OwnerId,
+        whose: (OwnerId, Scope),
         job: JobId,
         plan: JobPlan,
         sizes: &BTreeMap<StorePath, u64>,
@@ -164,18 +164,31 @@ impl Engine {
         for path in &plan.inputs {
             self.driver.path_at(path, Place::Here, sizes.get(path).copied());
         }
-        self.driver.submit(owner, job, plan);
+        if let Some(entry) = self.table.get_mut(job) {
+            entry.scopes.told(whose.1);
+        }
+        self.driver.submit(whose, job, plan);
     }
 
-    fn wait_for(&mut self, client: ClientId, job: JobId, terms: Terms) {
+    fn wait_for(&mut self, client: ClientId, job: JobId, terms: Terms, scope: Scope) {
         self.table.wanted_again(job);
         let Some(entry) = self.table.get_mut(job) else { return };
         if entry.waiters.insert(client)
             && let Some(state) = self.driver.jobs.get(job.0 as usize)
         {
             state.plan.terms.add(terms);
+            entry.scopes.add(scope);
         }
         self.router.listen(entry.node, client);
+        self.renew_scope(job);
+    }
+
+    /// Tells the scheduler where a job may run now: on this machine where one of those who wait for it
+    /// lets it.
+    fn renew_scope(&mut self, job: JobId) {
+        if let Some(scope) = self.table.get_mut(job).and_then(|entry| entry.scopes.renewed()) {
+            self.tell_scheduler(Event::Scoped { job, scope });
+        }
     }
 
     /// Takes a client out.
@@ -197,7 +210,9 @@ impl Engine {
     /// Ends a client's interest in jobs; what nobody else waits for is ended.
     pub(crate) fn drop_interest(&mut self, client: ClientId, jobs: Vec<JobId>) {
         let mut alone = Vec::new();
-        let terms = self.clients.get(&client).map(|state| state.terms.clone()).unwrap_or_default();
+        let state = self.clients.get(&client);
+        let terms = state.map(|state| state.terms.clone()).unwrap_or_default();
+        let scope = state.map(|state| state.scope).unwrap_or_default();
         for job in jobs {
             if let Some(state) = self.clients.get_mut(&client) {
                 state.jobs.remove(&job);
@@ -210,8 +225,10 @@ impl Engine {
             if let Some(state) = self.driver.jobs.get(job.0 as usize) {
                 state.plan.terms.remove(terms.clone());
             }
-            if entry.waiters.is_empty() {
-                alone.push(job);
+            entry.scopes.remove(scope);
+            match entry.waiters.is_empty() {
+                true => alone.push(job),
+                false => self.renew_scope(job),
             }
         }
         // all of them before the first is cancelled, as that takes along what depends on it

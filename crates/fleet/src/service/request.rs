@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use drover_core::{DrvOutput, OutputName, StorePath};
 use drover_derivation::Derivation;
-use drover_schedule::{JobId, MachineKind};
+use drover_schedule::{JobId, MachineKind, Scope};
 use drover_store::{
     Keeper, RealiseObserver, RealiseSettings, RealiseStatus, Realised, StoreError, Substitute,
 };
@@ -72,6 +72,18 @@ pub(crate) fn failed(status: RealiseStatus, message: String) -> Realised {
     Realised { status, message, outputs: BTreeMap::new(), period: None }
 }
 
+/// Returns where a client's builds may run: not on this machine where it says `max-jobs = 0`, and on no
+/// other where its `builders` is empty.
+pub(crate) fn scope_of(settings: &RealiseSettings) -> Scope {
+    let said = |name: &str| settings.build.overrides.get(name).map(|value| value.trim());
+    let is_let = |kind: &MachineKind| match kind {
+        MachineKind::Local => said("max-jobs") != Some("0"),
+        MachineKind::Remote => said("builders") != Some(""),
+    };
+    let kinds = [MachineKind::Local, MachineKind::Remote];
+    Scope::of(&kinds.into_iter().filter(is_let).collect())
+}
+
 impl Request {
     /// Has jobs built and brings what is wanted of them; answers in the order of `asked`.
     pub(crate) async fn build(
@@ -95,6 +107,7 @@ impl Request {
             observer: Arc::clone(&self.observer),
             after_failure: self.settings.after_failure,
             terms: Terms::of(&self.settings.build),
+            scope: scope_of(&self.settings),
             reply,
         };
         self.handle.send(Command::Join(Box::new(joining)));

@@ -8,7 +8,7 @@ use std::hash::Hash;
 use std::time::SystemTime;
 
 use drover_core::{OutputName, StorePath};
-use drover_schedule::JobId;
+use drover_schedule::{JobId, MachineKind, Scope};
 use drover_store::RealiseStatus;
 
 use crate::graph::NodeId;
@@ -76,6 +76,7 @@ pub(crate) struct Entry {
     pub(crate) key: Key,
     pub(crate) node: NodeId,
     pub(crate) waiters: BTreeSet<ClientId>,
+    pub(crate) scopes: Scopes,
     pub(crate) dependencies: Vec<JobId>,
     /// Jobs in the table that depend on it.
     pub(crate) dependents: usize,
@@ -86,6 +87,43 @@ pub(crate) struct Entry {
     pub(crate) period: Option<(SystemTime, SystemTime)>,
     /// Its place among those that are only kept for whoever asks next.
     pub(crate) retained: Option<u64>,
+}
+
+/// Where those who wait for a job let it run.
+#[derive(Debug, Default)]
+pub(crate) struct Scopes {
+    waiters: BTreeMap<Scope, usize>,
+    /// What the scheduler was told last.
+    told: Option<Scope>,
+}
+
+impl Scopes {
+    /// Notes what the scheduler was told.
+    pub(crate) fn told(&mut self, scope: Scope) {
+        self.told = Some(scope);
+    }
+
+    pub(crate) fn add(&mut self, scope: Scope) {
+        *self.waiters.entry(scope).or_default() += 1;
+    }
+
+    pub(crate) fn remove(&mut self, scope: Scope) {
+        if let Some(count) = self.waiters.get_mut(&scope) {
+            *count -= 1;
+            if *count == 0 {
+                self.waiters.remove(&scope);
+            }
+        }
+    }
+
+    /// Returns where it may run, wherever one of those who wait lets it, if that has changed since this
+    /// was asked last.
+    pub(crate) fn renewed(&mut self) -> Option<Scope> {
+        let is_let = |kind: &MachineKind| self.waiters.keys().any(|scope| scope.includes(*kind));
+        let kinds = [MachineKind::Local, MachineKind::Remote].into_iter().filter(is_let);
+        let scope = Scope::of(&kinds.collect());
+        (self.told.replace(scope) != Some(scope)).then_some(scope)
+    }
 }
 
 /// Counts users of things.
@@ -204,6 +242,7 @@ impl Table {
             key,
             node,
             waiters: BTreeSet::new(),
+            scopes: Scopes::default(),
             dependencies,
             dependents: 0,
             paths: BTreeSet::new(),

@@ -154,6 +154,87 @@ async fn slots_are_those_of_all_clients_together() {
     daemon.end(&[&one]).await;
 }
 
+/// Settings of a client that says so.
+fn saying(name: &str, value: &str) -> drover_store::RealiseSettings {
+    let mut settings = settings(AfterFailure::Stop);
+    settings.build.overrides.insert(name.to_owned(), value.to_owned());
+    settings
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_wants_no_builds_here_shares_the_slots_of_others() {
+    let mut world = World::new().await;
+    let (here, one) = (Machine::local(4), Machine::new("one", 2));
+    let mut drvs = Vec::new();
+    for number in 0..6 {
+        let name = format!("job{number}");
+        drvs.push(world.draft(&name).took(Duration::from_secs(10)).write().await);
+    }
+    let daemon = Daemon::new(&world, &[&here, &one]);
+    let mut crowd = Crowd::default();
+    let began = tokio::time::Instant::now();
+    for drv in &drvs {
+        crowd.add(daemon.ask_on(&[drv], saying("max-jobs", "0"), Arc::default()));
+    }
+    after(5).await;
+    assert_eq!((one.live_lanes(), here.live_lanes()), (2, 0));
+    // who doesn't mind shares one of the builds that wait, which is then done here
+    let late = drvs.last().unwrap();
+    built(&daemon.ask(&[late]).await);
+    assert_eq!((here.made(), began.elapsed().as_secs()), (vec!["job5".to_owned()], 15));
+    crowd.all().await.iter().for_each(|answers| built(answers));
+    assert_eq!((one.made().len(), began.elapsed().as_secs()), (5, 30));
+    daemon.end(&[&here, &one]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_wants_no_other_machines_has_none() {
+    let mut world = World::new().await;
+    let drv = world.draft("job").took(Duration::from_secs(10)).write().await;
+    let other = world.draft("other").took(Duration::from_secs(10)).write().await;
+    let (here, one) = (Machine::local(1), Machine::new("one", 8));
+    let daemon = Daemon::new(&world, &[&here, &one]);
+    let mut crowd = Crowd::default();
+    for drv in [&drv, &other] {
+        crowd.add(daemon.ask_on(&[drv], saying("builders", ""), Arc::default()));
+    }
+    crowd.all().await.iter().for_each(|answers| built(answers));
+    assert_eq!((here.made().len(), one.made().len()), (2, 0));
+    // and none at all where this machine isn't wanted, either
+    let third = world.draft("third").write().await;
+    let mut settings = saying("builders", "");
+    settings.build.overrides.insert("max-jobs".to_owned(), "0".to_owned());
+    let answer = daemon.ask_on(&[&third], settings, Arc::default()).await.unwrap().remove(0);
+    let said = &answer.message;
+    assert!(!answer.status.is_success() && said.contains("wants no builds here"), "{said}");
+    assert!(said.contains("wants no builds on other machines"), "{said}");
+    daemon.end(&[&here, &one]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_build_may_run_is_up_to_who_still_waits() {
+    let mut world = World::new().await;
+    let busy = world.draft("busy").took(Duration::from_secs(20)).write().await;
+    let drv = world.draft("job").took(Duration::from_secs(10)).write().await;
+    let here = Machine::local(1);
+    let daemon = Daemon::new(&world, &[&here]);
+    let mut crowd = Crowd::default();
+    crowd.add(daemon.ask_on(&[&busy], settings(AfterFailure::Stop), Arc::default()));
+    after(1).await;
+    let lenient = crowd.add(daemon.ask_on(&[&drv], settings(AfterFailure::Stop), Arc::default()));
+    after(1).await;
+    let mut strict = tokio::task::JoinSet::new();
+    strict.spawn(daemon.ask_on(&[&drv], saying("max-jobs", "0"), Arc::default()));
+    after(1).await;
+    assert!(strict.try_join_next().is_none(), "it is built for the other one, and waits with it");
+    lenient.abort();
+    let answer = strict.join_next().await.unwrap().unwrap().unwrap().remove(0);
+    assert!(answer.message.contains("wants no builds here"), "{answer:?}");
+    crowd.all().await.iter().for_each(|answers| built(answers));
+    assert_eq!(here.made(), ["busy"]);
+    daemon.end(&[&here]).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_build_ends_with_its_last_client() {
     let mut world = World::new().await;

@@ -57,6 +57,11 @@ pub enum Fault {
     Cancel {
         job: usize,
     },
+    /// Who waits for it lets it run there.
+    Scope {
+        job: usize,
+        scope: Scope,
+    },
     CancelAll,
 }
 
@@ -353,6 +358,10 @@ impl Simulator {
             Fault::Cancel { job } => {
                 self.tell(Event::Cancel { job: JobId(u32::try_from(job).unwrap()) })
             }
+            Fault::Scope { job, scope } => {
+                self.world.jobs[job].0.scope = scope;
+                self.tell(Event::Scoped { job: JobId(u32::try_from(job).unwrap()), scope });
+            }
             Fault::CancelAll => {
                 self.cancelled = true;
                 self.tell(Event::CancelAll);
@@ -575,6 +584,7 @@ impl Simulator {
         assert!(self.connected[index], "{job} on {lane}: not connected");
         let refusal = machine.refusal(&description.system, &description.required_features);
         assert_eq!(refusal, None, "{job} on {lane}");
+        assert!(description.scope.includes(machine.kind), "{job} on {lane}");
         let slots = machine.slots_for(&description.system, &description.required_features);
         assert!(lane.index < slots, "{lane} is there, and its job may use it");
         let started = self.lanes.values().any(|queue| queue.contains(&job));

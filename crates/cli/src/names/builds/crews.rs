@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use drover_fleet::{Duty, Service};
 
-use super::{Builds, Here};
+use super::Builds;
 
 /// A list of machines, with what schedules for it.
 pub(in crate::names) struct Crew {
@@ -17,14 +17,9 @@ impl Builds {
     /// Returns all lists of machines, the daemon's own first.
     pub(in crate::names) fn crews(&self) -> Vec<Crew> {
         let state = self.state();
-        let usual = &state.configuration.settings.builders;
-        let brought = state.brought.iter().map(|((builders, here), service)| {
-            let list = if builders == usual { "the daemon's" } else { builders.as_str() };
-            let brought = match here {
-                Here::Builds => list.to_owned(),
-                Here::No => format!("{list}, without this machine"),
-            };
-            Crew { service: Arc::clone(service), brought: Some(brought) }
+        let brought = state.brought.iter().map(|(builders, service)| Crew {
+            service: Arc::clone(service),
+            brought: Some(builders.clone()),
         });
         let own = Crew { service: Arc::clone(&self.service), brought: None };
         std::iter::once(own).chain(brought).collect()
