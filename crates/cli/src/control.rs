@@ -25,11 +25,11 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn socket(configuration: &Configuration) -> PathBuf {
     let usual = || configuration.host.daemon_socket();
     let listens = match own_store::place(&configuration.settings.store) {
-        Ok(Place::Local(layout) | Place::Own(layout)) => {
+        Ok(Some(Place::Local(layout) | Place::Own(layout))) => {
             daemon_of(&layout.state).unwrap_or_else(usual)
         }
-        Ok(Place::Daemon(socket)) => socket,
-        Err(_) => usual(),
+        Ok(Some(Place::Daemon(socket))) => socket,
+        Ok(None) | Err(_) => usual(),
     };
     socket_beside(&listens)
 }

@@ -10,6 +10,7 @@ use drover_store_cache::AwsFiles;
 use rustix::fs::Access;
 
 use crate::runtime_dir;
+use crate::variables::variable;
 
 /// Bytes that a configuration file may have.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
@@ -74,7 +75,7 @@ impl Host {
     /// Reads the environment of this process.
     pub(crate) fn of_this_process() -> Host {
         let current_dir = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-        Host::from_lookup(|name| std::env::var(name).ok(), current_dir)
+        Host::from_lookup(|name| variable(name)?.into_string().ok(), current_dir)
     }
 
     fn from_lookup(lookup: impl Fn(&str) -> Option<String>, current_dir: PathBuf) -> Host {

@@ -57,7 +57,7 @@ impl LocalStore {
     pub(crate) fn choose(configuration: &Configuration) -> anyhow::Result<LocalStore> {
         let Configuration { host, settings, .. } = configuration;
         let store = &settings.store;
-        if let Ok(Place::Own(layout)) = own_store::place(store) {
+        if let Some(Place::Own(layout)) = own_store::place(store)? {
             return LocalStore::of_user(layout, host);
         }
         let store_dir = match store.param("store").filter(|_| !store.scheme().is_ssh()) {

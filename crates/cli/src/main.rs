@@ -56,6 +56,7 @@ mod table;
 mod terminal;
 mod units;
 mod usual_shell;
+mod variables;
 mod wanted;
 
 use std::ffi::OsString;

@@ -8,32 +8,37 @@ use anyhow::Context as _;
 use drover_config::{NixConf, Settings, StoreReference};
 use drover_core::{StorePath, TrustedKeys};
 use drover_store_local::{
-    Access as LayoutAccess, ContentSync, Layout, LocalOptions, LocalStore, LogForm, Optimise,
-    Place, RequiredSignatures, Sources, Surroundings, Symlinks, Uid,
+    Access as LayoutAccess, ContentSync, Layout, LayoutError, LocalOptions, LocalStore, LogForm,
+    Optimise, Place, RequiredSignatures, Sources, Surroundings, Symlinks, Uid,
 };
 use rustix::fs::Access;
 
 use crate::configuration::Configuration;
 use crate::local_store::StockDaemon;
 use crate::terminal::Terminal;
+use crate::variables::variable;
 
 /// Says where a store of this machine is: in its files, or behind its daemon.
 ///
 /// # Errors
 ///
-/// Not a store of this machine, or one whose folders are none.
-pub(crate) fn place(reference: &StoreReference) -> anyhow::Result<Place> {
+/// One whose folders are none.
+pub(crate) fn place(reference: &StoreReference) -> anyhow::Result<Option<Place>> {
     let uid = match rustix::process::geteuid().is_root() {
         true => Uid::Root,
         false => Uid::Other,
     };
     let around = Surroundings {
-        variable: &|name| std::env::var(name).ok(),
+        variable: &|name| variable(name)?.into_string().ok(),
         exists: &|path| path.exists(),
         writable: &is_writable,
         uid,
     };
-    Layout::decide(reference, &around).with_context(|| format!("store '{reference}' can't be used"))
+    match Layout::decide(reference, &around) {
+        Ok(place) => Ok(Some(place)),
+        Err(LayoutError::NotLocal { .. }) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("store '{reference}' can't be used")),
+    }
 }
 
 fn is_writable(path: &Path) -> bool {
@@ -55,7 +60,7 @@ pub(crate) fn for_building(
     terminal: &Terminal,
 ) -> anyhow::Result<Option<LocalStore>> {
     let Configuration { settings, conf, host, .. } = configuration;
-    let Some(layout) = writable_layout(&settings.store) else { return Ok(None) };
+    let Some(layout) = writable_layout(&settings.store)? else { return Ok(None) };
     if !sources.unasked.is_empty() && local.stock_daemon(host) == StockDaemon::Present {
         return Ok(None);
     }
@@ -66,18 +71,19 @@ pub(crate) fn for_building(
 }
 
 /// Returns where a store of this machine is, if this user may write its files or make it.
-pub(crate) fn writable_layout(reference: &StoreReference) -> Option<Layout> {
-    match place(reference) {
-        // NixOS mounts the store's directory read-only for all but its daemon
-        Ok(Place::Local(layout) | Place::Own(layout))
-            if layout.access == LayoutAccess::ReadWrite
-                && can_be_written(&layout.state)
-                && can_be_written(&layout.real) =>
-        {
-            Some(layout)
-        }
-        _ => None,
-    }
+///
+/// # Errors
+///
+/// Those of [`place`].
+pub(crate) fn writable_layout(reference: &StoreReference) -> anyhow::Result<Option<Layout>> {
+    let Some(Place::Local(layout) | Place::Own(layout)) = place(reference)? else {
+        return Ok(None);
+    };
+    // NixOS mounts the store's directory read-only for all but its daemon
+    let may_be_written = layout.access == LayoutAccess::ReadWrite
+        && can_be_written(&layout.state)
+        && can_be_written(&layout.real);
+    Ok(may_be_written.then_some(layout))
 }
 
 /// Whether a folder can be written, or be made where it is absent.

@@ -51,7 +51,7 @@ pub(crate) async fn ping(
     let local = LocalStore::choose(&configuration)?;
     let own = match local.address {
         // nobody stands between
-        Address::Local(_) => own_store::writable_layout(&configuration.settings.store),
+        Address::Local(_) => own_store::writable_layout(&configuration.settings.store)?,
         _ => None,
     };
     let store: Box<dyn Store> = match own {

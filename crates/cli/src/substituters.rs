@@ -83,7 +83,7 @@ impl Opener {
 
     fn open_store(&self, reference: &StoreReference) -> anyhow::Result<Arc<dyn Store>> {
         let Configuration { settings, conf, host, store_dir, .. } = &self.configuration;
-        if let Ok(Place::Local(layout) | Place::Own(layout)) = own_store::place(reference) {
+        if let Some(Place::Local(layout) | Place::Own(layout)) = own_store::place(reference)? {
             return Ok(Arc::new(own_store::open(layout, settings, conf)?));
         }
         let store_dir = match reference.param("store").filter(|_| !reference.scheme().is_ssh()) {

@@ -116,7 +116,7 @@ impl Layout {
             Scheme::Local => local(),
             Scheme::Daemon => Ok(Place::Daemon(socket(around)?)),
             Scheme::Auto => {
-                let state = match reference.param("state") {
+                let state = match reference.param("state").filter(|state| !state.is_empty()) {
                     Some(state) => clean("state", state)?,
                     None => default_state(around)?,
                 };
@@ -147,14 +147,16 @@ impl Layout {
         around: &Surroundings<'_>,
         own: Option<PathBuf>,
     ) -> Result<Layout, LayoutError> {
-        let param = |name: &'static str| reference.param(name).map(|value| clean(name, value));
+        // an empty one is as good as none, as in Nix
+        let given = |name| reference.param(name).filter(|value| !value.is_empty());
+        let param = |name: &'static str| given(name).map(|value| clean(name, value));
         let path = Some(reference.path()).filter(|path| !path.is_empty());
         let root = match param("root") {
             Some(root) => Some(root?),
             None => path.map(|path| clean("root", path)).transpose()?.or(own),
         };
         let below = |path: &str| root.as_ref().map(|root| root.join(path));
-        let store_dir = store_dir(reference.param("store"), around)?;
+        let store_dir = store_dir(given("store"), around)?;
         let or = |given: Option<Result<PathBuf, LayoutError>>, below: Option<PathBuf>| {
             given.transpose().map(|given| given.or(below))
         };

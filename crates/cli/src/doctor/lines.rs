@@ -142,7 +142,9 @@ fn keys(machines: &[Machine]) -> Vec<KeyFile> {
 async fn local_trust(configuration: &Configuration, surroundings: &Surroundings) -> LocalTrust {
     let Ok(local) = LocalStore::choose(configuration) else { return LocalTrust::Unknown };
     let is_daemon = matches!(local.address, Address::Socket(_));
-    if !is_daemon || own_store::writable_layout(&configuration.settings.store).is_some() {
+    if !is_daemon
+        || own_store::writable_layout(&configuration.settings.store).is_ok_and(|it| it.is_some())
+    {
         return LocalTrust::NoDaemon;
     }
     let store = surroundings.connector.open_local(&local, &Default::default());

@@ -101,11 +101,12 @@ fn overrides(settings: &Settings) -> Vec<Override> {
 fn layout(configuration: &Configuration) -> anyhow::Result<Layout> {
     let reference = &configuration.settings.store;
     match own_store::place(reference)? {
-        Place::Local(layout) | Place::Own(layout) => Ok(layout),
-        Place::Daemon(socket) => bail!(
+        Some(Place::Local(layout) | Place::Own(layout)) => Ok(layout),
+        Some(Place::Daemon(socket)) => bail!(
             "the store is behind the daemon at '{}', which is who must be told of a build hook",
             socket.display()
         ),
+        None => bail!("'{reference}' is not a local store"),
     }
 }
 

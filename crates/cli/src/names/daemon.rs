@@ -11,6 +11,7 @@ use drover_daemon::{
 };
 use drover_fleet::Shutdown;
 use drover_store::Store as _;
+use drover_store_local::Place;
 use drover_store_remote::{RemoteStore, Wire};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::oneshot;
@@ -21,6 +22,7 @@ use super::served::{Scheduling, Serving};
 use super::signals::{Signal, Signals};
 use super::{NIX_VERSION, Opened, ThisMachine, failed};
 use crate::configuration::Configuration;
+use crate::own_store;
 use crate::standing::Standing;
 use crate::terminal::Terminal;
 
@@ -103,6 +105,8 @@ async fn on_socket(
     let mut signals = Signals::new(supervisor.watchdog())?;
     let mut listeners = sockets_from_systemd()?;
     let socket = configuration.host.daemon_socket();
+    let at = listeners.iter().find_map(Listener::path).unwrap_or_else(|| socket.clone());
+    refuse_oneself(&configuration, &at)?;
     let opened = machine.open(None, &configuration)?;
     let state = prepare(machine, &opened).await;
     let serving = Serving::new(machine, opened, configuration, Scheduling::Own)?;
@@ -110,7 +114,6 @@ async fn on_socket(
         true => Some(Listener::draft(&socket)?),
         false => None,
     };
-    let at = listeners.iter().find_map(Listener::path).unwrap_or(socket);
     // whoever finds the socket finds all that goes with it
     let standing = state.and_then(|state| place(machine, &state));
     let rule = rule_of(request.trust);
@@ -123,6 +126,20 @@ async fn on_socket(
     outside.serve(listeners, rule, &mut signals, std::future::pending()).await;
     questions.shutdown().await;
     Ok(ExitStatus::SUCCESS)
+}
+
+/// Refuses to serve what is behind the daemon's own socket: each of its connections would be a client
+/// of itself.
+fn refuse_oneself(configuration: &Configuration, socket: &Path) -> anyhow::Result<()> {
+    let store = &configuration.settings.store;
+    match own_store::place(store)? {
+        Some(Place::Daemon(other)) if other == socket => anyhow::bail!(
+            "'{store}' is what this daemon would serve at '{}' itself: set NIX_REMOTE, 'store' or \
+             '--store' to 'local'",
+            socket.display()
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Makes a store of our own where it is absent, and returns its state directory.

@@ -43,6 +43,7 @@ use crate::own_store;
 use crate::standing;
 use crate::substituters;
 use crate::terminal::Terminal;
+use crate::variables::variable;
 
 /// The release of Nix whose behaviour is followed, as programs tell it that ask for the version.
 pub(crate) const NIX_VERSION: &str = "2.34.8";
@@ -149,9 +150,8 @@ impl ThisMachine {
         configuration: &Configuration,
     ) -> anyhow::Result<Opened> {
         let reference = reference.unwrap_or(&configuration.settings.store);
-        let place = match own_store::place(reference) {
-            Ok(place) => place,
-            Err(_) => return self.open_remote(reference, configuration),
+        let Some(place) = own_store::place(reference)? else {
+            return self.open_remote(reference, configuration);
         };
         match place {
             Place::Local(layout) => self.open_own(layout, reference, configuration),
@@ -286,7 +286,7 @@ impl Host for ThisMachine {
     }
 
     fn variable(&self, name: &str) -> Option<OsString> {
-        std::env::var_os(name)
+        variable(name)
     }
 
     fn working_dir(&self) -> PathBuf {

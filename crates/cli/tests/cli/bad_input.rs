@@ -2,6 +2,7 @@
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
@@ -192,5 +193,21 @@ impl World {
             r#"let bb = builtins.path {{ path = {}; name = "busybox"; }}; in derivation {{ name = "{name}"; system = "x86_64-linux"; builder = "${{bb}}/bin/sh"; PATH = "${{bb}}/bin"; args = [ "-euc" ''{script}'' ]; }}"#,
             self.path("bb").display(),
         )
+    }
+}
+
+/// A store whose folders are none is refused, and nobody is asked to open it instead.
+#[rstest]
+#[case("local?root=rel", "'rel' (root) must be an absolute path")]
+#[case("local?real=x", "'x' (real) must be an absolute path")]
+#[case("local?read-only=maybe", "'read-only=maybe' must be 'true' or 'false'")]
+fn a_store_that_is_none(#[case] store: &str, #[case] words: &str) {
+    let world = World::new();
+    for arguments in [&["nix-store", "--gc", "--print-roots"][..], &["nix-daemon", "--stdio"]] {
+        let [name, arguments @ ..] = arguments else { unreachable!("a name comes first") };
+        let mut command = world.command(&[arguments, &["--store", store]].concat());
+        let said = command.arg0(name).stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.contains(words) && !said.contains("nix-daemon --stdio"), "{said}");
     }
 }

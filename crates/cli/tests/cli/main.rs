@@ -52,6 +52,10 @@ use world::{BROKEN, EMPTY, Told, World};
     &["build", "--builders", "https://b1", "x.drv"],
     "--builders: this machine can't be used: store 'https://b1' is not one",
 )]
+#[case::relative_store(&["path-info", "--all", "--store", "local?root=x"], "'x' (root) must be an absolute path")]
+#[case::relative_store_built(&["build", "--store", "local?root=x", "x.drv"], "must be an absolute path")]
+#[case::relative_store_seen(&["store", "ping", "--store", "local?state=x"], "must be an absolute path")]
+#[case::store_that_is_perhaps_read(&["store", "gc", "--store", "local?read-only=maybe"], "must be 'true' or 'false'")]
 #[case::host(&["build", "--builders", "ssh://-oProxyCommand=x", "x.drv"], "may begin with '-'")]
 fn refuses(#[case] arguments: &[&str], #[case] words: &str) {
     World::new().run(arguments).fails(1, &[words]);
