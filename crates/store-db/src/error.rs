@@ -174,6 +174,10 @@ pub(crate) enum Failure {
     Other(DbError),
 }
 
+fn extended(source: &rusqlite::Error) -> Option<std::ffi::c_int> {
+    source.sqlite_error().map(|error| error.extended_code)
+}
+
 pub(crate) fn classify(path: &std::path::Path, source: rusqlite::Error) -> Failure {
     let path = path.to_owned();
     let other = match source.sqlite_error_code() {
@@ -183,6 +187,10 @@ pub(crate) fn classify(path: &std::path::Path, source: rusqlite::Error) -> Failu
             | ErrorCode::FileLockingProtocolFailed,
         ) => return Failure::Busy,
         Some(ErrorCode::DiskFull) => DbError::Full { path },
+        // its index of the log is made larger in memory that a full disk has no room for
+        _ if extended(&source) == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) => {
+            DbError::Full { path }
+        }
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             DbError::Corrupt { path, detail: source.to_string() }
         }

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use drover_store_db::{Database, DatabaseFile, DbError, Mode, OpenOptions, hold_reserve};
+use drover_store_db::{
+    Database, DatabaseFile, DbError, Mode, OpenOptions, hold_reserve, release_reserve,
+};
 use drover_store_locks::{BigLock, Delay, RealStore, Verdict, Wait};
 
 use crate::error::LocalError;
@@ -61,7 +63,14 @@ impl Opened {
             busy_timeout: options.database_patience,
             ..OpenOptions::new(&db, &layout.store_dir, mode)
         };
-        let first = Database::open(&database)?;
+        let first = match (Database::open(&database), layout.access) {
+            // what is kept back for the collector lets the database be opened, at least
+            (Err(DbError::Full { .. }), Access::ReadWrite) => {
+                release_reserve(&db)?;
+                Database::open(&database)?
+            }
+            (opened, _) => opened?,
+        };
         let file = first.file();
         let (writer, readers) = match layout.access {
             Access::ReadWrite => (Some(Mutex::new(first)), Vec::new()),

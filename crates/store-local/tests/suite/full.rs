@@ -94,6 +94,23 @@ async fn a_full_disk_under_the_database() {
     println!("{} paths before there was no room; {freed} collected then", there.len());
 }
 
+/// Who opens the database has to have room for the index of its log.
+#[tokio::test]
+async fn a_full_disk_can_be_looked_at_and_collected() {
+    let home = Home::new();
+    let disk = Mounted::new(home.path("state"), "size=3m");
+    let options = LocalOptions { reserved: 200_000, ..LocalOptions::default() };
+    let store = home.store_with(options.clone());
+    let a = small("a");
+    add(&store, &a).await.expect("added");
+    drop(store);
+    let _fill = disk.fill();
+    let store = home.store_with(options);
+    assert_eq!(store.all_valid().await.expect("all"), BTreeSet::from([a.0.path.clone()]));
+    let collected = store.collect(everything()).await.expect("collected");
+    assert!(collected.names.iter().any(|name| name.contains("-a")), "{collected:?}");
+}
+
 #[tokio::test]
 async fn a_full_disk_under_the_logs() {
     let home = Home::new();
