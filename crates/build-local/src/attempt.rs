@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use drover_core::StorePath;
 use drover_derivation::Output;
-use drover_recipe::{Given, Placeholders, Setting};
+use drover_recipe::{Given, Placeholders, Setting, graph};
 use drover_sandbox::{
     Addresses, Availability, Cgroup, Command, Handles, Isolation, Leftovers, Network, Personality,
     Plan, Program, Scope, Terminal,
 };
-use drover_store::{BuildFailure, Keeper as _, OwnSetting, Store as _};
+use drover_store::{BuildFailure, Keeper as _, LogEvent, OwnSetting, Store as _};
 use drover_store_local::{LocalStore, Workshop};
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -241,6 +241,9 @@ impl Attempt<'_> {
         let Attempt { job, subject, .. } = self;
         let store_dir = &job.store.layout().store_dir;
         let asked = inputs::graphs(&job.store, &subject.derivation, &subject.closure).await?;
+        if let Some(text) = asked.structured.as_ref().and_then(graph::passed_over) {
+            job.log.event(LogEvent::Message(text.to_owned()));
+        }
         let mut placeholders = Placeholders::of_outputs(store_dir, &subject.scratch);
         for (name, output) in &subject.derivation.outputs {
             if let (Some(path), Some(scratch)) = (output.path(), subject.scratch.get(name))

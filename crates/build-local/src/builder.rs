@@ -18,6 +18,7 @@ use crate::places::Places;
 use crate::references::References;
 use crate::settings::LocalSettings;
 use crate::suitable;
+use crate::wished::wished;
 
 /// Builds derivations on this machine, into its store.
 ///
@@ -138,9 +139,10 @@ impl Inner {
         log: Arc<dyn BuildLog>,
     ) -> Result<BuildOutcome, Trouble> {
         let (launcher, support) = self.started().await?;
+        let settings = wished(&self.settings, &request.wishes.sandbox)?;
         let job = Job {
             store: Arc::clone(store),
-            settings: &self.settings,
+            settings: &settings,
             launcher,
             support,
             tracker: &self.tracker,

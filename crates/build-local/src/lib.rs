@@ -59,6 +59,7 @@ mod surroundings;
 mod users;
 mod validity;
 mod variables;
+mod wished;
 mod written;
 
 pub use builder::LocalBuilder;

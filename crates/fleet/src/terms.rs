@@ -61,6 +61,7 @@ impl Terms {
                     .collect(),
                 // who reads logs with Nix reads both
                 logs: self.wishes.logs.max(other.wishes.logs),
+                sandbox: self.wishes.sandbox.and(other.wishes.sandbox),
             },
         }
     }

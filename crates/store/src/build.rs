@@ -15,6 +15,7 @@ use drover_derivation::BasicDerivation;
 use crate::error::StoreError;
 use crate::keeper::{LogForm, Optimise};
 use crate::path_stream::PathStream;
+use crate::sandbox_wish::SandboxWish;
 
 /// Whether the other side takes unsigned paths and derivations at our word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,8 @@ pub struct BuildWishes {
     pub variables: BTreeMap<String, String>,
     /// How its log is kept on this machine; as its store is configured where absent.
     pub logs: Option<LogForm>,
+    /// What is asked of its sandbox on this machine.
+    pub sandbox: SandboxWish,
 }
 
 /// What runs on this machine after a build that went well (`post-build-hook`).
@@ -106,6 +109,7 @@ impl BuildWishes {
                 true => Optimise::OnImport,
                 false => Optimise::OnDemand,
             }),
+            sandbox: SandboxWish::of(settings),
             logs: switch(settings, &["compress-build-log", "build-compress-log"]).map(
                 |on| match on {
                     true => LogForm::Compressed,

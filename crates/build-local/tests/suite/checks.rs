@@ -40,6 +40,11 @@ const KEEP: BuildWishes = BuildWishes {
     optimise: None,
     variables: std::collections::BTreeMap::new(),
     logs: None,
+    sandbox: drover_store::SandboxWish {
+        mode: None,
+        paths: None,
+        extra_paths: std::collections::BTreeSet::new(),
+    },
 };
 
 /// Nothing is changed by it, whatever kind of derivation it is.

@@ -151,3 +151,38 @@ fn a_clients_own_hook_runs_as_by_nix() {
     let ran: Vec<&str> = ours.lines().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(ran, ["usual", "own", "usual"]);
 }
+
+/// A client who is trusted says how its builds are shut in and what they see; another one is told that it
+/// may not.
+#[test]
+fn a_clients_own_sandbox_is_as_by_nix() {
+    let lab = Lab::new("ownsandbox", Suite::Forky, Suite::Forky);
+    let host = &lab.client;
+    let see = r#"
+        { n }: derivation { name = "see-${n}"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" ''
+          seen=none; [ ! -e /probe ] || read seen < /probe
+          where=shut; [ ! -e /w ] || where=open
+          echo $seen $where > $out'' ]; }"#;
+    host.write("/w/see.nix", see).unwrap();
+    host.write("/w/probe", "probe\n").unwrap();
+    host.sh(
+        "printf '%s\n' 'sandbox = true' 'sandbox-paths = /bin/sh=/bin/busybox' >> /etc/nix/nix.conf
+         chmod 755 /w; chmod 644 /w/*; id alice >/dev/null",
+    )
+    .unwrap();
+    let script = r#"export NIX_REMOTE=daemon; cd /w
+        see() { cat $(nix-build --no-out-link see.nix --argstr n "$@"); }
+        see usual; see more --option extra-sandbox-paths /probe=/w/probe
+        see only --option sandbox-paths '/bin/sh=/bin/busybox /probe=/w/probe'
+        see open --option sandbox false; see relaxed --option sandbox relaxed
+        cp see.nix /tmp; cd /tmp; su alice -s /bin/sh -c "NIX_REMOTE=daemon nix-build --no-out-link see.nix             --argstr n alice --option extra-sandbox-paths /probe=/w/probe --option sandbox false" > path; cat $(cat path)
+        nix-store --delete /nix/store/*-see-* >/dev/null"#;
+    host.restart_daemon().unwrap();
+    let theirs = host.sh(script).unwrap();
+    become_the_daemon(host, "");
+    let ours = host.sh(script).unwrap();
+    assert_eq!(ours, theirs);
+    let seen: Vec<&str> = ours.lines().collect();
+    let expected = ["none shut", "probe shut", "probe shut", "none open", "none shut", "none shut"];
+    assert_eq!(seen, expected);
+}
