@@ -26,7 +26,7 @@ use crate::own_builder::{self, LimitsKeptBy, LocalBuildsBy};
 use crate::terminal::Terminal;
 
 /// What the machine is called that drover runs on.
-pub(crate) const LOCAL: &str = "local";
+pub(crate) const LOCAL: &str = drover_store::THIS_MACHINE;
 
 /// What a way to another machine is taken for until it was measured.
 const ROUND_TRIP: Duration = Duration::from_millis(2);

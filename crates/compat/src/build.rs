@@ -18,7 +18,7 @@ use crate::exit::ExitStatus;
 use crate::host::Host;
 use crate::installable::{MAX_LINKS, PathWithOutputs, absolute};
 use crate::nix_store::{Rehearsal, read_derivation};
-use crate::options::{Cursor, Options, Taken, parse_command_line};
+use crate::options::{Cursor, LogFormat, Options, Taken, parse_command_line};
 use crate::realise::Work;
 
 /// Where links to results go.
@@ -107,7 +107,7 @@ pub(crate) async fn run(
     options: &Options,
     host: &dyn Host,
 ) -> Result<ExitStatus, CompatError> {
-    let mut console = Console::new(host, options.verbosity);
+    let mut console = Console::of(host, options);
     let store = host.keeper(None, options).await?.session().await?;
     // links in here keep the derivations until they are built
     let roots = tempfile::Builder::new().prefix("nix-build").tempdir();
@@ -200,12 +200,12 @@ fn derivation_in_store(
 async fn target(store: &dyn Keeper, found: PathWithOutputs) -> Result<Target, CompatError> {
     let PathWithOutputs { path, outputs } = found;
     let shown = store.store_dir().display(&path);
-    let mut outputs = outputs.into_iter();
-    let named = outputs.next();
-    if outputs.next().is_some() {
+    if outputs.len() > 1 {
         let message = "building more than one derivation output is not supported";
-        return Err(CompatError::failed(format!("{message}, in '{shown}'")));
+        let names = outputs.into_iter().collect::<Vec<String>>().join(",");
+        return Err(CompatError::failed(format!("{message}, in '{shown}!{names}'")));
     }
+    let named = outputs.into_iter().next();
     let derivation = read_derivation(store, &path).await?;
     let own = || derivation.environment.get("outputName").map(String::from_utf8_lossy);
     let output = named.or_else(|| Some(own()?.into_owned())).unwrap_or_else(|| "out".to_owned());
@@ -236,6 +236,9 @@ async fn evaluate(
             setting.name.clone().into(),
             setting.value.clone().into(),
         ]);
+    }
+    if options.log_format == LogFormat::Json {
+        arguments.extend(["--log-format".into(), "internal-json".into()]);
     }
     arguments.extend(["--add-root".into(), roots.join("drv").into(), "--indirect".into()]);
     arguments.extend(request.evaluation.iter().chain(&request.subjects).cloned());

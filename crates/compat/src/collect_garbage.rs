@@ -101,7 +101,7 @@ pub(crate) async fn run(
     options: &Options,
     host: &dyn Host,
 ) -> Result<ExitStatus, CompatError> {
-    let mut console = Console::new(host, options.verbosity);
+    let mut console = Console::of(host, options);
     if let Some(old) = old(request.generations) {
         for folder in profile_folders(host, options)? {
             remove_generations(&folder, old, request.rehearsal, &mut console).await?;
@@ -137,28 +137,30 @@ fn old(generations: Generations) -> Option<Old> {
 /// Returns where profiles are: the user's, those of the whole system, and the one that the user's
 /// environment comes from.
 fn profile_folders(host: &dyn Host, options: &Options) -> Result<BTreeSet<PathBuf>, CompatError> {
-    let home = PathBuf::from(host.variable("HOME").unwrap_or_else(|| "/".into()));
-    let state = host.state_dir();
-    let user_state = match host.variable("XDG_STATE_HOME") {
-        Some(folder) => PathBuf::from(folder),
-        None => home.join(".local/state"),
-    };
-    let user_state = user_state.join("nix");
+    let folder = |name| host.variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let (home, state) = (folder("HOME"), host.state_dir());
+    let user_state = folder("XDG_STATE_HOME");
+    let user_state = user_state.or_else(|| Some(home.as_ref()?.join(".local/state")));
+    let user_state = user_state.map(|state| state.join("nix"));
     let own = match host.user() {
-        User::Root => state.join("profiles/per-user/root"),
-        User::Other => user_state.join("profiles"),
+        User::Root => Some(state.join("profiles/per-user/root")),
+        User::Other => user_state.as_ref().map(|state| state.join("profiles")),
     };
     let link = match host.settings(options)?.switch("use-xdg-base-directories", Switch::Off) {
-        Switch::On => user_state.join("profile"),
-        Switch::Off => home.join(".nix-profile"),
+        Switch::On => user_state.map(|state| state.join("profile")),
+        Switch::Off => home.map(|home| home.join(".nix-profile")),
     };
-    let base = link.parent().unwrap_or(Path::new("/"));
-    let profile = match std::fs::read_link(&link) {
-        Ok(target) => absolute(&target, base),
-        Err(_) => link.clone(),
-    };
-    let folder = profile.parent().unwrap_or(Path::new("/")).to_owned();
-    Ok([own, state.join("profiles"), folder].into())
+    Ok([own, Some(state.join("profiles")), link.as_deref().and_then(behind)]
+        .into_iter()
+        .flatten()
+        .collect())
+}
+
+/// Returns the folder of the profile that a link leads to. What is no link leads nowhere: the folder that
+/// it is in has other things, too.
+fn behind(link: &Path) -> Option<PathBuf> {
+    let target = std::fs::read_link(link).ok()?;
+    Some(absolute(&target, link.parent()?).parent()?.to_owned())
 }
 
 /// Deletes old generations of all profiles in a folder and the folders below.

@@ -8,7 +8,7 @@ use crate::error::CompatError;
 use crate::exit::ExitStatus;
 use crate::foreign::is_foreign;
 use crate::host::Host;
-use crate::options::{Options, Taken, Verbosity};
+use crate::options::{LogFormat, Options, Taken, Verbosity};
 use crate::{build, collect_garbage, copy_closure, daemon, hash, nix, nix_store};
 
 /// A name that others call.
@@ -119,11 +119,12 @@ pub(crate) fn information(flag: &str, asked: &mut Option<Information>) -> Taken 
 ///
 /// Dropping the future ends what is under way.
 pub async fn run(program: Program, arguments: Vec<OsString>, host: &dyn Host) -> ExitStatus {
+    let form = LogFormat::asked_in(&arguments);
     let outcome = match is_foreign(program, &arguments, host) {
         true => host.exec_real(program.name(), &arguments).await,
         false => try_run(program, arguments, host).await,
     };
-    ended(outcome, program.name(), host).await
+    ended(outcome, (program.name(), form), host).await
 }
 
 /// Runs one of drover's own words that has those of a command of Nix: `arguments` begin with them.
@@ -132,23 +133,24 @@ pub async fn run(program: Program, arguments: Vec<OsString>, host: &dyn Host) ->
 ///
 /// Dropping the future ends what is under way.
 pub async fn run_own(arguments: Vec<OsString>, name: &str, host: &dyn Host) -> ExitStatus {
+    let form = LogFormat::asked_in(&arguments);
     let outcome = match own_store_word(&arguments) {
         Some(arguments) => try_run(Program::NixStore, arguments, host).await,
         None => nix::run_own_words(&arguments, host).await,
     };
-    ended(outcome, name, host).await
+    ended(outcome, (name, form), host).await
 }
 
 /// Prints what went wrong, and returns the status to exit with.
 async fn ended(
     outcome: Result<ExitStatus, CompatError>,
-    name: &str,
+    (name, form): (&str, LogFormat),
     host: &dyn Host,
 ) -> ExitStatus {
     match outcome {
         Ok(status) => status,
         Err(error) => {
-            let mut console = Console::new(host, crate::Verbosity::ERROR);
+            let mut console = Console::new(host, crate::Verbosity::ERROR).speaking(form);
             let report = error.report(name);
             // where standard error is gone as well there is nobody left to tell
             match console.say(crate::Verbosity::ERROR, report.trim_end_matches('\n')).await {
@@ -225,7 +227,7 @@ async fn inform(
     match asked {
         Information::Help => host.exec_real(program.name(), &["--help".into()]).await,
         Information::Version => {
-            let mut console = Console::new(host, options.verbosity);
+            let mut console = Console::of(host, options);
             for line in version(program, options, host)? {
                 console.line(line).await?;
             }

@@ -4,7 +4,8 @@ use tokio::io::{AsyncWriteExt as _, BufWriter};
 
 use crate::error::CompatError;
 use crate::host::{Host, Output};
-use crate::options::Verbosity;
+use crate::json_log;
+use crate::options::{LogFormat, Options, Verbosity};
 
 /// Bytes gathered before they are written.
 const BUFFER: usize = 64 * 1024;
@@ -15,12 +16,27 @@ pub(crate) struct Console {
     out: BufWriter<Output>,
     err: Output,
     verbosity: Verbosity,
+    form: LogFormat,
 }
 
 impl Console {
+    /// Returns the console of a command.
+    pub(crate) fn of(host: &dyn Host, options: &Options) -> Console {
+        Console { form: options.log_format, ..Console::new(host, options.verbosity) }
+    }
+
+    /// Returns one that speaks so.
+    pub(crate) fn speaking(self, form: LogFormat) -> Console {
+        Console { form, ..self }
+    }
+
+    pub(crate) fn form(&self) -> LogFormat {
+        self.form
+    }
+
     pub(crate) fn new(host: &dyn Host, verbosity: Verbosity) -> Console {
         let out = BufWriter::with_capacity(BUFFER, host.stdout());
-        Console { out, err: host.stderr(), verbosity }
+        Console { out, err: host.stderr(), verbosity, form: LogFormat::Words }
     }
 
     /// Writes bytes to standard output.
@@ -44,7 +60,10 @@ impl Console {
         if self.verbosity < level {
             return Ok(());
         }
-        self.tell(format!("{text}\n")).await
+        match self.form {
+            LogFormat::Json => self.tell(json_log::message(level, text) + "\n").await,
+            LogFormat::Words | LogFormat::NamedLogs => self.tell(format!("{text}\n")).await,
+        }
     }
 
     /// Tells the user several things at once, but for those that are more than asked for.
@@ -53,13 +72,24 @@ impl Console {
         lines: &[(Verbosity, String)],
     ) -> Result<(), CompatError> {
         let mut text = String::new();
-        for (_, line) in lines.iter().filter(|(level, _)| *level <= self.verbosity) {
-            text.push_str(line);
+        for (level, line) in lines.iter().filter(|(level, _)| *level <= self.verbosity) {
+            match self.form {
+                LogFormat::Json => text.push_str(&json_log::message(*level, line)),
+                LogFormat::Words | LogFormat::NamedLogs => text.push_str(line),
+            }
             text.push('\n');
         }
         match text.is_empty() {
             true => Ok(()),
             false => self.tell(text).await,
+        }
+    }
+
+    /// Tells programs what they read: lines that are in their form already.
+    pub(crate) async fn tell_programs(&mut self, lines: &[String]) -> Result<(), CompatError> {
+        match lines.is_empty() {
+            true => Ok(()),
+            false => self.tell(lines.join("\n") + "\n").await,
         }
     }
 

@@ -103,7 +103,7 @@ pub(crate) async fn run(
     options: &Options,
     host: &dyn Host,
 ) -> Result<ExitStatus, CompatError> {
-    let mut console = Console::new(host, options.verbosity);
+    let mut console = Console::of(host, options);
     let address = address(&request)?;
     let base = host.working_dir();
     let mut paths = BTreeSet::new();

@@ -112,7 +112,7 @@ impl CompatError {
     }
 
     /// Returns the message with all that led to it.
-    fn words(&self) -> String {
+    pub(crate) fn words(&self) -> String {
         let mut words = self.to_string();
         if let CompatError::File { .. } | CompatError::Stream { .. } = self {
             // in Nix's words the cause is in the message

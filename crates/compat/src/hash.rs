@@ -153,7 +153,7 @@ pub(crate) async fn run(
     options: &Options,
     host: &dyn Host,
 ) -> Result<ExitStatus, CompatError> {
-    let mut console = Console::new(host, options.verbosity);
+    let mut console = Console::of(host, options);
     match request {
         HashRequest::Files { contents, algorithm, notation, length, paths } => {
             for path in paths {

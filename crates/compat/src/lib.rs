@@ -23,6 +23,7 @@ mod garbage;
 mod hash;
 mod host;
 mod installable;
+mod json_log;
 mod nix;
 mod nix_store;
 mod options;
@@ -54,4 +55,4 @@ pub use nix_store::{
     ClosureOutputs, Collect, Force, Invalid, Operation, Query, QueryKind, Realise, Registered,
     Rehearsal, Results, StoreRequest, Subject, Unknown, run_store_request,
 };
-pub use options::{BuildOutput, Options, RootWarning, Verbosity};
+pub use options::{BuildOutput, LogFormat, Options, RootWarning, Verbosity};

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::str::FromStr;
 
 use drover_config::Override;
 
@@ -51,6 +52,45 @@ pub enum RootWarning {
     Never,
 }
 
+/// The form of messages (`--log-format`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people (`raw`, `raw-with-logs`, `bar`).
+    Words,
+    /// The same, with the name of what is built before each line of its log (`bar-with-logs`).
+    NamedLogs,
+    /// For programs (`internal-json`).
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = CompatError;
+
+    fn from_str(text: &str) -> Result<LogFormat, CompatError> {
+        match text {
+            "raw" | "raw-with-logs" | "bar" => Ok(LogFormat::Words),
+            "bar-with-logs" => Ok(LogFormat::NamedLogs),
+            "internal-json" => Ok(LogFormat::Json),
+            _ => {
+                let message = format!("option 'log-format' has an invalid value '{text}'");
+                Err(CompatError::usage(message))
+            }
+        }
+    }
+}
+
+impl LogFormat {
+    /// Returns the form that a command line asks for, whether or not it's understood otherwise.
+    pub(crate) fn asked_in(arguments: &[OsString]) -> LogFormat {
+        let pairs = arguments.windows(2).rev();
+        let mut asked = pairs.filter_map(|pair| match pair {
+            [flag, value] if flag == "--log-format" => value.to_str()?.parse().ok(),
+            _ => None,
+        });
+        asked.next().unwrap_or(LogFormat::Words)
+    }
+}
+
 /// What all commands can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -58,8 +98,8 @@ pub struct Options {
     pub overrides: Vec<Override>,
     /// How much is said.
     pub verbosity: Verbosity,
-    /// The form of messages (`--log-format`).
-    pub log_format: Option<String>,
+    /// The form of messages.
+    pub log_format: LogFormat,
     /// Whether the output of builds is shown.
     pub build_output: BuildOutput,
     /// Whether results without a link are warned of.
@@ -71,7 +111,7 @@ impl Default for Options {
         Options {
             overrides: Vec::new(),
             verbosity: Verbosity::INFO,
-            log_format: None,
+            log_format: LogFormat::Words,
             build_output: BuildOutput::Shown,
             root_warning: RootWarning::Once,
         }
@@ -214,7 +254,7 @@ pub(crate) fn common_flag(
         }
         "--log-format" => {
             let [format] = cursor.several(flag)?;
-            options.log_format = Some(format);
+            options.log_format = format.parse()?;
         }
         "-j" | "--max-jobs" => {
             let [jobs] = cursor.several(flag)?;

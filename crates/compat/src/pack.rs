@@ -73,7 +73,7 @@ impl ByteStream for Packed {
     async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
         self.piece().await.map_err(|error| StoreError::Refused {
             store: self.path.display().to_string(),
-            message: error.to_string(),
+            message: error.words(),
         })
     }
 }

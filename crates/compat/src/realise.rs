@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use drover_core::{StoreDir, StorePath};
 use drover_store::{
     AfterFailure, BuildSettings, Keeper, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver,
-    RealiseSettings, RealiseStatus, Realised, Realiser, Substitute, Wanted,
+    RealiseSettings, RealiseStatus, Realised, Realiser, Substitute, THIS_MACHINE, Wanted,
 };
 use tokio::sync::mpsc;
 
@@ -19,7 +19,8 @@ use crate::console::Console;
 use crate::error::CompatError;
 use crate::exit::ExitStatus;
 use crate::host::{Host, HostSettings, Switch};
-use crate::options::{BuildOutput, Options, Verbosity};
+use crate::json_log::{self, Activities};
+use crate::options::{BuildOutput, LogFormat, Options, Verbosity};
 use crate::size::render_size;
 
 /// Events that may wait to be shown.
@@ -95,10 +96,11 @@ impl<'a> Work<'a> {
         let mut work =
             self.realiser.realise(store, wanted.clone(), self.settings(mode), observer.clone());
         let mut batch = Vec::new();
+        let mut activities = Activities::new(std::process::id());
         let results = loop {
             tokio::select! {
                 biased;
-                1.. = events.recv_many(&mut batch, AT_ONCE) => self.show(&mut batch, console).await?,
+                1.. = events.recv_many(&mut batch, AT_ONCE) => self.show(&mut batch, &mut activities, console).await?,
                 results = &mut work => break results?,
             }
         };
@@ -106,10 +108,10 @@ impl<'a> Work<'a> {
         while let Ok(event) = events.try_recv() {
             batch.push(event);
             if AT_ONCE <= batch.len() {
-                self.show(&mut batch, console).await?;
+                self.show(&mut batch, &mut activities, console).await?;
             }
         }
-        self.show(&mut batch, console).await?;
+        self.show(&mut batch, &mut activities, console).await?;
         match observer.lost.load(Ordering::Relaxed) {
             0 => {}
             lost => {
@@ -146,8 +148,20 @@ impl<'a> Work<'a> {
     async fn show(
         &self,
         events: &mut Vec<RealiseEvent>,
+        activities: &mut Activities,
         console: &mut Console,
     ) -> Result<(), CompatError> {
+        if console.form() == LogFormat::Json {
+            let told = events.drain(..).filter_map(|event| {
+                let activity = activities.line(&event, self.store.store_dir());
+                activity.or_else(|| {
+                    let (level, line) = self.line_of(event)?;
+                    (level <= self.options.verbosity).then(|| json_log::message(level, &line))
+                })
+            });
+            let told: Vec<String> = told.collect();
+            return console.tell_programs(&told).await;
+        }
         let lines: Vec<(Verbosity, String)> =
             events.drain(..).filter_map(|event| self.line_of(event)).collect();
         console.say_all(&lines).await
@@ -158,13 +172,21 @@ impl<'a> Work<'a> {
         match event {
             RealiseEvent::Started { derivation, machine } => {
                 let place = match machine.as_str() {
-                    "" => String::new(),
+                    "" | THIS_MACHINE => String::new(),
                     machine => format!(" on '{machine}'"),
                 };
                 let line = format!("building '{}'{place}...", shown(&derivation));
                 Some((Verbosity::INFO, line))
             }
-            RealiseEvent::Line { line, .. } if self.options.build_output == BuildOutput::Shown => {
+            RealiseEvent::Line { derivation, line }
+                if self.options.build_output == BuildOutput::Shown =>
+            {
+                let line = match self.options.log_format {
+                    LogFormat::NamedLogs => {
+                        format!("{}> {line}", derivation.name().trim_end_matches(".drv"))
+                    }
+                    LogFormat::Words | LogFormat::Json => line,
+                };
                 Some((Verbosity::ERROR, line))
             }
             RealiseEvent::Note(text) => Some((Verbosity::INFO, text)),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drover_core::{StoreDir, StorePath};
-use drover_store::{RealiseEvent, RealiseObserver};
+use drover_store::{RealiseEvent, RealiseObserver, THIS_MACHINE};
 use drover_wire::{ActivityId, Field, LogMessage, activity, result};
 
 use crate::log_queue::{Level, LogQueue, Loss};
@@ -128,10 +128,13 @@ impl RealiseObserver for Observer {
             RealiseEvent::Started { derivation, machine } => {
                 self.stop(Kind::Waits, &derivation);
                 let mut text = format!("building '{}'", self.store_dir.display(&derivation));
+                // clients know this one without a name
+                let machine = Some(machine.as_str()).filter(|machine| *machine != THIS_MACHINE);
+                let machine = machine.unwrap_or_default();
                 if !machine.is_empty() {
                     text = format!("{text} on '{machine}'");
                 }
-                self.start(Kind::Builds, &derivation, Level::Info, text, &machine);
+                self.start(Kind::Builds, &derivation, Level::Info, text, machine);
             }
             RealiseEvent::Line { line, .. } if self.lines == BuildLines::Shown => {
                 self.log.tell(Level::Error, &line);

@@ -16,6 +16,14 @@ const ATTRIBUTE: &str = "exportReferencesGraph";
 /// What is asked for: names of files or attributes, and the paths whose closures go there.
 pub type Graphs = BTreeMap<String, BTreeSet<StorePath>>;
 
+/// Returns what is to be told of structured attributes that ask for graphs in a form that is passed over.
+pub fn passed_over(attributes: &Map<String, Value>) -> Option<&'static str> {
+    let is_odd = attributes.get(ATTRIBUTE).is_some_and(|graphs| !graphs.is_object());
+    is_odd.then_some(
+        "warning: 'exportReferencesGraph' in structured attrs is not a JSON object, ignoring",
+    )
+}
+
 /// Returns the graphs that a derivation asks for.
 ///
 /// # Errors
@@ -54,7 +62,8 @@ fn of_structured(graphs: &Value, store_dir: &StoreDir) -> Result<Graphs, RecipeE
         attribute: ATTRIBUTE.to_owned(),
         expected: "an object of store paths and lists of them, which may be nested",
     };
-    let graphs = graphs.as_object().ok_or_else(wrong)?;
+    // what is no object is told of and passed over, as by Nix
+    let Some(graphs) = graphs.as_object() else { return Ok(Graphs::new()) };
     let graph = |(name, roots): (&String, &Value)| {
         let roots: Result<BTreeSet<StorePath>, RecipeError> = leaves(roots)
             .map(|root| path_of(root.as_str().ok_or_else(wrong)?, store_dir))
@@ -194,6 +203,7 @@ mod tests {
         let names: Vec<(String, usize)> =
             graphs.unwrap().into_iter().map(|(name, roots)| (name, roots.len())).collect();
         assert_eq!(names, [("g".to_owned(), 1), ("h".to_owned(), 2), ("i".to_owned(), 0)]);
+        assert_eq!(of_structured(&json!([A]), &store_dir()).unwrap(), Graphs::new());
         let error = of_structured(&json!({ "g": [[3]] }), &store_dir()).unwrap_err().to_string();
         assert!(error.contains("lists of them"), "{error}");
     }

@@ -13,6 +13,7 @@ mod memory;
 mod path_stream;
 mod realisation_hash;
 mod realiser;
+mod sandbox_wish;
 mod store;
 mod substituters;
 
@@ -33,8 +34,9 @@ pub use path_stream::{PathStream, TreeStamp, Verified};
 pub use realisation_hash::realisation_hash;
 pub use realiser::{
     AfterFailure, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
-    RealiseStatus, Realised, Realiser, Wanted,
+    RealiseStatus, Realised, Realiser, THIS_MACHINE, Wanted,
 };
+pub use sandbox_wish::{SandboxWish, Sandboxing};
 pub use store::{
     Description, MAX_FILE, Missing, Store, Substitute, read_exported_files, read_exported_nar,
 };

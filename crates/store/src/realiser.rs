@@ -12,6 +12,9 @@ use crate::build::BuildSettings;
 use crate::error::StoreError;
 use crate::keeper::Keeper;
 
+/// The name of the machine that builds into the client's own store.
+pub const THIS_MACHINE: &str = "local";
+
 /// What is to be made valid.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wanted {
@@ -130,7 +133,7 @@ pub enum RealiseEvent {
     Started {
         /// The derivation.
         derivation: StorePath,
-        /// The machine; empty for this one.
+        /// The machine; [`THIS_MACHINE`] or empty for the one whose store it is.
         machine: String,
     },
     /// A line of a build's own output.

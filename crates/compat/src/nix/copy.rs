@@ -34,6 +34,10 @@ impl Session<'_> {
                 let paths = keeper.all_valid().await?.into_iter().collect();
                 infos_to_copy(&*source, paths, Reach::Paths).await?
             }
+            Selection::Derivations(arguments, reach) => {
+                let paths = self.derivations(&*source, &arguments, Reach::Paths).await?;
+                infos_to_copy(&*source, paths.into_iter().collect(), reach).await?
+            }
             Selection::Named(arguments, reach) => {
                 let mut paths = Vec::with_capacity(arguments.len());
                 for argument in &arguments {

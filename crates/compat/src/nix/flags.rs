@@ -14,12 +14,20 @@ use crate::hash::{Contents, algorithm, notation, notation_flag};
 use crate::nix_store::Rehearsal;
 use crate::options::{Cursor, Taken, whole_number};
 
+/// What is meant by a path that is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StandsFor {
+    Itself,
+    ItsDerivation,
+}
+
 /// What has been read of a command line.
 pub(super) struct Reading {
     pub(super) style: PathInfoStyle,
     pub(super) pretty: Option<Layout>,
     pub(super) recursive: Option<Reach>,
     pub(super) all: Option<()>,
+    pub(super) stands_for: StandsFor,
     pub(super) rehearsal: Rehearsal,
     pub(super) max_freed: Option<u64>,
     pub(super) liveness: Liveness,
@@ -54,6 +62,7 @@ impl Reading {
             pretty: None,
             recursive: None,
             all: None,
+            stands_for: StandsFor::Itself,
             rehearsal: Rehearsal::No,
             max_freed: None,
             liveness: Liveness::Respect,
@@ -109,8 +118,7 @@ fn selection_flag(flag: &str, reading: &mut Reading) -> Taken {
     match flag {
         "-r" | "--recursive" => reading.recursive = Some(Reach::Closure),
         "--all" => reading.all = Some(()),
-        // a derivation that is named stands for itself already
-        "--derivation" => {}
+        "--derivation" => reading.stands_for = StandsFor::ItsDerivation,
         _ => return Taken::No,
     }
     Taken::Yes

@@ -15,6 +15,8 @@ use crate::nix_store::Rehearsal;
 pub enum Selection {
     /// These: store paths, or links to them.
     Named(Vec<OsString>, Reach),
+    /// What these were built from (`--derivation`): the derivers of those that are no derivations.
+    Derivations(Vec<OsString>, Reach),
     /// All that are valid (`--all`).
     All,
 }

@@ -99,7 +99,7 @@ async fn try_run(
     options: &Options,
     host: &dyn Host,
 ) -> Result<Outcome, CompatError> {
-    let console = Console::new(host, options.verbosity);
+    let console = Console::of(host, options);
     let mut session = Session { host, options, console };
     let outcome = session.carry_out(request).await;
     session.console.flush().await?;
@@ -208,6 +208,9 @@ impl Session<'_> {
         let paths = match selection {
             Selection::All => store.all_valid().await?,
             Selection::Named(arguments, reach) => self.named(&*store, &arguments, reach).await?,
+            Selection::Derivations(arguments, reach) => {
+                self.derivations(&*store, &arguments, reach).await?
+            }
         };
         let paths = sorted_paths(&*store, paths).await?;
         Ok((store, paths))
@@ -238,6 +241,23 @@ impl Session<'_> {
         let mut paths = BTreeSet::new();
         for argument in arguments {
             paths.insert(follow(store, argument, &base)?);
+        }
+        match reach {
+            Reach::Paths => Ok(paths),
+            Reach::Closure => Ok(closure(store, paths).await?.into_keys().collect()),
+        }
+    }
+
+    /// Returns what paths were built from, and derivations themselves.
+    pub(super) async fn derivations(
+        &self,
+        store: &(impl Store + ?Sized),
+        arguments: &[OsString],
+        reach: Reach,
+    ) -> Result<BTreeSet<StorePath>, Stop> {
+        let mut paths = BTreeSet::new();
+        for path in self.named(store, arguments, Reach::Paths).await? {
+            paths.insert(derivation_of(store, path).await?);
         }
         match reach {
             Reach::Paths => Ok(paths),
@@ -297,29 +317,19 @@ impl Session<'_> {
     /// `src/nix/derivation-show.cc` of Nix does.
     async fn show_derivations(&mut self, paths: Selection, layout: Layout) -> Result<(), Stop> {
         let store = self.keeper().await?;
-        let (named, reach) = match paths {
-            Selection::All => (store.all_valid().await?, Reach::Paths),
-            Selection::Named(arguments, reach) => {
-                (self.named(&*store, &arguments, Reach::Paths).await?, reach)
+        let mut paths = match paths {
+            Selection::All => {
+                let mut derivations = BTreeSet::new();
+                for path in store.all_valid().await? {
+                    derivations.insert(derivation_of(&*store, path).await?);
+                }
+                derivations
+            }
+            Selection::Named(arguments, reach) | Selection::Derivations(arguments, reach) => {
+                self.derivations(&*store, &arguments, reach).await?
             }
         };
-        let mut paths = BTreeSet::new();
-        for path in named {
-            paths.insert(match path.is_derivation() {
-                true => path,
-                false => {
-                    let info = crate::closure::path_info(&*store, &path).await?;
-                    let shown = store.store_dir().display(&path);
-                    info.deriver.ok_or_else(|| {
-                        CompatError::failed(format!("'{shown}' does not have a known derivation"))
-                    })?
-                }
-            });
-        }
-        if reach == Reach::Closure {
-            paths = closure(&*store, paths).await?.into_keys().collect();
-            paths.retain(StorePath::is_derivation);
-        }
+        paths.retain(StorePath::is_derivation);
         let mut derivations = Vec::with_capacity(paths.len());
         for path in paths {
             let read = read_derivation(&*store, &path).await?;
@@ -362,4 +372,19 @@ fn follow(store: &(impl Store + ?Sized), argument: &OsStr, base: &Path) -> Resul
         return Err(Stop::ForTheReal(CompatError::failed(message)));
     }
     follow_to_store(store.store_dir(), argument, base).map_err(Stop::ForTheReal)
+}
+
+/// Returns what a path was built from; a derivation stands for itself.
+async fn derivation_of(
+    store: &(impl Store + ?Sized),
+    path: StorePath,
+) -> Result<StorePath, CompatError> {
+    if path.is_derivation() {
+        return Ok(path);
+    }
+    let info = crate::closure::path_info(store, &path).await?;
+    info.deriver.ok_or_else(|| {
+        let shown = store.store_dir().display(&path);
+        CompatError::failed(format!("'{shown}' does not have a known derivation"))
+    })
 }

@@ -30,16 +30,21 @@ pub(super) async fn add(
     for file in files {
         let path = absolute(&file, &session.host.working_dir());
         let shown = path.display();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        // by the text: `.` is no name
+        let typed = file.as_os_str().to_str().unwrap_or_default().trim_end_matches('/');
+        let name = typed.rsplit('/').next().unwrap_or_default();
         let name: StoreName = name.parse().map_err(|error| {
             CompatError::failed(format!("cannot add '{shown}': its name is not valid: {error}"))
         })?;
         // a missing file is an error of its own, not one of the store
-        std::fs::symlink_metadata(&path).map_err(|source| CompatError::File {
+        let found = std::fs::symlink_metadata(&path).map_err(|source| CompatError::File {
             action: "getting status of",
             path: path.clone(),
             source,
         })?;
+        if form == Form::Flat && found.is_symlink() {
+            return Err(CompatError::failed(format!("path '{shown}' is a symlink")));
+        }
         let content = Content { name, method, algorithm, references: Default::default() };
         let bytes = Box::new(pack(path, form));
         let info = session.store.add_content(content, bytes, WhenValid::Keep).await?;

@@ -69,7 +69,7 @@ pub async fn run_store_request(
     options: &Options,
     host: &dyn Host,
 ) -> Result<ExitStatus, CompatError> {
-    let mut console = Console::new(host, options.verbosity);
+    let mut console = Console::of(host, options);
     // these need no store
     match &request.operation {
         Operation::Dump(path) => {

@@ -96,6 +96,7 @@ async fn wrong_calls(#[case] arguments: &[&str], #[case] expected: &str) {
 #[case(Program::NixCollectGarbage, &["--max-freed", "1", "--dry-run"], "options --max-freed and --dry-run cannot be combined")]
 #[case(Program::NixCopyClosure, &[], "no host name specified")]
 #[case(Program::NixBuild, &["--foo"], "unrecognised flag '--foo'")]
+#[case(Program::NixBuild, &["--log-format", "nope"], "option 'log-format' has an invalid value 'nope'")]
 #[tokio::test]
 async fn wrong_calls_of_others(
     #[case] program: Program,
@@ -116,10 +117,22 @@ async fn wrong_calls_of_others(
 #[case(&["--import"], "unexpected end-of-file")]
 #[case(&["--dump", "/nonexistent"], "getting status of '/nonexistent': No such file or directory")]
 #[case(&["--add", "/nonexistent"], "getting status of '/nonexistent': No such file or directory")]
+#[case(&["--add", "."], "cannot add '/tmp': its name is not valid: name may not be '.' or '..', alone or before a dash")]
+#[case(&["--add-fixed", "sha256", "/proc/self/exe"], "path '/proc/self/exe' is a symlink")]
 #[tokio::test]
 async fn errors(#[case] arguments: &[&str], #[case] expected: &str) {
     let done = host().await.run(Program::NixStore, arguments).await;
     assert_eq!((done.err.as_str(), done.status), (format!("error: {expected}\n").as_str(), 1));
+}
+
+/// Programs that read what is said are told of errors in their form, too.
+#[tokio::test]
+async fn errors_for_programs() {
+    let arguments = ["-q", "--hash", "/tmp", "--log-format", "internal-json"];
+    let done = host().await.run(Program::NixStore, &arguments).await;
+    let expected =
+        r#"@nix {"action":"msg","level":0,"msg":"error: path \"/tmp\" is not in the Nix store"}"#;
+    assert_eq!((done.err.trim_end(), done.status), (expected, 1));
 }
 
 #[rstest]
@@ -281,6 +294,41 @@ async fn old_generations_go_first() {
     assert!(done.err.starts_with(&expected), "{}", done.err);
     assert!(!profiles.join("p-1-link").is_symlink());
     assert!(profiles.join("p-2-link").is_symlink());
+}
+
+/// A user's folder is no place of profiles, whatever lies there.
+#[rstest]
+#[case::no_link(None, None)]
+#[case::a_folder(Some(""), None)]
+#[case::a_link(Some("elsewhere/own"), Some("elsewhere"))]
+#[tokio::test]
+async fn only_profiles_lose_generations(#[case] link: Option<&str>, #[case] there: Option<&str>) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut host = host().await;
+    host.folder = folder.path().join("nix");
+    host.variables.insert("HOME".to_owned(), folder.path().into());
+    for at in ["", "elsewhere"] {
+        let at = folder.path().join(at);
+        std::fs::create_dir_all(&at).unwrap();
+        std::os::unix::fs::symlink(A, at.join("own-1-link")).unwrap();
+        std::os::unix::fs::symlink(A, at.join("own-2-link")).unwrap();
+        std::os::unix::fs::symlink("own-2-link", at.join("own")).unwrap();
+    }
+    let profile = folder.path().join(".nix-profile");
+    match link {
+        None => {}
+        Some("") => std::fs::create_dir(&profile).unwrap(),
+        Some(target) => std::os::unix::fs::symlink(target, &profile).unwrap(),
+    }
+    let done = host.run(Program::NixCollectGarbage, &["-d"]).await;
+    assert_eq!(done.status, 0, "{}", done.err);
+    for at in ["", "elsewhere"] {
+        let is_kept = folder.path().join(at).join("own-1-link").is_symlink();
+        assert_eq!(is_kept, there != Some(at), "{at:?}");
+    }
+    // and who has no folder has none looked through
+    host.variables.remove("HOME");
+    assert_eq!(host.run(Program::NixCollectGarbage, &["-d"]).await.status, 0);
 }
 
 #[tokio::test]
@@ -497,6 +545,10 @@ async fn infos_of_paths() {
          \"storeDir\":\"/nix/store\",\"ultimate\":false,\"version\":1}}}}\n"
     );
     assert_eq!((done.text(), done.err.as_str()), (expected, ""));
+    let done = host.run(Program::Nix, &["path-info", "--derivation", DRV]).await;
+    assert_eq!(done.text(), format!("{DRV}\n"));
+    let done = host.run(Program::Nix, &["path-info", "--derivation", B]).await;
+    assert_eq!((done.text(), done.err), (format!("{DRV}\n"), String::new()));
     let done = host.run(Program::Nix, &["path-info", "--json", A]).await;
     assert!(done.err.starts_with("warning: '--json' without '--json-format'"), "{}", done.err);
     let absent = "/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-x";

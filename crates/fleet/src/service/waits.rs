@@ -1,7 +1,7 @@
 //! Why jobs wait, as their clients are told when they come.
 
-use drover_schedule::{JobId, JobStatus};
-use drover_store::RealiseEvent;
+use drover_schedule::{Choice, JobId, JobStatus, Reason};
+use drover_store::{RealiseEvent, THIS_MACHINE};
 
 use crate::service::engine::Engine;
 
@@ -16,6 +16,14 @@ impl Engine {
             let Some(entry) = self.table.get(*job) else { continue };
             let Some(explanation) = self.driver.scheduler.explain(*job) else { continue };
             if explanation.status != JobStatus::Ready {
+                continue;
+            }
+            let is_starting = explanation.machines.iter().any(|machine| {
+                machine.name == THIS_MACHINE
+                    && machine.choice == Choice::NotChosen(Reason::Connecting)
+            });
+            if is_starting {
+                // this machine's first build is about to begin
                 continue;
             }
             let reasons: Vec<String> = explanation
