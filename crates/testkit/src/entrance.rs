@@ -10,7 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 pub(crate) fn enter(init: i32) -> Command {
     let mut command = Command::new("nsenter");
     command.args(["-t", &init.to_string(), "-m", "-p", "-n", "-u", "-i", "--"]);
-    command.args(["/usr/bin/env", "-i", "-C", "/root", "HOME=/root", "USER=root", "LOGNAME=root"]);
+    // who runs tests behind a shell's back has them begin with signals ignored, which no shell then traps
+    command.args(["/usr/bin/env", "--default-signal=HUP,INT,QUIT", "-i", "-C", "/root"]);
+    command.args(["HOME=/root", "USER=root", "LOGNAME=root"]);
     command.args(["LANG=C.UTF-8", "TERM=dumb"]);
     command.arg("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     command
