@@ -20,12 +20,8 @@ impl Session<'_> {
             text.map(parse).transpose().map_err(|error| CompatError::usage(error.to_string()))
         };
         let (from, to) = (address(request.from)?, address(request.to)?);
-        for (address, role) in from
-            .iter()
-            .map(|from| (from, Role::Source))
-            .chain(to.iter().map(|to| (to, Role::Target)))
-        {
-            of_our_kinds(address, role, &request.paths)?;
+        for (address, role) in [(&from, Role::Source), (&to, Role::Target)] {
+            address.iter().try_for_each(|it| of_our_kinds(it, role, &request.paths))?;
         }
         let source = self.host.store(from.as_ref(), self.options).await?;
         let infos = match request.paths {

@@ -6,7 +6,7 @@ use drover_core::{HashAlgorithm, HashNotation};
 use drover_store::{Liveness, SignatureCheck, Substitute};
 
 use super::name::Name;
-use super::request::{JsonFormat, Layout, PathInfoStyle, Reports, Sizes};
+use super::request::{JsonFormat, Layout, PathInfoStyle, Reports, Selection, Sizes};
 use crate::copy_closure::Reach;
 use crate::daemon::DaemonRequest;
 use crate::error::CompatError;
@@ -19,6 +19,15 @@ use crate::options::{Cursor, Taken, whole_number};
 pub(super) enum StandsFor {
     Itself,
     ItsDerivation,
+}
+
+impl StandsFor {
+    pub(super) fn selects(self, arguments: Vec<OsString>, reach: Reach) -> Selection {
+        match self {
+            StandsFor::Itself => Selection::Named(arguments, reach),
+            StandsFor::ItsDerivation => Selection::Derivations(arguments, reach),
+        }
+    }
 }
 
 /// What has been read of a command line.

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use drover_core::HashAlgorithm;
 
-use super::flags::{Reading, StandsFor, own_flag};
+use super::flags::{Reading, own_flag};
 use super::name::Name;
 use super::request::{
     CopyRequest, KeyRequest, Layout, NixRequest, PathInfoRequest, PathInfoStyle, Selection,
@@ -173,10 +173,7 @@ fn about_paths(name: Name, reading: Reading, layout: Layout) -> Result<NixReques
     let reach = reading.recursive.unwrap_or(reach);
     let paths = match (reading.all, reading.arguments.is_empty()) {
         (Some(()), true) => Selection::All,
-        (None, false) => match reading.stands_for {
-            StandsFor::Itself => Selection::Named(reading.arguments, reach),
-            StandsFor::ItsDerivation => Selection::Derivations(reading.arguments, reach),
-        },
+        (None, false) => reading.stands_for.selects(reading.arguments, reach),
         (Some(()), false) => {
             return Err(CompatError::usage("'--all' does not expect arguments"));
         }
