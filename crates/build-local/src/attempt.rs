@@ -18,11 +18,11 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::builtin;
-use crate::failure::{Failing, Trouble, failed, machine, of_bug};
+use crate::failure::{Failing, Trouble, failed, machine, of_bug, of_range, rejected};
 use crate::folders::{BuildFolders, Entrance, Parent, Sticky};
 use crate::group::Group;
 use crate::harvest::Reach;
-use crate::hooks::ask_before_build;
+use crate::hooks::{ask_before_build, of_hook};
 use crate::inputs;
 use crate::job::{Job, Shelter, Subject};
 use crate::left::{Fate, Left};
@@ -208,7 +208,7 @@ impl Attempt<'_> {
         }
         let paths = tokio::select! {
             paths = ask_before_build(hook, &subject.shown, folders.path()) => {
-                paths.map_err(BuildFailure::from)?
+                paths.map_err(|error| of_hook(&subject.shown, &error))?
             }
             () = job.cancel.cancelled() => return Err(Trouble::Cancelled),
         };
@@ -297,7 +297,7 @@ impl Attempt<'_> {
                 umask: 0o022,
             },
             identity: user.identity(),
-            groups: Vec::new(),
+            groups: user.groups(subject.shelter, &job.settings.users),
             isolation,
             filter: job.settings.filter,
             scope: Scope::WhereSupported,
@@ -322,9 +322,7 @@ impl Attempt<'_> {
         let Attempt { job, subject, workshop } = self;
         if subject.shelter == Shelter::None {
             return match user {
-                BuildUser::Range(_) => {
-                    Err(failed("a build with a range of users takes a sandbox").into())
-                }
+                BuildUser::Range(_) => Err(rejected(of_range(&subject.shown)).into()),
                 _ => Ok(Isolation::None),
             };
         }

@@ -49,7 +49,10 @@ pub(crate) async fn program(
     let fetching = match builtin {
         Builtin::Fetchurl => {
             if !matches!(subject.kind, DerivationKind::Fixed | DerivationKind::Impure) {
-                let text = format!("'{name}' must be a fixed-output or impure derivation");
+                let shown = &subject.shown;
+                let text = format!(
+                    "cannot build '{shown}': '{name}' must be a fixed-output or impure derivation"
+                );
                 return Err(failed(text).into());
             }
             fetching(job.settings, subject).await?

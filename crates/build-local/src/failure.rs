@@ -5,7 +5,7 @@
 
 use std::{fmt, io};
 
-use drover_core::OutputName;
+use drover_core::{OutputName, StorePath};
 use drover_derivation::DerivationError;
 use drover_recipe::{RecipeError, Violation};
 use drover_sandbox::{Exit, Failure, Reason, SpawnError, Step, WaitError};
@@ -23,8 +23,22 @@ pub(crate) enum Trouble {
     Failure(BuildFailure),
     /// The store did.
     Store(StoreError),
+    /// Its derivation can't be read, or asks for what there can't be.
+    Derivation(String),
     /// Nobody wants it any more.
     Cancelled,
+}
+
+impl Trouble {
+    /// Has it say which derivation is meant.
+    pub(crate) fn with(trouble: Trouble, derivation: &str) -> Trouble {
+        match trouble {
+            Trouble::Derivation(why) => {
+                rejected(format!("derivation '{derivation}' can't be built: {why}")).into()
+            }
+            other => other,
+        }
+    }
 }
 
 impl From<StoreError> for Trouble {
@@ -41,13 +55,13 @@ impl From<BuildFailure> for Trouble {
 
 impl From<DerivationError> for Trouble {
     fn from(error: DerivationError) -> Trouble {
-        failed(error.to_string()).into()
+        Trouble::Derivation(error.to_string())
     }
 }
 
 impl From<RecipeError> for Trouble {
     fn from(error: RecipeError) -> Trouble {
-        failed(error.to_string()).into()
+        Trouble::Derivation(error.to_string())
     }
 }
 
@@ -103,12 +117,40 @@ pub(crate) fn of_start(derivation: &str, builder: &[u8], error: &SpawnError) -> 
             "builder for '{derivation}' failed with exit code 1: executing '{builder}': {why}"
         ));
     }
+    if let Some(input) = absent_input(derivation, error) {
+        let message = format!(
+            "cannot build '{derivation}': its input '{input}' is valid, but its files are not there; bring \
+             them back with 'nix-store --repair-path {input}'"
+        );
+        return BuildFailure::Machine { message, disk_full: false };
+    }
     let full = matches!(
         error,
         SpawnError::Step(Failure { reason: Reason::Os(code), .. })
             if *code == Errno::NOSPC.raw_os_error()
     );
     BuildFailure::Machine { message: error.to_string(), disk_full: full }
+}
+
+/// Returns the whole path of the input that could not be shown to a build, if that is what failed.
+fn absent_input(derivation: &str, error: &SpawnError) -> Option<String> {
+    let SpawnError::Step(Failure { step: Step::FindSource, subject, reason: Reason::Os(code) }) =
+        error
+    else {
+        return None;
+    };
+    let name = subject.split('/').next()?;
+    let is_input = *code == Errno::NOENT.raw_os_error() && StorePath::from_base_name(name).is_ok();
+    let (store_dir, _) = derivation.rsplit_once('/')?;
+    is_input.then(|| format!("{store_dir}/{name}"))
+}
+
+/// Returns what is said of a build over a range of users that isn't to be shut in.
+pub(crate) fn of_range(derivation: &str) -> String {
+    format!(
+        "derivation '{derivation}' requires the feature 'uid-range', which is only supported in sandboxed \
+         builds"
+    )
 }
 
 /// Returns what is said of a build whose end nobody saw.

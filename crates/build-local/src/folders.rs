@@ -5,17 +5,21 @@
 //! made and filled by descriptor. Follows `DerivationBuilderImpl` of Nix 2.34
 //! (`src/libstore/unix/build/derivation-builder.cc`).
 
+mod kept;
+mod way;
+
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use drover_recipe::BuildFile;
-use drover_sandbox::{Ids, Standing};
+use drover_sandbox::Ids;
 use drover_store_files::{FileName, FilesError, remove_tree, rename_into};
-use rustix::fs::{CWD, FileType, FlockOperation, Gid, Mode, OFlags, Uid};
+use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
+
+use self::way::{Missing, Way};
 
 /// What the build's own folder is called in the outer one, and that for what it takes for `/tmp`.
 pub(crate) const BUILD: &str = "build";
@@ -70,7 +74,7 @@ const FOLDER: OFlags =
 impl BuildFolders {
     /// Removes what builds have left whose process was killed; what is in use or kept stays.
     pub(crate) fn sweep(parent: &Parent) -> io::Result<()> {
-        let around = match open_safely(parent) {
+        let Way { folder: around, .. } = match Way::to(parent, Missing::Refused) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             opened => opened?,
         };
@@ -100,12 +104,9 @@ impl BuildFolders {
         owner: Ids,
         entrance: Entrance,
     ) -> io::Result<BuildFolders> {
-        if !parent.path.exists() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(&parent.path)?;
-        }
-        let around = open_safely(parent)?;
+        let Way { folder: around, path } = Way::to(parent, Missing::Made)?;
         let (name, outer) = make_outer(&around, derivation)?;
-        let path = parent.path.join(&name);
+        let path = path.join(&name);
         let folders = BuildFolders { around, outer, name, path };
         folders.add(BUILD, 0o700, owner)?;
         folders.add(TMP, 0o1777, owner)?;
@@ -122,7 +123,8 @@ impl BuildFolders {
         Ok(rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode))?)
     }
 
-    /// Puts files into the build's folder, before anything of it runs.
+    /// Puts files into the build's folder, before anything of it runs. Whatever runs for it may read
+    /// them, whoever that is inside.
     pub(crate) fn write(&self, files: &[BuildFile], owner: Ids) -> io::Result<()> {
         let folder = rustix::fs::openat(&self.outer, BUILD, FOLDER, Mode::empty())?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
@@ -135,6 +137,7 @@ impl BuildFolders {
                 rest = rest.get(len..).unwrap_or_default();
             }
             give(&file, owner)?;
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644))?;
         }
         Ok(())
     }
@@ -155,10 +158,13 @@ impl BuildFolders {
     }
 
     /// Keeps it, under a name that is never swept away, and where everybody can look into it, as Nix
-    /// does; what is in it stays its user's. Returns the build's folder. Nothing of the build may run
-    /// any more.
+    /// does; what is in it stays its user's, who gives nobody his rights by it. What the build had for
+    /// `/tmp` goes. Returns the build's folder. Nothing of the build may run any more.
     pub(crate) fn keep(mut self) -> io::Result<PathBuf> {
+        let tmp = FileName::new(TMP.as_bytes()).map_err(io::Error::other)?;
+        remove_tree(self.outer.as_fd(), &tmp).map_err(io::Error::other)?;
         let build = rustix::fs::openat(&self.outer, BUILD, FOLDER, Mode::empty())?;
+        kept::lend_nobody_rights(&build)?;
         for folder in [&build, &self.outer] {
             rustix::fs::fchmod(folder, Mode::from_raw_mode(0o755))?;
         }
@@ -222,64 +228,6 @@ fn give(file: &OwnedFd, Ids { uid, gid }: Ids) -> Result<(), Errno> {
         return Ok(());
     }
     rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-}
-
-/// Opens a folder where nobody else can exchange what is on the way there, once symlinks are followed:
-/// it all belongs to root or to this process's user ([`is_trusted`]), and others may write none of it, unless only the
-/// owner of each name may take it away and that is enough here.
-fn open_safely(Parent { path, sticky }: &Parent) -> io::Result<OwnedFd> {
-    let path = path.canonicalize()?;
-    let mut folder = rustix::fs::openat(CWD, "/", FOLDER, Mode::empty())?;
-    let mut so_far = PathBuf::from("/");
-    let own = rustix::process::geteuid().as_raw();
-    for component in path.components() {
-        match component {
-            Component::RootDir | Component::CurDir => {}
-            Component::Normal(name) => {
-                so_far.push(name);
-                folder =
-                    rustix::fs::openat(&folder, name, FOLDER, Mode::empty()).map_err(|errno| {
-                        let shown = so_far.display();
-                        io::Error::new(io::Error::from(errno).kind(), format!("'{shown}': {errno}"))
-                    })?;
-            }
-            Component::ParentDir | Component::Prefix(_) => return Err(Errno::INVAL.into()),
-        }
-        let stat = rustix::fs::fstat(&folder)?;
-        let is_enough = *sticky == Sticky::Allowed && stat.st_mode & 0o1000 != 0;
-        let others_write = stat.st_mode & 0o022 != 0 && !is_enough;
-        let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        let group_only = stat.st_mode & 0o002 == 0;
-        let shown = so_far.display();
-        let refuse = |what: &str| {
-            let text = format!("{what} '{shown}', so builds can't be done below it");
-            Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
-        };
-        // a group's own business, but for root, whose builds everybody's store hangs on
-        if !is_folder || others_write && !(group_only && own != 0) {
-            return refuse("others may write");
-        }
-        if !is_trusted(stat.st_uid, own) {
-            return refuse("somebody else owns");
-        }
-    }
-    Ok(folder)
-}
-
-/// Whether what a user owns on the way to builds' folders is safe from everybody else. Root of a user
-/// namespace with no other user can't tell the machine's root from the rest of those who have no number
-/// there, and what nobody can be told to own is taken for root's.
-fn is_trusted(owner: u32, own: u32) -> bool {
-    owner == 0
-        || owner == own
-        || own == 0 && Standing::of_this_process() == Standing::OneUser && owner == without_number()
-}
-
-/// Returns what users are shown as that have no number in this process's user namespace.
-fn without_number() -> u32 {
-    const USUAL: u32 = 65_534;
-    let text = std::fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
-    text.trim().parse().unwrap_or(USUAL)
 }
 
 #[cfg(test)]

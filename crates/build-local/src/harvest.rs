@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use drover_core::{
-    ContentAddress, HashNotation, IngestionMethod, OutputName, PathInfo, References, StoreDir,
-    StorePath,
+    ContentAddress, HashAlgorithm, HashNotation, IngestionMethod, OutputName, PathInfo, References,
+    StoreDir, StorePath,
 };
 use drover_derivation::{BasicDerivation, Output, output_path_name};
 use drover_recipe::{OutputRules, Rewriter};
@@ -125,7 +125,8 @@ impl Harvest {
             Ok(stat) => {
                 let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
                 let foreign = match &self.owners {
-                    Owners::Users(users) => !users.contains(&stat.st_uid),
+                    // of a range, it's the first who builds
+                    Owners::Users(users) => stat.st_uid != *users.start(),
                     Owners::Anybody => false,
                 };
                 match foreign || !is_link && stat.st_mode & 0o022 != 0 {
@@ -294,7 +295,7 @@ impl Work<'_> {
     fn address(
         &self,
         method: IngestionMethod,
-        algorithm: drover_core::HashAlgorithm,
+        algorithm: HashAlgorithm,
     ) -> Result<drover_core::Hash, Trouble> {
         let harvest = self.harvest;
         if matches!(method, IngestionMethod::Flat | IngestionMethod::Text) {
@@ -312,20 +313,30 @@ impl Work<'_> {
         hash.map_err(|error| harvest.of_files(error).into())
     }
 
-    /// Returns the address of a fixed output, if it's another than the expected one.
+    /// Returns the address of a fixed output, if it's another than the expected one. That comes first, as
+    /// in Nix, where a path follows from it whatever is referred to.
     fn differing(&self, expected: &ContentAddress) -> Result<Option<ContentAddress>, Trouble> {
-        if !self.found.references.is_empty() {
-            return Err(rejected(format!(
+        let ContentAddress { method, hash } = expected;
+        let refers = !self.found.references.is_empty();
+        let has_path =
+            !refers || (*method, hash.algorithm()) == (IngestionMethod::Nar, HashAlgorithm::Sha256);
+        if has_path {
+            let hash = self.address(*method, hash.algorithm())?;
+            let got = ContentAddress { method: *method, hash };
+            if got != *expected {
+                return Ok(Some(got));
+            }
+        }
+        match refers {
+            false => Ok(None),
+            true => Err(rejected(format!(
                 "fixed output derivation '{}' is not allowed to refer to other store paths.\nYou may \
                  need to use the 'unsafeDiscardReferences' derivation attribute, see the manual for \
                  more details.",
                 self.harvest.derivation.name
             ))
-            .into());
+            .into()),
         }
-        let hash = self.address(expected.method, expected.hash.algorithm())?;
-        let got = ContentAddress { method: expected.method, hash };
-        Ok((got != *expected).then_some(got))
     }
 
     fn mismatch(&self, expected: &ContentAddress, got: &ContentAddress) -> BuildFailure {

@@ -14,9 +14,9 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, Command};
 
-use crate::failure::{Trouble, failed};
+use crate::failure::{Trouble, rejected};
 use crate::job::{Job, Outputs, Subject};
-use crate::settings::{SandboxPath, Wherever};
+use crate::settings::{SandboxPath, Wherever, straightened};
 
 /// Bytes of a line of a hook's, or of all that it answers, that are read.
 const LIMIT: u64 = 1 << 20;
@@ -80,10 +80,9 @@ impl HookError {
     }
 }
 
-impl From<HookError> for BuildFailure {
-    fn from(error: HookError) -> BuildFailure {
-        failed(error.words())
-    }
+/// Returns what is said of a build before which the hook failed.
+pub(crate) fn of_hook(derivation: &str, error: &HookError) -> BuildFailure {
+    rejected(format!("cannot build '{derivation}': pre-build-hook: {}", error.words()))
 }
 
 /// What runs after each build that went well (`post-build-hook`), as this process's user.
@@ -269,6 +268,7 @@ fn parse(answer: &str) -> Result<Vec<SandboxPath>, HookError> {
                 if !inside.is_absolute() || !outside.is_absolute() {
                     return Err(HookError::Relative { text: line.to_owned() });
                 }
+                let inside = straightened(&inside);
                 paths.push(SandboxPath { inside, outside, wherever: Wherever::Always });
             }
         }
@@ -287,6 +287,7 @@ mod tests {
     #[case::paths("extra-sandbox-paths\n/a\n/b=/c\n\n", &[("/a", "/a"), ("/b", "/c")])]
     #[case::old_name_without_end("extra-chroot-dirs\n/a\n", &[("/a", "/a")])]
     #[case::twice("extra-sandbox-paths\n/a\n\nextra-sandbox-paths\n/b\n", &[("/a", "/a"), ("/b", "/b")])]
+    #[case::crooked("extra-sandbox-paths\n/a/../b//c/\n\n", &[("/b/c", "/a/../b//c/")])]
     #[case::no_end_of_line("extra-sandbox-paths\n/a\n/b", &[("/a", "/a")])]
     fn answers_are_read_as_in_nix(#[case] answer: &str, #[case] expected: &[(&str, &str)]) {
         let found = parse(answer).unwrap();

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::attempt::Attempt;
 use crate::compare::Comparison;
-use crate::failure::{Trouble, failed, of_bug, of_rule, of_rules};
+use crate::failure::{Trouble, of_bug, of_range, of_rule, of_rules, rejected};
 use crate::harvest::{Gathered, Harvest, Reach};
 use crate::inputs;
 use crate::lane::words;
@@ -165,6 +165,9 @@ impl Job<'_> {
         let rules = rules.map_err(|error| of_rules(&shown, &error))?;
         let networked = matches!(kind, DerivationKind::Fixed | DerivationKind::Impure);
         let shelter = self.shelter(&shown, networked, &options)?;
+        if shelter == Shelter::None && options.required_system_features.contains("uid-range") {
+            return Err(rejected(of_range(&shown)).into());
+        }
         let reach = match networked || shelter == Shelter::None {
             true => Reach::Network,
             false => Reach::None,
@@ -213,7 +216,7 @@ impl Job<'_> {
                     "derivation '{shown}' has '__noChroot' set, but that's not allowed when \
                      'sandbox' is 'true'"
                 );
-                return Err(failed(text).into());
+                return Err(rejected(text).into());
             }
             SandboxMode::Always => true,
             SandboxMode::Relaxed => !networked && !options.no_chroot,

@@ -189,11 +189,12 @@ impl Worker {
         let queue = Queue { store, places, references, cancel };
         let building = in_place(self.inner.build(queue, purpose, request, log));
         let built = unless_it_panics(building).await;
-        match built.unwrap_or_else(|panic| Err(of_bug(&shown, &panic).into())) {
+        let built = built.unwrap_or_else(|panic| Err(of_bug(&shown, &panic).into()));
+        match built.map_err(|trouble| Trouble::with(trouble, &shown)) {
             Ok(outcome) => Some(Ok(outcome)),
             Err(Trouble::Failure(failure)) => Some(Ok(BuildOutcome::Failed(failure))),
             Err(Trouble::Store(error)) => Some(Err(error)),
-            Err(Trouble::Cancelled) => None,
+            Err(Trouble::Derivation(_) | Trouble::Cancelled) => None,
         }
     }
 }

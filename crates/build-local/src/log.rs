@@ -1,8 +1,7 @@
 //! What a build says: line by line to the caller, byte by byte to its log.
 //!
 //! Follows `DerivationBuildingGoal::handleChildOutput` and `flushLine` of Nix
-//! (`src/libstore/build/derivation-building-goal.cc`): a carriage return begins the line anew, over
-//! what stands there, and lines that begin with `@nix ` are messages for tools.
+//! (`src/libstore/build/derivation-building-goal.cc`): a carriage return begins the line anew, and lines that begin with `@nix ` are messages for tools.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -43,7 +42,7 @@ impl Lines {
         }
         self.line.extend_from_slice(bytes);
         if LONG < self.line.len() {
-            self.line = overlaid(&self.line);
+            self.line = last_written(&self.line);
             if LONG < self.line.len() {
                 self.end_line();
             }
@@ -59,7 +58,7 @@ impl Lines {
 
     fn end_line(&mut self) {
         let line = match self.line.contains(&b'\r') {
-            true => overlaid(&self.line),
+            true => last_written(&self.line),
             false => std::mem::take(&mut self.line),
         };
         self.line.clear();
@@ -96,14 +95,11 @@ enum MessageError {
     Field { field: &'static str, expected: &'static str },
 }
 
-/// Returns a line as a terminal would show it.
-fn overlaid(line: &[u8]) -> Vec<u8> {
-    let mut shown = Vec::with_capacity(line.len());
-    for part in line.split(|byte| *byte == b'\r') {
-        let over = shown.len().min(part.len());
-        shown.splice(..over, part.iter().copied());
-    }
-    shown
+/// Returns what was written last of a line that was begun anew: nothing of what was longer before shows
+/// behind it. What ends with a carriage return hasn't been written over.
+fn last_written(line: &[u8]) -> Vec<u8> {
+    let mut parts = line.rsplit(|byte| *byte == b'\r');
+    parts.find(|part| !part.is_empty()).unwrap_or_default().to_vec()
 }
 
 /// Reads a message for tools; of those that a build may send, only some are for anybody.
@@ -148,7 +144,9 @@ mod tests {
     #[rstest]
     #[case::lines("a\n\nb", vec![line("a"), line(""), line("b")])]
     #[case::progress("10%\r20%\rdone\n", vec![line("done")])]
-    #[case::shorter("long one\rab\n", vec![line("abng one")])]
+    #[case::shorter("long one\rab\n", vec![line("ab")])]
+    #[case::several("aaa\rb\rcc\n", vec![line("cc")])]
+    #[case::ends_as_elsewhere("abc\r\n\r\n", vec![line("abc"), line("")])]
     #[case::phase(
         "@nix {\"action\":\"setPhase\",\"phase\":\"buildPhase\"}\nx\n",
         vec![LogEvent::Phase("buildPhase".to_owned()), line("x")]

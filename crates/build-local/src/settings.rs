@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,9 +72,9 @@ pub enum KeepLog {
 /// A path that builds see (`sandbox-paths`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SandboxPath {
-    /// Where it's seen.
+    /// Where it's seen: an absolute path without `..`.
     pub inside: PathBuf,
-    /// What is seen there.
+    /// What is seen there, as the system finds it.
     pub outside: PathBuf,
     /// What happens where it's absent.
     pub wherever: Wherever,
@@ -112,10 +112,24 @@ impl FromStr for SandboxPath {
         let (inside, outside) = whole.split_once('=').unwrap_or((whole, whole));
         let [inside, outside] = [inside, outside].map(PathBuf::from);
         match inside.is_absolute() && outside.is_absolute() {
-            true => Ok(SandboxPath { inside, outside, wherever }),
+            true => Ok(SandboxPath { inside: straightened(&inside), outside, wherever }),
             false => Err(SandboxPathError::Relative { text: text.to_owned() }),
         }
     }
+}
+
+/// Returns an absolute path without `.` and `..`, as Nix reads those that builds see: by its letters alone
+/// (`canonPath`).
+pub(crate) fn straightened(path: &Path) -> PathBuf {
+    let mut straight = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => straight.push(name),
+            Component::ParentDir => drop(straight.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    straight
 }
 
 /// Looks a variable up.
@@ -297,6 +311,8 @@ mod tests {
     #[case::other("/bin/sh=/x/busybox", "/bin/sh", "/x/busybox", Wherever::Always)]
     #[case::optional("/dev/nvidia0?", "/dev/nvidia0", "/dev/nvidia0", Wherever::IfPresent)]
     #[case::both("/a=/b?", "/a", "/b", Wherever::IfPresent)]
+    #[case::crooked("/a//b/./c/../d/=/b/", "/a/b/d", "/b/", Wherever::Always)]
+    #[case::above_all("/../a/", "/a", "/../a/", Wherever::Always)]
     fn sandbox_paths_are_read_as_in_nix(
         #[case] text: &str,
         #[case] inside: &str,

@@ -18,7 +18,7 @@ use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::folders::{self, BuildFolders};
-use crate::settings::{LocalSettings, SandboxPath, Wherever};
+use crate::settings::{LocalSettings, SandboxPath, Wherever, straightened};
 use crate::users::BuildUser;
 
 /// What a build's store directory is called in its workshop.
@@ -26,6 +26,9 @@ pub(crate) const STORE: &str = "store";
 
 /// Bytes that what is small and lies in memory may take: folders, links, a few files.
 const ROOT_SIZE: u64 = 16 << 20;
+
+/// Bytes that the root may take of a build that is root itself, and may write there what it likes.
+const OWN_ROOT_SIZE: u64 = 1 << 30;
 
 /// What decides what a build sees.
 pub(crate) struct Scene<'a> {
@@ -98,11 +101,15 @@ pub(crate) fn namespaces(scene: &Scene<'_>, handles: &mut Handles) -> io::Result
     for path in settings.paths.iter().chain(scene.also) {
         list.sandbox_path(path, store_dir, scene)?;
     }
+    let (size, root_access) = match user {
+        BuildUser::Range(_) => (OWN_ROOT_SIZE, Access::ReadWrite),
+        BuildUser::Caller(_) | BuildUser::One(_) => (ROOT_SIZE, Access::ReadOnly),
+    };
     Ok(Namespaces {
         users,
         network: *network,
-        root: Root::Tmpfs { size: ROOT_SIZE },
-        root_access: Access::ReadOnly,
+        root: Root::Tmpfs { size },
+        root_access,
         recurring,
         mounts: list.mounts,
         hostname: b"localhost".to_vec(),
@@ -215,10 +222,11 @@ impl List<'_> {
     ) -> io::Result<()> {
         let SandboxPath { inside, outside, wherever } = path;
         let at = inside.as_os_str().as_encoded_bytes().to_vec();
-        let text = outside.to_string_lossy();
+        let whole = straightened(outside);
+        let text = whole.to_string_lossy();
         let in_store = text.strip_prefix(store_dir.as_str()).and_then(|it| it.strip_prefix('/'));
         if let Some(below) = in_store {
-            if inside == outside && !below.contains('/') {
+            if *inside == whole && !below.contains('/') {
                 // it's in the closure that is shown
                 return Ok(());
             }
@@ -229,7 +237,7 @@ impl List<'_> {
         match open(outside) {
             Ok(file) => {
                 let source = Source::Open(self.open(file));
-                self.put(at, Content::Bind { source, access: Access::ReadWrite })
+                self.put(at, Content::AsItIs(source))
             }
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound && *wherever == Wherever::IfPresent =>
@@ -248,7 +256,8 @@ impl List<'_> {
 /// refer to.
 pub(crate) fn store_paths_of(paths: &[SandboxPath], store_dir: &StoreDir) -> BTreeSet<StorePath> {
     let of = |path: &SandboxPath| {
-        let text = path.outside.to_string_lossy();
+        let outside = straightened(&path.outside);
+        let text = outside.to_string_lossy();
         let below = text.strip_prefix(store_dir.as_str())?.strip_prefix('/')?;
         let name = below.split('/').next()?;
         StorePath::from_base_name(name).ok()

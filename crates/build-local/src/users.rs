@@ -12,6 +12,7 @@ use drover_store_files::Owners;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Trouble;
+use crate::job::Shelter;
 use crate::settings::{BuildUsers, OwnGroups};
 
 /// How often a user is looked for where all are taken.
@@ -101,6 +102,18 @@ impl BuildUser {
         }
     }
 
+    /// Returns the supplementary groups that a build has: those of its user in the system's list, where it
+    /// isn't shut in.
+    pub(crate) fn groups(&self, shelter: Shelter, users: &BuildUsers) -> Vec<u32> {
+        match (self, shelter, users) {
+            (BuildUser::One(user), Shelter::None, BuildUsers::Group(_)) => {
+                let read = |file| std::fs::read_to_string(file).unwrap_or_default();
+                supplementary(user.first(), &read("/etc/group"), &read("/etc/passwd"))
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Returns the user and group as this machine counts, the first of a range.
     pub(crate) fn ids(&self) -> Ids {
         match self {
@@ -178,6 +191,21 @@ fn members(name: &str, groups: &str, accounts: &str) -> Result<Vec<Ids>, String>
     }
 }
 
+/// Returns the groups beside its own of which a user is a member, but for root's, as a build must not have
+/// anything of that.
+fn supplementary(Ids { uid, gid }: Ids, groups: &str, accounts: &str) -> Vec<u32> {
+    let field = |line: &str, at: usize| line.split(':').nth(at).map(str::to_owned);
+    let number = |line: &str, at| field(line, at)?.parse::<u32>().ok();
+    let account = accounts.lines().find(|line| number(line, 2) == Some(uid));
+    let Some(name) = account.and_then(|line| field(line, 0)) else { return Vec::new() };
+    let is_member = |line: &&str| {
+        let members = field(line, 3).unwrap_or_default();
+        members.split(',').any(|member| member.trim() == name)
+    };
+    let found = groups.lines().filter(is_member).filter_map(|line| number(line, 2));
+    found.filter(|group| *group != gid && *group != 0).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +218,16 @@ mod tests {
         let groups = "root:x:0:\nnixbld:x:30000:b, nixbld1\n";
         let ids = members("nixbld", groups, ACCOUNTS).unwrap();
         assert_eq!(ids, [30_002, 30_001].map(|uid| Ids { uid, gid: 30_000 }));
+    }
+
+    #[test]
+    fn supplementary_groups_are_those_of_the_list() {
+        let groups =
+            "root:x:0:b\nnixbld:x:30000:b,nixbld1\nkvm:x:104: b\nbb:x:105:bb\nx:x:106:nixbld1,b";
+        let of = |uid| supplementary(Ids { uid, gid: 30_000 }, groups, ACCOUNTS);
+        assert_eq!(of(30_002), [104, 106]);
+        assert_eq!(of(30_001), [106]);
+        assert_eq!(of(30_003), Vec::<u32>::new());
     }
 
     #[test]

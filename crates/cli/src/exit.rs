@@ -19,18 +19,21 @@ impl ExitStatus {
     /// The user ended it.
     pub(crate) const INTERRUPTED: ExitStatus = ExitStatus(130);
 
-    /// Returns the status for builds that failed like this: 100 for a failed build, 101 if one took
-    /// too long, 102 for another hash, 104 for another result, and their union for several; 1 where
-    /// nothing was built that could fail.
+    /// Returns the status for builds that failed like this: 100 for a failed build or one that nothing
+    /// suits, 101 if one took too long, 102 for another hash, 104 for another result, and their union for
+    /// several; 1 where the build can't be blamed, or what it made isn't taken.
     pub(crate) fn of_failures(kinds: impl IntoIterator<Item = FailureKind>) -> ExitStatus {
         const FAMILY: u8 = 0x60;
         const FAILED: u8 = 0x04;
         let bits = kinds.into_iter().map(|kind| match kind {
-            FailureKind::Build | FailureKind::Rejected | FailureKind::LogLimit => FAILED,
+            FailureKind::Build | FailureKind::Unsuited => FAILED,
             FailureKind::TimedOut => FAILED | 0x01,
             FailureKind::HashMismatch => FAILED | 0x02,
             FailureKind::NotDeterministic => 0x08,
-            FailureKind::Hook
+            FailureKind::Passing
+            | FailureKind::Rejected
+            | FailureKind::LogLimit
+            | FailureKind::Hook
             | FailureKind::Dependency
             | FailureKind::NoMachine
             | FailureKind::NotFetched
@@ -70,6 +73,10 @@ mod tests {
     #[case::build_and_not_deterministic(&[FailureKind::Build, FailureKind::NotDeterministic], 108)]
     #[case::with_dependents(&[FailureKind::Build, FailureKind::Dependency, FailureKind::Cancelled], 100)]
     #[case::hook(&[FailureKind::Hook, FailureKind::Dependency], 1)]
+    #[case::passing(&[FailureKind::Passing, FailureKind::Dependency], 1)]
+    #[case::rejected(&[FailureKind::Rejected], 1)]
+    #[case::log_limit(&[FailureKind::LogLimit], 1)]
+    #[case::unsuited(&[FailureKind::Unsuited], 100)]
     #[case::no_machine(&[FailureKind::NoMachine], 1)]
     #[case::not_fetched(&[FailureKind::NotFetched], 1)]
     #[case::not_sent(&[FailureKind::NotSent], 1)]

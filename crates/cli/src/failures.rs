@@ -24,7 +24,7 @@ pub(crate) fn explain(
     let message = own_words(&failure.message);
     match failure.kind {
         FailureKind::Dependency | FailureKind::Cancelled => None,
-        FailureKind::NoMachine => {
+        FailureKind::Unsuited | FailureKind::NoMachine => {
             let mut text = format!("no machine could build {name}");
             let reasons = message.strip_prefix("no machine could build it\n").unwrap_or(&message);
             push_indented(&mut text, reasons);

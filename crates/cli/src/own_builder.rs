@@ -68,6 +68,10 @@ pub(crate) fn builder(
     terminal: &Terminal,
 ) -> anyhow::Result<LocalBuilder> {
     let keys = signing::keys(&configuration.settings.secret_key_files, terminal)?;
+    if is_on(&configuration.conf, "allow-new-privileges", false)? {
+        terminal
+            .warn("'allow-new-privileges' has no effect: programs in builds get no more rights");
+    }
     let settings = settings(configuration, limits)?;
     let settings = LocalSettings { keys: SigningKeys(Arc::new(keys)), ..settings };
     Ok(match other {

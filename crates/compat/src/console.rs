@@ -3,7 +3,8 @@
 use tokio::io::{AsyncWriteExt as _, BufWriter};
 
 use crate::error::CompatError;
-use crate::host::{Host, Output};
+use crate::escapes::harmless;
+use crate::host::{Destination, Host, Output};
 use crate::json_log;
 use crate::options::{LogFormat, Options, Verbosity};
 
@@ -15,6 +16,7 @@ const BUFFER: usize = 64 * 1024;
 pub(crate) struct Console {
     out: BufWriter<Output>,
     err: Output,
+    err_to: Destination,
     verbosity: Verbosity,
     form: LogFormat,
 }
@@ -36,7 +38,8 @@ impl Console {
 
     pub(crate) fn new(host: &dyn Host, verbosity: Verbosity) -> Console {
         let out = BufWriter::with_capacity(BUFFER, host.stdout());
-        Console { out, err: host.stderr(), verbosity, form: LogFormat::Words }
+        let (err, err_to) = (host.stderr(), host.destination_of_messages());
+        Console { out, err, err_to, verbosity, form: LogFormat::Words }
     }
 
     /// Writes bytes to standard output.
@@ -95,6 +98,8 @@ impl Console {
 
     async fn tell(&mut self, text: String) -> Result<(), CompatError> {
         self.flush().await?;
+        // builds have a say in it, and a terminal does what they say
+        let text = harmless(&text, self.err_to);
         self.err.write_all(text.as_bytes()).await.map_err(writing)?;
         self.err.flush().await.map_err(writing)
     }

@@ -12,8 +12,8 @@ impl ExitStatus {
     /// It isn't.
     pub const FAILURE: ExitStatus = ExitStatus(1);
 
-    /// Returns the status for builds that failed: 100 for a failed build, 101 for one that took
-    /// too long, 102 for a fixed output with another hash, 104 for one that is not deterministic;
+    /// Returns the status for builds that failed: 100 for a failed build or one that can't even begin,
+    /// 101 for one that took too long, 102 for a fixed output with another hash, 104 for one that is not deterministic;
     /// several together are combined, and 1 is any other failure.
     ///
     /// As `Worker::failingExitStatus` (`src/libstore/build/worker.cc`) of Nix.
@@ -21,7 +21,7 @@ impl ExitStatus {
         let mut mask = 0;
         for failure in failures {
             mask |= match failure.status {
-                RealiseStatus::PermanentFailure => 0x04,
+                RealiseStatus::PermanentFailure | RealiseStatus::InputRejected => 0x04,
                 RealiseStatus::TimedOut => 0x04 | 0x01,
                 RealiseStatus::HashMismatch => 0x04 | 0x02,
                 RealiseStatus::NotDeterministic => 0x08,
@@ -48,6 +48,9 @@ mod tests {
     #[case::reference(&[(RealiseStatus::OutputRejected, "is not allowed to refer")], 1)]
     #[case::check(&[(RealiseStatus::NotDeterministic, "")], 104)]
     #[case::both(&[(RealiseStatus::NotDeterministic, ""), (RealiseStatus::TimedOut, "")], 109)]
+    #[case::nothing_suits(&[(RealiseStatus::InputRejected, "")], 100)]
+    #[case::passing(&[(RealiseStatus::TransientFailure, "")], 1)]
+    #[case::log_limit(&[(RealiseStatus::LogLimitExceeded, "")], 1)]
     #[case::other(&[(RealiseStatus::MiscFailure, "")], 1)]
     fn statuses(#[case] failures: &[(RealiseStatus, &str)], #[case] expected: u8) {
         let failures: Vec<Realised> = failures

@@ -30,7 +30,7 @@ pub enum ServeAccess {
     Write,
 }
 
-/// Whether standard output is a terminal.
+/// Whether standard output or error is a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// It is.
@@ -119,6 +119,9 @@ pub trait Host: Send + Sync {
 
     /// Returns where standard output goes.
     fn destination(&self) -> Destination;
+
+    /// Returns where standard error goes.
+    fn destination_of_messages(&self) -> Destination;
 
     /// Opens standard input.
     fn stdin(&self) -> Input;

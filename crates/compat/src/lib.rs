@@ -16,6 +16,7 @@ mod console;
 mod copy_closure;
 mod daemon;
 mod error;
+mod escapes;
 mod exit;
 mod export_format;
 mod foreign;

@@ -59,6 +59,7 @@ const fn key(name: &'static str, kind: Kind, aliases: &'static [&'static str]) -
 /// Every setting that the rest of the crate must know something about.
 pub(crate) const KEYS: &[Key] = &[
     key("access-tokens", Kind::OtherWords, &[]),
+    key("allow-new-privileges", Kind::Switch, &[]),
     key("allow-symlinked-store", Kind::Switch, &[]),
     key("allowed-impure-host-deps", Kind::OtherWords, &[]),
     key("allowed-uris", Kind::OtherWords, &[]),

@@ -258,12 +258,12 @@ fn status(status: RealiseStatus) -> BuildStatus {
     }
 }
 
-/// Returns the status with which `nix-store --realise` exits: 100 for a build that failed, 101 with a
+/// Returns the status with which `nix-store --realise` exits: 100 for a build that failed or can't begin, 101 with a
 /// time-out among them, 102 a wrong hash, 104 a difference, and 1 for everything else.
 pub fn exit_status(failures: impl IntoIterator<Item = RealiseStatus>) -> u64 {
     let mask = failures.into_iter().fold(0, |mask, status| {
         mask | match status {
-            RealiseStatus::PermanentFailure | RealiseStatus::LogLimitExceeded => 0x04,
+            RealiseStatus::PermanentFailure | RealiseStatus::InputRejected => 0x04,
             RealiseStatus::TimedOut => 0x05,
             RealiseStatus::HashMismatch => 0x06,
             RealiseStatus::NotDeterministic => 0x08,

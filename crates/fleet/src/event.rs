@@ -11,6 +11,8 @@ use crate::graph::NodeId;
 pub enum FailureKind {
     /// Its build failed.
     Build,
+    /// Its build failed, and may not another time: it had the network, or its disk was full.
+    Passing,
     /// It took too long or was silent for too long.
     TimedOut,
     /// It said more than it may.
@@ -29,7 +31,9 @@ pub enum FailureKind {
     NotSent,
     /// Something that it depends on was not built.
     Dependency,
-    /// No machine could take it, or none was left.
+    /// No machine is one that could ever take it.
+    Unsuited,
+    /// No machine was left that could take it.
     NoMachine,
     /// It was cancelled.
     Cancelled,

@@ -181,7 +181,7 @@ impl Driver {
                 return self.killed(machine, job, message, tail);
             }
             BuildFailure::Failed { message } | BuildFailure::Killed { message } => {
-                (FailureKind::Build, message)
+                (self.kind_of_failed(job), message)
             }
             BuildFailure::TimedOut { message } => (FailureKind::TimedOut, message),
             BuildFailure::LogLimit { message } => (FailureKind::LogLimit, message),
@@ -189,6 +189,10 @@ impl Driver {
             BuildFailure::HashMismatch { message } => (FailureKind::HashMismatch, message),
             BuildFailure::NotDeterministic { message } => (FailureKind::NotDeterministic, message),
             BuildFailure::Hook { message } => (FailureKind::Hook, message),
+            // nobody else could be asked, and here it would come to the same end again
+            BuildFailure::Machine { message, disk_full: true } if self.is_alone_here(machine) => {
+                (FailureKind::Passing, message)
+            }
             BuildFailure::Machine { message, disk_full: true } => {
                 self.retried(job, &message);
                 return self.machine_failed(machine, message, MachineFault::DiskFull);

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use drover_core::StorePath;
+use drover_derivation::DerivationKind;
 use drover_schedule::{Afterwards, JobId, JobStatus, MachineId, Outcome, Reasons, Verdict};
 
 use crate::driver::{Driver, JobPhase};
@@ -29,6 +30,20 @@ impl Driver {
         self.reports.insert(job, report);
     }
 
+    /// Says how a build failed, as Nix does: what had the network may come to another end next time.
+    pub(crate) fn kind_of_failed(&self, job: JobId) -> FailureKind {
+        let plan = self.jobs.get(job.0 as usize).map(|state| &state.plan);
+        match plan.map(|plan| plan.derivation.kind()) {
+            Some(Ok(DerivationKind::Fixed | DerivationKind::Impure)) => FailureKind::Passing,
+            _ => FailureKind::Build,
+        }
+    }
+
+    /// Whether a machine is the one that this runs on, and there is no other.
+    pub(crate) fn is_alone_here(&self, machine: MachineId) -> bool {
+        self.shared.local_machine() == Some(machine) && self.machines.len() == 1
+    }
+
     /// Takes note of a verdict.
     pub(crate) fn decided(&mut self, job: JobId, verdict: Verdict) {
         self.news.push((job, verdict.clone()));
@@ -41,6 +56,10 @@ impl Driver {
             machine: None,
             message,
             log_tail: Vec::new(),
+        };
+        let without_machine = match &verdict {
+            Verdict::Impossible { .. } => FailureKind::Unsuited,
+            _ => FailureKind::NoMachine,
         };
         let phase = match verdict {
             Verdict::Built => JobPhase::Built,
@@ -62,7 +81,7 @@ impl Driver {
                         let message = format!("{}\n{message}", known.message);
                         JobFailureReport { message, ..known }
                     }
-                    None => report(FailureKind::NoMachine, message),
+                    None => report(without_machine, message),
                 }))
             }
             Verdict::Cancelled => {

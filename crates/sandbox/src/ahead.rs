@@ -125,7 +125,9 @@ fn is_roots(mount: &Mount) -> bool {
 
 fn handle_of(mount: &Mount) -> Option<usize> {
     match &mount.what {
-        Content::Bind { source, .. } | Content::Device(source) => Some(source.handle().at()),
+        Content::Bind { source, .. } | Content::AsItIs(source) | Content::Device(source) => {
+            Some(source.handle().at())
+        }
         _ => None,
     }
 }

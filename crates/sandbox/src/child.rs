@@ -24,7 +24,7 @@ use crate::message;
 use crate::mounts::{Owners, Tree};
 use crate::network;
 use crate::plan::{Command, Isolation, Namespaces, Network, Plan, Program, Scope, SyscallFilter};
-use crate::sources::Sources;
+use crate::sources::{OldRoot, Sources};
 use crate::supervisor::Given;
 use crate::sys;
 
@@ -68,6 +68,7 @@ pub(crate) struct Means {
     /// Above 2: its stdin to be.
     pub(crate) input: OwnedFd,
     pub(crate) supervisor: OwnedFd,
+    pub(crate) root: OldRoot,
 }
 
 /// A child that makes what is the same for many commands, and waits for its plan then.
@@ -88,7 +89,7 @@ impl EarlyChild<'_> {
 
     fn become_command(&self) -> Result<std::convert::Infallible, Failure> {
         self.means.begin()?;
-        let mut sources = Sources::new(&self.handles);
+        let mut sources = Sources::new(&self.handles, &self.means.root);
         let surroundings = &self.forecast.surroundings;
         let tree = prepare(surroundings, &mut sources, Owners::Root)?;
         // what is done from here on, commands may do as well
@@ -113,7 +114,8 @@ impl EarlyChild<'_> {
             return Err(Failure::rule(step, "this plan takes no namespaces"));
         };
         child.plan.oom_score.map(set_oom_score).transpose()?;
-        child.enter(tree, namespaces, &mut Sources::new(child.handles))?;
+        let mut sources = Sources::new(child.handles, &self.means.root);
+        child.enter(tree, namespaces, &mut sources)?;
         child.finish()
     }
 }
@@ -183,7 +185,7 @@ impl Child<'_> {
             self.means.die_with_parent()?;
         }
         if let Isolation::Namespaces(namespaces) = &plan.isolation {
-            let mut sources = Sources::new(self.handles);
+            let mut sources = Sources::new(self.handles, &self.means.root);
             let tree =
                 prepare(&Surroundings::of(namespaces, plan.filter), &mut sources, self.owners())?;
             self.enter(tree, namespaces, &mut sources)?;

@@ -242,7 +242,9 @@ fn check_handles(plan: &Plan, handles: &Handles) -> Result<(), SpawnError> {
         }
         let mounts = namespaces.recurring.iter().chain(&namespaces.mounts);
         used.extend(mounts.filter_map(|mount| match &mount.what {
-            Content::Bind { source, .. } | Content::Device(source) => Some(source.handle()),
+            Content::Bind { source, .. } | Content::AsItIs(source) | Content::Device(source) => {
+                Some(source.handle())
+            }
             _ => None,
         }));
     }

@@ -79,6 +79,9 @@ impl Tree {
                 };
                 self.bind(at, sources.find(source)?, attributes)
             }
+            Content::AsItIs(source) => {
+                self.bind(at, sources.find(source)?, libc::MOUNT_ATTR_NOSUID)
+            }
             Content::Device(source) => {
                 let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
                 self.bind(at, sources.find(source)?, attributes)

@@ -213,6 +213,8 @@ pub enum Content {
         /// Whether it may be written to.
         access: Access,
     },
+    /// As [`Content::Bind`], but it may be written to and its devices work: what the administrator names.
+    AsItIs(Source),
     /// A device of the machine, such as `/dev/null`.
     Device(Source),
     /// An empty file system in memory.

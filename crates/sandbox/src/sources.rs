@@ -2,7 +2,8 @@
 //!
 //! A mount can only be taken from the mount namespace that one is in, and a descriptor keeps to the
 //! one where it was opened. So each handle is opened again, by the path that the kernel has for it,
-//! and compared: what was moved or exchanged since is refused. All else is found from there, by
+//! and compared: what was moved or exchanged since is refused. That path begins at the root of the other
+//! namespace, which isn't this process's where that is in a `chroot`. All else is found from there, by
 //! descriptor, following nothing.
 
 use std::fmt;
@@ -28,6 +29,7 @@ impl Source {
 /// The handles of a plan, in this mount namespace.
 pub(crate) struct Sources<'a> {
     handles: &'a Handles,
+    root: &'a OldRoot,
     here: Vec<Option<OwnedFd>>,
 }
 
@@ -50,8 +52,8 @@ const FOLLOW_NOTHING: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlag
 const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl<'a> Sources<'a> {
-    pub(crate) fn new(handles: &'a Handles) -> Sources<'a> {
-        Sources { handles, here: (0..handles.len()).map(|_| None).collect() }
+    pub(crate) fn new(handles: &'a Handles, root: &'a OldRoot) -> Sources<'a> {
+        Sources { handles, root, here: (0..handles.len()).map(|_| None).collect() }
     }
 
     /// Finds what a mount is to show.
@@ -90,18 +92,44 @@ impl<'a> Sources<'a> {
         let here = self.here.get_mut(handle.at()).ok_or_else(unknown)?;
         match here {
             Some(here) => Ok(here),
-            None => Ok(here.insert(open_again(file)?)),
+            None => Ok(here.insert(open_again(file, self.root)?)),
         }
     }
 }
 
-/// Opens the same file in this mount namespace.
-fn open_again(file: impl AsFd) -> Result<OwnedFd, Failure> {
-    let step = Step::FindSource;
+/// The root of this process in the mount namespace where it was before.
+pub(crate) struct OldRoot(OwnedFd);
+
+impl OldRoot {
+    /// Opens it, in a process that is still there.
+    pub(crate) fn open() -> Result<OldRoot, Failure> {
+        let flags = LOOK | OFlags::DIRECTORY;
+        rustix::fs::openat(CWD, "/", flags, Mode::empty()).map(OldRoot).on(Step::MakeProcess, &"/")
+    }
+}
+
+/// Returns the path that the kernel has for what is open.
+fn path_of(file: impl AsFd) -> Result<Vec<u8>, Failure> {
     let link = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-    let path = rustix::fs::readlink(&link, Vec::new()).on(step, &link)?;
-    let shown = String::from_utf8_lossy(path.as_bytes()).into_owned();
-    let again = rustix::fs::openat2(CWD, path.as_c_str(), LOOK, Mode::empty(), FOLLOW_NOTHING)
+    let path = rustix::fs::readlink(&link, Vec::new()).on(Step::FindSource, &link)?;
+    Ok(path.into_bytes())
+}
+
+/// Returns a path as it's seen from a root. What isn't below that is left as it is, and won't be found.
+fn seen_from(root: &[u8], path: Vec<u8>) -> Vec<u8> {
+    match path.strip_prefix(root) {
+        Some(b"") => b"/".to_vec(),
+        Some(rest) if rest.starts_with(b"/") => rest.to_vec(),
+        _ => path,
+    }
+}
+
+/// Opens the same file in this mount namespace.
+fn open_again(file: impl AsFd, root: &OldRoot) -> Result<OwnedFd, Failure> {
+    let step = Step::FindSource;
+    let path = seen_from(&path_of(&root.0)?, path_of(&file)?);
+    let shown = String::from_utf8_lossy(&path).into_owned();
+    let again = rustix::fs::openat2(CWD, path.as_slice(), LOOK, Mode::empty(), FOLLOW_NOTHING)
         .on(step, &shown)?;
     let was = rustix::fs::fstat(&file).on(step, &shown)?;
     let is = rustix::fs::fstat(&again).on(step, &shown)?;
@@ -137,4 +165,22 @@ const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE
 
 fn clone_tree(file: impl AsFd) -> Result<OwnedFd, Errno> {
     rustix::mount::open_tree(file, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::usual("/", "/nix/store", "/nix/store")]
+    #[case::itself("/", "/", "/")]
+    #[case::within("/cr", "/cr/nix/store", "/nix/store")]
+    #[case::within_itself("/cr", "/cr", "/")]
+    #[case::beside("/cr", "/crx/nix", "/crx/nix")]
+    #[case::outside("/cr", "/nix", "/nix")]
+    fn paths_are_seen_from_the_root(#[case] root: &str, #[case] path: &str, #[case] seen: &str) {
+        assert_eq!(seen_from(root.as_bytes(), path.into()), seen.as_bytes());
+    }
 }

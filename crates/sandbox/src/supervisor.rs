@@ -19,6 +19,7 @@ use crate::launch::OwnProgram;
 use crate::leftovers;
 use crate::message::{self, Report};
 use crate::plan::{Cgroup, Identity, Ids, Isolation, Leftovers, Network, Plan};
+use crate::sources::OldRoot;
 use crate::spare::Gate;
 use crate::standing::Standing;
 use crate::sys::{self, Fork, NewProcess, Patience, Waited};
@@ -80,13 +81,13 @@ impl Early {
         sys::become_subreaper().at(Step::KillLeftovers)?;
         identity::leave_groups_but(&[])?;
         let (socket, theirs) = message::pair().at(Step::MakeProcess)?;
-        let input = null()?;
+        let (input, root) = (null()?, OldRoot::open()?);
         let namespaces = ALWAYS | network_of(forecast.surroundings.network);
         match sys::clone3(namespaces, None).at(Step::MakeProcess)? {
             Fork::Parent(process) => Ok(Early { process, socket }),
             Fork::Child => {
                 drop(socket);
-                let means = Means { input, supervisor: theirs };
+                let means = Means { input, supervisor: theirs, root };
                 EarlyChild { forecast, handles, own, means }.run()
             }
         }
@@ -227,7 +228,7 @@ impl Supervisor {
     fn make_process(&self) -> Result<(NewProcess, OwnedFd), Failure> {
         let step = Step::MakeProcess;
         let (ours, theirs) = message::pair().at(step)?;
-        let input = null()?;
+        let (input, root) = (null()?, OldRoot::open()?);
         let cgroup = self.cgroup.as_ref().map(OwnedFd::as_fd);
         match sys::clone3(self.namespaces(), cgroup).at(step)? {
             Fork::Parent(process) => Ok((process, ours)),
@@ -235,7 +236,7 @@ impl Supervisor {
                 // With this end here too, nobody would see the supervisor's go.
                 drop(ours);
                 let Supervisor { given: Given { plan, handles, .. }, who, own, .. } = self;
-                let means = Means { input, supervisor: theirs };
+                let means = Means { input, supervisor: theirs, root };
                 let (who, own, filtered) = (*who, *own, Filtered::NotYet);
                 Child { plan, handles, who, own, means: &means, filtered }.run()
             }

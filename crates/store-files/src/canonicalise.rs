@@ -3,6 +3,8 @@
 //! Follows `canonicalisePathMetaData` of Nix (`src/libstore/posix-fs-canonicalise.cc`), which tells
 //! links from elsewhere by their owner alone; here they are counted.
 
+mod separate;
+
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,7 +32,7 @@ pub enum Owners {
     /// Anybody's.
     Anybody,
     /// These users', those of a build. Whatever belongs to others may be linked from elsewhere
-    /// (`ln /etc/shadow $out/`), and is refused.
+    /// (`ln /etc/shadow $out/`), and is refused. What is theirs and has names elsewhere is copied.
     Users(RangeInclusive<u32>),
 }
 
@@ -41,7 +43,8 @@ pub enum Owners {
 ///
 /// Trees that belong together, the outputs of a build, are given together, since a file may have a
 /// name in each of them. What has names outside of them is not changed: if it is canonical already,
-/// as files are that [`Links`](crate::Links) has linked, it stays; otherwise it is refused.
+/// as files are that [`Links`](crate::Links) has linked, it stays; otherwise a copy takes its place where
+/// [`Owners::Users`] says whose it is, and it is refused where anybody could have made it.
 ///
 /// Doing it again changes nothing, if the caller is among the owners.
 ///
@@ -62,8 +65,14 @@ pub fn canonicalise(
         entries: 0,
         linked: HashMap::new(),
         done: HashSet::new(),
+        copies: HashSet::new(),
     };
     trees.iter().try_for_each(|tree| walk.survey(tree.dir, tree.name))?;
+    if walk.has_names_outside() {
+        trees.iter().try_for_each(|tree| walk.separate(tree.dir, tree.name))?;
+        (walk.entries, walk.linked) = (0, HashMap::new());
+        trees.iter().try_for_each(|tree| walk.survey(tree.dir, tree.name))?;
+    }
     trees.iter().try_for_each(|tree| walk.settle(tree.dir, tree.name))
 }
 
@@ -76,10 +85,20 @@ struct Walk<'a> {
     /// The names from the root to the node at hand.
     trail: Vec<FileName>,
     entries: u64,
-    /// Files with several names: how many of them are in the trees.
-    linked: HashMap<Inode, u64>,
+    /// Files with several names.
+    linked: HashMap<Inode, Names>,
     /// Those that are canonical and the caller's by now.
     done: HashSet<Inode>,
+    /// Files that were made here, in the place of those with names outside.
+    copies: HashSet<Inode>,
+}
+
+/// How many names a file has.
+#[derive(Clone, Copy, Debug, Default)]
+struct Names {
+    /// Those in the trees.
+    inside: u64,
+    all: u64,
 }
 
 impl Walk<'_> {
@@ -95,7 +114,8 @@ impl Walk<'_> {
                 self.survey(opened.as_fd(), &entry.name)?;
             }
         } else if 1 < handle::links(&stat) {
-            *self.linked.entry(inode(&stat)).or_default() += 1;
+            let names = self.linked.entry(inode(&stat)).or_default();
+            *names = Names { inside: names.inside + 1, all: handle::links(&stat) };
         }
         self.trail.pop();
         Ok(())
@@ -109,7 +129,9 @@ impl Walk<'_> {
             return Err(FilesError::UnsupportedType { path: self.path(), kind });
         }
         match self.owners {
-            Owners::Users(users) if !users.contains(&stat.st_uid) => {
+            Owners::Users(users)
+                if !users.contains(&stat.st_uid) && !self.copies.contains(&inode(stat)) =>
+            {
                 Err(FilesError::ForeignOwner { path: self.path(), owner: stat.st_uid })
             }
             _ => Ok(()),
@@ -176,7 +198,7 @@ impl Walk<'_> {
     }
 
     fn settle_opened(&self, node: BorrowedFd<'_>, stat: &Stat) -> Result<(), FilesError> {
-        let inside = self.linked.get(&inode(stat)).copied().unwrap_or(1);
+        let inside = self.linked.get(&inode(stat)).map_or(1, |names| names.inside);
         let links = handle::links(stat);
         if handle::kind(stat) != FileType::Directory && inside < links {
             return match self.is_canonical(node, stat) {

@@ -123,16 +123,21 @@ pub(crate) fn set_link_time(parent: BorrowedFd<'_>, name: &CStr) -> Result<()> {
 }
 
 /// Adds permissions of the owner to something that can't be opened for the lack of them.
-///
-/// The one place where a path is used: that of an open descriptor, which leads to what is open,
-/// whatever has become of its name. (`fchmodat2`, which needs none, is not in older kernels.)
 pub(crate) fn permit(parent: BorrowedFd<'_>, name: &CStr, added: Mode) -> Result<()> {
     let mark = open_mark(parent, name)?;
     let stat = rustix::fs::fstat(&mark)?;
     if kind(&stat) == FileType::Symlink {
         return Err(Errno::LOOP);
     }
-    rustix::fs::chmod(magic_path(mark.as_fd()), Mode::from_raw_mode(stat.st_mode) | added)
+    set_mode(mark.as_fd(), Mode::from_raw_mode(stat.st_mode) | added)
+}
+
+/// Sets the mode of what is open, if only to say which one is meant; it must be no symbolic link.
+///
+/// The one place where a path is used: that of an open descriptor, which leads to what is open,
+/// whatever has become of its name. (`fchmodat2`, which needs none, is not in older kernels.)
+pub(crate) fn set_mode(mark: BorrowedFd<'_>, mode: Mode) -> Result<()> {
+    rustix::fs::chmod(magic_path(mark), mode)
 }
 
 /// Returns a path that leads to what is open, even if it is a symbolic link.

@@ -28,15 +28,16 @@ pub fn rename_into(
         Err(Errno::ACCESS) => {}
         done => return done.map_err(failed),
     }
-    let stat = handle::status(from, temporary.as_c_str()).map_err(failed)?;
+    // it may be that its owner may not even read it
+    let dir = handle::open_mark(from, temporary.as_c_str()).map_err(failed)?;
+    let stat = rustix::fs::fstat(&dir).map_err(failed)?;
     let mode = Mode::from_raw_mode(stat.st_mode);
     if handle::kind(&stat) != FileType::Directory || mode.contains(Mode::WUSR) {
         return Err(failed(Errno::ACCESS));
     }
-    let dir = handle::open_dir(from, temporary.as_c_str()).map_err(failed)?;
-    rustix::fs::fchmod(&dir, mode | Mode::WUSR).map_err(failed)?;
+    handle::set_mode(dir.as_fd(), mode | Mode::WUSR).map_err(failed)?;
     let renamed = rename(from, temporary, to, name);
-    rustix::fs::fchmod(dir.as_fd(), mode).map_err(failed)?;
+    handle::set_mode(dir.as_fd(), mode).map_err(failed)?;
     renamed.map_err(failed)
 }
 

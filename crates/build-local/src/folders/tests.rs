@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
-use rustix::fs::RenameFlags;
+use rustix::fs::{CWD, FileType, RenameFlags};
 
 use super::*;
 
@@ -27,7 +27,9 @@ fn nobody_else_gets_into_a_build() {
     folders.write(&files, me()).unwrap();
     let outer = fs::metadata(folders.build().parent().unwrap()).unwrap();
     assert_eq!(outer.mode() & 0o7777, 0o700);
-    assert_eq!(fs::read(folders.build().join(".attrs.sh")).unwrap(), b"x");
+    let attrs = folders.build().join(".attrs.sh");
+    assert_eq!(fs::read(&attrs).unwrap(), b"x");
+    assert_eq!(fs::metadata(&attrs).unwrap().mode() & 0o7777, 0o644);
     folders.remove().unwrap();
     assert_eq!(fs::read_dir(&parent).unwrap().count(), 0);
 }
@@ -59,10 +61,41 @@ fn a_folder_that_is_kept_can_be_looked_into() {
     let home = tempfile::tempdir().unwrap();
     let parent = at(&home.path().canonicalize().unwrap().join("builds"));
     let folders = BuildFolders::new(&parent, "x", me(), Entrance::Closed).unwrap();
+    fs::write(folders.path().join(TMP).join("left"), "x").unwrap();
     let kept = folders.keep().unwrap();
     for folder in [kept.as_path(), kept.parent().unwrap()] {
         assert_eq!(fs::metadata(folder).unwrap().mode() & 0o7777, 0o755, "{folder:?}");
     }
+    // there everybody could write
+    assert!(!kept.with_file_name(TMP).exists());
+}
+
+/// T28: however a build came by such files, they are no way to be its user.
+#[test]
+fn what_is_kept_lends_nobody_the_rights_of_its_user() {
+    let home = tempfile::tempdir().unwrap();
+    let parent = at(&home.path().canonicalize().unwrap().join("builds"));
+    let folders = BuildFolders::new(&parent, "x", me(), Entrance::Closed).unwrap();
+    let hidden = folders.build().join("a/hidden");
+    fs::create_dir_all(&hidden).unwrap();
+    let outside = home.path().join("outside");
+    fs::write(&outside, "x").unwrap();
+    fs::set_permissions(&outside, fs::Permissions::from_mode(0o4755)).unwrap();
+    symlink(&outside, folders.build().join("link")).unwrap();
+    let mode = Mode::from_raw_mode(0o4755);
+    rustix::fs::mknodat(CWD, folders.build().join("pipe"), FileType::Fifo, mode, 0).unwrap();
+    for (name, mode) in [("a/program", 0o6755), ("a/hidden/program", 0o4711)] {
+        let file = folders.build().join(name);
+        fs::write(&file, "x").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o2311)).unwrap();
+    let kept = folders.keep().unwrap();
+    for (name, expected) in [("pipe", 0o755), ("a/program", 0o755), ("a/hidden/program", 0o711)] {
+        assert_eq!(fs::metadata(kept.join(name)).unwrap().mode() & 0o7777, expected, "{name}");
+    }
+    // where links lead isn't the build's
+    assert_eq!(fs::metadata(&outside).unwrap().mode() & 0o7777, 0o4755);
 }
 
 #[test]
@@ -79,22 +112,59 @@ fn what_nobody_uses_any_more_is_swept_away() {
     drop(used);
 }
 
-/// Where a symlink leads is what counts.
+/// A link that nobody else can exchange is followed, and what it led to is used from then on.
 #[test]
-fn a_folder_of_somebody_else_is_refused() {
+fn a_link_of_ones_own_is_followed_once() {
     let home = tempfile::tempdir().unwrap();
     let home = home.path().canonicalize().unwrap();
-    let real = home.join("real");
-    fs::create_dir(&real).unwrap();
-    symlink(&real, home.join("link")).unwrap();
-    let link = home.join("link");
-    BuildFolders::new(&at(&link), "x", me(), Entrance::Closed).unwrap().remove().unwrap();
+    fs::create_dir(home.join("real")).unwrap();
+    symlink("real/..", home.join("up")).unwrap();
+    symlink(home.join("up/real"), home.join("link")).unwrap();
+    let parent = at(&home.join("link/new/builds"));
+    let folders = BuildFolders::new(&parent, "x", me(), Entrance::Closed).unwrap();
+    let expected = home.join("real/new/builds");
+    assert_eq!(folders.path().parent().unwrap(), expected);
+    assert_eq!(folders.build().parent().unwrap(), folders.path());
+    let kept = folders.keep().unwrap();
+    assert!(kept.starts_with(&expected), "{kept:?}");
+    symlink("loop", home.join("loop")).unwrap();
+    BuildFolders::new(&at(&home.join("loop")), "x", me(), Entrance::Closed).unwrap_err();
+}
+
+/// T23: neither what a link leads to nor anything on the way there is somebody else's to choose, and
+/// nothing is made before that is known.
+#[test]
+fn a_way_through_what_others_can_exchange_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path().canonicalize().unwrap();
+    let (real, open, sticky) = (home.join("real"), home.join("open"), home.join("sticky"));
+    for (folder, mode) in [(&real, 0o755), (&open, 0o777), (&sticky, 0o1777)] {
+        fs::create_dir(folder).unwrap();
+        fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        symlink(&real, folder.join("link")).unwrap();
+    }
+    // a safe link that leads through such a folder isn't any better
+    symlink(open.join("link"), home.join("far")).unwrap();
+    for way in [open.join("link"), open.join("link/new/x"), home.join("far"), home.join("far/new")]
+    {
+        let error = BuildFolders::new(&at(&way), "x", me(), Entrance::Closed).unwrap_err();
+        assert!(error.to_string().contains("others may write"), "{error}");
+    }
     // only root can give it to somebody else
     if me().uid == 0 {
+        std::os::unix::fs::lchown(sticky.join("link"), Some(65_534), Some(65_534)).unwrap();
+        for way in [sticky.join("link"), sticky.join("link/new")] {
+            let error = BuildFolders::new(&at(&way), "x", me(), Entrance::Closed).unwrap_err();
+            assert!(error.to_string().contains("somebody else owns"), "{error}");
+        }
+        symlink(&real, home.join("link")).unwrap();
         std::os::unix::fs::chown(&real, Some(65_534), Some(65_534)).unwrap();
-        let error = BuildFolders::new(&at(&link), "x", me(), Entrance::Closed).unwrap_err();
-        assert!(error.to_string().contains("somebody else owns"), "{error}");
+        for way in [home.join("link"), home.join("link/new")] {
+            let error = BuildFolders::new(&at(&way), "x", me(), Entrance::Closed).unwrap_err();
+            assert!(error.to_string().contains("somebody else owns"), "{error}");
+        }
     }
+    assert!(!real.join("new").exists());
 }
 
 /// As by a process of the same number in another container, which shares the folder.

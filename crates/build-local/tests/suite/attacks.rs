@@ -61,6 +61,17 @@ async fn an_input_is_not_linked_into_an_output() {
     bench.assert_sound();
 }
 
+/// What is its own may have names elsewhere, as by `cp -al`.
+#[tokio::test]
+async fn what_a_build_has_linked_of_its_own_is_taken() {
+    let bench = Bench::new();
+    let made = bench.succeed("linksOwn").await;
+    for name in ["a", "b"] {
+        assert_eq!(std::fs::read_to_string(made["out"].join(name)).unwrap(), "x\n");
+    }
+    bench.assert_sound();
+}
+
 /// T28: no output and nothing left of a build has a set-user or set-group bit.
 #[rstest]
 #[case::user("4755")]

@@ -59,7 +59,14 @@ let
     depAlone = dep;
     deepAlone = deep;
     seesDeep = run "sees-deep" "busybox cat $(busybox cat /deep) > $out; test -x /bin/hello && echo seen >> $out" { };
-    rangeOfUsers = run "range" "busybox id -u; busybox id -g; busybox awk '{ print \$3 }' /proc/self/uid_map; echo > $out; busybox chown 17:18 $out" { requiredSystemFeatures = [ "uid-range" ]; };
+    rangeOfUsers = run "range" "busybox id -u; busybox id -g; busybox awk '{ print \$3 }' /proc/self/uid_map; busybox mkdir $out; echo > $out/x; busybox chown 17:18 $out/x" { requiredSystemFeatures = [ "uid-range" ]; };
+    rangeWrites = run "range-writes" "busybox mkdir /run; echo x > /etc/machine-id; busybox cp /etc/machine-id $out" { requiredSystemFeatures = [ "uid-range" ]; };
+    rangeGives = run "range-gives" "busybox mkdir $out; busybox chown 5:5 $out" { requiredSystemFeatures = [ "uid-range" ]; };
+    seesDevice = run "sees-device" "busybox head -c 3 /named/zero | busybox wc -c > $out" { };
+    linksOwn = run "links-own" "busybox mkdir $out; echo x > $NIX_STORE/own; busybox ln $NIX_STORE/own $out/a; busybox ln $NIX_STORE/own $out/b" { };
+    wrongHashRefers = run "wrong-hash-refers" "echo ${dep} > $out" { outputHashMode = "recursive"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+    wrongHashRefersFlat = run "wrong-hash-refers-flat" "echo ${dep} > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+    oddGraph = run "odd-graph" "echo > $out" { exportReferencesGraph = [ "alone" ]; };
     structuredGraph = run "structured-graph" ''
       busybox=${bin}/bin/busybox
       out=$($busybox sed -n 's/.*"outputs":{"out":"\([^"]*\)".*/\1/p' .attrs.json)
@@ -175,7 +182,7 @@ let
     otherSystem = run "other-system" "echo > $out" { system = "riscv64-linux"; };
     builtin = derivation { name = "builtin"; builder = "builtin:unknown"; system = builtins.currentSystem; };
     noChroot = run "no-chroot" "echo > $out" { __noChroot = true; };
-    whoami = run "whoami" "busybox id -u; busybox id -g; busybox grep -E '^(Cap|NoNew|Seccomp|Groups|Uid|Gid)' /proc/self/status; busybox ls /proc/self/fd; echo > $out" { };
+    whoami = run "whoami" "busybox id -u; busybox id -g; busybox readlink /proc/self/ns/net; busybox grep -E '^(Cap|NoNew|Seccomp|Groups|Uid|Gid)' /proc/self/status; busybox ls /proc/self/fd; echo > $out" { };
     network = run "network" "busybox ip link 2>/dev/null | busybox grep -c '^[0-9]' ; echo > $out" { };
   };
 in

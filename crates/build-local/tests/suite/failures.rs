@@ -62,7 +62,14 @@ fn told(failure: &BuildFailure) -> (&'static str, &str) {
 #[case::recursive_nix("recursiveNix", "machine", "'recursive-nix' is not supported")]
 #[case::system("otherSystem", "machine", "a 'riscv64-linux' is required to build it")]
 #[case::builtin("builtin", "machine", "drover has no 'builtin:unknown' yet")]
-#[case::no_chroot("noChroot", "failed", "has '__noChroot' set, but that's not allowed")]
+#[case::hash_before_references("wrongHashRefers", "hash mismatch", "specified: sha256-LPJNul")]
+#[case::references(
+    "wrongHashRefersFlat",
+    "rejected",
+    "is not allowed to refer to other store paths"
+)]
+#[case::derivation("oddGraph", "rejected", "-odd-graph.drv' can't be built: ")]
+#[case::no_chroot("noChroot", "rejected", "has '__noChroot' set, but that's not allowed")]
 #[tokio::test]
 async fn a_failure_is_told_in_words(
     #[case] attribute: &str,
@@ -75,6 +82,21 @@ async fn a_failure_is_told_in_words(
     assert_eq!(found, kind, "{failure:#?} {:#?}", heard.lines());
     assert!(said.contains(words), "{said}");
     bench.assert_sound();
+}
+
+/// Which build, which path, and how it's mended.
+#[tokio::test]
+async fn an_input_whose_files_are_gone_is_named() {
+    let bench = Bench::new();
+    let dep = bench.succeed("depAlone").await;
+    std::fs::remove_file(&dep["out"]).unwrap();
+    let (failure, _) = bench.fail("refers").await;
+    let (kind, said) = told(&failure);
+    assert_eq!(kind, "machine");
+    let path = format!("/nix/store/{}", dep["out"].file_name().unwrap().to_str().unwrap());
+    for words in ["-refers.drv'", &format!("nix-store --repair-path {path}")] {
+        assert!(said.contains(words), "{said}");
+    }
 }
 
 /// What a fixed build has made is kept under the hash that it has, so that it needn't be made again when

@@ -169,7 +169,7 @@ async fn a_build_fails_with_the_hook_before_it(#[case] text: &str, #[case] words
     let hook = program(home.path(), text);
     let bench = Bench::with(|settings| settings.pre_build_hook = Some(hook));
     let (failure, _) = bench.fail("plain").await;
-    let BuildFailure::Failed { message } = failure else { panic!("{failure:#?}") };
-    assert!(message.contains(words), "{message}");
+    let BuildFailure::Rejected { message } = failure else { panic!("{failure:#?}") };
+    assert!(message.contains(words) && message.contains("-plain.drv'"), "{message}");
     bench.assert_sound();
 }

@@ -40,6 +40,8 @@ async fn a_build_has_no_privileges() {
     let (_, heard) = bench.realise(&drv).await;
     let lines = heard.lines();
     assert_eq!(lines[..2], ["1000", "100"], "{lines:#?}");
+    let network = std::fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
+    assert!(lines[2].starts_with("net:[") && lines[2] != network, "{network}: {lines:#?}");
     for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert!(lines.contains(&format!("{name}:\t0000000000000000")), "{name}: {lines:#?}");
     }
@@ -59,6 +61,16 @@ async fn more_of_the_machine_is_seen_on_request() {
     });
     let made = bench.succeed("seesHello").await;
     assert_eq!(std::fs::read_to_string(&made["out"]).unwrap(), "seen\n");
+}
+
+/// As GPUs and the like must.
+#[tokio::test]
+async fn devices_that_are_named_work() {
+    let bench = Bench::with(|settings| {
+        settings.paths = vec!["/x/..//named/=/dev/".parse::<SandboxPath>().unwrap()];
+    });
+    let made = bench.succeed("seesDevice").await;
+    assert_eq!(std::fs::read_to_string(&made["out"]).unwrap(), "3\n");
 }
 
 /// Where it's said that nothing is to be shut in, all is, as the store's files are elsewhere than its
@@ -123,14 +135,31 @@ async fn a_build_has_a_control_group() {
     bench.assert_sound();
 }
 
-/// A build that asks for a range of users is root of these, and of nothing else.
-#[tokio::test]
-async fn a_build_may_have_a_range_of_users() {
+fn with_ranges() -> Bench {
     let bench = Bench::with(|settings| {
         settings.features.insert("uid-range".to_owned());
     });
     let home = std::fs::Permissions::from_mode(0o711);
     std::fs::set_permissions(bench.home.path(), home).unwrap();
+    bench
+}
+
+/// Its root is its own, as a system that is booted in it needs; what it makes is its own as well.
+#[tokio::test]
+async fn a_build_with_a_range_of_users_writes_to_its_root() {
+    let bench = with_ranges();
+    let made = bench.succeed("rangeWrites").await;
+    assert_eq!(std::fs::read_to_string(&made["out"]).unwrap(), "x\n");
+    let (failure, _) = bench.fail("rangeGives").await;
+    let said = failure.into_message();
+    assert!(said.contains("suspicious ownership or permission on"), "{said}");
+    bench.assert_sound();
+}
+
+/// A build that asks for a range of users is root of these, and of nothing else.
+#[tokio::test]
+async fn a_build_may_have_a_range_of_users() {
+    let bench = with_ranges();
     let drv = bench.instantiate(Whose::Ours, "rangeOfUsers");
     let (outcome, heard) = bench.realise(&drv).await;
     assert!(matches!(outcome, BuildOutcome::Built(_)), "{outcome:#?} {:#?}", heard.lines());

@@ -6,6 +6,7 @@ mod builds;
 mod control;
 mod daemon;
 mod detached;
+mod ending;
 mod hooks;
 mod programs;
 mod serve;
@@ -24,13 +25,14 @@ use drover_compat::{
     Input, Options, Output, Program, ServeAccess,
 };
 use drover_config::{Override, StoreReference, User};
-use drover_fleet::{Shutdown, Site};
+use drover_fleet::Site;
 use drover_store::{Keeper, Realiser, Store, Substitute};
 use drover_store_local::{Layout, Place};
 use drover_store_remote::RemoteStore;
 
 use self::builds::Builds;
 pub(crate) use self::daemon::raise_file_limit;
+use self::ending::{BuiltBy, Ending};
 pub(crate) use self::hooks::ForHooks;
 use crate::address::{address, connections};
 use crate::builders::{List, other_machines};
@@ -54,8 +56,9 @@ pub(crate) async fn run(
     arguments: Vec<OsString>,
     terminal: &Terminal,
 ) -> crate::exit::ExitStatus {
-    let machine = ThisMachine { terminal: terminal.clone() };
-    crate::exit::ExitStatus(drover_compat::run(program, arguments, &machine).await.0)
+    let machine = ThisMachine::new(terminal);
+    let command = drover_compat::run(program, arguments, &machine);
+    crate::exit::ExitStatus(machine.ending.after(command, terminal).await.0)
 }
 
 /// Runs one of drover's own words that has those of a command of Nix.
@@ -63,8 +66,9 @@ pub(crate) async fn run_own(
     arguments: Vec<OsString>,
     terminal: &Terminal,
 ) -> crate::exit::ExitStatus {
-    let machine = ThisMachine { terminal: terminal.clone() };
-    crate::exit::ExitStatus(drover_compat::run_own(arguments, "drover", &machine).await.0)
+    let machine = ThisMachine::new(terminal);
+    let command = drover_compat::run_own(arguments, "drover", &machine);
+    crate::exit::ExitStatus(machine.ending.after(command, terminal).await.0)
 }
 
 /// Runs the daemon that schedules the builds of stock Nix's hooks.
@@ -73,7 +77,7 @@ pub(crate) async fn serve_hooks<R: FnOnce()>(
     hooks: ForHooks<'_, R>,
     terminal: &Terminal,
 ) -> anyhow::Result<()> {
-    let machine = ThisMachine { terminal: terminal.clone() };
+    let machine = ThisMachine::new(terminal);
     let options = Options { overrides, ..Options::default() };
     hooks::run(&machine, &options, hooks).await
 }
@@ -87,7 +91,7 @@ pub(crate) fn keeper(
     configuration: &Configuration,
     terminal: &Terminal,
 ) -> anyhow::Result<Arc<dyn Keeper>> {
-    let machine = ThisMachine { terminal: terminal.clone() };
+    let machine = ThisMachine::new(terminal);
     Ok(match machine.open(None, configuration)? {
         Opened::Own(store) => store,
         Opened::Remote(store) => store,
@@ -98,11 +102,19 @@ pub(crate) fn keeper(
 #[derive(Clone)]
 struct ThisMachine {
     terminal: Terminal,
+    ending: Arc<Ending>,
 }
 
 /// Turns an error into one that is printed as it is.
 fn failed(error: &anyhow::Error) -> CompatError {
     CompatError::Failed { message: format!("{error:#}") }
+}
+
+fn destination(stream: &impl std::io::IsTerminal) -> Destination {
+    match stream.is_terminal() {
+        true => Destination::Terminal,
+        false => Destination::Elsewhere,
+    }
 }
 
 /// A store as its keeper sees it, and what is known of where it is.
@@ -113,32 +125,11 @@ enum Opened {
     Remote(Arc<RemoteStore>),
 }
 
-/// What builds for a store.
-enum BuiltBy {
-    /// This process, on other machines.
-    ThisProcess(Arc<Builds>),
-    /// The daemon that keeps the store, or that stands before it.
-    Daemon(Arc<dyn Realiser>),
-}
-
-impl BuiltBy {
-    fn realiser(&self) -> Arc<dyn Realiser> {
-        match self {
-            BuiltBy::ThisProcess(builds) => Arc::clone(builds) as Arc<dyn Realiser>,
-            BuiltBy::Daemon(realiser) => Arc::clone(realiser),
-        }
-    }
-
-    async fn end(&self, how: Shutdown) {
-        match self {
-            BuiltBy::ThisProcess(builds) => builds.shutdown(how).await,
-            // it ends what it does for those who leave
-            BuiltBy::Daemon(_) => {}
-        }
-    }
-}
-
 impl ThisMachine {
+    fn new(terminal: &Terminal) -> ThisMachine {
+        ThisMachine { terminal: terminal.clone(), ending: Arc::default() }
+    }
+
     fn configuration(&self, options: &Options) -> Result<Configuration, CompatError> {
         let configuration = Configuration::load(&options.overrides, &self.terminal);
         configuration.map_err(|error| failed(&error))
@@ -305,10 +296,11 @@ impl Host for ThisMachine {
     }
 
     fn destination(&self) -> Destination {
-        match std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-            true => Destination::Terminal,
-            false => Destination::Elsewhere,
-        }
+        destination(&std::io::stdout())
+    }
+
+    fn destination_of_messages(&self) -> Destination {
+        destination(&std::io::stderr())
     }
 
     fn stdin(&self) -> Input {
@@ -360,7 +352,7 @@ impl Host for ThisMachine {
         let configuration = self.configuration(options)?;
         let opened = self.open(None, &configuration).map_err(|error| failed(&error))?;
         let built_by = self.built_by(&opened, configuration).map_err(|error| failed(&error))?;
-        Ok(built_by.realiser())
+        self.ending.of(built_by).map_err(|error| failed(&error.into()))
     }
 
     async fn run_daemon(

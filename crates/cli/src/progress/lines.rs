@@ -109,7 +109,7 @@ enum Verb {
 /// Returns what is said of a failure; nothing where others tell of it.
 fn verb(kind: FailureKind) -> Option<Verb> {
     Some(Verb::OfBuild(match kind {
-        FailureKind::Build => "failed",
+        FailureKind::Build | FailureKind::Passing => "failed",
         FailureKind::Rejected => "has outputs that can't be taken",
         FailureKind::TimedOut => "took too long",
         FailureKind::LogLimit => "said too much",
@@ -118,7 +118,7 @@ fn verb(kind: FailureKind) -> Option<Verb> {
         FailureKind::Hook => "was built, and the hook after it failed",
         FailureKind::NotFetched => "could not be fetched",
         FailureKind::NotSent => "could not be sent",
-        FailureKind::NoMachine => return Some(Verb::OfNobody),
+        FailureKind::Unsuited | FailureKind::NoMachine => return Some(Verb::OfNobody),
         // told by what they depend on, or by the user
         FailureKind::Dependency | FailureKind::Cancelled => return None,
     }))

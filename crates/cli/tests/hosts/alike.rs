@@ -9,15 +9,16 @@ use crate::own::{assert_sound, become_the_daemon};
 use crate::{Lab, builders};
 
 /// `real` is stock Nix's program, what has no prefix is drover.
-const NAMES: &str = r#"
+pub(crate) const NAMES: &str = r#"
 mkdir -p /w; drover compat install /w/names >/dev/null; export PATH=/w/names:$PATH NIX_REMOTE=local
 real() { program=$1; shift; /usr/bin/$program "$@"; }
 fail() { echo "$*" >&2; exit 1; }
 cd /w
 "#;
 
-/// Outputs that can't be taken end `nix-build` with 1, builds that failed with 100, and what closes its
-/// log and goes on is one of these.
+/// Outputs that can't be taken end `nix-build` with 1, and so do builds that had the network and those whose
+/// derivation can't be read; builds that failed or that nothing suits with 100, and what closes its log and goes
+/// on is one of these. `drover build` ends as they do.
 #[test]
 fn failures_have_the_statuses_of_nix() {
     let lab = Lab::new("statuses", Suite::Forky, Suite::Forky);
@@ -37,14 +38,28 @@ fn failures_have_the_statuses_of_nix() {
           other = make "other" "echo > $out" fixed;
           refers = make "refers" "echo ${dep} > $out" fixed;
           flat = make "flat" "busybox mkdir $out" fixed;
+          networked = make "networked" "exit 3" fixed;
+          fifo = make "fifo" "busybox mkfifo $out; echo > $lib" { };
+          foreign = make "foreign" "exit 3" { system = "x-y"; };
+          lacking = make "lacking" "exit 3" { requiredSystemFeatures = [ "nope" ]; };
+          graph = make "graph" "exit 3" { exportReferencesGraph = [ "alone" ]; };
+          loud = make "loud" "echo much; echo more" { };
+          open = make "open" "exit 3" { __noChroot = true; };
         }
 N
-        for each in fails:100 closes:100 missing:1 cycle:1 refused:1 nobody:1 other:102 refers:1 flat:1; do
-            name=${each%:*}; expected=${each#*:}
-            status=0; real nix-build --no-out-link failing.nix -A $name >said 2>&1 || status=$?
-            [ $status = $expected ] || fail "stock ends $name with $status: $(cat said)"
-            status=0; nix-build --no-out-link failing.nix -A $name >ours 2>&1 || status=$?
-            [ $status = $expected ] || fail "drover ends $name with $status: $(cat ours)"
+        ends() { # whose, name, expected status, command
+            status=0; whose=$1; name=$2; expected=$3; shift 3; "$@" >$whose 2>&1 || status=$?
+            [ $status = $expected ] || fail "$whose ends $name with $status, not with $expected: $(cat $whose)"
+        }
+        for each in fails:100 closes:100 missing:1 cycle:1 refused:1 nobody:1 other:102 refers:1 flat:1 \
+            networked:1 fifo:1 foreign:100 lacking:100 graph:1 'open:1:--option sandbox true' \
+            'fails:100:-j0' 'loud:1:--option max-build-log-size 1' \
+            'fails:1:--option sandbox true --option pre-build-hook /bin/false'; do
+            name=${each%%:*}; more=${each#*:}; expected=${more%%:*}; more=${more#$expected}; more=${more#:}
+            drv=$(nix-instantiate failing.nix -A $name 2>/dev/null)
+            ends said $name $expected real nix-build --no-out-link failing.nix -A $name $more
+            ends ours $name $expected nix-build --no-out-link failing.nix -A $name $more
+            ends own $name $expected drover build --no-link $drv $more
         done
         real nix-build --no-out-link failing.nix -A nobody 2>&1 | grep '^error:' >said || true
         nix-build --no-out-link failing.nix -A nobody 2>&1 | grep -o 'error:.*' >ours || true

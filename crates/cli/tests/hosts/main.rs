@@ -21,6 +21,7 @@ mod head;
 mod hook;
 mod hooks;
 mod kinds;
+mod left;
 mod lines;
 mod memory;
 mod names;

@@ -54,6 +54,7 @@ impl Engine {
             (Verdict::NoMachineLeft { .. }, _) => RealiseStatus::TransientFailure,
             (Verdict::DependencyFailed { .. }, _) => RealiseStatus::DependencyFailed,
             (_, Some(FailureKind::Build)) => RealiseStatus::PermanentFailure,
+            (_, Some(FailureKind::Passing)) => RealiseStatus::TransientFailure,
             (_, Some(FailureKind::TimedOut)) => RealiseStatus::TimedOut,
             (_, Some(FailureKind::LogLimit)) => RealiseStatus::LogLimitExceeded,
             (_, Some(FailureKind::Rejected)) => RealiseStatus::OutputRejected,

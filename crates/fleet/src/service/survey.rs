@@ -119,7 +119,7 @@ impl Request {
         for (at, path, outputs) in asked {
             match self.asked(at, path, &outputs, &files) {
                 Ok(asked) => read.push(asked),
-                Err(message) => set(answers, at, failed(RealiseStatus::InputRejected, message)),
+                Err(message) => set(answers, at, failed(RealiseStatus::MiscFailure, message)),
             }
         }
         Ok(read)
@@ -355,7 +355,8 @@ fn refusal(error: BuildError) -> Result<Realised, StoreError> {
             Ok(failed(RealiseStatus::NoSubstituters, text))
         }
         BuildError::Store(source) | BuildError::Graph(GraphError::Store { source }) => Err(source),
-        _ => Ok(failed(RealiseStatus::InputRejected, text)),
+        // with the status of Nix, which says nothing more of it either
+        _ => Ok(failed(RealiseStatus::MiscFailure, text)),
     }
 }
 

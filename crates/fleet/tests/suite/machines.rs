@@ -197,7 +197,7 @@ async fn without_any_machine_the_way_out_is_told() {
     let high = world.drv("high", &[&low]).await;
     let run = world.build(&[], &[&high]).await;
     let first = &run.report().failures[0];
-    assert_eq!(first.kind, FailureKind::NoMachine);
+    assert_eq!(first.kind, FailureKind::Unsuited);
     assert!(first.message.contains("--builders"), "{}", first.message);
     assert!(run.report().targets[0].outcome.is_err());
 }
@@ -313,6 +313,20 @@ async fn a_full_disk_sends_the_work_elsewhere() {
     let run = world.build(&[&one, &two], &[&drv]).await;
     run.all_built();
     assert_eq!(two.made(), ["job"]);
+}
+
+/// Where there is nowhere else, it's the build's own failure, and told once.
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_fails_the_build_where_there_is_no_other_machine() {
+    let mut world = World::new().await;
+    let drv = world.drv("job", &[]).await;
+    let message = "the build's own words".to_owned();
+    let full = Act::Fails(BuildFailure::Machine { message: message.clone(), disk_full: true });
+    let here = Machine::local(1).does("job", &[full]);
+    let run = world.build(&[&here], &[&drv]).await;
+    let report = run.failure(&drv);
+    assert_eq!((report.kind, report.message), (FailureKind::Passing, message));
+    assert_eq!(run.downs(), []);
 }
 
 #[rstest]

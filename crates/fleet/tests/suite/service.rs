@@ -102,7 +102,7 @@ async fn what_is_pure_is_not_made_of_what_is_impure() {
     let one = Machine::new("one", 4);
     let daemon = Daemon::new(&world, &[&one]);
     let answer = daemon.ask(&[&top]).await.remove(0);
-    assert_eq!(answer.status, RealiseStatus::InputRejected);
+    assert_eq!(answer.status, RealiseStatus::MiscFailure);
     let expected = format!("pure derivation '/nix/store/{}' depends on impure", top.path);
     assert!(answer.message.contains(&expected), "{}", answer.message);
     assert!(one.made().is_empty());
@@ -610,9 +610,9 @@ async fn what_is_wrong_with_one_is_said_of_that_one() {
         .realise(daemon.kept.view(), wanted, settings(AfterFailure::KeepGoing), heard)
         .await
         .unwrap();
-    use RealiseStatus::{AlreadyValid, Built, InputRejected, NoSubstituters};
+    use RealiseStatus::{AlreadyValid, Built, MiscFailure, NoSubstituters};
     let statuses: Vec<RealiseStatus> = answers.iter().map(|answer| answer.status).collect();
-    assert_eq!(statuses, [Built, InputRejected, NoSubstituters, NoSubstituters, AlreadyValid]);
+    assert_eq!(statuses, [Built, MiscFailure, NoSubstituters, NoSubstituters, AlreadyValid]);
     assert!(answers[1].message.contains("does not have output 'doc'"));
     daemon.end(&[&one]).await;
 }

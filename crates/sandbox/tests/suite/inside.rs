@@ -385,6 +385,18 @@ async fn what_this_machine_can_do_is_found_out() {
     assert_eq!(support.filter, Availability::Available);
 }
 
+#[tokio::test]
+async fn devices_of_what_is_shown_as_it_is_work() {
+    let mut scene = Scene::new();
+    let mut plan = scene.sandboxed(Identity::User(fresh_user()), &["-c", "3", "/named/zero"]);
+    plan.command.program = Program::File(b"/usr/bin/head".to_vec());
+    let source = Source::Open(scene.open("/dev"));
+    let what = Content::AsItIs(source);
+    change(&mut plan, |it| it.mounts.push(Mount { at: Target::new("/named").unwrap(), what }));
+    let (_, text) = scene.run(&plan).await;
+    assert_eq!(text, "\0\0\0");
+}
+
 /// A symlink can't be mounted, and what it leads to isn't what was asked for.
 #[rstest]
 #[case::in_a_folder("link")]

@@ -179,7 +179,7 @@ fn links_within_the_trees_are_theirs() {
     chown(place.path("y"), Some(BUILDER), None).unwrap();
     fs::hard_link(place.path("x/one"), place.path("x/dir/two")).unwrap();
     fs::hard_link(place.path("x/one"), place.path("y/three")).unwrap();
-    let error = settle(&place, &builders()).unwrap_err().to_string();
+    let error = settle(&place, &Owners::Anybody).unwrap_err().to_string();
     let due = " has 3 links, 2 of them here; to change it would change it elsewhere: \
                copy files from elsewhere instead of linking them";
     // Which of its names comes first depends on the directory.
@@ -192,6 +192,44 @@ fn links_within_the_trees_are_theirs() {
         assert_canonical(&place.path(tree));
     }
     assert_eq!(state(&place.path("y/three")), (0o555, 1_000_000_000, 0, 3));
+}
+
+/// As by `cp -al` from the folder in which a build works.
+#[test]
+fn what_the_builder_has_linked_from_outside_is_copied() {
+    let place = built();
+    add(&place, "outside", 0o750);
+    symlink("/nowhere", place.path("outside-link")).unwrap();
+    std::os::unix::fs::lchown(place.path("outside-link"), Some(BUILDER), None).unwrap();
+    for at in ["x/one", "x/dir/two"] {
+        fs::hard_link(place.path("outside"), place.path(at)).unwrap();
+    }
+    fs::hard_link(place.path("outside-link"), place.path("x/dir/three")).unwrap();
+    add(&place, "x/.drover-copy-0", 0o644);
+    place.mode("x/dir", 0o555);
+    settle(&place, &builders()).unwrap();
+    assert_canonical(&place.path("x"));
+    for at in ["x/one", "x/dir/two"] {
+        assert_eq!(fs::read_to_string(place.path(at)).unwrap(), "outside");
+        assert_eq!(state(&place.path(at)).0, 0o555, "{at}");
+    }
+    assert_eq!(fs::read_link(place.path("x/dir/three")).unwrap(), std::path::Path::new("/nowhere"));
+    assert_eq!(fs::read_dir(place.path("x")).unwrap().count(), 4);
+    let (mode, _, owner, links) = state(&place.path("outside"));
+    assert_eq!((mode, owner, links), (0o750, BUILDER, 1), "it stays as it was");
+}
+
+/// What belongs to somebody else is no more the builder's for being linked.
+#[test]
+fn what_is_linked_of_somebody_elses_is_not_copied() {
+    let place = built();
+    add(&place, "outside", 0o644);
+    fs::hard_link(place.path("outside"), place.path("x/one")).unwrap();
+    place.write("secret", "secret");
+    fs::hard_link(place.path("secret"), place.path("x/dir/stolen")).unwrap();
+    let error = settle(&place, &builders()).unwrap_err();
+    assert!(matches!(error, FilesError::ForeignOwner { owner: 0, .. }), "{error}");
+    assert_eq!(state(&place.path("outside")).3, 2, "nothing was changed");
 }
 
 #[test]

@@ -108,6 +108,13 @@ fn an_owner_removes_what_nobody_may_change() {
         drover_store_files::rename_into(dir.as_fd(), &name("y"), store.as_fd(), &name("z"))
             .unwrap();
         assert_eq!(fs::metadata(format!("{path}/store/z")).unwrap().mode() & 0o777, 0o555);
+        // also where it may not even be read, which is put in order then
+        fs::create_dir(format!("{path}/hidden")).unwrap();
+        mode("hidden", 0);
+        let hidden = name("hidden");
+        drover_store_files::rename_into(dir.as_fd(), &hidden, store.as_fd(), &hidden).unwrap();
+        assert_eq!(fs::metadata(format!("{path}/store/hidden")).unwrap().mode() & 0o777, 0);
+        remove_tree(store.as_fd(), &hidden).unwrap();
         remove_tree(store.as_fd(), &name("z")).unwrap();
         assert_eq!(fs::read_dir(format!("{path}/store")).unwrap().count(), 0);
         return;

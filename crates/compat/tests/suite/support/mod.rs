@@ -166,6 +166,10 @@ impl Host for TestHost {
         Destination::Elsewhere
     }
 
+    fn destination_of_messages(&self) -> Destination {
+        Destination::Elsewhere
+    }
+
     fn stdin(&self) -> Input {
         Box::new(io::Cursor::new(std::mem::take(&mut *self.input.lock().unwrap())))
     }
