@@ -36,7 +36,8 @@ pub(crate) fn place(reference: &StoreReference) -> anyhow::Result<Place> {
     Layout::decide(reference, &around).with_context(|| format!("store '{reference}' can't be used"))
 }
 
-fn is_writable(path: &Path) -> bool {
+/// Whether this user may write something.
+pub(crate) fn is_writable(path: &Path) -> bool {
     rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK).is_ok()
 }
 
