@@ -22,7 +22,9 @@ pub(crate) enum Part {
 impl Part {
     /// Reads the header for a file of `size` bytes.
     pub(crate) fn parse(header: Option<&str>, size: u64) -> Part {
-        let Some(ranges) = header.and_then(|header| header.trim().strip_prefix("bytes=")) else {
+        let unit = header.and_then(|header| header.trim().split_once('='));
+        // the names of units are alike in whichever case
+        let Some((_, ranges)) = unit.filter(|(unit, _)| unit.eq_ignore_ascii_case("bytes")) else {
             return Part::Whole;
         };
         bytes(ranges.trim(), size).unwrap_or(Part::Unsatisfiable)
@@ -64,6 +66,7 @@ mod tests {
     #[case("bytes=-1000", 0, 100)]
     #[case("bytes=10-99999999999", 10, 100)]
     #[case(" bytes=0-9 ", 0, 10)]
+    #[case("BYTES=0-5", 0, 6)]
     fn parts(#[case] header: &str, #[case] from: u64, #[case] to: u64) {
         assert_eq!(Part::parse(Some(header), 100), Part::Bytes { from, to });
     }

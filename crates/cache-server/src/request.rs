@@ -90,7 +90,9 @@ impl Asked {
             _ => {}
         }
         let climbs = |part: &str| matches!(part, "" | "." | "..");
-        if name.split('/').any(climbs) {
+        // derivations may have a `?` in their names, for which a query could be taken elsewhere
+        let is_log = name.starts_with("log/");
+        if name.split('/').any(climbs) || (name.contains('?') && !is_log) {
             return Err(NotAsked::Malformed);
         }
         let found = match name.split_once('/') {
@@ -148,7 +150,7 @@ fn decode(path: &str) -> Option<String> {
     while let Some((before, after)) = rest.split_once('%') {
         decoded.push_str(before);
         let byte = u8::from_str_radix(after.get(..2)?, 16).ok()?;
-        let hidden = !byte.is_ascii_graphic() || matches!(byte, b'/' | b'.' | b'%' | b'\\' | b'?');
+        let hidden = !byte.is_ascii_graphic() || matches!(byte, b'/' | b'.' | b'%' | b'\\');
         if hidden || after.starts_with('+') {
             return None;
         }
@@ -196,6 +198,8 @@ mod tests {
         assert_eq!(upload.known, None);
         let Ok(Asked::Log(path)) = ask(&format!("/log/{HASH}-a.drv")) else { panic!() };
         assert_eq!(path.name(), "a.drv");
+        let Ok(Asked::Log(path)) = ask(&format!("/log/{HASH}-a%3Fb=c.drv")) else { panic!() };
+        assert_eq!(path.name(), "a?b=c.drv");
         let id = format!("sha256:{}!out", "0".repeat(64));
         for url in [id.clone(), id.replace('!', "%21").replace(':', "%3a")] {
             let asked = ask(&format!("/realisations/{url}.doi"));
@@ -215,6 +219,7 @@ mod tests {
     #[case("/%+1")]
     #[case("/%00")]
     #[case("/nar/%5c..%5cx")]
+    #[case("/nar/x.nar%3fhash=y")]
     #[case("/./nix-cache-info")]
     #[case("*")]
     #[case("nix-cache-info")]

@@ -28,6 +28,9 @@ pub(crate) fn address(
             Ok(Address::Local(remote_program(store)))
         }
         Scheme::Ssh | Scheme::SshNg => Ok(Address::Ssh(ssh_target(store)?, remote_program(store))),
+        Scheme::File | Scheme::Http | Scheme::Https | Scheme::S3 => {
+            Err(AddressError::Cache { uri: store.to_string() })
+        }
         _ => Err(AddressError::Scheme { uri: store.to_string() }),
     }
 }

@@ -12,6 +12,7 @@ use drover_cache_server::{
 };
 use drover_core::SecretKey;
 use drover_store::Keeper;
+use drover_store_local::Place as StorePlace;
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
@@ -19,6 +20,7 @@ use crate::arguments::{CacheCompressionArgument, CacheServeArguments};
 use crate::configuration::Configuration;
 use crate::exit::ExitStatus;
 use crate::names;
+use crate::own_store;
 use crate::signals::Signals;
 use crate::terminal::Terminal;
 
@@ -42,6 +44,10 @@ pub(crate) async fn serve(
         _ => None,
     };
     let place: Place = arguments.listen.parse()?;
+    let configuration = match &settings.uploads {
+        Some(_) => configuration,
+        None => only_read(configuration)?,
+    };
     let store = names::keeper(&configuration, terminal)?;
     let description = store.connect().await;
     description.with_context(|| format!("store '{}' can't be served", store.name()))?;
@@ -62,6 +68,31 @@ pub(crate) async fn serve(
         () = ended => Ok(ExitStatus::SUCCESS),
         () = signals.second.cancelled() => Ok(ExitStatus::INTERRUPTED),
     }
+}
+
+/// Has the store be one that is there, and be opened without its locks where this user may not take them.
+///
+/// # Errors
+///
+/// A store of this machine that isn't there: nothing would ever be in it.
+fn only_read(mut configuration: Configuration) -> anyhow::Result<Configuration> {
+    let reference = &configuration.settings.store;
+    let Ok(StorePlace::Local(layout) | StorePlace::Own(layout)) = own_store::place(reference)
+    else {
+        return Ok(configuration);
+    };
+    let database = layout.db().join("db.sqlite");
+    if matches!(database.try_exists(), Ok(false)) {
+        bail!(
+            "store '{reference}' can't be served: there is none, as there is no '{}'; with \
+             --write-token-file it is made, to be filled by uploads",
+            database.display()
+        );
+    }
+    if !own_store::is_writable(&layout.db()) {
+        configuration.settings.store = reference.clone().with_param("read-only", "true");
+    }
+    Ok(configuration)
 }
 
 /// Says what is served where, in one line; the public keys are what clients must trust.

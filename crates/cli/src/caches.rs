@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use drover_config::{CacheOptions, Scheme, StoreReference};
+use drover_config::{CacheOptions, NixConf, Scheme, StoreReference};
 use drover_core::StoreDir;
-use drover_store_cache::{CacheSettings, CacheStore};
+use drover_store_cache::{CacheSettings, CacheStore, Pauses};
 
 use crate::configuration::Configuration;
 
@@ -39,10 +39,10 @@ pub(crate) fn open_in(
     store_dir: StoreDir,
     configuration: &Configuration,
 ) -> anyhow::Result<CacheStore> {
-    Ok(CacheStore::open(reference, store_dir, settings(configuration))?)
+    Ok(CacheStore::open(reference, store_dir, settings(configuration)?)?)
 }
 
-fn settings(configuration: &Configuration) -> CacheSettings {
+fn settings(configuration: &Configuration) -> anyhow::Result<CacheSettings> {
     let Configuration { settings, host, .. } = configuration;
     let CacheOptions {
         download_attempts,
@@ -54,7 +54,7 @@ fn settings(configuration: &Configuration) -> CacheSettings {
         positive_ttl,
         negative_ttl,
     } = settings.caches.clone();
-    CacheSettings {
+    Ok(CacheSettings {
         connect_timeout: settings.connect_timeout,
         stalled_download_timeout: stalled_download_timeout.unwrap_or(NO_LIMIT),
         download_attempts,
@@ -66,6 +66,51 @@ fn settings(configuration: &Configuration) -> CacheSettings {
         aws: host.aws.clone(),
         positive_ttl,
         negative_ttl,
+        pauses: pauses(&configuration.conf)?,
         ..CacheSettings::default()
+    })
+}
+
+/// Returns how long it's waited before something is tried again.
+fn pauses(conf: &NixConf) -> anyhow::Result<Pauses> {
+    let usual = Pauses::default();
+    let milliseconds = |name: &'static str, usual: Duration| -> anyhow::Result<Duration> {
+        Ok(conf.number(name)?.map_or(usual, Duration::from_millis))
+    };
+    Ok(Pauses {
+        first: milliseconds("filetransfer-retry-delay", usual.first)?,
+        first_when_busy: milliseconds(
+            "filetransfer-retry-delay-rate-limited",
+            usual.first_when_busy,
+        )?,
+        longest: milliseconds("filetransfer-retry-max-delay", usual.longest)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use drover_config::Environment;
+
+    use super::*;
+
+    #[test]
+    fn pauses_are_those_of_the_settings() {
+        let from = |text: &str| {
+            let files = BTreeMap::from([(PathBuf::from("/etc/nix/nix.conf"), text.to_owned())]);
+            pauses(&NixConf::load(&Environment::default(), &files, &[]).unwrap())
+        };
+        let set = "filetransfer-retry-delay = 1\nfiletransfer-retry-delay-rate-limited = 2\n\
+                   filetransfer-retry-max-delay = 3\n";
+        let expected = Pauses {
+            first: Duration::from_millis(1),
+            first_when_busy: Duration::from_millis(2),
+            longest: Duration::from_millis(3),
+        };
+        assert_eq!(from(set).unwrap(), expected);
+        assert_eq!(from("").unwrap(), Pauses::default());
+        assert!(from("filetransfer-retry-delay = soon").is_err());
     }
 }

@@ -41,7 +41,8 @@ pub(crate) fn place(reference: &StoreReference) -> anyhow::Result<Option<Place>>
     }
 }
 
-fn is_writable(path: &Path) -> bool {
+/// Whether this user may write something.
+pub(crate) fn is_writable(path: &Path) -> bool {
     rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK).is_ok()
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
-use drover_config::StoreReference;
+use drover_config::{Settings, StoreReference};
 use drover_store::{FetchObserver, Store, Substituter, Vouching};
 use drover_store_local::{Forbidden, OpenSubstituters, Place, Sources};
 
@@ -13,6 +13,7 @@ use crate::caches;
 use crate::configuration::Configuration;
 use crate::connector::{Connector, bounded};
 use crate::own_store;
+use crate::terminal::Terminal;
 
 /// Returns where paths come from that need not be built, and of the substituters that can't be
 /// asked, why. Nothing is connected before it is needed.
@@ -30,6 +31,7 @@ pub(crate) fn sources(
     }
     let opener = Opener { configuration: configuration.clone(), connector: OnceLock::new() };
     let (substituters, unasked) = opener.open_all(&settings.substituters);
+    let unasked = no_stores(settings).chain(unasked).collect();
     let open = move |names: &str| {
         let (mut references, mut unusable) = (Vec::new(), Vec::new());
         for name in names.split_whitespace() {
@@ -43,6 +45,19 @@ pub(crate) fn sources(
     };
     let open = Some(Arc::new(open) as OpenSubstituters);
     Sources { substituters, unasked, forbidden, observer, open }
+}
+
+/// Says which substituters can't be asked, and why. Nothing is connected.
+pub(crate) fn tell_of_unasked(configuration: &Configuration, terminal: &Terminal) {
+    for why in sources(configuration, None).unasked {
+        terminal.warn(&why);
+    }
+}
+
+/// Says what is in the place of substituters and is no store.
+fn no_stores(settings: &Settings) -> impl Iterator<Item = String> {
+    let no_stores = settings.unusable_substituters.iter();
+    no_stores.map(|why| format!("a substituter was not asked: {why}"))
 }
 
 fn was_not_asked(name: &dyn Display, why: &dyn Display) -> String {

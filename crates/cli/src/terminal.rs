@@ -109,7 +109,7 @@ impl Terminal {
     /// Lets what happens inside be printed, where `DROVER_LOG` or `-vv` asks for it.
     pub(crate) fn start_tracing(&self) {
         if let Some(filter) = self.asked_for() {
-            trace(filter);
+            self.trace(filter);
         } else if self.verbosity != Verbosity::Quiet {
             // what substituters do wrong is told, as it's why something isn't fetched
             let filter =
@@ -123,7 +123,12 @@ impl Terminal {
     /// The same for a server, whose troubles its clients aren't told of: they are always printed.
     pub(crate) fn start_tracing_of_server(&self) {
         let usual = || EnvFilter::new("drover_cache_server=warn,drover_store_local=warn");
-        trace(self.asked_for().unwrap_or_else(usual));
+        self.trace(self.asked_for().unwrap_or_else(usual));
+    }
+
+    fn trace(&self, filter: EnvFilter) {
+        let lines = tracing_subscriber::fmt().with_ansi(self.colour == Colour::On);
+        lines.with_env_filter(filter).with_writer(io::stderr).init();
     }
 
     fn asked_for(&self) -> Option<EnvFilter> {
@@ -199,10 +204,6 @@ impl Terminal {
         // with nobody to read it there is nobody to tell
         drop(writeln!(io::stderr().lock(), "{line}"));
     }
-}
-
-fn trace(filter: EnvFilter) {
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
 }
 
 /// Returns an error with its causes, those left out that only repeat what was said.

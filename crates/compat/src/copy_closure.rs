@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use drover_config::StoreReference;
-use drover_core::{PathInfo, StorePath};
+use drover_core::{PathInfo, Realisation, StorePath};
 use drover_store::{
     Keeper, SignatureCheck, Store, StoreError, Substitute, WhenValid, closure_order,
 };
@@ -119,7 +119,7 @@ pub(crate) async fn run(
             };
             let remote = host.store(Some(&address), options).await?;
             let copy = Copy { source: local, infos, substitute: request.substitute };
-            copy.run(Target::Store(remote), request.rehearsal, &mut console).await?;
+            copy.run(&Target::Store(remote), request.rehearsal, &mut console).await?;
         }
         Direction::From => {
             let remote = host.store(Some(&address), options).await?;
@@ -130,7 +130,7 @@ pub(crate) async fn run(
             let infos = closure(&*remote, paths).await?;
             let copy = Copy { source: remote, infos, substitute: request.substitute };
             let target = Target::Keeper(local, SignatureCheck::Skip);
-            copy.run(target, request.rehearsal, &mut console).await?;
+            copy.run(&target, request.rehearsal, &mut console).await?;
         }
     }
     console.flush().await?;
@@ -163,6 +163,20 @@ impl Target {
             Target::Store(store) => &**store,
         }
     }
+
+    /// Tells it what outputs became whose paths it has.
+    pub(crate) async fn take_realised(&self, realised: &[Realisation]) -> Result<(), StoreError> {
+        match self {
+            Target::Store(_) if realised.is_empty() => Ok(()),
+            Target::Store(store) => store.keep_realised(realised).await,
+            Target::Keeper(keeper, check) => {
+                for realisation in realised {
+                    keeper.register_realisation(realisation, *check).await?;
+                }
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Paths that are to be copied.
@@ -176,7 +190,7 @@ impl<S: Store + ?Sized> Copy<S> {
     /// Copies what the target lacks, and returns it.
     pub(crate) async fn run(
         self,
-        target: Target,
+        target: &Target,
         rehearsal: Rehearsal,
         console: &mut Console,
     ) -> Result<Vec<StorePath>, CompatError> {
@@ -206,7 +220,9 @@ impl<S: Store + ?Sized> Copy<S> {
         }
         let stream = self.source.export_to_checker(closure_order(missing)).await?;
         let copied: Result<(), StoreError> = match target {
-            Target::Keeper(keeper, check) => keeper.add_paths(stream, check, WhenValid::Keep).await,
+            Target::Keeper(keeper, check) => {
+                keeper.add_paths(stream, *check, WhenValid::Keep).await
+            }
             Target::Store(store) => store.import(stream).await,
         };
         copied?;

@@ -12,7 +12,7 @@ use crate::caches::CacheOptions;
 use crate::environment::{Environment, split_colons};
 use crate::error::ConfigError;
 use crate::nix_conf::{Base, NixConf, RawSetting};
-use crate::store_reference::StoreReference;
+use crate::store_reference::{StoreReference, StoreReferenceError};
 use crate::value::{self, Accepted, MaxJobs, Sandbox};
 use crate::words::words;
 
@@ -131,6 +131,9 @@ pub struct Settings {
     pub substitute: bool,
     /// `substituters`, in order.
     pub substituters: Vec<StoreReference>,
+    /// What is wrong with words of `substituters` that are no stores; as with Nix, the others count all
+    /// the same.
+    pub unusable_substituters: Vec<StoreReferenceError>,
     /// `sync-before-registering`
     pub sync_before_registering: bool,
     /// `system`: what this machine builds for.
@@ -193,13 +196,14 @@ impl Settings {
             secret_key_files: get.words("secret-key-files", &[]).iter().map(Into::into).collect(),
             store: get.store(environment)?,
             substitute: get.switch("substitute", true)?,
-            substituters: get.stores("substituters", "https://cache.nixos.org/")?,
+            substituters: get.stores("substituters", &["https://cache.nixos.org/"]),
+            unusable_substituters: get.no_stores("substituters"),
             sync_before_registering: get.switch("sync-before-registering", false)?,
             system: get.text("system", || host.system.clone()),
             system_features: get.set("system-features", &host.system_features),
             timeout: get.seconds("timeout", 0)?,
             trusted_public_keys: get.words("trusted-public-keys", &[USUAL_KEY]),
-            trusted_substituters: get.stores("trusted-substituters", "")?,
+            trusted_substituters: get.stores("trusted-substituters", &[]),
             trusted_users: get.words("trusted-users", &["root"]),
         })
     }
@@ -316,18 +320,13 @@ impl Lookup<'_> {
         self.words(name, &default).into_iter().collect()
     }
 
-    fn stores(
-        &self,
-        name: &'static str,
-        default: &str,
-    ) -> Result<Vec<StoreReference>, ConfigError> {
-        let default: Vec<&str> = words(default).collect();
-        let all = self.words(name, &default).join(" ");
-        value::stores(&all).map_err(|accepted| ConfigError::BadValue {
-            origin: self.conf.origin(name).clone(),
-            setting: name,
-            value: all,
-            accepted,
-        })
+    fn stores(&self, name: &str, default: &[&str]) -> Vec<StoreReference> {
+        self.words(name, default).iter().filter_map(|word| word.parse().ok()).collect()
+    }
+
+    /// Returns what is wrong with those words that are no stores.
+    fn no_stores(&self, name: &str) -> Vec<StoreReferenceError> {
+        let words = self.words(name, &[]);
+        words.iter().filter_map(|word| word.parse::<StoreReference>().err()).collect()
     }
 }

@@ -201,14 +201,15 @@ fn errors_begin_with_the_place(#[case] line: &str, #[case] message: &str) {
 }
 
 #[test]
-fn a_bad_store_says_why() {
-    let text = "extra-substituters = https://a ssh://-oProxyCommand=x";
-    let error = load(&[("/etc/nix/nix.conf", text)]).unwrap_err();
+fn what_is_no_store_is_left_out_of_substituters_and_says_why() {
+    let text = "substituters = https://a ssh://-oProxyCommand=x https://b";
+    let settings = settings(&load(&[("/etc/nix/nix.conf", text)]).unwrap());
+    let substituters: Vec<String> = settings.substituters.iter().map(ToString::to_string).collect();
+    assert_eq!(substituters, ["https://a", "https://b"]);
+    let [why] = settings.unusable_substituters.as_slice() else { panic!() };
     assert_eq!(
-        error.to_string(),
-        "/etc/nix/nix.conf:1: setting 'substituters' has invalid value \
-         'https://a ssh://-oProxyCommand=x', expected a store ('ssh://-oProxyCommand=x' \
-         is not a store: neither host nor user may begin with '-')"
+        why.to_string(),
+        "'ssh://-oProxyCommand=x' is not a store: neither host nor user may begin with '-'"
     );
 }
 

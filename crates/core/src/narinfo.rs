@@ -22,7 +22,7 @@ pub struct NarInfo {
     pub compression: Compression,
     /// The hash of that file, where it is told. No signature covers it.
     pub file_hash: Option<Hash>,
-    /// The bytes of that file, where they are told. No signature covers them.
+    /// The bytes of that file, where they are told; 0 tells nothing, as in Nix. No signature covers them.
     pub file_size: Option<u64>,
     /// `Sig` lines that are no signatures; they vouch for nothing.
     pub bad_signatures: usize,
@@ -119,8 +119,14 @@ pub enum NarInfoRule {
     #[error("NarHash must be sha256:DIGITS or sha256-DIGITS")]
     NotSha256,
     /// `NarSize` or `FileSize`.
-    #[error("{field} must be a decimal number of bytes, 1 to {}", u64::MAX)]
+    #[error("{field} must be a decimal number of bytes, {} at most", u64::MAX)]
     Size {
+        /// The field.
+        field: &'static str,
+    },
+    /// `NarSize`: no NAR is empty.
+    #[error("{field} must not be 0")]
+    NoSize {
         /// The field.
         field: &'static str,
     },
@@ -280,7 +286,7 @@ impl Fields {
             }
             "FileSize" => put(&mut self.file_size, "FileSize", size("FileSize", value)?),
             "NarHash" => put(&mut self.nar_hash, "NarHash", nar_hash(value)?),
-            "NarSize" => put(&mut self.nar_size, "NarSize", size("NarSize", value)?),
+            "NarSize" => put(&mut self.nar_size, "NarSize", nar_size(value)?),
             "References" => put(&mut self.references, "References", references(value)?),
             "Deriver" => put(&mut self.deriver, "Deriver", deriver(value)?),
             "Sig" => self.sign(value),
@@ -322,7 +328,7 @@ impl Fields {
             url: need("URL", self.url)?,
             compression: self.compression.unwrap_or(Compression::Bzip2),
             file_hash: self.file_hash,
-            file_size: self.file_size,
+            file_size: self.file_size.filter(|size| *size != 0),
             bad_signatures: self.bad_signatures,
         })
     }
@@ -339,7 +345,12 @@ fn bad_path(field: &'static str, source: StorePathError) -> NarInfoRule {
 fn size(field: &'static str, value: &str) -> Result<u64, NarInfoRule> {
     let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     let size = if digits { value.parse().ok() } else { None };
-    size.filter(|size| *size > 0).ok_or(NarInfoRule::Size { field })
+    size.ok_or(NarInfoRule::Size { field })
+}
+
+fn nar_size(value: &str) -> Result<u64, NarInfoRule> {
+    let field = "NarSize";
+    Some(size(field, value)?).filter(|size| *size > 0).ok_or(NarInfoRule::NoSize { field })
 }
 
 fn nar_hash(value: &str) -> Result<NarHash, NarInfoRule> {

@@ -111,6 +111,14 @@ fn with(line: &str) -> String {
     text
 }
 
+/// Nix writes 0 where it doesn't know the size of a file.
+#[test]
+fn a_file_of_no_bytes_is_one_whose_size_isnt_told() {
+    let text = with("FileSize: 0");
+    let narinfo = NarInfo::parse(text.as_bytes(), &StoreDir::default()).unwrap();
+    assert_eq!(narinfo.file_size, None);
+}
+
 #[rstest]
 #[case::no_colon("hello", "narinfo line 6: it must be a name, a colon, a space and a value")]
 #[case::no_space("CA:", "narinfo line 6: it must be a name")]
@@ -131,7 +139,7 @@ fn with(line: &str) -> String {
     "StorePath: /nix/store/5nynjq154bc3qyl6c25ff2hsvqhrhv8z-x;y",
     "line 1: StorePath"
 )]
-#[case::size_0("NarSize: 0", "narinfo line 5: NarSize must be a decimal number")]
+#[case::size_0("NarSize: 0", "narinfo line 5: NarSize must not be 0")]
 #[case::size_negative("NarSize: -1", "line 5: NarSize")]
 #[case::size_plus("NarSize: +1", "line 5: NarSize")]
 #[case::size_float("NarSize: 1e30", "line 5: NarSize")]

@@ -19,6 +19,7 @@
 mod attempt;
 mod client;
 mod error;
+mod named;
 mod netrc;
 mod proxies;
 mod retries;
@@ -26,6 +27,7 @@ mod tls;
 
 pub use client::{Client, Receiver, Settings, without_password};
 pub use error::DownloadError;
+pub use named::verifier;
 pub use netrc::Netrc;
 pub use proxies::{Proxies, ProxyError};
 pub use retries::Retries;

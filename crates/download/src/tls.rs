@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::named::verifier;
 
 /// The certificates that servers are checked against, as the text of a PEM file. What else is in such a
 /// file is passed over.
@@ -18,28 +18,23 @@ impl Certificates {
     ///
     /// What to say where there is no certificate among them.
     pub(crate) fn config(these: Option<&Certificates>) -> Result<ClientConfig, &'static str> {
-        let mut roots = RootCertStore::empty();
-        if let Some(Certificates(text)) = these {
-            if text.is_empty() {
-                return Err(
-                    "there are no certificates to check the server against; name a file with \
-                     some by 'ssl-cert-file' or NIX_SSL_CERT_FILE",
-                );
-            }
-            roots.add_parsable_certificates(
-                CertificateDer::pem_slice_iter(text).filter_map(Result::ok),
-            );
-            if roots.is_empty() {
-                return Err("the file named by 'ssl-cert-file' or NIX_SSL_CERT_FILE has no \
-                     certificate in it that could be used");
-            }
-        }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        let config = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
-            .map_err(|_| "there is no version of TLS that could be used")?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(config)
+            .map_err(|_| "there is no version of TLS that could be used")?;
+        let Some(Certificates(text)) = these else {
+            let config = config.with_root_certificates(RootCertStore::empty());
+            return Ok(config.with_no_client_auth());
+        };
+        if text.is_empty() {
+            return Err("there are no certificates to check the server against; name a file with \
+                 some by 'ssl-cert-file' or NIX_SSL_CERT_FILE");
+        }
+        let verifier = verifier(text, provider).ok_or(
+            "the file named by 'ssl-cert-file' or NIX_SSL_CERT_FILE has no certificate in it that \
+             could be used",
+        )?;
+        let config = config.dangerous().with_custom_certificate_verifier(verifier);
+        Ok(config.with_no_client_auth())
     }
 }

@@ -21,7 +21,9 @@ use crate::file::is_new;
 use crate::http_put::Upload;
 use crate::place::Place;
 use crate::settings::{CacheSettings, Parameters, check_scheme};
+use crate::told::warn_once;
 use crate::transport::Transport;
+use crate::unnamed;
 
 /// How long a cache may take to say that it is one, with all attempts.
 const FIRST_ANSWER: Duration = Duration::from_secs(20);
@@ -100,8 +102,10 @@ impl Cache {
     /// The same, for a cache that is written to: what has no `nix-cache-info` gets one.
     pub(crate) async fn info_or_new(&self, destination: &Destination) -> Result<(), StoreError> {
         if let Destination::Folder(folder) = destination {
-            fs_err::create_dir_all(folder.join("nar"))
-                .map_err(|error| cannot_write(self, &error))?;
+            let nars = folder.join("nar");
+            fs_err::create_dir_all(&nars).map_err(|error| cannot_write(self, &error))?;
+            unnamed::sweep(folder);
+            unnamed::sweep(&nars);
         }
         let read = self.transport.read(cache_info::NAME, cache_info::MAX_SIZE).await;
         if read.map_err(|error| error.of(&self.name))?.is_none() {
@@ -296,7 +300,7 @@ impl Cache {
                 | TransferError::Decode { .. }
                 | TransferError::Read { .. }),
             ) => {
-                tracing::warn!("{error}; the cache is taken not to have {path}");
+                warn_once(&format!("{error}; the cache is taken not to have {path}"));
                 return Ok((path, Told::Badly));
             }
             Err(error) => return Err(error),
@@ -306,8 +310,8 @@ impl Cache {
         match answer {
             Ok(narinfo) => {
                 if narinfo.bad_signatures > 0 {
-                    let count = narinfo.bad_signatures;
-                    tracing::warn!("{count} Sig of {path} in '{}' are no signatures", self.name);
+                    let (count, name) = (narinfo.bad_signatures, &self.name);
+                    warn_once(&format!("{count} Sig of {path} in '{name}' are no signatures"));
                 }
                 let narinfo = Arc::new(narinfo);
                 self.answers.put(narinfo.clone());
@@ -315,7 +319,7 @@ impl Cache {
             }
             Err(rule) => {
                 let url = self.transport.url(name);
-                tracing::warn!("{url}: {rule}; the cache is taken not to have {path}");
+                warn_once(&format!("{url}: {rule}; the cache is taken not to have {path}"));
                 Ok((path, Told::Badly))
             }
         }

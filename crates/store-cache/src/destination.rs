@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,13 +9,13 @@ use bytes::Bytes;
 use drover_core::{Compression, NarInfo, StorePath};
 use drover_store::StoreError;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use tempfile::NamedTempFile;
 use tokio::runtime::Handle;
 
 use crate::cache::Cache;
 use crate::http::HttpTransport;
 use crate::http_put::Upload;
 use crate::s3::Bucket;
+use crate::unnamed::Unnamed;
 
 const NARINFO: &str = "text/x-nix-narinfo";
 
@@ -37,10 +36,10 @@ pub(crate) enum Destination {
 
 impl Destination {
     /// Makes a file for a NAR. Blocks.
-    pub(crate) fn temporary(&self) -> io::Result<NamedTempFile> {
+    pub(crate) fn temporary(&self) -> io::Result<Unnamed> {
         match self {
-            Destination::Folder(folder) => temporary(&folder.join("nar")),
-            Destination::Server(_) => NamedTempFile::new(),
+            Destination::Folder(folder) => Unnamed::in_folder(&folder.join("nar")),
+            Destination::Server(_) => Unnamed::anywhere(),
         }
     }
 
@@ -48,16 +47,13 @@ impl Destination {
     pub(crate) fn put_nar(
         &self,
         cache: &Cache,
-        file: NamedTempFile,
+        file: Unnamed,
         name: &str,
         compression: Compression,
     ) -> Result<(), StoreError> {
         let refuse = |error: io::Error| cannot_write(cache, &error);
         match self {
-            Destination::Folder(folder) => {
-                file.persist(folder.join(name)).map_err(|error| refuse(error.error))?;
-                Ok(())
-            }
+            Destination::Folder(folder) => file.persist(&folder.join(name)).map_err(refuse),
             Destination::Server(server) => {
                 let file: File = file.into_file();
                 let size = file.metadata().map_err(refuse)?.len();
@@ -213,18 +209,11 @@ fn content_type(compression: Compression) -> &'static str {
 
 /// Writes a file that is there whole or not at all.
 pub(crate) fn write_whole(folder: &Path, name: &str, contents: &[u8]) -> io::Result<()> {
-    let mut file = temporary(folder)?;
+    let path = folder.join(name);
+    // a name such as `nar/HASH.nar` is that of a folder below
+    let mut file = Unnamed::in_folder(path.parent().unwrap_or(folder))?;
     file.write_all(contents)?;
-    file.persist(folder.join(name)).map_err(|error| error.error)?;
-    Ok(())
-}
-
-/// Makes a file that others may read when it gets its name, as far as the umask says so.
-fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new()
-        .prefix(".drover-")
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder)
+    file.persist(&path)
 }
 
 pub(crate) fn cannot_write(cache: &Cache, error: &io::Error) -> StoreError {

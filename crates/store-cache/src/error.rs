@@ -48,13 +48,15 @@ pub enum CacheError {
         /// The value.
         value: String,
     },
-    /// A compression that nobody knows.
-    #[error("{source}")]
-    Compression {
-        /// Which.
-        #[allow(missing_docs)]
-        source: CompressionError,
+    /// Another place for the bucket's name than there is.
+    #[error("addressing-style must be path, virtual or auto, not '{value}'")]
+    Addressing {
+        /// The value.
+        value: String,
     },
+    /// A compression that nobody knows.
+    #[error(transparent)]
+    Compression(CompressionError),
     /// A level that the compression doesn't have.
     #[error("{compression} has no level {level}, only {} to {}", levels.start(), levels.end())]
     Level {
@@ -102,8 +104,9 @@ pub(crate) enum TransferError {
     )]
     Certificate { url: String, reason: String, authorities: String },
     /// The server says no.
-    #[error("{url}: the server answers {status}")]
-    Status { url: String, status: u16, again_in: Option<Duration> },
+    /// Its words have a colon before them, if there are any.
+    #[error("{url}: the server answers {status}{words}")]
+    Status { url: String, status: u16, words: String, again_in: Option<Duration> },
     /// The server wants to know who asks.
     #[error(
         "{url}: the server answers {status}: it wants a user and a password, which a netrc-file \
@@ -153,9 +156,10 @@ impl TransferError {
             | TransferError::Cut { .. }
             | TransferError::Untaken { .. }
             | TransferError::Stalled { .. } => true,
-            // 501, 505 and 511 will stay as they are.
+            // 501, 505, 507 and 511 will stay as they are
             TransferError::Status { status, .. } => {
-                matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504 | 506..=510 | 520..=599)
+                let passing = [408, 425, 429, 500, 502, 503, 504, 506, 508, 509, 510];
+                passing.contains(status) || (520..=599).contains(status)
             }
             _ => false,
         }

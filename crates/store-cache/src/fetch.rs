@@ -200,7 +200,7 @@ async fn fetch(
     if let Some(nar) = fetch_small(cache, &info, narinfo).await? {
         return hand_on_whole(nar, progress, sender).await;
     }
-    let mut attempts = Attempts::new(cache.settings.download_attempts, cache.settings.first_pause);
+    let mut attempts = Attempts::new(cache.settings.download_attempts, cache.settings.pauses);
     loop {
         let opened = match cache.transport.open(narinfo.url.as_str()).await {
             Ok(Some(body)) => Ok(body),

@@ -54,10 +54,35 @@ pub(crate) struct Made {
     ca_file: Option<PathBuf>,
 }
 
+/// How a server is spoken to that may lead to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encryption {
+    /// With TLS from the start.
+    Always,
+    /// With TLS only where a server leads to one that has it.
+    Perhaps,
+}
+
+impl Encryption {
+    /// Returns that of a URL.
+    pub(crate) fn of(url: &str) -> Encryption {
+        match url.starts_with("http://") {
+            true => Encryption::Perhaps,
+            false => Encryption::Always,
+        }
+    }
+}
+
 /// Makes a client as it's set.
-pub(crate) fn client_of(settings: &CacheSettings) -> Result<Made, String> {
+pub(crate) fn client_of(settings: &CacheSettings, to: Encryption) -> Result<Made, String> {
     let ca_file: Option<PathBuf> = settings.ca_file.clone().or_else(tls::find_ca_file);
-    let config = tls::client_config(ca_file.as_deref())?;
+    let config = match (tls::client_config(ca_file.as_deref(), settings.identity.as_ref()), to) {
+        (Err(reason), Encryption::Perhaps) => {
+            tracing::debug!("no server is trusted that another leads to: {reason}");
+            tls::client_config(None, None)?
+        }
+        (config, _) => config?,
+    };
     let mut agent = format!("drover/{}", env!("CARGO_PKG_VERSION"));
     if !settings.user_agent_suffix.is_empty() {
         agent.push(' ');
@@ -113,7 +138,8 @@ impl HttpTransport {
     }
 
     fn make_client(&self) -> Result<Connected, String> {
-        let Made { client, ca_file } = client_of(&self.settings)?;
+        let Made { client, ca_file } =
+            client_of(&self.settings, Encryption::of(self.base.as_str()))?;
         let host = self.base.host_str().unwrap_or_default();
         let credentials = match &self.credentials {
             Some(credentials) => Some(credentials.clone()),
@@ -152,7 +178,7 @@ impl HttpTransport {
     }
 
     pub(crate) fn attempts(&self) -> Attempts {
-        Attempts::new(self.settings.download_attempts, self.settings.first_pause)
+        Attempts::new(self.settings.download_attempts, self.settings.pauses)
     }
 
     /// Asks once. Nothing where the server has no such file.
@@ -179,7 +205,8 @@ impl HttpTransport {
             }
             status => {
                 let again_in = retry::again_in(response.headers().get(RETRY_AFTER));
-                Err(TransferError::Status { url, status: status.as_u16(), again_in })
+                let words = String::new();
+                Err(TransferError::Status { url, status: status.as_u16(), words, again_in })
             }
         }
     }

@@ -152,21 +152,34 @@ impl HttpTransport {
             StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                 Err(TransferError::Denied { url, status: code })
             }
-            status if status.is_client_error() && code != 408 && code != 425 && code != 429 => {
-                let first = tokio::time::timeout(limit, response.chunk()).await;
-                let first = first.ok().and_then(Result::ok).flatten().unwrap_or_default();
-                let words = String::from_utf8_lossy(&first);
-                let words: String = words.trim().chars().take(WORDS).collect();
-                Err(TransferError::Refused {
-                    url,
-                    status: code,
-                    words: words.escape_default().to_string(),
-                })
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
+                Err(again(url, &mut response, limit).await)
             }
-            _ => {
-                let again_in = retry::again_in(response.headers().get(RETRY_AFTER));
-                Err(TransferError::Status { url, status: code, again_in })
+            status if status.is_client_error() || status == StatusCode::INSUFFICIENT_STORAGE => {
+                let words = words(&mut response, limit).await;
+                Err(TransferError::Refused { url, status: code, words })
             }
+            _ => Err(again(url, &mut response, limit).await),
         }
     }
+}
+
+/// Returns an answer that may be another one later.
+async fn again(url: String, response: &mut Response, limit: Duration) -> TransferError {
+    let again_in = retry::again_in(response.headers().get(RETRY_AFTER));
+    let status = response.status().as_u16();
+    let words = match words(response, limit).await {
+        none if none.is_empty() => none,
+        some => format!(": {some}"),
+    };
+    TransferError::Status { url, status, words, again_in }
+}
+
+/// Returns what a server says first, as far as it's text that a terminal doesn't obey.
+async fn words(response: &mut Response, limit: Duration) -> String {
+    let first = tokio::time::timeout(limit, response.chunk()).await;
+    let first = first.ok().and_then(Result::ok).flatten().unwrap_or_default();
+    let words = String::from_utf8_lossy(&first);
+    let words: String = words.trim().chars().take(WORDS).collect();
+    words.escape_default().to_string()
 }

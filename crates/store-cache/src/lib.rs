@@ -28,10 +28,12 @@ mod settings;
 mod small;
 mod store;
 mod tls;
+mod told;
 mod transport;
+mod unnamed;
 
 pub use error::CacheError;
 pub use s3::{AwsCredentials, AwsFiles, Hidden};
-pub use settings::{CacheSettings, CacheTrust, MassQuery, ProxyUse};
+pub use settings::{CacheSettings, CacheTrust, MassQuery, Pauses, ProxyUse};
 pub use store::CacheStore;
-pub use tls::find_ca_file;
+pub use tls::{Identity, find_ca_file};

@@ -11,6 +11,8 @@ use crate::tls;
 pub(crate) struct Marks {
     netrc: Option<Mark>,
     ca_file: Option<(PathBuf, Option<Mark>)>,
+    /// Of our certificate and its key.
+    identity: Option<[Option<Mark>; 2]>,
 }
 
 /// A file's device, number, size and time of change in nanoseconds.
@@ -28,6 +30,10 @@ impl Marks {
         Marks {
             netrc: settings.netrc_file.as_deref().and_then(mark),
             ca_file: ca_file.map(|path| (path.clone(), mark(&path))),
+            identity: settings
+                .identity
+                .as_ref()
+                .map(|identity| [mark(&identity.certificate), mark(identity.key_file())]),
         }
     }
 }

@@ -31,6 +31,8 @@ impl Place {
         parameters: &Parameters,
         settings: &CacheSettings,
     ) -> Result<Place, CacheError> {
+        let identity = parameters.identity().or_else(|| settings.identity.clone());
+        let settings = CacheSettings { identity, ..settings.clone() };
         match reference.scheme() {
             Scheme::File => {
                 let folder = Path::new(reference.path()).to_owned();
@@ -40,7 +42,7 @@ impl Place {
                 Ok(Place { name, transport, writing })
             }
             Scheme::S3 => {
-                let of = Bucket::new(reference, parameters.s3.clone(), settings.clone())?;
+                let of = Bucket::new(reference, parameters.s3.clone(), settings)?;
                 let (name, bucket) = (of.url(), Arc::new(of));
                 let transport = Arc::new(S3Transport(Arc::clone(&bucket)));
                 Ok(Place { name, transport, writing: Writing::Bucket(bucket) })
@@ -48,7 +50,7 @@ impl Place {
             _ => {
                 let (base, credentials) = base_url(reference)?;
                 let name = base.as_str().trim_end_matches('/').to_owned();
-                let server = Arc::new(HttpTransport::new(base, credentials, settings.clone()));
+                let server = Arc::new(HttpTransport::new(base, credentials, settings));
                 let transport = Arc::clone(&server) as Arc<dyn Transport>;
                 let writing = Writing::Files(Destination::Server(server));
                 Ok(Place { name, transport, writing })

@@ -6,19 +6,19 @@ use std::time::Duration;
 use reqwest::header::HeaderValue;
 
 use crate::error::TransferError;
-
-/// The longest pause, also where a server asks for a longer one.
-const LONGEST: Duration = Duration::from_secs(30);
+use crate::settings::Pauses;
 
 /// What is left of a number of attempts.
 pub(crate) struct Attempts {
     left: u32,
-    pause: Duration,
+    /// By how much the first pause is multiplied.
+    factor: u32,
+    pauses: Pauses,
 }
 
 impl Attempts {
-    pub(crate) fn new(attempts: u32, first_pause: Duration) -> Attempts {
-        Attempts { left: attempts.clamp(1, 1000), pause: first_pause }
+    pub(crate) fn new(attempts: u32, pauses: Pauses) -> Attempts {
+        Attempts { left: attempts.clamp(1, 1000), factor: 1, pauses }
     }
 
     /// Waits for the next attempt. The pauses grow, and are of uneven length, so that many clients
@@ -32,15 +32,18 @@ impl Attempts {
         if self.left == 0 || !error.may_pass() {
             return Err(error);
         }
-        let asked = match &error {
-            TransferError::Status { again_in: Some(pause), .. } => *pause,
-            _ => Duration::ZERO,
+        let Pauses { first, first_when_busy, longest } = self.pauses;
+        let (first, asked) = match &error {
+            TransferError::Status { status: 429, again_in, .. } => (first_when_busy, *again_in),
+            TransferError::Status { again_in, .. } => (first, *again_in),
+            _ => (first, None),
         };
-        let uneven = self.pause.mul_f64(0.5 + uneven());
-        let pause = asked.max(uneven).min(LONGEST);
+        let even = first.saturating_mul(self.factor).min(longest);
+        let uneven = even.mul_f64(0.5 + uneven());
+        let pause = asked.unwrap_or_default().max(uneven).min(longest);
         tracing::warn!("{error}; tried again in {} ms", pause.as_millis());
         tokio::time::sleep(pause).await;
-        self.pause = self.pause.saturating_mul(2).min(LONGEST);
+        self.factor = self.factor.saturating_mul(2);
         Ok(())
     }
 }
@@ -60,39 +63,53 @@ pub(crate) fn again_in(header: Option<&HeaderValue>) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn busy(again_in: Option<u64>) -> TransferError {
+    const PAUSES: Pauses = Pauses {
+        first: Duration::from_millis(250),
+        first_when_busy: Duration::from_secs(4),
+        longest: Duration::from_secs(30),
+    };
+
+    fn answered(status: u16, again_in: Option<u64>) -> TransferError {
         let again_in = again_in.map(Duration::from_secs);
-        TransferError::Status { url: "http://a/b".to_owned(), status: 503, again_in }
+        let (url, words) = ("http://a/b".to_owned(), String::new());
+        TransferError::Status { url, status, words, again_in }
     }
 
     /// Returns how long the pauses of so many attempts are, in the time of the test.
-    async fn pauses(attempts: u32, again_in: Option<u64>) -> Duration {
+    async fn pauses(attempts: u32, status: u16, again_in: Option<u64>) -> Duration {
         let since = tokio::time::Instant::now();
-        let mut attempts = Attempts::new(attempts, Duration::from_millis(250));
-        while attempts.after(busy(again_in)).await.is_ok() {}
+        let mut attempts = Attempts::new(attempts, PAUSES);
+        while attempts.after(answered(status, again_in)).await.is_ok() {}
         since.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_and_servers_are_heard_within_reason() {
         let ms = Duration::from_millis;
-        assert_eq!(pauses(0, None).await, ms(0));
-        assert_eq!(pauses(1, None).await, ms(0));
+        assert_eq!(pauses(0, 503, None).await, ms(0));
+        assert_eq!(pauses(1, 503, None).await, ms(0));
         // 250, 500, 1000 and 2000 ms, each from a half to one and a half
-        let five = pauses(5, None).await;
+        let five = pauses(5, 503, None).await;
         assert!((ms(1875)..ms(5700)).contains(&five), "{five:?}");
-        let heard = pauses(2, Some(10)).await;
+        let heard = pauses(2, 503, Some(10)).await;
         assert!((ms(10_000)..ms(10_100)).contains(&heard), "{heard:?}");
-        let bounded = pauses(2, Some(u64::MAX)).await;
+        let bounded = pauses(2, 503, Some(u64::MAX)).await;
         assert!((ms(30_000)..ms(30_100)).contains(&bounded), "{bounded:?}");
+        // 4 and 8 s
+        let busy = pauses(3, 429, None).await;
+        assert!((ms(6000)..ms(18_100)).contains(&busy), "{busy:?}");
+        let all_at_most = pauses(100, 503, None).await;
+        assert!(all_at_most <= ms(99 * 30_100), "{all_at_most:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_will_not_pass_is_not_awaited() {
-        let mut attempts = Attempts::new(5, Duration::from_secs(1));
         let denied = TransferError::Denied { url: "http://a/b".to_owned(), status: 401 };
-        let since = tokio::time::Instant::now();
-        assert!(attempts.after(denied).await.is_err());
-        assert_eq!(since.elapsed(), Duration::ZERO);
+        for error in [denied, answered(507, None), answered(501, Some(1))] {
+            let mut attempts = Attempts::new(5, PAUSES);
+            let since = tokio::time::Instant::now();
+            assert!(attempts.after(error).await.is_err());
+            assert_eq!(since.elapsed(), Duration::ZERO);
+        }
     }
 }

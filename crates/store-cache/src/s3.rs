@@ -25,9 +25,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::error::{CacheError, TransferError};
-use crate::http::client_of;
+use crate::http::{Encryption, client_of};
 use crate::piece_reader::PieceReader;
-use crate::settings::{CacheSettings, S3Parameters};
+use crate::settings::{Addressing, CacheSettings, Pauses, S3Parameters};
 use crate::transport::{Body, Transport};
 
 pub use credentials::{AwsCredentials, AwsFiles, Hidden};
@@ -95,7 +95,9 @@ impl Bucket {
     fn open(&self) -> Result<AmazonS3, String> {
         let (parameters, settings) = (&self.parameters, &self.settings);
         let attempts = usize::try_from(settings.download_attempts.max(1)).unwrap_or(usize::MAX);
-        let backoff = BackoffConfig { init_backoff: settings.first_pause, ..Default::default() };
+        let Pauses { first, longest, .. } = settings.pauses;
+        let backoff =
+            BackoffConfig { init_backoff: first, max_backoff: longest, ..Default::default() };
         let retries = RetryConfig {
             backoff,
             max_retries: attempts.saturating_sub(1),
@@ -105,18 +107,14 @@ impl Bucket {
             .with_bucket_name(&self.name)
             .with_region(&parameters.region)
             .with_retry(retries)
-            .with_http_connector(Ours(settings.clone()));
-        builder = match parameters.endpoint.as_deref() {
-            None => builder,
-            Some(endpoint) => {
-                let url = match endpoint.contains("://") {
-                    true => endpoint.to_owned(),
-                    false => format!("{}://{endpoint}", parameters.scheme),
-                };
-                let is_plain = url.starts_with("http://");
-                builder.with_endpoint(url).with_allow_http(is_plain)
-            }
-        };
+            .with_virtual_hosted_style_request(parameters.addressing == Addressing::Host);
+        let mut encryption = Encryption::Always;
+        if let Some(url) = self.endpoint() {
+            encryption = Encryption::of(&url);
+            let is_plain = encryption == Encryption::Perhaps;
+            builder = builder.with_endpoint(url).with_allow_http(is_plain);
+        }
+        builder = builder.with_http_connector(Ours(settings.clone(), encryption));
         builder = match settings.aws.find(parameters.profile.as_deref())? {
             // a bucket may be for everybody
             None => builder.with_skip_signature(true),
@@ -131,6 +129,18 @@ impl Bucket {
             }
         };
         builder.build().map_err(|error| describe(&error))
+    }
+
+    /// Returns the URL of a server other than Amazon's; with the bucket in the name of its host where it
+    /// is to be there.
+    fn endpoint(&self) -> Option<String> {
+        let S3Parameters { endpoint, scheme, addressing, .. } = &self.parameters;
+        let endpoint = endpoint.as_deref()?;
+        let (scheme, host) = endpoint.split_once("://").unwrap_or((scheme, endpoint));
+        Some(match addressing {
+            Addressing::Host => format!("{scheme}://{}.{host}", self.name),
+            Addressing::Path => format!("{scheme}://{host}"),
+        })
     }
 
     /// Whether there is nothing in it, so that it's a cache to be, as far as that can be found out.
@@ -250,11 +260,11 @@ impl Arriving {
 
 /// Connects as to all other caches: with the same authorities, proxies and limits.
 #[derive(Debug)]
-struct Ours(CacheSettings);
+struct Ours(CacheSettings, Encryption);
 
 impl HttpConnector for Ours {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        let made = client_of(&self.0).map_err(|reason| object_store::Error::Generic {
+        let made = client_of(&self.0, self.1).map_err(|reason| object_store::Error::Generic {
             store: "S3",
             source: Box::new(io::Error::other(reason)),
         });

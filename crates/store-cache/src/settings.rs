@@ -11,6 +11,7 @@ use drover_core::{Compression, SecretKey};
 
 use crate::error::CacheError;
 use crate::s3::AwsFiles;
+use crate::tls::Identity;
 
 /// What is set about all caches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +22,8 @@ pub struct CacheSettings {
     pub stalled_download_timeout: Duration,
     /// `download-attempts`, the first among them; 0 counts as 1.
     pub download_attempts: u32,
-    /// The pause before the second attempt; it doubles with each further one.
-    pub first_pause: Duration,
+    /// The pauses between them.
+    pub pauses: Pauses,
     /// `http-connections`; 0 means as many as there are questions, 128 at most.
     pub http_connections: usize,
     /// `netrc-file`; one that isn't there is none.
@@ -30,6 +31,8 @@ pub struct CacheSettings {
     /// `ssl-cert-file`; nothing means the first that is there of those that Nix looks for
     /// ([`find_ca_file`](crate::find_ca_file)).
     pub ca_file: Option<PathBuf>,
+    /// What is shown to servers that ask who we are; an address may name its own (`tls-certificate`).
+    pub identity: Option<Identity>,
     /// Whether the environment may name a proxy.
     pub proxies: ProxyUse,
     /// What is added to the user agent (`user-agent-suffix`).
@@ -50,10 +53,11 @@ impl Default for CacheSettings {
             connect_timeout: Some(Duration::from_secs(15)),
             stalled_download_timeout: Duration::from_secs(300),
             download_attempts: 5,
-            first_pause: Duration::from_millis(250),
+            pauses: Pauses::default(),
             http_connections: 25,
             netrc_file: None,
             ca_file: None,
+            identity: None,
             proxies: ProxyUse::Environment,
             user_agent_suffix: String::new(),
             disk_cache: None,
@@ -68,6 +72,29 @@ impl CacheSettings {
     /// Returns how many connections there may be at once.
     pub(crate) fn connections(&self) -> usize {
         if self.http_connections == 0 { 128 } else { self.http_connections.min(1024) }
+    }
+}
+
+/// How long it's waited before something is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pauses {
+    /// Before the second attempt (`filetransfer-retry-delay`); each is twice as long as the one before,
+    /// give or take.
+    pub first: Duration,
+    /// The same where a server says that it's asked too often (`filetransfer-retry-delay-rate-limited`).
+    pub first_when_busy: Duration,
+    /// The longest (`filetransfer-retry-max-delay`), also where a server asks for a longer one.
+    pub longest: Duration,
+}
+
+impl Default for Pauses {
+    /// Those of Nix 2.34.
+    fn default() -> Pauses {
+        Pauses {
+            first: Duration::from_millis(100),
+            first_when_busy: Duration::from_secs(5),
+            longest: Duration::from_secs(60),
+        }
     }
 }
 
@@ -114,6 +141,8 @@ pub(crate) struct Parameters {
     pub(crate) level: Option<i32>,
     pub(crate) secret_keys: Vec<SecretKey>,
     pub(crate) listings: Listings,
+    pub(crate) tls_certificate: Option<PathBuf>,
+    pub(crate) tls_private_key: Option<PathBuf>,
     pub(crate) s3: S3Parameters,
 }
 
@@ -128,12 +157,29 @@ pub(crate) struct S3Parameters {
     pub(crate) profile: Option<String>,
     /// Bytes of a part of a large file.
     pub(crate) buffer_size: Option<usize>,
+    pub(crate) addressing: Addressing,
+}
+
+/// Where a URL has the name of the bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Addressing {
+    /// In its path, which all servers know.
+    Path,
+    /// Before the name of the host.
+    Host,
 }
 
 impl Default for S3Parameters {
     fn default() -> S3Parameters {
         let region = "us-east-1".to_owned();
-        S3Parameters { region, endpoint: None, scheme: "https", profile: None, buffer_size: None }
+        S3Parameters {
+            region,
+            endpoint: None,
+            scheme: "https",
+            profile: None,
+            buffer_size: None,
+            addressing: Addressing::Path,
+        }
     }
 }
 
@@ -160,6 +206,8 @@ impl Parameters {
             secret_keys: Vec::new(),
             s3: S3Parameters::default(),
             listings: Listings::Omitted,
+            tls_certificate: None,
+            tls_private_key: None,
         };
         let is_bucket = *reference.scheme() == Scheme::S3;
         for (name, value) in reference.params() {
@@ -187,8 +235,7 @@ impl Parameters {
                 }
             }
             "compression" => {
-                self.compression =
-                    value.parse().map_err(|source| CacheError::Compression { source })?
+                self.compression = value.parse().map_err(CacheError::Compression)?;
             }
             "compression-level" => {
                 let level = number(name, value)?;
@@ -207,6 +254,8 @@ impl Parameters {
                     Switch::Off => Listings::Omitted,
                 }
             }
+            "tls-certificate" => self.tls_certificate = file(value),
+            "tls-private-key" => self.tls_private_key = file(value),
             "index-debug-info" => {
                 if let Switch::On = switch(name, value)? {
                     return Err(CacheError::Unsupported { name: name.to_owned() });
@@ -216,6 +265,12 @@ impl Parameters {
             _ => tracing::warn!("unknown parameter '{name}' of a binary cache is passed over"),
         }
         Ok(())
+    }
+
+    /// Returns what servers are shown who ask for it. A key alone shows nothing, as with `curl`.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        let certificate = self.tls_certificate.clone()?;
+        Some(Identity { certificate, key: self.tls_private_key.clone() })
     }
 
     /// Takes a parameter of a bucket. Returns whether it is one.
@@ -232,11 +287,28 @@ impl Parameters {
                 }
             }
             "profile" => s3.profile = Some(value.to_owned()).filter(|value| !value.is_empty()),
-            "buffer-size" => s3.buffer_size = usize::try_from(number(name, value)?).ok(),
+            "buffer-size" | "multipart-chunk-size" => {
+                s3.buffer_size = usize::try_from(number(name, value)?).ok();
+            }
             // large files go in parts in any case, as no server takes all of them whole
             "multipart-upload" => {
                 switch(name, value)?;
             }
+            "multipart-threshold" => {
+                number(name, value)?;
+            }
+            "addressing-style" => {
+                s3.addressing = match value {
+                    "path" | "auto" | "" => Addressing::Path,
+                    "virtual" => Addressing::Host,
+                    _ => return Err(CacheError::Addressing { value: value.to_owned() }),
+                }
+            }
+            // it would be stored in another way than was asked for, and paid for so
+            "storage-class" if !value.is_empty() => {
+                return Err(CacheError::Unsupported { name: name.to_owned() });
+            }
+            "storage-class" => {}
             _ => return Ok(false),
         }
         Ok(true)
@@ -256,6 +328,10 @@ impl Parameters {
         }
         Err(CacheError::Level { compression: self.compression, level, levels })
     }
+}
+
+fn file(value: &str) -> Option<PathBuf> {
+    Some(value).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 fn number(name: &str, value: &str) -> Result<i64, CacheError> {
@@ -321,7 +397,30 @@ mod tests {
     #[case("secret-key=/nowhere/key", "cannot read the secret key in /nowhere/key")]
     #[case("index-debug-info=true", "index-debug-info is not done here")]
     fn refuses(#[case] parameters: &str, #[case] says: &str) {
-        let error = read(parameters).err().expect(parameters).to_string();
-        assert!(error.contains(says), "{error}");
+        let error = read(parameters).err().expect(parameters);
+        assert!(error.to_string().contains(says), "{error}");
+        // what is behind it isn't in its words already
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        assert!(!source.is_some_and(|source| error.to_string().contains(&source)), "{error:?}");
+    }
+
+    fn of_bucket(parameters: &str) -> Result<Parameters, CacheError> {
+        Parameters::read(&format!("s3://b?{parameters}").parse().expect("a reference"))
+    }
+
+    #[test]
+    fn reads_what_nix_has_of_buckets() {
+        let all = "addressing-style=virtual&multipart-chunk-size=7340032&multipart-threshold=1";
+        let read = of_bucket(&format!("{all}&storage-class=")).expect("good parameters");
+        assert_eq!(read.s3.addressing, Addressing::Host);
+        assert_eq!(read.s3.buffer_size, Some(7_340_032));
+        for (bad, says) in [
+            ("addressing-style=far", "must be path, virtual or auto, not 'far'"),
+            ("multipart-threshold=x", "multipart-threshold must be a whole number"),
+            ("storage-class=GLACIER", "storage-class is not done here"),
+        ] {
+            let error = of_bucket(bad).err().expect(bad).to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use drover_config::StoreReference;
-use drover_core::{DrvOutput, NarHash, NarSize, PathInfo, StoreDir, StorePath, ToldRealisation};
+use drover_core::{
+    DrvOutput, NarHash, NarSize, PathInfo, Realisation, StoreDir, StorePath, ToldRealisation,
+};
 use drover_store::{Description, Missing, PathStream, Store, StoreError, Substitute, Trust};
 
 use crate::cache::Cache;
@@ -67,20 +69,6 @@ impl CacheStore {
     /// Returns whether its paths are taken without signatures, as its address says.
     pub fn trust(&self) -> CacheTrust {
         self.cache.parameters.trust
-    }
-
-    /// Returns how many bytes would be fetched for a path, where that is known: the file's, which
-    /// nobody vouches for. Asks only what it hasn't asked.
-    ///
-    /// # Errors
-    ///
-    /// Trouble with the cache.
-    pub async fn download_sizes(
-        &self,
-        paths: &[StorePath],
-    ) -> Result<Vec<Option<u64>>, StoreError> {
-        let answers = self.cache.ask(paths).await?;
-        Ok(answers.into_iter().map(|answer| answer.and_then(|answer| answer.file_size)).collect())
     }
 
     async fn stream(
@@ -158,6 +146,12 @@ impl Store for CacheStore {
         Ok(answers.into_iter().map(info).collect())
     }
 
+    /// Those of the files. Asks only what it hasn't asked.
+    async fn download_sizes(&self, paths: &[StorePath]) -> Result<Vec<Option<u64>>, StoreError> {
+        let answers = self.cache.ask(paths).await?;
+        Ok(answers.into_iter().map(|answer| answer.and_then(|answer| answer.file_size)).collect())
+    }
+
     async fn export(&self, infos: Vec<PathInfo>) -> Result<Box<dyn PathStream>, StoreError> {
         self.stream(infos, HashCheck::Here).await
     }
@@ -174,6 +168,10 @@ impl Store for CacheStore {
             Writing::Files(destination) => push(&self.cache, destination, paths).await,
             Writing::Bucket(bucket) => upload(&self.cache, bucket, paths).await,
         }
+    }
+
+    async fn keep_realised(&self, realised: &[Realisation]) -> Result<(), StoreError> {
+        self.cache.keep_realised(realised).await
     }
 
     async fn missing(&self, _: &BTreeSet<StorePath>) -> Result<Missing, StoreError> {

@@ -108,16 +108,23 @@ pub(crate) enum LocalError {
         path: String,
     },
     /// Nobody who is trusted signed the path.
-    #[error("cannot add path '{path}' because it lacks a signature by a trusted key")]
+    #[error("cannot add path '{path}' because it lacks a signature by a trusted key (saw: {saw})")]
     Unsigned {
         /// The whole path.
         path: String,
+        /// Whose signatures it has.
+        saw: String,
     },
     /// Nobody who is trusted signed the realisation.
-    #[error("cannot register realisation '{path}' because it lacks a signature by a trusted key")]
+    #[error(
+        "cannot register realisation '{path}' because it lacks a signature by a trusted key (saw: \
+         {saw})"
+    )]
     UnsignedRealisation {
         /// The path that it tells of.
         path: StorePath,
+        /// Whose signatures it has.
+        saw: String,
     },
     /// The NAR isn't the one that was announced.
     #[error("hash mismatch importing path '{path}';\n  specified: {specified}\n  got:       {got}")]

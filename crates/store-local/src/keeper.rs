@@ -6,9 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use drover_core::{DrvOutput, Hash, PathInfo, Realisation, Signature, StorePath};
 use drover_store::{
-    Adoption, ByteStream, Collected, Collection, Content, Keeper, OwnSetting, PathStream, Repair,
-    Roots, SignatureCheck, SilentLog, StoreError, Substitute, TreeStamp, Verification, VerifyDepth,
-    WhenValid,
+    Adoption, ByteStream, Collected, Collection, Content, FetchSize, Keeper, OwnSetting,
+    PathStream, Repair, Roots, SignatureCheck, SilentLog, StoreError, Substitute, TreeStamp,
+    Verification, VerifyDepth, WhenValid,
 };
 use drover_store_locks::{GcLock, SharedGcLock};
 
@@ -19,7 +19,7 @@ use crate::options::RequiredSignatures;
 use crate::patience::Patience;
 use crate::view::View;
 use crate::{
-    Access, LocalStore, adopt, build_log, content, gc, links, optimise, outputs, repair,
+    Access, LocalStore, adopt, build_log, content, gc, links, optimise, outputs, repair, signers,
     substitution, tree, verify,
 };
 
@@ -111,6 +111,13 @@ impl Keeper for LocalStore {
         substitution::substitutable(self, paths).await
     }
 
+    async fn fetchable(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeMap<StorePath, FetchSize>, StoreError> {
+        substitution::fetchable(self, paths).await
+    }
+
     async fn ensure(&self, path: &StorePath, substitute: Substitute) -> Result<(), StoreError> {
         if substitute == Substitute::Yes {
             substitution::fetch(self, &BTreeSet::from([path.clone()]), &SilentLog).await?;
@@ -185,7 +192,8 @@ impl Keeper for LocalStore {
                     if !keys.vouch_for_realisation(&realisation) =>
                 {
                     let path = realisation.out_path.clone();
-                    return Err(LocalError::UnsignedRealisation { path });
+                    let saw = signers::seen(&realisation.signatures);
+                    return Err(LocalError::UnsignedRealisation { path, saw });
                 }
                 _ => {}
             }

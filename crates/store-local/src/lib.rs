@@ -38,6 +38,7 @@ mod own_thread;
 mod parallel_bzip2;
 mod patience;
 mod repair;
+mod signers;
 mod substitution;
 mod tree;
 mod verify;

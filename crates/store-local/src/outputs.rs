@@ -181,8 +181,10 @@ pub(crate) async fn missing(
     let Survey { build, used, .. } = survey(store, derivations, offered, Depth::All).await?;
     // what they refer to comes with them
     let fetched = closure(&plan, used);
-    let sizes = plan.fetch.iter().filter(|offer| fetched.contains(&offer.info.path));
-    let download_size = sizes.map(|offer| offer.info.nar_size.0).fold(0, u64::saturating_add);
+    let mut offers = plan.fetch;
+    offers.retain(|offer| fetched.contains(&offer.info.path));
+    let sizes = substitution::sizes(store, &offers).await;
+    let download_size = sizes.values().map(|size| size.download).fold(0, u64::saturating_add);
     Ok(Missing { build, substitute: fetched, download_size })
 }
 

@@ -11,18 +11,19 @@ mod followed;
 pub(crate) mod realisations;
 mod supply;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use drover_core::{PathInfo, StorePath};
 use drover_store::{
-    BuildLog, LogEvent, Offer, Offers, Plan, SignatureCheck, Store, StoreError, Substitute,
-    Substituter, Vouching, WhenValid,
+    BuildLog, FetchSize, LogEvent, Offer, Offers, Plan, SignatureCheck, Store, StoreError,
+    Substitute, Substituter, Vouching, WhenValid,
 };
 
 use crate::LocalStore;
 use crate::error::LocalError;
 use crate::import::{Checks, ImportFailure, check_info, import_and_blame};
+use crate::signers;
 use crate::substitution::followed::Followed;
 use crate::substitution::supply::Claim;
 use crate::view::View;
@@ -36,10 +37,6 @@ const RUN_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Paths that a substituter may fail at before it's taken to fail at all.
 const FAILURES: usize = 100;
-
-/// Names of keys that are shown, and characters of each.
-const MAX_NAMES: usize = 5;
-const MAX_NAME: usize = 64;
 
 /// Returns those paths that substituters have.
 pub(crate) async fn substitutable(
@@ -57,6 +54,42 @@ pub(crate) async fn substitutable(
     let found = offers.of(paths).await;
     supply.tell(&mut offers, store);
     Ok(found.into_keys().collect())
+}
+
+/// Returns what would have to be fetched for paths to become valid, of those that can be had whole.
+pub(crate) async fn fetchable(
+    store: &LocalStore,
+    paths: &BTreeSet<StorePath>,
+) -> Result<BTreeMap<StorePath, FetchSize>, StoreError> {
+    if store.supply().is_empty() || paths.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let plan = plan(store, paths.clone(), async |_| Ok(BTreeSet::new())).await?;
+    Ok(sizes(store, &plan.fetch).await)
+}
+
+/// Returns how big paths are that are offered. Where a substituter fails at that, they are as big as if
+/// nothing was compressed.
+pub(crate) async fn sizes(store: &LocalStore, fetch: &[Offer]) -> BTreeMap<StorePath, FetchSize> {
+    let supply = store.supply().current();
+    let list = supply.list().await;
+    let mut paths: BTreeMap<usize, Vec<StorePath>> = BTreeMap::new();
+    for offer in fetch {
+        paths.entry(offer.by).or_default().push(offer.info.path.clone());
+    }
+    let asked = paths.into_iter().filter_map(|(by, paths)| Some((list.get(by)?, paths)));
+    let asked = asked.map(|(substituter, paths)| async move {
+        let told = substituter.store.download_sizes(&paths).await.unwrap_or_default();
+        paths.into_iter().zip(told).collect::<Vec<_>>()
+    });
+    let told: HashMap<StorePath, Option<u64>> =
+        futures::future::join_all(asked).await.into_iter().flatten().collect();
+    let size = |offer: &Offer| {
+        let (path, nar) = (&offer.info.path, offer.info.nar_size.0);
+        let download = told.get(path).copied().flatten().unwrap_or(nar);
+        (path.clone(), FetchSize { download, nar })
+    };
+    fetch.iter().map(size).collect()
 }
 
 /// Finds out what substituters have of `wanted`, and where that isn't all, of what `more` returns for
@@ -165,36 +198,10 @@ fn judge(view: &View) -> impl Fn(&Substituter, &PathInfo) -> Result<(), String> 
             return Err(format!("its store directory is '{theirs}'"));
         }
         check_info(&view, info, &Checks { signatures }).map_err(|error| match error {
-            LocalError::Unsigned { .. } => unsigned(&view, info),
+            LocalError::Unsigned { .. } => signers::unsigned(&view, info),
             other => other.to_string(),
         })
     }
-}
-
-fn unsigned(view: &View, info: &PathInfo) -> String {
-    let names = shown(info.signatures.iter().map(|one| one.key()));
-    let signed = match names.is_empty() {
-        true => "nobody has signed it".to_owned(),
-        false => format!("it is signed by {names}"),
-    };
-    let trusted = shown(view.options().signatures.names());
-    let trusted = match trusted.is_empty() {
-        true => "no key is trusted".to_owned(),
-        false => format!("the trusted keys are {trusted}"),
-    };
-    format!("{signed}, and {trusted} (trusted-public-keys)")
-}
-
-/// Shows names that others have given, a few of them and nothing that a terminal would obey.
-fn shown<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: BTreeSet<&str> = names.collect();
-    let cut = |name: &&str| -> String { name.escape_debug().take(MAX_NAME).collect() };
-    let mut shown: Vec<String> =
-        names.iter().take(MAX_NAMES).map(cut).map(|name| format!("'{name}'")).collect();
-    if names.len() > MAX_NAMES {
-        shown.push("others".to_owned());
-    }
-    shown.join(", ")
 }
 
 /// Why paths could not be fetched.

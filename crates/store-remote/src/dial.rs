@@ -79,6 +79,15 @@ pub enum AddressError {
         /// The address as given.
         uri: String,
     },
+    /// A binary cache, which isn't connected to but fetched from.
+    #[error(
+        "store '{uri}' is a binary cache: paths are copied from it and to it (drover copy, \
+         substituters), and drover path-info looks at it; nothing else is done with one"
+    )]
+    Cache {
+        /// The address as given.
+        uri: String,
+    },
     /// A host name that `ssh` would take for an option, or none at all.
     #[error("store '{uri}' has no good host name")]
     Host {

@@ -33,6 +33,15 @@ pub enum WhenValid {
     Replace,
 }
 
+/// How big a path is that can be fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FetchSize {
+    /// Bytes to download; those of the NAR where it isn't known how it's compressed.
+    pub download: u64,
+    /// Bytes of its NAR.
+    pub nar: u64,
+}
+
 /// Bytes that come in pieces.
 ///
 /// Dropping it before its end gives up what they are for.
@@ -268,6 +277,16 @@ pub trait Keeper: Store {
         &self,
         paths: &BTreeSet<StorePath>,
     ) -> Result<BTreeSet<StorePath>, StoreError>;
+
+    /// Returns what substituters would have to give for paths to become valid: those of them that can be
+    /// had whole, with all that they refer to that isn't valid, and how big each is.
+    async fn fetchable(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeMap<StorePath, FetchSize>, StoreError> {
+        let offered = self.substitutable(paths).await?;
+        Ok(offered.into_iter().map(|path| (path, FetchSize::default())).collect())
+    }
 
     /// Makes a path valid, from substituters where it isn't and they may be asked.
     async fn ensure(&self, path: &StorePath, substitute: Substitute) -> Result<(), StoreError>;

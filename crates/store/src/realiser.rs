@@ -222,7 +222,7 @@ pub trait Realiser: Send + Sync {
 pub struct MissingPaths {
     /// Derivations to build.
     pub build: BTreeSet<StorePath>,
-    /// Paths that substituters have.
+    /// Paths that substituters have, with all that they refer to that isn't valid.
     pub substitute: BTreeSet<StorePath>,
     /// Paths that nobody knows how to make.
     pub unknown: BTreeSet<StorePath>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use drover_core::{DrvOutput, PathInfo, StoreDir, StorePath, ToldRealisation};
+use drover_core::{DrvOutput, PathInfo, Realisation, StoreDir, StorePath, ToldRealisation};
 use drover_nar::regular_file_of;
 
 use crate::build::BuildLog;
@@ -112,6 +112,23 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Unsupported`] where it can't be asked.
     async fn realised(&self, _: &[DrvOutput]) -> Result<Vec<Option<ToldRealisation>>, StoreError> {
         let what = "say what outputs became whose paths follow from their contents";
+        Err(StoreError::Unsupported { store: self.name().to_owned(), what })
+    }
+
+    /// Returns how many bytes would be downloaded for each of these paths, in the order of the question;
+    /// `None` where that isn't known before it's done. Nobody vouches for it.
+    async fn download_sizes(&self, paths: &[StorePath]) -> Result<Vec<Option<u64>>, StoreError> {
+        Ok(vec![None; paths.len()])
+    }
+
+    /// Keeps what outputs became whose paths don't follow from their derivations, for others to ask. Paths
+    /// must be there before.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unsupported`] where nothing of that is kept.
+    async fn keep_realised(&self, _: &[Realisation]) -> Result<(), StoreError> {
+        let what = "keep what outputs became whose paths follow from their contents";
         Err(StoreError::Unsupported { store: self.name().to_owned(), what })
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -196,10 +196,20 @@ impl Spool {
     }
 }
 
-/// Keeps what the system says to the log.
+/// Keeps what the system says to the log. Where there is no room, whoever sends it must know that it's of
+/// no use to send it again.
 fn told<T>(done: Result<std::io::Result<T>, tokio::task::JoinError>) -> Result<T, Refusal> {
     let done = done.map_err(|error| Refusal::failed("keeping an upload", &error))?;
-    done.map_err(|error| Refusal::failed("keeping an upload", &error))
+    done.map_err(|error| {
+        let refusal = Refusal::failed("keeping an upload", &error);
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                let says = "there is no room for it where uploads wait; see the server's log";
+                Refusal::new(StatusCode::INSUFFICIENT_STORAGE, says)
+            }
+            _ => refusal,
+        }
+    })
 }
 
 #[cfg(test)]
@@ -232,6 +242,16 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         spool.clear();
         assert_eq!(spool.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[rstest::rstest]
+    #[case(ErrorKind::StorageFull, StatusCode::INSUFFICIENT_STORAGE)]
+    #[case(ErrorKind::QuotaExceeded, StatusCode::INSUFFICIENT_STORAGE)]
+    #[case(ErrorKind::Other, StatusCode::INTERNAL_SERVER_ERROR)]
+    fn a_full_disk_is_told_of(#[case] error: ErrorKind, #[case] status: StatusCode) {
+        let refused = told::<()>(Ok(Err(error.into()))).unwrap_err();
+        assert_eq!(refused.status, status);
+        assert_eq!(refused.says.contains("no room"), status == StatusCode::INSUFFICIENT_STORAGE);
     }
 
     #[test]

@@ -206,6 +206,7 @@ impl ThisMachine {
         };
         let layout = store.layout();
         let Some(socket) = standing::daemon_of(&layout.state) else {
+            substituters::tell_of_unasked(&configuration, &self.terminal);
             let builder = self.builder(&configuration, store)?;
             let builds = Builds::new(self, Arc::new(configuration), builder)?;
             return Ok(BuiltBy::ThisProcess(Arc::new(builds)));
@@ -338,8 +339,9 @@ impl Host for ThisMachine {
         options: &Options,
     ) -> Result<Arc<dyn Store>, CompatError> {
         let configuration = self.configuration(options)?;
-        if let Some(cache) = address.filter(|address| caches::is_one(address)) {
-            let cache = caches::open(cache, &configuration).map_err(|error| failed(&error))?;
+        let named = address.unwrap_or(&configuration.settings.store);
+        if caches::is_one(named) {
+            let cache = caches::open(named, &configuration).map_err(|error| failed(&error))?;
             return Ok(Arc::new(cache));
         }
         match self.open(address, &configuration).map_err(|error| failed(&error))? {

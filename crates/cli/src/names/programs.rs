@@ -1,4 +1,4 @@
-//! The real Nix's programs, which evaluate.
+//! The real Nix's programs, which evaluate, and know stores that aren't known here.
 
 use std::ffi::OsString;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -18,8 +18,9 @@ fn find(program: &str) -> Result<PathBuf, CompatError> {
     let mut found = std::env::split_paths(&path).map(|dir| dir.join(program));
     found.find(|file| is_other(file)).ok_or_else(|| CompatError::Failed {
         message: format!(
-            "this is evaluation, which is the real Nix's, and there is no '{program}' on the PATH \
-             beside drover's own; install Nix (Debian and Ubuntu: apt install nix-bin; elsewhere: \
+            "this is left to the real Nix, as all evaluation is and what is done with binary caches and \
+             other stores that aren't kept here, and there is no '{program}' on the PATH beside \
+             drover's own; install Nix (Debian and Ubuntu: apt install nix-bin; elsewhere: \
              https://nixos.org/download)"
         ),
     })

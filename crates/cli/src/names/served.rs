@@ -19,6 +19,7 @@ use super::detached::Detached;
 use super::{BuiltBy, NIX_VERSION, Opened, ThisMachine};
 use crate::builders::substitute;
 use crate::configuration::Configuration;
+use crate::substituters;
 
 /// For how long those who follow what is held may take to hear of its end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -63,6 +64,7 @@ impl Serving {
         let (policy, policies) = watch::channel(Arc::new(policy(&configuration)));
         let built_by = match (&opened, scheduling) {
             (Opened::Own(store), Scheduling::Own) => {
+                substituters::tell_of_unasked(&configuration, &machine.terminal);
                 let builder = machine.builder(&configuration, store)?;
                 let builds = Builds::new(machine, Arc::new(configuration), builder)?;
                 BuiltBy::ThisProcess(Arc::new(builds))

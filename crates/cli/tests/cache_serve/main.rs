@@ -8,6 +8,7 @@ mod nginx;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
@@ -552,14 +553,18 @@ fn unsigned_uploads_are_refused_unless_they_are_accepted() {
     let narinfo = "StorePath: /nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-x\n\
         URL: nar/x.nar\nCompression: none\n\
         NarHash: sha256:13ckwbqsrbr0rdi3nxykvyj5c0wjmv8hyivmiyzwmpcz32y1gyd1\nNarSize: 120\n\
-        References: \n";
+        References: \nSig: k-1:";
+    let narinfo = format!("{narinfo}{}==\n", "A".repeat(86));
     let nar = drover_testkit_nar(b"x");
     let bearer = format!("authorization: Bearer {TOKEN}\r\n");
     assert_eq!(server.send("PUT", "/nar/x.nar", &bearer, &nar).status, 201);
     let url = "/00bgd045z0d4icpbc2yyz4gx48ak44la.narinfo";
     let answer = server.send("PUT", url, &bearer, narinfo.as_bytes());
-    assert!([400, 403].contains(&answer.status), "{}", answer.text());
+    assert_eq!(answer.status, 403, "{}", answer.text());
     assert_eq!(server.get(url).status, 404);
+    // the keeper of the store reads who has signed it, without what only terminals understand
+    let log = store.log();
+    assert!(log.contains("(saw: k-1)") && !log.contains('\x1b'), "{log}");
 }
 
 /// The NAR of a flat file.
@@ -633,6 +638,63 @@ fn what_cannot_be_is_refused(#[case] arguments: &[&str], #[case] says: &str) {
         .unwrap();
     assert!(!output.status.success());
     assert!(words(&output).contains(says), "{}", words(&output));
+}
+
+#[test]
+fn a_store_that_is_not_there_is_neither_made_nor_served() {
+    let store = Store::new();
+    let output = Command::new(env!("CARGO_BIN_EXE_drover"))
+        .args(["cache", "serve", "--store", &store.uri(), "--listen", "127.0.0.1:0"])
+        .env("HOME", store.root())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(words(&output).contains("can't be served: there is none"), "{}", words(&output));
+    assert!(!store.root().join("store").exists());
+    // uploads fill it
+    takes_uploads(&store);
+    assert!(store.root().join("store").exists());
+}
+
+/// Who may not take the locks of a store may still serve it.
+#[test]
+fn a_store_that_can_not_be_written_is_served() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::CommandExt as _;
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        // nobody else can be become
+        return;
+    }
+    let store = Store::new();
+    let folder = store.root().join("folder");
+    fs::create_dir(&folder).unwrap();
+    let base_name = store.add("folder");
+    fs::set_permissions(store.root(), fs::Permissions::from_mode(0o755)).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    // the program may be where nobody else comes
+    let program = home.path().join("drover");
+    fs::copy(env!("CARGO_BIN_EXE_drover"), &program).unwrap();
+    let mut child = Command::new(program)
+        .args(["cache", "serve", "--store", &store.uri(), "--listen", "127.0.0.1:0"])
+        .env("HOME", home.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .uid(65534)
+        .gid(65534)
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    if line.is_empty() {
+        panic!("{}", words(&child.wait_with_output().unwrap()));
+    }
+    let place = line.split(" at http://").nth(1).unwrap().trim().to_owned();
+    let server = Server { child, place, line, _out: out };
+    assert_eq!(server.narinfo(&base_name).status, 200);
+    let url = server.nar_url(&base_name);
+    assert_eq!(server.get(&url).status, 200);
 }
 
 /// Serves a store that is written to, and returns the file with the password for that, too.

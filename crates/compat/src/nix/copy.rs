@@ -2,6 +2,8 @@
 //!
 //! Follows `src/nix/copy.cc` of Nix.
 
+use std::os::unix::ffi::OsStrExt as _;
+
 use drover_config::{Scheme, StoreReference, whole_store_name};
 use serde_json::json;
 
@@ -24,6 +26,7 @@ impl Session<'_> {
             address.iter().try_for_each(|it| of_our_kinds(it, role, &request.paths))?;
         }
         let source = self.host.store(from.as_ref(), self.options).await?;
+        let mut realised = Vec::new();
         let infos = match request.paths {
             Selection::All => {
                 let keeper = self.host.keeper(from.as_ref(), self.options).await?;
@@ -37,7 +40,13 @@ impl Session<'_> {
             Selection::Named(arguments, reach) => {
                 let mut paths = Vec::with_capacity(arguments.len());
                 for argument in &arguments {
-                    paths.push(self.follow(&*source, argument)?);
+                    if !argument.as_bytes().contains(&b'^') {
+                        paths.push(self.follow(&*source, argument)?);
+                        continue;
+                    }
+                    let outputs = self.outputs(from.as_ref(), argument).await?;
+                    paths.extend(outputs.paths);
+                    realised.extend(outputs.realised);
                 }
                 infos_to_copy(&*source, paths, reach).await?
             }
@@ -55,7 +64,8 @@ impl Session<'_> {
         };
         let store_dir = source.store_dir().clone();
         let copy = Copy { source, infos, substitute: request.substitute };
-        let copied = copy.run(target, Rehearsal::No, &mut self.console).await?;
+        let copied = copy.run(&target, Rehearsal::No, &mut self.console).await?;
+        target.take_realised(&realised).await?;
         if request.layout != Layout::Text {
             let paths: Vec<String> = copied.iter().map(|path| store_dir.display(path)).collect();
             self.tell(request.layout, json!({ "copied": paths })).await?;

@@ -4,6 +4,7 @@
 mod copy;
 mod flags;
 mod name;
+mod outputs;
 mod parse;
 mod path_info;
 mod request;

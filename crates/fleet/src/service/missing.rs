@@ -1,15 +1,14 @@
 //! What would have to be done to make something valid.
 //!
-//! Goes down from what is wanted, level by level, and stops at what is valid or at substituters.
-//! What substituters have is listed as it is needed; how big it is, and what it refers to, a keeper
-//! isn't asked.
+//! Goes down from what is wanted, level by level, and stops at what is valid, or what substituters have
+//! with all that it refers to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use drover_core::StorePath;
 use drover_derivation::{Derivation, derivation_name};
-use drover_store::{Keeper, MissingPaths, StoreError, Substitute, Wanted};
+use drover_store::{FetchSize, Keeper, MissingPaths, StoreError, Substitute, Wanted};
 
 /// Outputs that are needed of derivations; all where absent.
 type Level = BTreeMap<StorePath, Option<BTreeSet<String>>>;
@@ -51,7 +50,7 @@ fn need(level: &mut Level, path: &StorePath, names: impl Iterator<Item = String>
     }
 }
 
-/// Sorts paths that aren't valid by whether substituters have them; returns those that have.
+/// Sorts paths that aren't valid by whether substituters have them.
 async fn lacking(
     store: &Asked<'_>,
     paths: &BTreeSet<StorePath>,
@@ -59,19 +58,29 @@ async fn lacking(
 ) -> Result<(), StoreError> {
     let valid = store.store.hold_valid(paths, Substitute::No).await?;
     let lacking: BTreeSet<StorePath> = paths.difference(&valid).cloned().collect();
-    let offered = substitutable(store, &lacking).await?;
-    missing.unknown.extend(lacking.difference(&offered).cloned());
-    missing.substitute.extend(offered);
+    let offered = fetchable(store, &lacking).await?;
+    missing.unknown.extend(lacking.into_iter().filter(|path| !offered.contains_key(path)));
+    add(missing, offered);
     Ok(())
 }
 
-async fn substitutable(
-    store: &Asked<'_>,
-    paths: &BTreeSet<StorePath>,
-) -> Result<BTreeSet<StorePath>, StoreError> {
+/// What substituters have of some paths, with all that it refers to.
+type Offered = BTreeMap<StorePath, FetchSize>;
+
+async fn fetchable(store: &Asked<'_>, paths: &BTreeSet<StorePath>) -> Result<Offered, StoreError> {
     match paths.is_empty() || store.substitute == Substitute::No {
-        true => Ok(BTreeSet::new()),
-        false => store.store.substitutable(paths).await,
+        true => Ok(Offered::new()),
+        false => store.store.fetchable(paths).await,
+    }
+}
+
+/// Adds what is to be fetched; each path counts once.
+fn add(missing: &mut MissingPaths, offered: Offered) {
+    for (path, FetchSize { download, nar }) in offered {
+        if missing.substitute.insert(path) {
+            missing.download_size = missing.download_size.saturating_add(download);
+            missing.nar_size = missing.nar_size.saturating_add(nar);
+        }
     }
 }
 
@@ -156,15 +165,16 @@ async fn sort(
         .filter(|path| !valid.contains(path))
         .cloned()
         .collect();
-    let offered = substitutable(store, &lacking).await?;
+    let mut offered = fetchable(store, &lacking).await?;
+    let mut fetched = BTreeSet::new();
     let (mut next, mut sources) = (Level::new(), BTreeSet::new());
     for (path, derivation, paths) in asked {
         let invalid =
             paths.iter().filter(|path| path.as_ref().is_none_or(|path| !valid.contains(path)));
-        let fetched: Option<Vec<StorePath>> =
-            invalid.map(|path| path.clone().filter(|path| offered.contains(path))).collect();
-        if let Some(fetched) = fetched {
-            missing.substitute.extend(fetched);
+        let whole: Option<Vec<StorePath>> =
+            invalid.map(|path| path.clone().filter(|path| offered.contains_key(path))).collect();
+        if let Some(whole) = whole {
+            fetched.extend(whole);
             continue;
         }
         if missing.build.insert(path) {
@@ -174,6 +184,11 @@ async fn sort(
             }
         }
     }
+    // what is built in spite of some outputs that are offered needs nothing that these refer to
+    if lacking.iter().any(|path| offered.contains_key(path) && !fetched.contains(path)) {
+        offered = fetchable(store, &fetched).await?;
+    }
+    add(missing, offered);
     self::lacking(store, &sources, missing).await?;
     Ok(next)
 }

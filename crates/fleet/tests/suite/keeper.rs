@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{DrvOutput, PathInfo, Realisation, Signature, StoreDir, StorePath};
 use drover_store::{
-    ByteStream, Collected, Collection, Content, Description, Keeper, Missing, PathStream, Repair,
-    Roots, SignatureCheck, Store, StoreError, Substitute, Verification, VerifyDepth, WhenValid,
+    ByteStream, Collected, Collection, Content, Description, FetchSize, Keeper, Missing,
+    PathStream, Repair, Roots, SignatureCheck, Store, StoreError, Substitute, Verification,
+    VerifyDepth, WhenValid,
 };
 
 use crate::local::Local;
@@ -20,6 +21,8 @@ pub(crate) struct Kept {
     gone: Mutex<BTreeSet<StorePath>>,
     /// Paths that substituters have.
     pub(crate) offered: Mutex<BTreeSet<StorePath>>,
+    /// What some of them refer to.
+    pub(crate) referred: Mutex<BTreeMap<StorePath, StorePath>>,
     /// What was added, as often as it was.
     added: Mutex<Vec<StorePath>>,
 }
@@ -38,6 +41,7 @@ impl Kept {
             local,
             gone: Mutex::default(),
             offered: Mutex::default(),
+            referred: Mutex::default(),
             added: Mutex::default(),
         })
     }
@@ -186,6 +190,18 @@ impl Keeper for View {
         paths: &BTreeSet<StorePath>,
     ) -> Result<BTreeSet<StorePath>, StoreError> {
         Ok(paths & &*self.kept.offered.lock().unwrap())
+    }
+
+    /// Each path has a byte to be downloaded, and ten when it's unpacked.
+    async fn fetchable(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeMap<StorePath, FetchSize>, StoreError> {
+        let offered = self.substitutable(paths).await?;
+        let referred = self.kept.referred.lock().unwrap();
+        let size = FetchSize { download: 1, nar: 10 };
+        let both = |path: StorePath| referred.get(&path).cloned().into_iter().chain([path]);
+        Ok(offered.into_iter().flat_map(both).map(|path| (path, size)).collect())
     }
 
     async fn ensure(&self, _: &StorePath, _: Substitute) -> Result<(), StoreError> {

@@ -655,12 +655,26 @@ async fn what_would_have_to_be_done_is_told() {
     let unknown = world.drv("unknown", &[]).await.out();
     let daemon = Daemon::new(&world, &[]);
     daemon.kept.offered.lock().unwrap().insert(offered.out());
+    let library = world.drv("library", &[]).await.out();
+    daemon.kept.referred.lock().unwrap().insert(offered.out(), library.clone());
     let wanted = vec![Wanted::AllOutputs(top.path.clone()), Wanted::Path(unknown.clone())];
     let missing =
         daemon.service.missing(daemon.kept.view(), wanted, Substitute::Yes).await.unwrap();
     assert_eq!(missing.build, [low.path.clone(), top.path.clone()].into());
-    assert_eq!(missing.substitute, [offered.out()].into());
+    assert_eq!(missing.substitute, [offered.out(), library.clone()].into());
+    assert_eq!((missing.download_size, missing.nar_size), (2, 20));
     assert_eq!(missing.unknown, [unknown].into());
+
+    // the same again counts once
+    let wanted = vec![
+        Wanted::AllOutputs(top.path.clone()),
+        Wanted::Path(offered.out()),
+        Wanted::AllOutputs(offered.path.clone()),
+    ];
+    let missing =
+        daemon.service.missing(daemon.kept.view(), wanted, Substitute::Yes).await.unwrap();
+    assert_eq!(missing.substitute, [offered.out(), library].into());
+    assert_eq!((missing.download_size, missing.nar_size), (2, 20));
 }
 
 #[tokio::test(start_paused = true)]

@@ -109,7 +109,12 @@ fn names(folder: &Path, ending: &str) -> std::io::Result<Vec<(PathBuf, String)>>
 
 impl Bucket {
     /// Sends a file, in parts where it is large.
-    async fn put(&self, path: &Path, name: &str, kind: &'static str) -> Result<(), TransferError> {
+    pub(crate) async fn put(
+        &self,
+        path: &Path,
+        name: &str,
+        kind: &'static str,
+    ) -> Result<(), TransferError> {
         let url = self.url_of(name);
         let fail = |error: std::io::Error| {
             let known = error.get_ref().and_then(|it| it.downcast_ref::<object_store::Error>());

@@ -1,12 +1,18 @@
 //! Caches in folders, as written and read by us.
 
-use drover_core::{NarInfo, SecretKey, StoreDir, TrustedKeys};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use drover_core::{NarInfo, PathInfo, SecretKey, StoreDir, TrustedKeys};
 use drover_store::contract::{Given, check_store, flat_file};
-use drover_store::{Store as _, StoreError, Substitute};
+use drover_store::{PathStream, Store as _, StoreError, Substitute};
 use drover_store_cache::{CacheTrust, MassQuery};
 use rstest::rstest;
 
-use crate::{fill, infos, names, nar_of, open, quick, read_back, three};
+use crate::{fill, infos, names, nar_of, noise, open, quick, read_back, three};
 
 #[rstest]
 #[tokio::test]
@@ -41,6 +47,59 @@ async fn leaves_nothing_behind_but_what_is_whole() {
     let narinfos = files.iter().filter(|file| file.ends_with(".narinfo")).count();
     let nars = files.iter().filter(|file| file.ends_with(".nar.zst")).count();
     assert_eq!((narinfos, nars, files.len()), (2, 2, 6), "{files:?}");
+}
+
+/// A large path in small pieces, which looks for unfinished files when most of them have been taken.
+struct Watched {
+    info: Option<PathInfo>,
+    pieces: Vec<Bytes>,
+    nars: PathBuf,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[async_trait]
+impl PathStream for Watched {
+    fn count(&self) -> usize {
+        1
+    }
+
+    async fn next_path(&mut self) -> Result<Option<PathInfo>, StoreError> {
+        Ok(self.info.take())
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let next = self.pieces.pop();
+        if next.is_none() {
+            // fewer than all of them can wait, so that somebody writes by now
+            *self.seen.lock().unwrap() = names_in(&self.nars);
+        }
+        Ok(next)
+    }
+}
+
+/// Whoever is killed in the middle leaves nothing, and what others have left is swept up.
+#[tokio::test]
+async fn what_is_being_written_has_no_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let nars = folder.path().join("nar");
+    std::fs::create_dir(&nars).unwrap();
+    let old = std::fs::File::create(nars.join(".drover-old")).unwrap();
+    old.set_modified(SystemTime::now() - Duration::from_secs(48 * 3600)).unwrap();
+    let (info, nar) = flat_file("large", &noise(7, 8_000_000), &[]);
+    let pieces = nar.chunks(32 * 1024).rev().map(Bytes::copy_from_slice).collect();
+    let seen = Arc::new(Mutex::new(vec!["nothing was looked at".to_owned()]));
+    let (paths, watched) = (vec![(info.clone(), nar)], Arc::clone(&seen));
+    let watched = Watched { info: Some(info), pieces, nars: nars.clone(), seen: watched };
+    let store = open(&format!("file://{}?compression=none", folder.path().display()), quick());
+    store.import(Box::new(watched)).await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), Vec::<String>::new());
+    assert_eq!(names_in(&nars).len(), 1);
+    read_back(&store, &paths).await;
 }
 
 #[tokio::test]

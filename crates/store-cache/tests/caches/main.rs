@@ -25,13 +25,17 @@ use bytes::Bytes;
 use drover_core::{PathInfo, StoreDir, StorePath};
 use drover_store::contract::{Given, flat_file};
 use drover_store::{PathStream, Store, StoreError};
-use drover_store_cache::{CacheSettings, CacheStore, ProxyUse};
+use drover_store_cache::{CacheSettings, CacheStore, Pauses, ProxyUse};
 
 /// Settings under which nobody waits for long.
 fn quick() -> CacheSettings {
     CacheSettings {
         download_attempts: 3,
-        first_pause: Duration::from_millis(1),
+        pauses: Pauses {
+            first: Duration::from_millis(1),
+            first_when_busy: Duration::from_millis(1),
+            longest: Duration::from_secs(30),
+        },
         stalled_download_timeout: Duration::from_secs(120),
         proxies: ProxyUse::Never,
         ..CacheSettings::default()

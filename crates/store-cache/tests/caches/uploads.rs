@@ -1,6 +1,6 @@
 //! Caches behind a server that takes files, or doesn't do as it should with them.
 
-use drover_core::{HashNotation, PathInfo};
+use drover_core::{DrvOutput, HashNotation, PathInfo, Realisation, SecretKey, TrustedKeys};
 use drover_store::contract::{Given, flat_file};
 use drover_store::{Store as _, StoreError};
 use rstest::rstest;
@@ -118,9 +118,14 @@ async fn what_may_pass_is_put_again(#[case] mischief: Mischief) {
 async fn what_does_not_pass_is_given_up(#[case] mischief: Mischief, #[values(0, 1)] file: usize) {
     let lab = Lab::new().await;
     let bad = &lab.files(1)[file];
+    let is_busy = matches!(mischief, Mischief::Status(..));
     lab.server.misbehave_put(bad, mischief, FOREVER);
     let error = lab.push(quick()).await.unwrap_err();
     assert!(error.is_infrastructure() && error.to_string().contains(bad), "{error}");
+    if is_busy {
+        // what a server says of its trouble is repeated
+        assert!(error.to_string().contains("the server answers 503: an answer"), "{error}");
+    }
     assert_eq!(lab.server.count_puts(bad), 3);
     // what came before it and has nothing to do with it may stay
     assert_eq!(lab.there().await[1..], [false, false]);
@@ -137,6 +142,7 @@ async fn what_does_not_pass_is_given_up(#[case] mischief: Mischief, #[values(0, 
 #[case(405, "the server answers 405: an answer")]
 #[case(409, "the server answers 409: an answer")]
 #[case(413, "the server answers 413: an answer")]
+#[case(507, "the server answers 507: an answer")]
 #[case(501, "the server answers 501")]
 #[case(401, "netrc-file")]
 #[case(407, "netrc-file")]
@@ -223,4 +229,32 @@ async fn what_refers_to_nothing_is_not_written() {
     open(&lab.url(), quick()).import(Given::boxed(lab.paths[..2].to_vec())).await.unwrap();
     store.import(Given::boxed(lab.paths[2..].to_vec())).await.unwrap();
     read_back(&open(&lab.url(), quick()), &lab.paths).await;
+}
+
+/// What an output became is written behind its path, signed by the cache's key.
+#[rstest]
+#[case::folder(true)]
+#[case::server(false)]
+#[tokio::test]
+async fn what_outputs_became_is_kept(#[case] in_folder: bool) {
+    let lab = Lab::new().await;
+    let key = SecretKey::generate("cache-1").unwrap();
+    let file = lab._folder.path().join("key");
+    std::fs::write(&file, key.to_text().as_bytes()).unwrap();
+    let url = match in_folder {
+        true => format!("file://{}", lab._folder.path().display()),
+        false => lab.server.url(),
+    };
+    let url = format!("{url}?secret-key={}", file.display());
+    let store = open(&url, quick());
+    store.import(Given::boxed(lab.paths.clone())).await.unwrap();
+    let id: DrvOutput = format!("sha256:{}!out", "1".repeat(64)).parse().unwrap();
+    let out_path = lab.paths[0].0.path.clone();
+    let realisation = Realisation { id: id.clone(), out_path, signatures: Default::default() };
+    store.keep_realised(std::slice::from_ref(&realisation)).await.unwrap();
+    let told = open(&url, quick()).realised(&[id]).await.unwrap().remove(0).unwrap();
+    assert_eq!(told.realisation.out_path, realisation.out_path);
+    let mut trusted = TrustedKeys::default();
+    trusted.add(key.public_key());
+    assert!(trusted.vouch_for_told(&told), "{told:?}");
 }

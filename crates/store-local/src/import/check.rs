@@ -13,6 +13,7 @@ use drover_store_locks::TempDir;
 
 use crate::error::LocalError;
 use crate::options::RequiredSignatures;
+use crate::signers;
 use crate::tree;
 use crate::view::View;
 
@@ -40,7 +41,7 @@ pub(crate) fn check_info(view: &View, info: &PathInfo, checks: &Checks) -> Resul
         (SignatureCheck::AsConfigured, RequiredSignatures::By(keys))
             if !keys.vouch_for(info, &view.layout().store_dir) =>
         {
-            Err(LocalError::Unsigned { path: path() })
+            Err(LocalError::Unsigned { path: path(), saw: signers::seen(&info.signatures) })
         }
         _ => Ok(()),
     }

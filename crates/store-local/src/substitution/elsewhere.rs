@@ -136,6 +136,13 @@ impl Store for Elsewhere {
         Ok(paths.iter().zip(theirs).map(info).collect())
     }
 
+    async fn download_sizes(&self, paths: &[StorePath]) -> Result<Vec<Option<u64>>, StoreError> {
+        let theirs: Vec<Option<StorePath>> = paths.iter().map(|path| self.theirs(path)).collect();
+        let asked: Vec<StorePath> = theirs.iter().flatten().cloned().collect();
+        let mut sizes = self.store.download_sizes(&asked).await?.into_iter();
+        Ok(theirs.into_iter().map(|path| path.and_then(|_| sizes.next().flatten())).collect())
+    }
+
     async fn export(&self, infos: Vec<PathInfo>) -> Result<Box<dyn PathStream>, StoreError> {
         let (theirs, ours) = self.back(infos)?;
         let contents = self.store.export(theirs).await?;

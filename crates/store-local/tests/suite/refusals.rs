@@ -35,10 +35,11 @@ async fn unsigned_paths_are_refused_where_that_is_asked() {
     let whole = store.store_dir().display(&unsigned.path);
     let expected =
         format!("cannot add path '{whole}' because it lacks a signature by a trusted key");
-    assert_eq!(error, expected);
+    assert_eq!(error, format!("{expected} (saw: none)"));
     let other: Signature = key.sign("something else");
     signed.signatures = BTreeSet::from([other]);
-    assert!(add(&signed).await.is_err());
+    let error = add(&signed).await.expect_err("refused").to_string();
+    assert_eq!(error, format!("{expected} (saw: k-1)"));
     signed.signatures.insert(key.sign(&signed.fingerprint(store.store_dir())));
     add(&signed).await.expect("signed");
     // What stock thinks of the signature.

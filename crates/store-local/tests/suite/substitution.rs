@@ -10,8 +10,8 @@ use bytes::Bytes;
 use drover_core::{PathInfo, SecretKey, StoreDir, StorePath, TrustedKeys};
 use drover_store::contract::{Given, flat_file};
 use drover_store::{
-    BuildLog, Description, FetchEvent, FetchObserver, Keeper, LogEvent, Missing, OwnSetting,
-    PathStream, Store, StoreError, Substitute, Substituter, Trust, Vouching,
+    BuildLog, Description, FetchEvent, FetchObserver, FetchSize, Keeper, LogEvent, Missing,
+    OwnSetting, PathStream, Store, StoreError, Substitute, Substituter, Trust, Vouching,
 };
 use drover_store_local::{LocalOptions, LocalStore, RequiredSignatures, Sources};
 use tokio::sync::Semaphore;
@@ -99,6 +99,10 @@ impl Store for Shop {
         }
         let info = |path| self.paths.get(path).map(|(info, _)| info.clone());
         Ok(paths.iter().map(info).collect())
+    }
+
+    async fn download_sizes(&self, paths: &[StorePath]) -> Result<Vec<Option<u64>>, StoreError> {
+        Ok(paths.iter().map(|path| (path.name() != "b").then_some(7)).collect())
     }
 
     async fn export(&self, infos: Vec<PathInfo>) -> Result<Box<dyn PathStream>, StoreError> {
@@ -252,6 +256,37 @@ async fn a_path_comes_with_all_that_it_refers_to() {
     home.verify().await;
 }
 
+/// What would be fetched is told with all that it refers to, and as big as the files; what could not be
+/// had whole isn't told of.
+#[tokio::test]
+async fn what_would_be_fetched_is_told_with_its_sizes() {
+    let (home, key) = (Home::new(), key("k-1"));
+    let paths = chain(&home, &key, &["a", "b", "c"]);
+    let shop = Shop::new("shop", &home, &paths, Fault::None);
+    let (store, _) = store(&home, &[&shop], &[&key]);
+    let size = |(info, _): &(PathInfo, Bytes)| {
+        // the sizes of one aren't told
+        let download = if info.path.name() == "b" { info.nar_size.0 } else { 7 };
+        (info.path.clone(), FetchSize { download, nar: info.nar_size.0 })
+    };
+    let all: BTreeMap<StorePath, FetchSize> = paths.iter().map(size).collect();
+    assert_eq!(store.fetchable(&last(&paths)).await.unwrap(), all);
+    assert_eq!(shop.sent(), Vec::<String>::new());
+
+    let first = BTreeSet::from([paths[0].0.path.clone()]);
+    assert_eq!(fetch(&store, &first).await.0, 1);
+    let rest = all.iter().filter(|(path, _)| !first.contains(path));
+    let rest = rest.map(|(path, size)| (path.clone(), *size)).collect();
+    assert_eq!(store.fetchable(&last(&paths)).await.unwrap(), rest);
+
+    let home = Home::new();
+    let paths = chain(&home, &key, &["a", "b", "c"]);
+    let gapped = Shop::new("gapped", &home, &paths[1..], Fault::None);
+    let (store, _) = self::store(&home, &[&gapped], &[&key]);
+    assert_eq!(store.substitutable(&last(&paths)).await.unwrap(), last(&paths));
+    assert_eq!(store.fetchable(&last(&paths)).await.unwrap(), BTreeMap::new());
+}
+
 /// The signature of an unknown key, or none, is refused with the names that were seen; a good one
 /// beside a bad one will do.
 #[tokio::test]
@@ -274,6 +309,19 @@ async fn what_nobody_vouches_for_is_refused() {
         keys
     })]);
     assert_eq!(refusing.substitutable(&wanted).await.unwrap(), wanted);
+
+    // the right name, and another key
+    let other = key("good-1");
+    let forged = chain(&home, &other, &["a"]);
+    let shop = Shop::new("shop", &home, &forged, Fault::None);
+    let (refusing, heard) = store(&home, &[&shop], &[&good]);
+    assert_eq!(fetch(&refusing, &wanted).await, (0, vec![]));
+    let said = heard.all().join("\n");
+    assert!(
+        said.contains("its signature by 'good-1' doesn't fit the trusted key of that name"),
+        "{said}"
+    );
+    assert!(!said.contains("the trusted keys are"), "{said}");
 
     let info = &mut paths[0].0;
     let signature = good.sign(&info.fingerprint(&home.layout().store_dir));
