@@ -77,7 +77,7 @@ pub(crate) async fn serve(
 /// A store of this machine that isn't there: nothing would ever be in it.
 fn only_read(mut configuration: Configuration) -> anyhow::Result<Configuration> {
     let reference = &configuration.settings.store;
-    let Ok(StorePlace::Local(layout) | StorePlace::Own(layout)) = own_store::place(reference)
+    let Some(StorePlace::Local(layout) | StorePlace::Own(layout)) = own_store::place(reference)?
     else {
         return Ok(configuration);
     };
