@@ -8,7 +8,7 @@ use std::time::Duration;
 use drover_compat::ExitStatus;
 use drover_fleet::Shutdown;
 use drover_store::Realiser;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::SetOnce;
 
 use super::builds::Builds;
 use crate::exit::Interrupted;
@@ -47,27 +47,16 @@ impl BuiltBy {
 #[derive(Default)]
 pub(super) struct Ending {
     builders: Mutex<Vec<BuiltBy>>,
-    /// The user wants it to end.
-    first: CancellationToken,
-    /// At once.
-    second: CancellationToken,
+    signals: SetOnce<Signals>,
 }
 
 impl Ending {
     /// Takes note of what builds. From now on signals don't end this process by themselves.
     pub(super) fn of(&self, built_by: BuiltBy) -> io::Result<Arc<dyn Realiser>> {
         let mut builders = self.builders.lock().unwrap_or_else(PoisonError::into_inner);
-        if builders.is_empty() {
-            let signals = Signals::watch()?;
-            let (first, second) = (self.first.clone(), self.second.clone());
-            tokio::spawn(async move {
-                // all of them: who watches ends with the rest
-                let signals = signals;
-                signals.first.cancelled().await;
-                first.cancel();
-                signals.second.cancelled().await;
-                second.cancel();
-            });
+        if !self.signals.initialized() {
+            // nobody else sets them meanwhile, as the builders are locked
+            self.signals.set(Signals::watch()?).ok();
         }
         let realiser = built_by.realiser();
         builders.push(built_by);
@@ -82,7 +71,7 @@ impl Ending {
     ) -> ExitStatus {
         let status = tokio::select! {
             status = command => status,
-            () = self.first.cancelled() => {
+            () = self.interrupted() => {
                 terminal.error(&Interrupted.to_string());
                 ExitStatus::FAILURE
             }
@@ -96,8 +85,16 @@ impl Ending {
         };
         tokio::select! {
             _ = tokio::time::timeout(LONGEST, ended) => {}
-            () = self.second.cancelled() => {}
+            () = self.interrupted_again() => {}
         }
         status
+    }
+
+    async fn interrupted(&self) {
+        self.signals.wait().await.first.cancelled().await;
+    }
+
+    async fn interrupted_again(&self) {
+        self.signals.wait().await.second.cancelled().await;
     }
 }
