@@ -208,7 +208,11 @@ mod tests {
     #[rstest]
     #[case::cache(
         "https://cache.nixos.org",
-        "store 'https://cache.nixos.org' is not one that drover can connect to; it knows daemon, unix://SOCKET, ssh-ng://HOST and ssh://HOST"
+        "store 'https://cache.nixos.org' is a binary cache: paths are copied from it and to it (drover copy, substituters), and drover path-info looks at it; nothing else is done with one"
+    )]
+    #[case::unknown(
+        "dummy://x",
+        "store 'dummy://x' is not one that drover can connect to; it knows daemon, unix://SOCKET, ssh-ng://HOST and ssh://HOST"
     )]
     #[case::compress(
         "ssh://b1?compress=maybe",

@@ -20,6 +20,7 @@ pub(crate) use self::questions::{
 };
 use crate::doctor::DoctorArguments;
 use crate::hook::HookArguments;
+use crate::key::KeyArguments;
 use crate::manual::{CompletionArguments, ManPageArguments};
 use crate::new_builder::BuilderArguments;
 use crate::show_config::ShowConfigArguments;
@@ -85,6 +86,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: CacheCommand,
     },
+    /// Make keys that paths are signed with
+    Key(KeyArguments),
     /// Have drover answer to the names of Nix's programs
     Compat {
         /// What to do.
@@ -342,6 +345,7 @@ impl Command {
             | Command::Copy { .. }
             | Command::PathInfo { .. }
             | Command::Gc { .. }
+            | Command::Key(_)
             | Command::Compat { .. }
             | Command::Completions(_)
             | Command::ManPages(_) => return VerbosityArguments::default(),

@@ -32,6 +32,7 @@ mod hook;
 mod host;
 mod installable;
 mod json;
+mod key;
 mod local_store;
 mod machine_list;
 mod manual;
@@ -182,6 +183,7 @@ async fn run(command: Command, terminal: &Terminal) -> anyhow::Result<ExitStatus
         Command::Cache { command: CacheCommand::Serve(arguments) } => {
             cache_serve::serve(*arguments, terminal).await
         }
+        Command::Key(arguments) => key::run(arguments.command, terminal).await,
         Command::Compat { command: CompatCommand::Install { folder } } => {
             compat_install::install(&folder, terminal)
         }

@@ -42,3 +42,12 @@ pub trait FetchObserver: Send + Sync {
     /// Takes one event.
     fn event(&self, event: FetchEvent);
 }
+
+/// How big a path is that can be fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FetchSize {
+    /// Bytes to download; those of the NAR where it isn't known how it's compressed.
+    pub download: u64,
+    /// Bytes of its NAR.
+    pub nar: u64,
+}

@@ -11,6 +11,7 @@ use drover_core::{
 };
 
 use crate::error::StoreError;
+use crate::fetch::FetchSize;
 use crate::path_stream::{PathStream, TreeStamp};
 use crate::realisation_hash::realisation_hash;
 use crate::store::{Store, Substitute};
@@ -31,15 +32,6 @@ pub enum WhenValid {
     Keep,
     /// Its contents are put in the place of those that are there.
     Replace,
-}
-
-/// How big a path is that can be fetched.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FetchSize {
-    /// Bytes to download; those of the NAR where it isn't known how it's compressed.
-    pub download: u64,
-    /// Bytes of its NAR.
-    pub nar: u64,
 }
 
 /// Bytes that come in pieces.

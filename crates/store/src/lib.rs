@@ -23,11 +23,11 @@ pub use build::{
 };
 pub use copy::closure_order;
 pub use error::StoreError;
-pub use fetch::{FetchEvent, FetchObserver};
+pub use fetch::{FetchEvent, FetchObserver, FetchSize};
 pub use keeper::{
-    Adoption, ByteStream, CollectAction, Collected, Collection, Content, FetchSize, Keeper,
-    Liveness, LogForm, Optimise, OwnSetting, Repair, Roots, SignatureCheck, SignedRealisations,
-    Unmended, Verification, VerifyDepth, WhenValid,
+    Adoption, ByteStream, CollectAction, Collected, Collection, Content, Keeper, Liveness, LogForm,
+    Optimise, OwnSetting, Repair, Roots, SignatureCheck, SignedRealisations, Unmended,
+    Verification, VerifyDepth, WhenValid,
 };
 pub use memory::MemoryStore;
 pub use path_stream::{PathStream, TreeStamp, Verified};

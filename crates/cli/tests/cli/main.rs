@@ -14,9 +14,11 @@ mod bad_input;
 #[path = "../../../store-cache/tests/caches/bucket.rs"]
 mod bucket;
 mod buckets;
+mod caches;
 mod evaluation;
 mod explain;
 mod here;
+mod keys;
 mod liars;
 mod machines;
 mod world;
@@ -41,7 +43,8 @@ use world::{BROKEN, EMPTY, Told, World};
 #[case::file_that_is_nix(&["build", "x.nix"], "build it with -f x.nix")]
 #[case::no_such_file(&["build", "x.drv"], "'x.drv' does not exist")]
 #[case::store(&["build", "--store", "foo", "x.drv"], "--store: setting 'store' has invalid value 'foo'")]
-#[case::cache(&["store", "ping", "--store", "https://x"], "drover can connect to; it knows daemon")]
+#[case::cache(&["store", "ping", "--store", "https://x"], "store 'https://x' is a binary cache")]
+#[case::kind(&["store", "ping", "--store", "dummy://x"], "drover can connect to; it knows daemon")]
 #[case::jobs(&["build", "-j", "many", "x.drv"], "--max-jobs: setting 'max-jobs' has invalid value 'many'")]
 #[case::option(&["build", "--option", "cores", "x", "x.drv"], "--option cores: setting 'cores'")]
 #[case::machines(
@@ -50,7 +53,7 @@ use world::{BROKEN, EMPTY, Told, World};
 )]
 #[case::kind_of_machine(
     &["build", "--builders", "https://b1", "x.drv"],
-    "--builders: this machine can't be used: store 'https://b1' is not one",
+    "--builders: this machine can't be used: store 'https://b1' is a binary cache",
 )]
 #[case::relative_store(&["path-info", "--all", "--store", "local?root=x"], "'x' (root) must be an absolute path")]
 #[case::relative_store_built(&["build", "--store", "local?root=x", "x.drv"], "must be an absolute path")]

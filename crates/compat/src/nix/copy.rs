@@ -5,8 +5,10 @@
 use std::os::unix::ffi::OsStrExt as _;
 
 use drover_config::{Scheme, StoreReference, whole_store_name};
+use drover_store::Store;
 use serde_json::json;
 
+use super::outputs::Outputs;
 use super::request::{CopyRequest, Layout, Selection};
 use super::run::{Session, Stop};
 use crate::copy_closure::{Copy, Reach, Target, infos_to_copy};
@@ -26,31 +28,8 @@ impl Session<'_> {
             address.iter().try_for_each(|it| of_our_kinds(it, role, &request.paths))?;
         }
         let source = self.host.store(from.as_ref(), self.options).await?;
-        let mut realised = Vec::new();
-        let infos = match request.paths {
-            Selection::All => {
-                let keeper = self.host.keeper(from.as_ref(), self.options).await?;
-                let paths = keeper.all_valid().await?.into_iter().collect();
-                infos_to_copy(&*source, paths, Reach::Paths).await?
-            }
-            Selection::Derivations(arguments, reach) => {
-                let paths = self.derivations(&*source, &arguments, Reach::Paths).await?;
-                infos_to_copy(&*source, paths.into_iter().collect(), reach).await?
-            }
-            Selection::Named(arguments, reach) => {
-                let mut paths = Vec::with_capacity(arguments.len());
-                for argument in &arguments {
-                    if !argument.as_bytes().contains(&b'^') {
-                        paths.push(self.follow(&*source, argument)?);
-                        continue;
-                    }
-                    let outputs = self.outputs(from.as_ref(), argument).await?;
-                    paths.extend(outputs.paths);
-                    realised.extend(outputs.realised);
-                }
-                infos_to_copy(&*source, paths, reach).await?
-            }
-        };
+        let (named, reach) = self.chosen(&*source, from.as_ref(), request.paths).await?;
+        let infos = infos_to_copy(&*source, named.paths, reach).await?;
         let target = match to {
             // that protocol has no way to say whether signatures are to be looked at; a cache looks at
             // none, as whoever fetches from it does
@@ -65,12 +44,49 @@ impl Session<'_> {
         let store_dir = source.store_dir().clone();
         let copy = Copy { source, infos, substitute: request.substitute };
         let copied = copy.run(&target, Rehearsal::No, &mut self.console).await?;
-        target.take_realised(&realised).await?;
+        target.take_realised(&named.realised).await?;
         if request.layout != Layout::Text {
             let paths: Vec<String> = copied.iter().map(|path| store_dir.display(path)).collect();
             self.tell(request.layout, json!({ "copied": paths })).await?;
         }
         Ok(())
+    }
+
+    /// Returns what is to be copied, and how far from there.
+    async fn chosen(
+        &self,
+        source: &dyn Store,
+        from: Option<&StoreReference>,
+        selection: Selection,
+    ) -> Result<(Outputs, Reach), Stop> {
+        let mut chosen = Outputs::default();
+        let (arguments, reach) = match selection {
+            Selection::All => {
+                let keeper = self.host.keeper(from, self.options).await?;
+                chosen.paths.extend(keeper.all_valid().await?);
+                return Ok((chosen, Reach::Paths));
+            }
+            Selection::Derivations(arguments, reach) => {
+                chosen.paths.extend(self.derivations(source, &arguments, Reach::Paths).await?);
+                return Ok((chosen, reach));
+            }
+            Selection::Named(arguments, reach) => (arguments, reach),
+        };
+        for argument in &arguments {
+            if !argument.as_bytes().contains(&b'^') {
+                chosen.paths.push(self.follow(source, argument)?);
+                continue;
+            }
+            if from.is_some_and(is_cache) {
+                let text =
+                    "outputs of derivations can't be asked of a binary cache: name their paths";
+                return Err(Stop::ForTheReal(CompatError::failed(text)));
+            }
+            let outputs = self.outputs(from, argument).await?;
+            chosen.paths.extend(outputs.paths);
+            chosen.realised.extend(outputs.realised);
+        }
+        Ok((chosen, reach))
     }
 }
 

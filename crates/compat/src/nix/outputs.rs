@@ -3,15 +3,16 @@
 use std::ffi::OsStr;
 
 use drover_config::StoreReference;
-use drover_core::{DrvOutput, Realisation, StorePath};
-use drover_store::Substitute;
+use drover_core::{DrvOutput, OutputName, Realisation, StorePath};
+use drover_store::{Keeper, Substitute};
 
 use super::run::{Session, Stop};
 use crate::error::CompatError;
 use crate::installable::PathWithOutputs;
 use crate::nix_store::read_derivation;
 
-/// Outputs of a derivation.
+/// Outputs of derivations.
+#[derive(Default)]
 pub(super) struct Outputs {
     pub(super) paths: Vec<StorePath>,
     /// What those became whose paths don't follow from the derivation.
@@ -32,7 +33,7 @@ impl Session<'_> {
             PathWithOutputs::follow(keeper.store_dir(), argument, b'^', &base)
                 .map_err(Stop::ForTheReal)?;
         let shown = keeper.store_dir().display(&path);
-        let derivation = read_derivation(&*keeper, &path).await?;
+        let derivation = read_derivation(&*keeper, &path).await.map_err(Stop::ForTheReal)?;
         if let Some(name) =
             wanted.iter().find(|name| !derivation.outputs.contains_key(name.as_str()))
         {
@@ -61,14 +62,23 @@ impl Session<'_> {
             let path = keeper.store_dir().display(path);
             return Err(real(format!("output '{path}' of '{shown}' is not there: build it first")));
         }
-        let mut realised = Vec::with_capacity(floating.len());
-        if !floating.is_empty() {
-            let hash = keeper.realisation_hash(&path).await?;
-            for output in floating {
-                let id = DrvOutput { hash: hash.clone(), output };
-                realised.extend(keeper.realisation(&id).await?);
-            }
-        }
-        Ok(Outputs { paths, realised })
+        Ok(Outputs { paths, realised: realised(&*keeper, &path, floating).await? })
     }
+}
+
+/// Returns what outputs became, as far as the store knows.
+async fn realised(
+    keeper: &dyn Keeper,
+    derivation: &StorePath,
+    outputs: Vec<OutputName>,
+) -> Result<Vec<Realisation>, CompatError> {
+    let mut realised = Vec::with_capacity(outputs.len());
+    if !outputs.is_empty() {
+        let hash = keeper.realisation_hash(derivation).await?;
+        for output in outputs {
+            let id = DrvOutput { hash: hash.clone(), output };
+            realised.extend(keeper.realisation(&id).await?);
+        }
+    }
+    Ok(realised)
 }
