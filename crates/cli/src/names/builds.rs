@@ -24,6 +24,7 @@ use drover_store::{
     Keeper, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
     RealiseStatus, Realised, Realiser, StoreError, Substitute, Wanted,
 };
+use drover_store_local::LocalStore;
 use tokio::sync::OnceCell;
 
 use self::noting::note_outputs;
@@ -46,6 +47,8 @@ const HOOKED: usize = 1024;
 /// What builds for the clients of this process.
 pub(super) struct Builds {
     machine: ThisMachine,
+    /// What is built for, where its files are at hand.
+    store: Option<Arc<LocalStore>>,
     state: Mutex<State>,
     service: Arc<Service>,
     numbers: BuildNumbers,
@@ -89,13 +92,15 @@ enum Here {
 }
 
 impl Builds {
-    /// `builder` is what builds on this machine, if anything does.
+    /// The store is what is built for, where its files are at hand; the builder builds on this machine, if
+    /// anything does.
     pub(super) fn new(
         machine: &ThisMachine,
         configuration: Arc<Configuration>,
-        builder: Option<LocalBuilder>,
+        (store, builder): (Option<Arc<LocalStore>>, Option<LocalBuilder>),
     ) -> anyhow::Result<Builds> {
-        let machines = machine.machines(&configuration, None, builder.as_ref())?;
+        let by = (store.as_ref(), builder.as_ref());
+        let machines = machine.machines(&configuration, None, by)?;
         let numbers = BuildNumbers::default();
         let options = numbered(service_options(&configuration.settings)?, &numbers);
         let service = Arc::new(Service::new(machines, options));
@@ -105,7 +110,7 @@ impl Builds {
         let (earlier, forgotten) = (Vec::new(), Vec::new());
         let state =
             State { configuration, keys, builder, earlier, hooked, brought, forgotten, drained };
-        Ok(Builds { machine: machine.clone(), state: Mutex::new(state), service, numbers })
+        Ok(Builds { machine: machine.clone(), store, state: Mutex::new(state), service, numbers })
     }
 
     /// Takes over other settings and machines. What is built goes on.
@@ -114,7 +119,8 @@ impl Builds {
         configuration: Arc<Configuration>,
         builder: Option<LocalBuilder>,
     ) -> anyhow::Result<()> {
-        let machines = self.machine.machines(&configuration, None, builder.as_ref())?;
+        let machines =
+            self.machine.machines(&configuration, None, (self.store.as_ref(), builder.as_ref()))?;
         let keys = Arc::new(signing::keys(
             &configuration.settings.secret_key_files,
             &self.machine.terminal,
@@ -138,7 +144,8 @@ impl Builds {
         brought.retain(|(builders, here), service| {
             let builder = builder.as_ref().filter(|_| *here == Here::Builds);
             let given = Some(builders.as_str()).filter(|given| given != usual);
-            let machines = self.machine.machines(configuration, given, builder);
+            let machines =
+                self.machine.machines(configuration, given, (self.store.as_ref(), builder));
             let options = service_options(&configuration.settings);
             let known = machines.and_then(|list| Ok((list, options?)));
             let reloaded = known.map(|(list, options)| service.reload(list, options));
@@ -212,7 +219,8 @@ impl Builds {
         }
         let builder = state.builder.as_ref().filter(|_| here == Here::Builds);
         let given = Some(key.0.as_str()).filter(|given| given != usual);
-        let machines = self.machine.machines(&state.configuration, given, builder);
+        let machines =
+            self.machine.machines(&state.configuration, given, (self.store.as_ref(), builder));
         let options = service_options(&state.configuration.settings);
         let known = machines.and_then(|list| Ok((list, options?)));
         let (machines, options) = known.map_err(|error| StoreError::Refused {

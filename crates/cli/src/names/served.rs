@@ -64,7 +64,11 @@ impl Serving {
         let built_by = match (&opened, scheduling) {
             (Opened::Own(store), Scheduling::Own) => {
                 let builder = machine.builder(&configuration, store)?;
-                let builds = Builds::new(machine, Arc::new(configuration), builder)?;
+                let builds = Builds::new(
+                    machine,
+                    Arc::new(configuration),
+                    (Some(Arc::clone(store)), builder),
+                )?;
                 BuiltBy::ThisProcess(Arc::new(builds))
             }
             _ => machine.built_by(&opened, configuration)?,
