@@ -58,6 +58,14 @@ pub(crate) fn store_argument(store: &StoreReference) -> String {
     }
 }
 
+/// Whether what serves there keeps no logs: `nix-store --serve` doesn't.
+pub(crate) fn keeps_no_logs(address: &Address) -> bool {
+    matches!(
+        address,
+        Address::Ssh(_, Program::Serve { .. }) | Address::Local(Program::Serve { .. })
+    )
+}
+
 fn worker(store: Option<String>) -> Program {
     Program::Worker { command: vec!["nix-daemon".to_owned()], store }
 }

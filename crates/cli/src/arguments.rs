@@ -6,6 +6,7 @@
 mod cache;
 mod derivations;
 mod questions;
+mod source;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub(crate) use self::derivations::{ShowArguments, ShowFormatArgument};
 pub(crate) use self::questions::{
     BuildsArguments, BuildsCommand, ExplainArguments, MachinesArguments, MachinesCommand,
 };
+pub(crate) use self::source::SourceArguments;
 use crate::doctor::DoctorArguments;
 use crate::hook::HookArguments;
 use crate::key::KeyArguments;
@@ -28,7 +30,14 @@ use crate::store_ping::PingArguments;
 
 /// Spreads Nix builds over every machine that you can reach by SSH.
 #[derive(Debug, Parser)]
-#[command(name = "drover", version, about, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    name = "drover",
+    version,
+    about,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    args_override_self = true
+)]
 pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -166,37 +175,6 @@ pub(crate) struct BuildArguments {
     pub(crate) results: ResultArguments,
     #[command(flatten)]
     pub(crate) speech: SpeechArguments,
-}
-
-/// What is wanted.
-#[derive(Clone, Debug, Args, Default)]
-#[command(next_help_heading = "What to build")]
-pub(crate) struct SourceArguments {
-    /// PATH.drv, PATH.drv^out,dev, PATH.drv^*, or a flake reference such as .#x; with -f or -E, an
-    /// attribute
-    #[arg(value_name = "INSTALLABLE")]
-    pub(crate) installables: Vec<String>,
-    /// Evaluate a Nix file
-    #[arg(short, long, value_name = "FILE", conflicts_with = "expr")]
-    pub(crate) file: Option<String>,
-    /// Evaluate a Nix expression
-    #[arg(short = 'E', long, value_name = "EXPR", allow_hyphen_values = true)]
-    pub(crate) expr: Option<String>,
-    /// An attribute of the file or expression
-    #[arg(short = 'A', long = "attr", value_name = "ATTR")]
-    pub(crate) attributes: Vec<String>,
-    /// Pass an expression to the function in the file
-    #[arg(long, num_args = 2, value_names = ["NAME", "EXPR"], action = ArgAction::Append, allow_hyphen_values = true)]
-    pub(crate) arg: Vec<String>,
-    /// Pass a string to the function in the file
-    #[arg(long, num_args = 2, value_names = ["NAME", "VALUE"], action = ArgAction::Append, allow_hyphen_values = true)]
-    pub(crate) argstr: Vec<String>,
-    /// Add to the places where names in angle brackets, such as nixpkgs, are looked for
-    #[arg(short = 'I', long = "include", value_name = "PATH")]
-    pub(crate) include: Vec<String>,
-    /// Let the evaluation of a flake look at the environment
-    #[arg(long)]
-    pub(crate) impure: bool,
 }
 
 /// Settings that every command has.
@@ -437,6 +415,24 @@ mod tests {
             .map(|given| (given.flag.as_str(), given.name.as_str(), given.value.as_str()))
             .collect();
         assert_eq!(told, expected);
+    }
+
+    /// A line is put together from pieces, by scripts and aliases: as in Nix, the last one counts.
+    #[test]
+    fn the_last_of_several_counts() {
+        let words =
+            ["-j0", "-L", "--store", "a", "-o", "x", "--no-link", "--quiet", "--fallback", "y"];
+        let again =
+            ["-jauto", "-L", "--store", "b", "-o", "z", "--no-link", "--quiet", "--fallback"];
+        let arguments = build(&[&words[..], &again].concat());
+        assert_eq!(arguments.building.max_jobs.as_deref(), Some("auto"));
+        assert_eq!(arguments.settings.store.as_deref(), Some("b"));
+        assert_eq!(arguments.results.out_link, PathBuf::from("z"));
+        assert!(arguments.speech.print_build_logs && arguments.speech.verbosity.quiet);
+        let all = build(&["-A", "a", "-A", "b", "-vv", "-v", "--arg", "c", "1", "--arg", "d", "2"]);
+        assert_eq!(all.source.attributes, ["a", "b"]);
+        assert_eq!(all.source.arg, ["c", "1", "d", "2"]);
+        assert_eq!(all.speech.verbosity.verbose, 3);
     }
 
     #[test]

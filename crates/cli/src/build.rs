@@ -8,7 +8,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use drover_build_local::PostBuildHook;
 use drover_fleet::{
-    BuildError, CopyBack, DryRun, Fallback, Fleet, FleetOptions, Graph, Observer, Report, Target,
+    BuildError, CopyBack, DryRun, Fallback, Fleet, FleetOptions, Graph, JobFailureReport, Observer,
+    Report, Target,
 };
 use drover_schedule::{Policy, Rounding};
 use drover_store::{AfterFailure, FetchObserver, Keeper, Store, Substitute};
@@ -298,15 +299,15 @@ impl Run<'_> {
         for line in summary::summary(report) {
             self.terminal.info(&line);
         }
-        for failure in &report.failures {
-            if let Some(text) = failures::explain(failure, store_dir, &self.machines.absent) {
-                self.terminal.error(&text);
-            }
-        }
         let failed = report.targets.iter().filter_map(|target| target.outcome.as_ref().err());
-        let failed: Vec<_> = failed.collect();
+        let failed: Vec<&JobFailureReport> = failed.map(AsRef::as_ref).collect();
+        let MachineList { absent, logs, .. } = &self.machines;
+        let around = failures::Around { store_dir, absent, logs };
+        for text in failures::explain(&report.failures, failed.iter().copied(), &around) {
+            self.terminal.error(&text);
+        }
         if !failed.is_empty() || !report.failures.is_empty() {
-            let kinds = report.failures.iter().chain(failed.iter().map(|failure| &***failure));
+            let kinds = report.failures.iter().chain(failed.iter().copied());
             return Ok(ExitStatus::of_failures(kinds.map(|failure| failure.kind)));
         }
         if let Some(link) = link {

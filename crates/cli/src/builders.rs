@@ -1,6 +1,6 @@
 //! From the machines that are configured to those of a fleet.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,15 +13,18 @@ use drover_config::{
 use drover_core::StoreDir;
 use drover_fleet::{MachineSpec, Site};
 use drover_schedule::{Bandwidth, Machine, MachineKind, Terms};
-use drover_store::{BuildSettings, Builder, Substitute};
+use drover_store::{BuildSettings, Builder, LogKeeper, Substitute};
 use drover_store_remote::{Address, Program, RemoteStore, builds_at_once};
 
-use crate::address::{address, connections, store_argument, whole_address};
+use crate::address::{address, connections, keeps_no_logs, store_argument, whole_address};
 use crate::configuration::{Configuration, tell};
 use crate::connector::{Connector, bounded};
+use crate::failures::Logs;
 use crate::hook::behind::in_place_of_own;
 use crate::host::FileSystem;
+use crate::kept_logs::log_keeper;
 use crate::local_store::{LocalStore, StockDaemon};
+use crate::machine_names::Names;
 use crate::own_builder::{self, LimitsKeptBy, LocalBuildsBy};
 use crate::terminal::Terminal;
 
@@ -40,6 +43,8 @@ pub(crate) struct MachineList {
     pub(crate) absent: Vec<String>,
     /// drover's own builder, which has to be waited for in the end.
     pub(crate) builder: Option<LocalBuilder>,
+    /// Where the logs of builds are.
+    pub(crate) logs: Logs,
 }
 
 /// Which machines are meant, and what they are told with each build.
@@ -47,6 +52,8 @@ pub(crate) struct List<'a> {
     /// What stands in the place of `builders`, where a client brought it.
     pub(crate) given: Option<&'a str>,
     pub(crate) settings: BuildSettings,
+    /// Keeps the logs of their builds.
+    pub(crate) logs: Option<Arc<dyn LogKeeper>>,
 }
 
 /// Returns where builds can go. What is wrong in a machines file costs that machine, and is warned
@@ -63,7 +70,7 @@ pub(crate) fn machines(
     own: Option<&Arc<drover_store_local::LocalStore>>,
     terminal: &Terminal,
 ) -> anyhow::Result<MachineList> {
-    let list = List { given: None, settings: configuration.build_settings() };
+    let list = list_of_run(configuration, own);
     let mut found = other_machines(configuration, list, connector, local, terminal)?;
     let stock = match local.stock_daemon(&configuration.host) {
         StockDaemon::Present => {
@@ -106,6 +113,17 @@ pub(crate) fn machines(
     Ok(found)
 }
 
+/// Returns what is meant where a run has its machines to itself.
+fn list_of_run(
+    configuration: &Configuration,
+    own: Option<&Arc<drover_store_local::LocalStore>>,
+) -> List<'static> {
+    let mut settings = configuration.build_settings();
+    let most = configuration.settings.max_log_size;
+    settings.overrides.extend(most.map(|most| ("max-build-log-size".to_owned(), most.to_string())));
+    List { given: None, settings, logs: log_keeper(configuration, own) }
+}
+
 /// Returns the machines of a list.
 ///
 /// # Errors
@@ -136,23 +154,30 @@ pub(crate) fn other_machines(
         join(&mut hosts, line, whole.clone());
     }
     let mut names = Names::of(hosts.iter().map(|host| host.line));
-    let substitute = match configuration.settings.builders_use_substitutes {
-        true => Substitute::Yes,
-        false => Substitute::No,
-    };
+    let substitute = builders_substitute(&configuration.settings);
+    let mut silent = BTreeSet::new();
     let remote = hosts.into_iter().map(|host| {
+        let name = names.take(host.line);
+        if keeps_no_logs(&host.address) {
+            silent.insert(name.clone());
+        }
         let opening = Opening {
             // checked when the line was read; Nix's own bound for ssh:// is that of one build
             connections: connections(&host.line.store_uri).ok().flatten(),
             address: host.address.clone(),
             store_dir: configuration.store_dir.clone(),
             settings: list.settings.clone(),
+            logs: list.logs.clone(),
             connector: connector.clone(),
         };
-        remote_machine(names.take(host.line), host, opening, substitute)
+        remote_machine(name, host, opening, substitute)
     });
     let machines = remote.collect();
-    Ok(MachineList { machines, absent, builder: None })
+    let logs = match list.logs {
+        Some(_) => Logs::Here,
+        None => Logs::There { not_on: silent },
+    };
+    Ok(MachineList { machines, absent, builder: None, logs })
 }
 
 /// A machine, with the first of its lines and what the others say.
@@ -280,6 +305,7 @@ struct Opening {
     connections: Option<NonZeroU32>,
     store_dir: StoreDir,
     settings: BuildSettings,
+    logs: Option<Arc<dyn LogKeeper>>,
     connector: Connector,
 }
 
@@ -289,7 +315,7 @@ fn remote_machine(
     opening: Opening,
     substitute: Substitute,
 ) -> MachineSpec {
-    let Opening { address, connections, store_dir, settings, connector } = opening;
+    let Opening { address, connections, store_dir, settings, logs, connector } = opening;
     // each build has a connection
     let at_once = connections.map_or(u32::MAX, |bound| builds_at_once(bound).get());
     let bounded_terms = |terms: Terms| Terms { slots: terms.slots.min(at_once), ..terms };
@@ -306,9 +332,22 @@ fn remote_machine(
         other_terms: other_terms.into_iter().map(bounded_terms).collect(),
     };
     let open = move || -> Arc<dyn Site> {
-        Arc::new(bounded(connector.open(&name, &store_dir, &address, &settings), connections))
+        let store = connector.open(&name, &store_dir, &address, &settings);
+        let store = bounded(store, connections);
+        Arc::new(match &logs {
+            Some(logs) => store.with_build_logs(Arc::clone(logs)),
+            None => store,
+        })
     };
     MachineSpec { description, substitute, open: Arc::new(open) }
+}
+
+/// Returns whether other machines may fetch from their substituters.
+fn builders_substitute(settings: &Settings) -> Substitute {
+    match settings.builders_use_substitutes {
+        true => Substitute::Yes,
+        false => Substitute::No,
+    }
 }
 
 /// Returns whether the local store may fetch from its substituters.
@@ -350,44 +389,6 @@ fn is_usual_store(program: &Program) -> bool {
     };
     let is_plain = matches!(command.as_slice(), [only] if only == usual);
     is_plain && store.as_deref().is_none_or(|store| matches!(store, "auto" | "local" | "daemon"))
-}
-
-/// Gives each machine a name that no other has: user, host and port where that is enough.
-struct Names {
-    hosts: BTreeMap<String, usize>,
-    taken: BTreeMap<String, usize>,
-}
-
-impl Names {
-    fn of<'a>(lines: impl IntoIterator<Item = &'a MachineLine>) -> Names {
-        let mut hosts = BTreeMap::new();
-        for line in lines {
-            *hosts.entry(short_name(line)).or_default() += 1;
-        }
-        Names { hosts, taken: BTreeMap::from([(LOCAL.to_owned(), 1)]) }
-    }
-
-    fn take(&mut self, line: &MachineLine) -> String {
-        let short = short_name(line);
-        let name = match self.hosts.get(&short) {
-            Some(1) => short,
-            _ => store_argument(&line.store_uri),
-        };
-        let count = self.taken.entry(name.clone()).or_default();
-        *count += 1;
-        if *count == 1 { name } else { format!("{name} (line {count})") }
-    }
-}
-
-fn short_name(line: &MachineLine) -> String {
-    match line.store_uri.authority() {
-        Some(authority) => {
-            let mut authority = authority.clone();
-            authority.password = None;
-            authority.to_string()
-        }
-        None => store_argument(&line.store_uri),
-    }
 }
 
 #[cfg(test)]

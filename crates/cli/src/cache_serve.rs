@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::arguments::{CacheCompressionArgument, CacheServeArguments};
 use crate::configuration::Configuration;
 use crate::exit::ExitStatus;
+use crate::host::raise_file_limit;
 use crate::names;
 use crate::own_store;
 use crate::signals::Signals;
@@ -35,7 +36,7 @@ pub(crate) async fn serve(
     terminal: &Terminal,
 ) -> anyhow::Result<ExitStatus> {
     let signals = Signals::watch()?;
-    names::raise_file_limit(terminal);
+    raise_file_limit();
     let configuration = Configuration::load(&arguments.settings.overrides(), terminal)?;
     let settings = settings(&arguments)?;
     let keys = settings.signers.public_keys();

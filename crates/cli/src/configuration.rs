@@ -45,6 +45,10 @@ impl Configuration {
         let overrides = with_whole_paths(overrides);
         let configuration = Configuration::read(Host::of_this_process(), overrides)?;
         tell(configuration.conf.notes(), terminal);
+        let store = &configuration.settings.store;
+        for name in store.unknown_params() {
+            terminal.warn(&format!("store '{store}': unknown setting '{name}'"));
+        }
         Ok(configuration)
     }
 

@@ -9,6 +9,7 @@ use drover_store::BuildSettings;
 use drover_store_remote::{Address, ConnectOptions, Login, RemoteStore, SshTarget};
 
 use crate::configuration::Configuration;
+use crate::host::raise_file_limit;
 use crate::local_store::LocalStore;
 use crate::ssh_options;
 
@@ -25,6 +26,7 @@ impl Connector {
     ///
     /// A `NIX_SSHOPTS` that can't be split, or no folder for sockets.
     pub(crate) fn new(configuration: &Configuration) -> anyhow::Result<Connector> {
+        raise_file_limit();
         let host = &configuration.host;
         let runtime_dir = host
             .make_runtime_dir()

@@ -8,14 +8,15 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, anyhow, bail};
 use drover_core::{OutputName, StorePath};
+use drover_derivation::{Derivation, derivation_name};
 use drover_fleet::Target;
 use drover_store::{Store, Substitute};
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
 use crate::arguments::{SettingArguments, SourceArguments, pairs};
-use crate::installable::{Attribute, Outputs};
+use crate::installable::{Attribute, Named, Outputs};
 use crate::local_store::LocalStore;
 use crate::terminal::{Form, Terminal, Verbosity};
 
@@ -35,15 +36,26 @@ pub(crate) struct Evaluator<'a> {
 }
 
 /// What a flake's output says of itself, and 128 KiB of nothing. The fallback is for sets without
-/// `meta`.
+/// `meta`. Of a string it is what the string refers to.
 ///
 /// The derivation has no root but the temporary one that goes with the evaluator. A pipe holds 64 KiB,
 /// so the evaluator can't end before somebody has read the derivation's path and more, and by then it
 /// is held here, too.
-const DESCRIBE: &str = "d: [ { drvPath = d.drvPath; \
+const DESCRIBE: &str = "d: let of = builtins.getContext d; drv = builtins.head (builtins.attrNames of); in [ \
+    (if !builtins.isString d then { drvPath = d.drvPath; \
     outputs = if d.outputSpecified or false then [ d.outputName ] else d.meta.outputsToInstall or [ ]; \
     fallback = d.outputName or \"out\"; } \
+    else if builtins.length (builtins.attrNames of) != 1 then \
+    throw \"a string that is built must refer to one derivation\" \
+    else { drvPath = drv; outputs = of.${drv}.outputs or [ ]; fallback = \"out\"; }) \
     (builtins.concatStringsSep \"\" (builtins.genList (_: \"................................\") 4096)) ]";
+
+/// Which outputs of a derivation are to be installed; none where it doesn't say.
+const INSTALLED: &str = "d: if d.outputSpecified or false then [ d.outputName ] \
+    else d.meta.outputsToInstall or [ ]";
+
+/// The file's name that stands for what is read from standard input.
+const STANDARD_INPUT: &str = "-";
 
 /// Bytes that the description itself may have.
 const MAX_DESCRIPTION: usize = 1024 * 1024;
@@ -62,34 +74,40 @@ impl Evaluator<'_> {
         &self,
         attributes: &[Attribute],
     ) -> anyhow::Result<Vec<Target>> {
+        let input = match self.source.file.as_deref() {
+            Some(STANDARD_INPUT) => Some(standard_input().await?),
+            _ => None,
+        };
+        let input = input.as_deref();
         if attributes.is_empty() {
-            return self.instantiate_group(&[], &Outputs::Default, 0).await;
+            return self.instantiate_group((&[], &Outputs::Default), 0, input).await;
         }
         let mut targets = Vec::new();
         // one run for all that want the same outputs
-        for (number, group) in attributes.chunk_by(|a, b| a.outputs == b.outputs).enumerate() {
+        for (number, group) in
+            attributes.chunk_by(|a, b| (&a.outputs, a.named) == (&b.outputs, b.named)).enumerate()
+        {
             let outputs = group.first().map_or(&Outputs::Default, |first| &first.outputs);
-            targets.extend(self.instantiate_group(group, outputs, number).await?);
+            let mut group_targets = self.instantiate_group((group, outputs), number, input).await?;
+            if *outputs == Outputs::Default && group_targets.len() == group.len() {
+                self.to_be_installed(&mut group_targets, group, input).await?;
+            }
+            targets.extend(group_targets);
         }
         Ok(targets)
     }
 
     async fn instantiate_group(
         &self,
-        attributes: &[Attribute],
-        outputs: &Outputs,
+        (attributes, outputs): (&[Attribute], &Outputs),
         number: usize,
+        input: Option<&[u8]>,
     ) -> anyhow::Result<Vec<Target>> {
         let root = self.roots.join(format!("drv{number}"));
         let mut command = Command::new("nix-instantiate");
         command.arg("--indirect").arg("--add-root").arg(&root).args(&self.common);
         self.add_includes(&mut command);
-        for (name, value) in pairs(&self.source.arg) {
-            command.args(["--arg", name, value]);
-        }
-        for (name, value) in pairs(&self.source.argstr) {
-            command.args(["--argstr", name, value]);
-        }
+        self.add_arguments(&mut command);
         for attribute in attributes {
             command.args(["-A", &attribute.path]);
         }
@@ -100,12 +118,75 @@ impl Evaluator<'_> {
             }
             (None, file) => {
                 let file = file.as_deref().unwrap_or("default.nix");
-                command.arg(not_a_flag(file));
+                match file {
+                    STANDARD_INPUT => command.arg(file),
+                    _ => command.arg(not_a_flag(file)),
+                };
                 format!("'{file}'")
             }
         };
-        let printed = run(command, "nix-instantiate", &what).await?;
+        let printed = run(command, input, "nix-instantiate", &what).await?;
         printed.lines().map(|line| self.instantiated(line, outputs)).collect()
+    }
+
+    /// Has all outputs built that are to be installed, of attributes that were named alone: what those
+    /// are isn't told by `nix-instantiate`, and is only asked where there is more than one.
+    async fn to_be_installed(
+        &self,
+        targets: &mut [Target],
+        attributes: &[Attribute],
+        input: Option<&[u8]>,
+    ) -> anyhow::Result<()> {
+        if attributes.iter().any(|attribute| attribute.named == Named::ByFlag) {
+            return Ok(());
+        }
+        let paths: Vec<StorePath> =
+            targets.iter().map(|target| target.derivation.clone()).collect();
+        let files = self.store.read_files(&paths).await?;
+        for ((target, attribute), file) in targets.iter_mut().zip(attributes).zip(files) {
+            let Some(name) = derivation_name(&target.derivation) else { continue };
+            let derivation = Derivation::parse_aterm(&self.local.store_dir, &name, &file)?;
+            if derivation.outputs.len() > 1 {
+                target.outputs = self.outputs_of(attribute, input).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks which outputs of an attribute are to be installed; none for all.
+    async fn outputs_of(
+        &self,
+        attribute: &Attribute,
+        input: Option<&[u8]>,
+    ) -> anyhow::Result<BTreeSet<OutputName>> {
+        let mut command = Command::new("nix");
+        command.args(["--extra-experimental-features", "nix-command", "eval"]);
+        command.args(&self.common);
+        self.add_includes(&mut command);
+        self.add_arguments(&mut command);
+        match (&self.source.expr, self.source.file.as_deref().unwrap_or("default.nix")) {
+            (Some(expression), _) => command.args(["--expr", expression]),
+            (None, STANDARD_INPUT) => command.args(["--file", STANDARD_INPUT]),
+            (None, file) => command.args(["--file", &not_a_flag(file)]),
+        };
+        command.args(["--json", "--apply", INSTALLED]).arg(&attribute.path);
+        let what = format!("'{}'", attribute.path);
+        let printed = run(command, input, "nix", &what).await?;
+        let names: Vec<String> = serde_json::from_str(&printed)
+            .with_context(|| format!("'nix eval' said something unexpected of {what}"))?;
+        names
+            .into_iter()
+            .map(|name| name.parse().with_context(|| format!("output '{name}'")))
+            .collect()
+    }
+
+    fn add_arguments(&self, command: &mut Command) {
+        for (name, value) in pairs(&self.source.arg) {
+            command.args(["--arg", name, value]);
+        }
+        for (name, value) in pairs(&self.source.argstr) {
+            command.args(["--argstr", name, value]);
+        }
     }
 
     /// Reads a line that `nix-instantiate` printed: `PATH` or `PATH!output`.
@@ -131,6 +212,7 @@ impl Evaluator<'_> {
         }
         command.args(["--json", "--apply", DESCRIBE]).arg(not_a_flag(reference));
         let what = format!("'{reference}'");
+        command.stdin(Stdio::null());
         let mut child = start(command, "nix", &what)?;
         let unexpected = || format!("'nix eval' said something unexpected of {what}");
         let mut printed = child.stdout.take().with_context(unexpected)?;
@@ -235,16 +317,38 @@ async fn read_described(from: &mut (impl AsyncRead + Unpin)) -> anyhow::Result<D
     bail!("it is not what was asked for")
 }
 
+/// Reads what several evaluators may have to read.
+async fn standard_input() -> anyhow::Result<Vec<u8>> {
+    let mut input = Vec::new();
+    let mut stdin = tokio::io::stdin();
+    stdin.read_to_end(&mut input).await.context("cannot read standard input")?;
+    Ok(input)
+}
+
 /// Runs an evaluator to its end, and returns what it printed.
-async fn run(command: Command, program: &str, what: &str) -> anyhow::Result<String> {
-    let child = start(command, program, what)?;
-    let printed = finish(child, program, what).await?;
+async fn run(
+    mut command: Command,
+    input: Option<&[u8]>,
+    program: &str,
+    what: &str,
+) -> anyhow::Result<String> {
+    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+    let mut child = start(command, program, what)?;
+    let to = child.stdin.take();
+    let feeding = async {
+        if let (Some(mut to), Some(input)) = (to, input) {
+            // one that ends early says why itself
+            to.write_all(input).await.ok();
+        }
+    };
+    let (printed, ()) = tokio::join!(finish(child, program, what), feeding);
+    let printed = printed?;
     String::from_utf8(printed).with_context(|| format!("'{program}' printed no UTF-8"))
 }
 
 /// Starts an evaluator, whose messages go to the user directly.
 fn start(mut command: Command, program: &str, what: &str) -> anyhow::Result<Child> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command.stdout(Stdio::piped()).stderr(Stdio::inherit());
     command.kill_on_drop(true);
     command.spawn().map_err(|error| cannot_run(program, what, error))
 }

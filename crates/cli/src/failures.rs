@@ -1,5 +1,7 @@
 //! What is said of derivations that were not built.
 
+use std::collections::BTreeSet;
+
 use drover_core::StoreDir;
 use drover_fleet::{FailureKind, JobFailureReport};
 use drover_store_remote::plain_text;
@@ -7,67 +9,156 @@ use drover_store_remote::plain_text;
 use crate::builders::LOCAL;
 use crate::units;
 
-/// Returns what to say of a failure; nothing where it is only a consequence. `absent` says why there
-/// were not more machines.
-pub(crate) fn explain(
-    failure: &JobFailureReport,
-    store_dir: &StoreDir,
-    absent: &[String],
-) -> Option<String> {
-    let name = failure.derivation.name();
-    let name = name.strip_suffix(".drv").unwrap_or(name);
-    let place = match failure.machine.as_deref() {
-        None | Some(LOCAL) => String::new(),
-        Some(machine) => format!(" on {machine}"),
-    };
-    let path = store_dir.display(&failure.derivation);
-    let message = own_words(&failure.message);
-    match failure.kind {
-        FailureKind::Dependency | FailureKind::Cancelled => None,
-        FailureKind::Unsuited | FailureKind::NoMachine => {
-            let mut text = format!("no machine could build {name}");
-            let reasons = message.strip_prefix("no machine could build it\n").unwrap_or(&message);
-            push_indented(&mut text, reasons);
-            absent.iter().for_each(|reason| push_indented(&mut text, reason));
-            if reasons.contains("lacks") {
-                let hint = format!("(what it requires: drover derivation show {path})");
-                push_indented(&mut text, &hint);
-            }
-            Some(text)
-        }
-        FailureKind::Hook => {
-            let mut text = format!("{name} was built{place}, and the hook after it failed");
-            push_indented(&mut text, &message);
-            Some(text)
-        }
-        FailureKind::NotFetched => {
-            let mut text = format!("{name} could not be fetched");
-            push_indented(&mut text, &message);
-            Some(text)
-        }
-        FailureKind::NotSent => {
-            let mut text = format!("what {name} needs could not be sent");
-            push_indented(&mut text, &message);
-            Some(text)
-        }
-        _ => {
-            let mut text = format!("build of {name} failed{place}");
-            push_indented(&mut text, &message);
-            push_log(&mut text, failure, &path, &place);
-            Some(text)
+/// Names that are told of derivations that failed alike.
+const NAMED: usize = 8;
+
+/// Where the logs of builds are that other machines have run.
+#[derive(Clone, Debug)]
+pub(crate) enum Logs {
+    /// In the local store, with those of this machine.
+    Here,
+    /// On those machines.
+    There {
+        /// Machines that keep none: `nix-store --serve` doesn't.
+        not_on: BTreeSet<String>,
+    },
+}
+
+impl Logs {
+    /// Returns what to type for a log, if it's kept anywhere.
+    fn hint(&self, path: &str, machine: Option<&str>) -> Option<String> {
+        let read = format!("for all of its log: nix-store --read-log {path}");
+        match (self, machine) {
+            (Logs::Here, _) | (Logs::There { .. }, None | Some(LOCAL)) => Some(read),
+            (Logs::There { not_on }, Some(machine)) if not_on.contains(machine) => None,
+            (Logs::There { .. }, Some(machine)) => Some(format!("{read} on {machine}")),
         }
     }
 }
 
-fn push_log(text: &mut String, failure: &JobFailureReport, path: &str, place: &str) {
-    if !failure.log_tail.is_empty() {
-        let lines = units::count(failure.log_tail.len(), "line");
-        push_indented(text, &format!("last {lines} of its log:"));
-        for line in &failure.log_tail {
-            push_indented(text, &format!("> {}", plain_text(line)));
+/// What else is known where something failed.
+pub(crate) struct Around<'a> {
+    pub(crate) store_dir: &'a StoreDir,
+    /// Why there were not more machines.
+    pub(crate) absent: &'a [String],
+    pub(crate) logs: &'a Logs,
+}
+
+/// A failure in words: those that differ in their names only are told once.
+struct Told {
+    /// What comes before the names, and behind them.
+    around_names: (&'static str, String),
+    names: Vec<String>,
+    /// Indented below.
+    body: String,
+    /// About the first one.
+    hint: Option<String>,
+}
+
+impl Told {
+    fn text(&self) -> String {
+        let (before, behind) = &self.around_names;
+        let mut text = format!("{before}{}{behind}", listed(&self.names));
+        push_indented(&mut text, &self.body);
+        self.hint.iter().for_each(|hint| push_indented(&mut text, hint));
+        text
+    }
+}
+
+/// Returns what to say of failures, and of targets that something they depend on failed for.
+pub(crate) fn explain<'a>(
+    failures: impl IntoIterator<Item = &'a JobFailureReport>,
+    targets: impl IntoIterator<Item = &'a JobFailureReport>,
+    around: &Around<'_>,
+) -> Vec<String> {
+    let mut all: Vec<Told> = Vec::new();
+    for told in failures.into_iter().filter_map(|failure| told(failure, around)) {
+        let is_alike = |other: &&mut Told| {
+            (&other.around_names, &other.body) == (&told.around_names, &told.body)
+        };
+        match all.iter_mut().find(is_alike) {
+            Some(other) => other.names.extend(told.names),
+            None => all.push(told),
         }
     }
-    push_indented(text, &format!("for all of its log: nix-store --read-log {path}{place}"));
+    let mut texts: Vec<String> = all.iter().map(Told::text).collect();
+    let mut seen = BTreeSet::new();
+    for target in targets {
+        if target.kind == FailureKind::Dependency && seen.insert(&target.derivation) {
+            texts.push(format!("cannot build {}: {}", name_of(target), target.message));
+        }
+    }
+    texts
+}
+
+fn name_of(failure: &JobFailureReport) -> &str {
+    let name = failure.derivation.name();
+    name.strip_suffix(".drv").unwrap_or(name)
+}
+
+/// Returns names as one says them.
+fn listed(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [name] => name.clone(),
+        [names @ .., last] if names.len() < NAMED => format!("{} and {last}", names.join(", ")),
+        names => {
+            let (first, others) = names.split_at(NAMED);
+            format!("{} and {} more", first.join(", "), others.len())
+        }
+    }
+}
+
+/// Returns what to say of a failure; nothing where it is only a consequence.
+fn told(failure: &JobFailureReport, around: &Around<'_>) -> Option<Told> {
+    let place = match failure.machine.as_deref() {
+        None | Some(LOCAL) => String::new(),
+        Some(machine) => format!(" on {machine}"),
+    };
+    let path = around.store_dir.display(&failure.derivation);
+    let mut body = own_words(&failure.message);
+    let mut hint = None;
+    let around_names = match failure.kind {
+        FailureKind::Dependency | FailureKind::Cancelled => return None,
+        FailureKind::Unsuited | FailureKind::NoMachine => {
+            if let Some(reasons) = body.strip_prefix("no machine could build it\n") {
+                body = reasons.to_owned();
+            }
+            hint = body
+                .contains("lacks")
+                .then(|| format!("(what it requires: drover derivation show {path})"));
+            around.absent.iter().for_each(|reason| {
+                body.push('\n');
+                body.push_str(reason);
+            });
+            ("no machine could build ", String::new())
+        }
+        FailureKind::Hook => ("", format!(" was built{place}, and the hook after it failed")),
+        FailureKind::NotFetched => ("", " could not be fetched".to_owned()),
+        FailureKind::NotSent => ("what ", " needs could not be sent".to_owned()),
+        _ => {
+            push_log(&mut body, failure, around.logs.hint(&path, failure.machine.as_deref()));
+            ("build of ", format!(" failed{place}"))
+        }
+    };
+    Some(Told { around_names, names: vec![name_of(failure).to_owned()], body, hint })
+}
+
+fn push_log(body: &mut String, failure: &JobFailureReport, hint: Option<String>) {
+    let mut push = |line: &str| {
+        if !body.is_empty() {
+            body.push('\n');
+        }
+        body.push_str(line);
+    };
+    if !failure.log_tail.is_empty() {
+        let lines = units::count(failure.log_tail.len(), "line");
+        push(&format!("last {lines} of its log:"));
+        for line in &failure.log_tail {
+            push(&format!("> {}", plain_text(line)));
+        }
+    }
+    hint.iter().for_each(|hint| push(hint));
 }
 
 fn push_indented(text: &mut String, more: &str) {
@@ -110,15 +201,72 @@ mod tests {
 
     const PATH: &str = "3880j94arxkya3irs3d8nr2x076sp1m8-a-1.drv";
 
-    fn explained(kind: FailureKind, message: &str, log_tail: &[&str]) -> Option<String> {
-        let failure = JobFailureReport {
-            derivation: StorePath::from_base_name(PATH).unwrap(),
+    fn failure(name: &str, kind: FailureKind, message: &str) -> JobFailureReport {
+        JobFailureReport {
+            derivation: StorePath::from_base_name(&PATH.replace("-a-1.", &format!("-{name}.")))
+                .unwrap(),
             kind,
             machine: Some("b1".to_owned()),
             message: message.to_owned(),
-            log_tail: log_tail.iter().map(|&line| line.to_owned()).collect(),
-        };
-        explain(&failure, &StoreDir::default(), &["/m:3: no".to_owned()])
+            log_tail: Vec::new(),
+        }
+    }
+
+    fn there(not_on: &[&str]) -> Logs {
+        Logs::There { not_on: not_on.iter().map(|&name| name.to_owned()).collect() }
+    }
+
+    fn all(
+        failures: &[JobFailureReport],
+        targets: &[JobFailureReport],
+        logs: &Logs,
+    ) -> Vec<String> {
+        let (store_dir, absent) = (StoreDir::default(), ["/m:3: no".to_owned()]);
+        explain(failures, targets, &Around { store_dir: &store_dir, absent: &absent, logs })
+    }
+
+    fn explained(kind: FailureKind, message: &str, log_tail: &[&str]) -> Option<String> {
+        let log_tail = log_tail.iter().map(|&line| line.to_owned()).collect();
+        let failure = JobFailureReport { log_tail, ..failure("a-1", kind, message) };
+        all(&[failure], &[], &there(&[])).pop()
+    }
+
+    /// Whoever looks where no log is loses time.
+    #[test]
+    fn a_log_is_looked_for_where_it_is() {
+        let said = |logs| all(&[failure("a-1", FailureKind::Build, "no")], &[], &logs).concat();
+        let read = format!("for all of its log: nix-store --read-log /nix/store/{PATH}");
+        assert!(said(Logs::Here).ends_with(&read), "{}", said(Logs::Here));
+        assert!(said(there(&["b2"])).ends_with(&format!("{read} on b1")));
+        assert!(!said(there(&["b1"])).contains("read-log"), "{}", said(there(&["b1"])));
+    }
+
+    #[test]
+    fn what_failed_alike_is_told_once() {
+        let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+        let reasons = "no machine could build it\nb1: it lacks kvm";
+        let of = |name: &&str| failure(name, FailureKind::NoMachine, reasons);
+        let failures: Vec<_> = names.iter().map(of).collect();
+        let said = all(&failures[..2], &[], &Logs::Here);
+        assert_eq!(said.len(), 1);
+        assert!(said[0].starts_with("no machine could build a and b\n       b1: it"), "{said:?}");
+        let said = all(&failures, &[], &Logs::Here);
+        assert_eq!(said.len(), 1);
+        let first = "no machine could build a, b, c, d, e, f, g, h and 2 more\n";
+        assert!(said[0].starts_with(first), "{said:?}");
+        assert_eq!(said[0].matches("it lacks kvm").count(), 1);
+        let other = failure("k", FailureKind::NoMachine, "no machine could build it\nb1: down");
+        assert_eq!(all(&[failures[0].clone(), other], &[], &Logs::Here).len(), 2);
+    }
+
+    #[test]
+    fn a_target_that_fell_to_a_dependency_is_named() {
+        let message = "it depends on 'x-a-1.drv', which was not built";
+        let target = failure("top", FailureKind::Dependency, message);
+        let targets = [target.clone(), target];
+        let said = all(&[failure("a-1", FailureKind::Build, "no")], &targets, &Logs::Here);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert_eq!(said[1], format!("cannot build top: {message}"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use drover_config::{Environment, Files, LocalSystem, User};
 use drover_store_cache::AwsFiles;
 use rustix::fs::Access;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::runtime_dir;
 use crate::variables::variable;
@@ -25,13 +26,17 @@ impl Files for FileSystem {
             Err(error) if is_absence(error.kind()) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mut text = String::new();
-        file.take(MAX_FILE + 1).read_to_string(&mut text)?;
-        if MAX_FILE < text.len() as u64 {
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+        if MAX_FILE < bytes.len() as u64 {
             let reason = format!("{}: is larger than 16 MiB", path.display());
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
         }
-        Ok(Some(text))
+        // a comment may have been written in any encoding
+        Ok(Some(match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        }))
     }
 }
 
@@ -75,7 +80,7 @@ impl Host {
     /// Reads the environment of this process.
     pub(crate) fn of_this_process() -> Host {
         let current_dir = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-        Host::from_lookup(|name| variable(name)?.into_string().ok(), current_dir)
+        Host::from_lookup(text, current_dir)
     }
 
     fn from_lookup(lookup: impl Fn(&str) -> Option<String>, current_dir: PathBuf) -> Host {
@@ -115,12 +120,34 @@ impl Host {
         found.is_some_and(|file| file.canonicalize().ok() != own)
     }
 
-    /// Makes a folder that goes with the process, with a path short enough for sockets.
+    /// Makes a folder that goes with the process, with a path short enough for sockets, and one that `ssh`
+    /// takes for nothing else: it is part of its options.
     pub(crate) fn make_runtime_dir(&self) -> io::Result<tempfile::TempDir> {
         /// Bytes of a path below which a socket's path of 108 bytes still has room for a name.
         const SHORT: usize = 60;
-        let short = self.runtime_dirs.iter().filter(|dir| dir.as_os_str().len() <= SHORT);
-        runtime_dir::make(short.map(PathBuf::as_path))
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+,@=".contains(byte);
+        let fits = self.runtime_dirs.iter().filter(|dir| {
+            let bytes = dir.as_os_str().as_encoded_bytes();
+            bytes.len() <= SHORT && bytes.iter().all(is_plain)
+        });
+        runtime_dir::make(fits.map(PathBuf::as_path))
+    }
+}
+
+/// Lets this process have as many files open as it may: each connection takes some, each client and each path
+/// that is being added, and the usual limit is made for programs that have few.
+pub(crate) fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // where it stays as it is, most need no more
+    setrlimit(Resource::Nofile, raised).ok();
+}
+
+/// Returns a variable as text; settings as they are, whatever the encoding of a comment in them.
+fn text(name: &str) -> Option<String> {
+    match variable(name)?.into_string() {
+        Ok(text) => Some(text),
+        Err(bytes) => (name == "NIX_CONFIG").then(|| bytes.to_string_lossy().into_owned()),
     }
 }
 
@@ -203,6 +230,24 @@ mod tests {
     }
 
     #[test]
+    fn folders_that_ssh_reads_as_something_else_are_passed_over() {
+        for strange in ["a b", "a'b", "a\"b", "a%nb", "ö", "$HOME"] {
+            let root = tempfile::tempdir().unwrap();
+            let folder = root.path().join(strange);
+            fs_err::create_dir(&folder).unwrap();
+            let lookup = |name: &str| {
+                (name == "XDG_RUNTIME_DIR").then(|| folder.to_str().unwrap().to_owned())
+            };
+            let host = Host {
+                runtime_dirs: vec![folder.clone(), "/tmp".into()],
+                ..Host::from_lookup(lookup, PathBuf::from("/"))
+            };
+            let made = host.make_runtime_dir().unwrap();
+            assert!(!made.path().starts_with(&folder), "{}", made.path().display());
+        }
+    }
+
+    #[test]
     fn reads_files_that_exist() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("nix.conf");
@@ -211,5 +256,8 @@ mod tests {
         fs_err::write(&file, "cores = 4\n").unwrap();
         assert_eq!(FileSystem.read(&file.join("below")).unwrap(), None);
         assert_eq!(FileSystem.read(&file).unwrap().as_deref(), Some("cores = 4\n"));
+        fs_err::write(&file, b"# f\xfcr alle\ncores = 4\n").unwrap();
+        let read = FileSystem.read(&file).unwrap().unwrap();
+        assert!(read.ends_with("\ncores = 4\n"), "{read:?}");
     }
 }

@@ -32,6 +32,17 @@ pub(crate) struct Attribute {
     pub(crate) path: String,
     /// The outputs that are wanted.
     pub(crate) outputs: Outputs,
+    /// How it was named.
+    pub(crate) named: Named,
+}
+
+/// How an attribute was named, which decides what is built of it where that isn't said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// By `-A`: the output that it is, as for `nix-build`.
+    ByFlag,
+    /// Alone: the outputs that are to be installed, as for `nix build`.
+    Alone,
 }
 
 /// The outputs that are wanted.
@@ -101,9 +112,9 @@ impl Installable {
 
 impl Attribute {
     /// Reads an attribute with the outputs behind it.
-    pub(crate) fn parse(text: &str) -> Result<Attribute, InstallableError> {
+    pub(crate) fn parse(text: &str, named: Named) -> Result<Attribute, InstallableError> {
         let (path, outputs) = split_outputs(text)?;
-        Ok(Attribute { path: path.to_owned(), outputs })
+        Ok(Attribute { path: path.to_owned(), outputs, named })
     }
 }
 
@@ -187,16 +198,16 @@ mod tests {
 
     #[test]
     fn attributes_have_outputs() {
-        let expected = Attribute { path: "a.b".to_owned(), outputs: named(&["dev"]) };
-        assert_eq!(Attribute::parse("a.b^dev").unwrap(), expected);
-        let expected = Attribute { path: "a.b".to_owned(), outputs: Outputs::Default };
-        assert_eq!(Attribute::parse("a.b").unwrap(), expected);
+        for (text, outputs) in [("a.b^dev", named(&["dev"])), ("a.b", Outputs::Default)] {
+            let expected = Attribute { path: "a.b".to_owned(), outputs, named: Named::Alone };
+            assert_eq!(Attribute::parse(text, Named::Alone).unwrap(), expected);
+        }
     }
 
     proptest! {
         #[test]
         fn never_panics(text: String) {
-            drop((Installable::parse(&text, "/nix/store"), Attribute::parse(&text)));
+            drop((Installable::parse(&text, "/nix/store"), Attribute::parse(&text, Named::Alone)));
         }
     }
 }

@@ -74,7 +74,7 @@ fn configured(
 ) -> anyhow::Result<Vec<MachineReport>> {
     let connector = Connector::new(configuration)?;
     let local = LocalStore::choose(configuration)?;
-    let list = List { given: None, settings: Default::default() };
+    let list = List { given: None, settings: Default::default(), logs: None };
     let found = other_machines(configuration, list, &connector, &local, terminal)?;
     let machines = found.machines.iter().map(|machine| described(&machine.description));
     Ok(machines.collect())

@@ -2,17 +2,21 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use clap::Args;
+use drover_config::Scheme;
 use drover_core::StorePath;
 use drover_store::{Description, Store, Trust};
+use drover_store_local::Place;
 use drover_store_remote::Address;
 use serde_json::json;
 
 use crate::arguments::{SettingArguments, VerbosityArguments};
+use crate::caches;
 use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::exit::ExitStatus;
-use crate::local_store::LocalStore;
+use crate::local_store::{LocalStore, StockDaemon};
 use crate::own_store;
 use crate::terminal::Terminal;
 
@@ -48,33 +52,52 @@ pub(crate) async fn ping(
     terminal: &Terminal,
 ) -> anyhow::Result<ExitStatus> {
     let configuration = Configuration::load(&arguments.settings.overrides(), terminal)?;
-    let local = LocalStore::choose(&configuration)?;
-    let own = match local.address {
-        // nobody stands between
-        Address::Local(_) => own_store::writable_layout(&configuration.settings.store)?,
-        _ => None,
-    };
-    let store: Box<dyn Store> = match own {
-        Some(layout) => {
-            Box::new(own_store::open(layout, &configuration.settings, &configuration.conf)?)
-        }
-        None => {
-            local.require_program(&configuration.host)?;
-            let connector = Connector::new(&configuration)?;
-            Box::new(connector.open_local(&local, &Default::default()))
-        }
-    };
-
+    let (url, store) = opened(&configuration)?;
     let start = Instant::now();
     let description = store.connect().await?;
     let connected = start.elapsed();
     let round_trip = round_trip(&*store).await?;
-    let found = Found { url: local.name, description, connected, round_trip };
+    let found = Found { url, description, connected, round_trip };
     match arguments.json {
         true => terminal.print(&as_json(&found))?,
         false => terminal.print(&as_text(&found))?,
     }
     Ok(ExitStatus::SUCCESS)
+}
+
+/// Opens the store of the settings, and says how the user calls it.
+fn opened(configuration: &Configuration) -> anyhow::Result<(String, Box<dyn Store>)> {
+    let Configuration { settings, conf, host, .. } = configuration;
+    let reference = &settings.store;
+    if caches::is_one(reference) {
+        return Ok((reference.to_string(), Box::new(caches::open(reference, configuration)?)));
+    }
+    if let Scheme::Other(_) = reference.scheme() {
+        bail!(
+            "store '{reference}' is not one that can be looked at: that is auto, daemon, unix://SOCKET, \
+             local, a folder, ssh-ng://HOST, ssh://HOST, file://FOLDER, http(s)://HOST and s3://BUCKET"
+        );
+    }
+    let local = LocalStore::choose(configuration)?;
+    let own = match local.address {
+        // nobody stands between
+        Address::Local(_) => own_store::writable_layout(reference)?,
+        _ => None,
+    };
+    if let Some(layout) = own {
+        return Ok((local.name, Box::new(own_store::open(layout, settings, conf)?)));
+    }
+    if let (Address::Local(_), StockDaemon::Absent) = (&local.address, local.stock_daemon(host))
+        && let Some(Place::Local(layout) | Place::Own(layout)) = own_store::place(reference)?
+        && layout.state.join("db/db.sqlite").exists()
+    {
+        // it's only looked at
+        return Ok((local.name, Box::new(own_store::open(layout, settings, conf)?)));
+    }
+    local.require_program(host)?;
+    let connector = Connector::new(configuration)?;
+    let store = connector.open_local(&local, &Default::default());
+    Ok((local.name, Box::new(store)))
 }
 
 /// Returns the median time of a cheap question.

@@ -8,7 +8,7 @@ use drover_fleet::Target;
 
 use crate::arguments::SourceArguments;
 use crate::evaluate::Evaluator;
-use crate::installable::{Attribute, Installable, Outputs, is_derivation};
+use crate::installable::{Attribute, Installable, Named, Outputs, is_derivation};
 use crate::local_store::LocalStore;
 
 /// Symbolic links that are followed one after another.
@@ -26,21 +26,22 @@ pub(crate) async fn targets(
 ) -> anyhow::Result<Vec<Target>> {
     let local = evaluator.local;
     let evaluates = source.file.is_some() || source.expr.is_some();
-    if !evaluates && !source.attributes.is_empty() {
-        bail!("-A names an attribute of a file or an expression; give one with -f or -E");
+    if !evaluates {
+        refuse_evaluation(source)?;
     }
     let (named, attributes): (Vec<&String>, Vec<&String>) =
         source.installables.iter().partition(|text| !evaluates || is_derivation(text));
-    let mut targets = Vec::new();
+    let mut targets = vec![];
     if evaluates {
-        let attributes = source.attributes.iter().chain(attributes);
-        let attributes: Vec<Attribute> =
-            attributes.map(|text| Attribute::parse(text)).collect::<Result<_, _>>()?;
+        let by_flag = source.attributes.iter().map(|text| (text, Named::ByFlag));
+        let alone = attributes.into_iter().map(|text| (text, Named::Alone));
+        let all = by_flag.chain(alone).map(|(text, named)| Attribute::parse(text, named));
+        let attributes: Vec<Attribute> = all.collect::<Result<_, _>>()?;
         targets.extend(evaluator.instantiate(&attributes).await?);
     }
     let fallback = ".".to_owned();
-    let named = match named.as_slice() {
-        [] if evaluates => Vec::new(),
+    let named = match &named[..] {
+        [] if evaluates => vec![],
         [] if current_dir.join("flake.nix").exists() => vec![&fallback],
         [] => bail!(
             "nothing to build: give a PATH.drv, -f FILE, -E EXPR or a flake reference such as .#x"
@@ -66,6 +67,20 @@ pub(crate) async fn targets(
         bail!("the evaluation gave no derivation: there is nothing to build");
     }
     Ok(targets)
+}
+
+/// Refuses what would be of no consequence where no file or expression is evaluated.
+fn refuse_evaluation(source: &SourceArguments) -> anyhow::Result<()> {
+    if !source.attributes.is_empty() {
+        bail!("-A names an attribute of a file or an expression; give one with -f or -E");
+    }
+    if !source.installables.is_empty()
+        && source.installables.iter().all(|text| is_derivation(text))
+        && let Some(flag) = source.evaluation_flag()
+    {
+        bail!("{flag} goes with something that is evaluated, and a PATH.drv isn't");
+    }
+    Ok(())
 }
 
 /// Returns the store path that a file name stands for, by way of links if need be.

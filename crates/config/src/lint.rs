@@ -59,6 +59,12 @@ fn store_notes(machine: &Machine, notes: &mut Notes<'_>) {
             format!("take '{name}' away here, and write max-jobs = {name} into nix.conf"),
         );
     }
+    for name in store.unknown_params() {
+        notes.warning(
+            format!("'{store}': unknown setting '{name}'"),
+            format!("take '{name}' away, or write it as Nix does"),
+        );
+    }
     if *store.scheme() == Scheme::Unix {
         notes.warning(
             format!("builds on '{store}' succeed, but Nix cannot fetch their outputs"),

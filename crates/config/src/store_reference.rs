@@ -41,6 +41,20 @@ pub enum Scheme {
     Other(String),
 }
 
+/// Parameters of stores of any kind.
+const OF_ANY: &[&str] =
+    &["store", "path-info-cache-size", "trusted", "priority", "want-mass-query", "system-features"];
+
+/// Parameters of both kinds of stores that are reached by SSH.
+const OF_SSH: &[&str] = &[
+    "ssh-key",
+    "base64-ssh-public-host-key",
+    "compress",
+    "remote-store",
+    "remote-program",
+    "max-connections",
+];
+
 impl Scheme {
     /// Returns the scheme as it is written.
     pub fn as_str(&self) -> &str {
@@ -153,6 +167,23 @@ impl StoreReference {
     /// Returns one parameter, decoded.
     pub fn param(&self, name: &str) -> Option<&str> {
         self.params.get(name).map(String::as_str)
+    }
+
+    /// Returns the parameters that mean nothing for a store of this kind, if it's one of those that are
+    /// reached by a connection.
+    pub fn unknown_params(&self) -> impl Iterator<Item = &str> {
+        let known: &[&[&str]] = match self.scheme {
+            Scheme::Ssh => &[OF_ANY, OF_SSH, &["log-fd"]],
+            Scheme::SshNg => &[OF_ANY, OF_SSH, &["max-connection-age"]],
+            Scheme::Unix | Scheme::Daemon => &[
+                OF_ANY,
+                &["root", "state", "log", "real", "max-connections", "max-connection-age"],
+            ],
+            _ => &[],
+        };
+        let is_known =
+            |name: &str| known.is_empty() || known.iter().any(|names| names.contains(&name));
+        self.params.keys().map(String::as_str).filter(move |name| !is_known(name))
     }
 
     /// Returns the same store with one parameter set.

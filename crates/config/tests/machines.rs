@@ -9,7 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use drover_config::{
-    Builders, Files, Machine, Machines, MachinesError, Origin, Severity, lint, parse_machines,
+    Builders, Files, Machine, Machines, MachinesError, Origin, Severity, StoreReference, lint,
+    parse_machines,
 };
 use rstest::rstest;
 
@@ -282,4 +283,18 @@ fn traps_are_pointed_out(#[case] text: &str, #[case] expected: &[&str]) {
     for note in notes {
         assert!(!note.remedy.trim().is_empty() && !note.remedy.contains('\n'), "{note:?}");
     }
+}
+
+/// Nix says so as well, and goes on.
+#[test]
+fn parameters_that_mean_nothing_are_told() {
+    let told = |uri: &str| -> Vec<String> {
+        let store: StoreReference = uri.parse().unwrap();
+        store.unknown_params().map(str::to_owned).collect()
+    };
+    assert_eq!(told("ssh-ng://b1?foo=bar&remote-program=x&trusted=true"), ["foo"]);
+    assert_eq!(told("ssh://b1?remote-progam=x&max-connections=2&compress=true"), ["remote-progam"]);
+    assert_eq!(told("unix:///s?root=/r&x=y"), ["x"]);
+    // these have settings of their own
+    assert_eq!(told("file:///c?compression=xz"), [""; 0]);
 }

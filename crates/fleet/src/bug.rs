@@ -9,14 +9,19 @@ use drover_schedule::JobId;
 use drover_store::BuildFailure;
 use futures::FutureExt as _;
 
-use crate::lane::{JobEnd, LaneContext};
+use crate::job_end::{JobEnd, Took};
+use crate::lane::LaneContext;
 
 /// Does some work for a job; where it panics, that is how the job ends.
 pub(crate) async fn unless_it_panics<T>(work: impl Future<Output = T>) -> Result<T, JobEnd> {
     AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| {
         let said = words(panic.as_ref());
         let message = format!("drover gave the build up because it has a bug: {said}");
-        JobEnd::Failed { failure: BuildFailure::Failed { message }, tail: Vec::new() }
+        JobEnd::Failed {
+            failure: BuildFailure::Failed { message },
+            tail: Vec::new(),
+            took: Took::default(),
+        }
     })
 }
 

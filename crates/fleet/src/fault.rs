@@ -18,6 +18,8 @@ pub(crate) fn refusal_of(message: String) -> BuildFailure {
 pub(crate) fn fault_of_connecting(error: &StoreError) -> MachineFault {
     match error {
         StoreError::Protocol { .. } => MachineFault::Refused,
+        // others will end and leave room
+        StoreError::OwnLimit { .. } => MachineFault::Unready,
         // whoever isn't let in now won't be later; what it can't do now it may later
         StoreError::Refused { message, .. } => match refusal_of(message.clone()) {
             BuildFailure::Machine { disk_full: true, .. } => MachineFault::DiskFull,
@@ -103,6 +105,10 @@ mod tests {
     #[case::unsigned(
         refused("cannot add path '/nix/store/x' because it lacks a valid signature"),
         MachineFault::Refused
+    )]
+    #[case::own_limit(
+        { let (store, reason) = text(); StoreError::OwnLimit { store, reason } },
+        MachineFault::Unready
     )]
     #[case::disk_full(refused("writing to file: No space left on device"), MachineFault::DiskFull)]
     #[case::locked(refused("database is locked"), MachineFault::Unready)]

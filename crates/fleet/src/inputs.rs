@@ -9,7 +9,8 @@ use tokio::sync::watch;
 
 use crate::fetch::fetch_there;
 use crate::fleet::total_bytes;
-use crate::lane::{JobEnd, LaneContext, Open};
+use crate::job_end::JobEnd;
+use crate::lane::{LaneContext, Open};
 use crate::merge::{Culprit, Merged};
 use crate::places::{Flight, Needs, Way};
 use crate::transfer::{AlsoHere, BULKY, Destination, copy_all};

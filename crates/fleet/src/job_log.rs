@@ -18,6 +18,8 @@ pub(crate) struct JobLog {
     observer: Arc<dyn Observer>,
     limit: usize,
     started: OnceLock<Instant>,
+    /// When nothing was ahead of it any more.
+    first: OnceLock<Instant>,
     /// That its own processes have ended.
     over: CancellationToken,
     heard: Mutex<Heard>,
@@ -45,10 +47,11 @@ impl JobLog {
         observer: Arc<dyn Observer>,
         limit: usize,
     ) -> JobLog {
-        let (started, tail, news) = (OnceLock::new(), Mutex::default(), Notify::new());
+        let (started, first) = (OnceLock::new(), OnceLock::new());
+        let (tail, news) = (Mutex::default(), Notify::new());
         let heard = Mutex::new(Heard { at: Instant::now(), bytes: 0, limit: None });
         let over = CancellationToken::new();
-        JobLog { node, machine, observer, limit, started, over, heard, news, tail }
+        JobLog { node, machine, observer, limit, started, first, over, heard, news, tail }
     }
 
     fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -109,6 +112,16 @@ impl JobLog {
     /// Returns when the build began, if the machine has said so.
     pub(crate) fn started(&self) -> Option<Instant> {
         self.started.get().copied()
+    }
+
+    /// Says that nothing is ahead of it any more.
+    pub(crate) fn is_first(&self) {
+        self.first.get_or_init(Instant::now);
+    }
+
+    /// Returns since when nothing was ahead of it, if something was.
+    pub(crate) fn first(&self) -> Option<Instant> {
+        self.first.get().copied()
     }
 
     pub(crate) fn take_tail(&self) -> Vec<String> {

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use drover_core::{NarSize, OutputName, PathInfo, StorePath};
 use drover_schedule::{JobId, MachineId, Place};
@@ -17,9 +16,10 @@ use tokio::time::Instant;
 
 use crate::ahead::fetching_ahead;
 use crate::bug::{followed, unless_it_panics};
-use crate::check::{Lie, Promised, check_made};
+use crate::check::{Promised, check_made};
 use crate::event::Observer;
 use crate::inputs::{Busy, Import, all_landed, bring, broken, goes_aside};
+use crate::job_end::{JobEnd, Took};
 use crate::job_log::JobLog;
 use crate::machine::Site;
 use crate::merge::{Culprit, Origin};
@@ -35,24 +35,6 @@ use crate::transfer::AlsoHere;
 pub(crate) struct LaneJob {
     pub(crate) job: JobId,
     pub(crate) plan: Arc<JobPlan>,
-}
-
-/// Something that a lane tells the driver.
-pub(crate) enum JobEnd {
-    /// All outputs are valid on the machine.
-    Built { built: Built, took: Duration },
-    /// The build failed.
-    Failed { failure: BuildFailure, tail: Vec<String> },
-    /// It went beyond what is asked of it. It still runs there: the lane has to be ended.
-    Exceeded { failure: BuildFailure, tail: Vec<String> },
-    /// It couldn't be tried: it's not to blame, nor is this machine.
-    Input { cause: String },
-    /// The derivation itself can't be built.
-    Derivation { cause: String },
-    /// The machine's answer can't be right.
-    Lie { lie: Lie },
-    /// A connection broke: the machine's, unless it was that of a source of its inputs.
-    Broken { error: StoreError, source: Option<Origin> },
 }
 
 /// A machine's lane.
@@ -320,13 +302,13 @@ impl Submitted {
             Ok(outcome) => outcome,
             Err(failure) => {
                 context.places_not_coming(&self.outputs);
-                let tail = self.log.take_tail();
-                context.tell(self.job, JobEnd::Exceeded { failure, tail });
+                let (tail, took) = (self.log.take_tail(), self.took());
+                context.tell(self.job, JobEnd::Exceeded { failure, tail, took });
                 // what was sent behind it waits for the driver, which ends the lane
                 return None;
             }
         };
-        let took = self.log.started().unwrap_or(self.sent).elapsed();
+        let took = self.took();
         if let Some(ahead) = self.on.ahead.take() {
             all_landed(vec![ahead]).await;
         }
@@ -334,7 +316,7 @@ impl Submitted {
             (Err(end), Ok(BuildOutcome::Failed(_)) | Err(_)) => end,
             (_, Err(error)) => broken(&self.on.culprit, error),
             (_, Ok(BuildOutcome::Failed(failure))) => {
-                JobEnd::Failed { failure, tail: self.log.take_tail() }
+                JobEnd::Failed { failure, tail: self.log.take_tail(), took }
             }
             (_, Ok(BuildOutcome::Built(built))) => {
                 context.hold_here(&built).await;
@@ -359,6 +341,14 @@ impl Submitted {
         again
     }
 
+    /// Returns how long the build took until now. It began when what was sent before it had ended, at
+    /// the earliest.
+    fn took(&self) -> Took {
+        let told = self.log.started();
+        let began = told.or(self.log.first()).unwrap_or(self.sent);
+        Took { seen: began.elapsed(), told: told.map(|began| began.elapsed()) }
+    }
+
     /// Waits for the build, or until it has gone beyond what is asked of it. Its time begins when
     /// what was sent before it has ended.
     async fn outcome_in_time(
@@ -370,6 +360,7 @@ impl Submitted {
         let exceeded = async {
             if let Some(ahead) = ahead {
                 all_landed(vec![ahead]).await;
+                log.is_first();
             }
             terms.exceeded(&derivation, log).await
         };
@@ -381,7 +372,7 @@ impl Submitted {
     }
 
     /// Believes what was built, if it can be right.
-    fn built(&self, context: &LaneContext, built: Built, took: Duration) -> JobEnd {
+    fn built(&self, context: &LaneContext, built: Built, took: Took) -> JobEnd {
         let (shared, derivation) = (&context.shared, &self.plan.derivation);
         let whose = (context.berth.place, derivation.as_ref());
         if let Err(lie) = check_made(shared, whose, &self.promised, &self.inputs, &built) {

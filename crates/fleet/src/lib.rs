@@ -19,6 +19,7 @@ mod graph;
 mod guess;
 mod inputs;
 mod intake;
+mod job_end;
 mod job_log;
 mod kept_folder;
 mod lane;

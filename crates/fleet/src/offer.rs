@@ -12,7 +12,8 @@ use drover_store::{Store, StoreError};
 use tokio::sync::watch;
 
 use crate::inputs::{Import, all_landed};
-use crate::lane::{JobEnd, LaneContext};
+use crate::job_end::JobEnd;
+use crate::lane::LaneContext;
 use crate::merge::Culprit;
 use crate::places::{Flight, Needs, Way};
 use crate::transfer::{AlsoHere, Destination};

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use drover_core::StorePath;
@@ -13,7 +12,7 @@ use drover_store::{BuildFailure, Built, StoreError, Trust};
 use crate::driver::{Driver, JobPhase, Lasting};
 use crate::event::{FailureKind, FleetEvent, JobFailureReport};
 use crate::fault::{fault_of, fault_of_connecting, full_text, refusal_of};
-use crate::lane::JobEnd;
+use crate::job_end::{JobEnd, Took};
 use crate::lanes::SOONER_ELSEWHERE;
 use crate::machine_state::Left;
 use crate::merge::{Origin, SMALL};
@@ -97,8 +96,12 @@ impl Driver {
         let lane = self.jobs.get(job.0 as usize).and_then(|state| state.lane);
         match end {
             JobEnd::Built { built, took } => self.built(machine, job, built, took),
-            JobEnd::Failed { failure, tail } => self.build_failed(machine, job, failure, tail),
-            JobEnd::Exceeded { failure, tail } => {
+            JobEnd::Failed { failure, tail, took } => {
+                self.was_busy(machine, took);
+                self.build_failed(machine, job, failure, tail);
+            }
+            JobEnd::Exceeded { failure, tail, took } => {
+                self.was_busy(machine, took);
                 self.build_failed(machine, job, failure, tail);
                 self.end_lane(machine, opening, "what was ahead of it went beyond its limits");
             }
@@ -129,7 +132,7 @@ impl Driver {
         }
     }
 
-    fn built(&mut self, machine: MachineId, job: JobId, built: Built, took: Duration) {
+    fn built(&mut self, machine: MachineId, job: JobId, built: Built, took: Took) {
         let place = self.shared.place_of(machine);
         let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
         // one that is built once more gets no second verdict
@@ -153,11 +156,18 @@ impl Driver {
         }
         if let Some(state) = self.machines.get_mut(machine.0 as usize) {
             state.builds += 1;
-            state.busy += took;
         }
-        self.tell_scheduler(Event::Finished { job, took, outputs });
+        self.was_busy(machine, took);
+        self.tell_scheduler(Event::Finished { job, took: took.told, outputs });
+        let took = took.seen;
         let (node, machine) = (plan.node, self.shared.name_of(machine));
         self.shared.observer.event(FleetEvent::Built { node, machine, took, bytes });
+    }
+
+    fn was_busy(&mut self, machine: MachineId, took: Took) {
+        if let Some(state) = self.machines.get_mut(machine.0 as usize) {
+            state.busy += took.seen;
+        }
     }
 
     /// Keeps the NAR of an output that came with the answer to its build.
@@ -296,6 +306,7 @@ impl Driver {
                 self.try_elsewhere(job, cause);
             }
             None if matches!(error, StoreError::Waiting { .. }) => self.not_sent(job, cause),
+            None if matches!(error, StoreError::OwnLimit { .. }) => self.try_elsewhere(job, cause),
             None if error.is_infrastructure() => {
                 self.retried(job, &cause);
                 self.machine_failed(machine, cause, fault_of(error));

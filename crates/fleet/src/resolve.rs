@@ -3,7 +3,7 @@
 use drover_core::{OutputName, StorePath};
 use drover_derivation::{BasicDerivation, Derivation, DerivationError};
 
-use crate::lane::JobEnd;
+use crate::job_end::JobEnd;
 use crate::prepare::JobPlan;
 use crate::shared::Shared;
 

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::event::{FleetEvent, Observer};
 use crate::fleet::total_bytes;
 use crate::guess::OutputSizes;
-use crate::lane::JobEnd;
+use crate::job_end::JobEnd;
 use crate::machine::Site;
 use crate::merge::{Found, Origin, Sources, Traffic, Transfer};
 use crate::places::Places;

@@ -116,7 +116,9 @@ impl Driver {
         }
         let lines: Vec<String> = reasons
             .iter()
-            .map(|(machine, reason)| format!("{}: {reason}", self.shared.name_of(*machine)))
+            .map(|(machine, reason)| {
+                format!("{}: {}", self.shared.name_of(*machine), reason.when_over())
+            })
             .collect();
         format!("no machine could build it\n{}", lines.join("\n"))
     }

@@ -204,7 +204,7 @@ impl<'a> Simulation<'a> {
 
     fn end(&mut self, job: JobId) {
         self.leave(job);
-        let took = self.settings.unknown_duration;
+        let took = Some(self.settings.unknown_duration);
         let outputs = self.outputs.get(job.0 as usize).into_iter().flatten();
         let outputs = outputs.map(|path| (*path, self.settings.unknown_size)).collect();
         self.tell(vec![Event::Finished { job, took, outputs }]);

@@ -120,7 +120,7 @@ fn run(machines: Vec<Event>, jobs: Vec<Event>) -> usize {
         now += Duration::from_micros(500);
         let Some(job) = started.pop_front() else { break };
         let outputs = vec![(PathId(job.0), ByteCount(u64::from(job.0 % 1000) * 1000))];
-        let took = Duration::from_secs(1);
+        let took = Some(Duration::from_secs(1));
         commands = scheduler.on(Moment(now), Event::Finished { job, took, outputs });
     }
     assert_eq!(done, JOBS as usize);

@@ -102,8 +102,9 @@ pub enum Event {
     Finished {
         /// The job.
         job: JobId,
-        /// How long the build took, without transfers.
-        took: Duration,
+        /// How long the build took, without transfers, where its beginning was told: an output that was
+        /// there already says nothing of other builds.
+        took: Option<Duration>,
         /// What it made and how big that is; valid on the machine where it ran.
         outputs: Vec<(PathId, ByteCount)>,
     },

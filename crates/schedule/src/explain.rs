@@ -93,17 +93,18 @@ impl Scheduler {
         }
     }
 
+    /// Whether a job was given to a machine, and wasn't taken back to wait.
+    pub fn was_placed(&self, job: JobId) -> bool {
+        self.jobs.get(job).is_some_and(|record| record.decision.is_some() && is_placed(record))
+    }
+
     fn choice(&self, job: &JobRecord, machine: MachineId, record: &MachineRecord) -> Choice {
         let asked = self.requirements.at(job.requirement);
         if let Some(reason) = record.description.refusal_of(&asked.needs) {
             return Choice::NotChosen(reason);
         }
-        let is_placed = match job.state {
-            State::Started { .. } | State::Stopping { .. } | State::Built | State::Ended(_) => true,
-            State::Waiting | State::Ready => false,
-        };
         match &job.decision {
-            Some(decision) if is_placed => {
+            Some(decision) if is_placed(job) => {
                 if decision.machine == machine {
                     let estimate = decision.estimate.into();
                     return Choice::Chosen { why: decision.why, estimate };
@@ -205,7 +206,12 @@ impl Scheduler {
             Link::Connecting => Some(down(self.now).unwrap_or(Reason::Connecting)),
             Link::Asleep => Some(Reason::NotConnected),
             Link::Up if record.busy_lanes() < slots => None,
-            Link::Up if record.trust == Trust::Probation => Some(Reason::OnProbation),
+            Link::Up if record.trust == Trust::Probation => Some(Reason::OnProbation {
+                trouble: record
+                    .trouble
+                    .as_ref()
+                    .map(|trouble| (trouble.fault, trouble.cause.to_string())),
+            }),
             Link::Up => Some(Reason::Full { busy: record.busy_lanes(), slots }),
         }
     }
@@ -222,5 +228,12 @@ impl Scheduler {
                 Some((machine, refusal.or_else(|| self.hindrance(record, machine, other))?))
             })
             .collect()
+    }
+}
+
+fn is_placed(job: &JobRecord) -> bool {
+    match job.state {
+        State::Started { .. } | State::Stopping { .. } | State::Built | State::Ended(_) => true,
+        State::Waiting | State::Ready => false,
     }
 }

@@ -15,11 +15,18 @@ use crate::settings::OnFailure;
 
 impl Scheduler {
     /// Takes a job that was built. If it was told to stop, the build was faster.
-    pub(crate) fn finished(&mut self, job: JobId, took: Duration, made: &[(PathId, ByteCount)]) {
+    pub(crate) fn finished(
+        &mut self,
+        job: JobId,
+        took: Option<Duration>,
+        made: &[(PathId, ByteCount)],
+    ) {
         let Some(lane) = self.jobs.get(job).and_then(|record| record.lane()) else { return };
         self.leave(job, lane);
         let speed = self.machines.at(lane.machine).speed;
-        self.durations.record(crate::duration::at_speed(took, 1.0 / speed));
+        if let Some(took) = took {
+            self.durations.record(crate::duration::at_speed(took, 1.0 / speed));
+        }
         self.count_success(lane.machine);
         self.reindex(lane.machine);
         self.note_products(job, lane.machine, made);

@@ -64,7 +64,10 @@ pub enum Reason {
         cause: String,
     },
     /// It came back after a failure and gets one job at a time until one succeeds.
-    OnProbation,
+    OnProbation {
+        /// What kind of failure it was, and what the machine said.
+        trouble: Option<(MachineFault, String)>,
+    },
     /// It was told to take no further jobs.
     Draining,
     /// It is in the configuration no more.
@@ -105,12 +108,23 @@ impl Reason {
             Reason::NotConnected => "notConnected",
             Reason::Down { .. } => "down",
             Reason::Refused { .. } => "refused",
-            Reason::OnProbation => "onProbation",
+            Reason::OnProbation { .. } => "onProbation",
             Reason::Draining => "draining",
             Reason::Removed => "removed",
             Reason::FailedThere { .. } => "failedThere",
             Reason::Later { .. } => "later",
             Reason::NotAmongBest { .. } => "notAmongBest",
+        }
+    }
+
+    /// Returns the words for people where nothing is tried again.
+    #[must_use]
+    pub fn when_over(&self) -> String {
+        match self {
+            Reason::Down { fault, cause, since, .. } => {
+                format!("it is down since {since} into the run ({fault}: {cause})")
+            }
+            _ => self.to_string(),
         }
     }
 
@@ -153,8 +167,12 @@ impl fmt::Display for Reason {
                  and is tried again at {again}"
             ),
             Reason::Refused { cause } => write!(f, "it refuses us and is not tried again: {cause}"),
-            Reason::OnProbation => {
-                f.write_str("it failed before and gets one job at a time until one succeeds")
+            Reason::OnProbation { trouble } => {
+                f.write_str("it failed before and gets one job at a time until one succeeds")?;
+                match trouble {
+                    Some((fault, cause)) => write!(f, " ({fault}: {cause})"),
+                    None => Ok(()),
+                }
             }
             Reason::Draining => f.write_str("it is draining and takes no further jobs"),
             Reason::Removed => f.write_str("it was removed from the configuration"),

@@ -135,12 +135,12 @@ fn connected(machine: u32) -> Event {
 }
 
 fn finished(job: u32) -> Event {
-    Event::Finished { job: JobId(job), took: seconds(10), outputs: Vec::new() }
+    Event::Finished { job: JobId(job), took: Some(seconds(10)), outputs: Vec::new() }
 }
 
 fn made(job: u32, output: u32) -> Event {
     let outputs = vec![(PathId(output), ByteCount(1_000_000))];
-    Event::Finished { job: JobId(job), took: seconds(10), outputs }
+    Event::Finished { job: JobId(job), took: Some(seconds(10)), outputs }
 }
 
 fn build_failed(job: u32) -> Event {
@@ -1151,4 +1151,16 @@ fn owners_of_different_machines_are_not_in_each_others_way() {
         matches!(command, Command::Start { lane, after: Some(_), .. } if lane.machine.0 == 0)
     });
     assert_eq!(ahead.count(), 2);
+}
+
+/// What is told in the end is all that there is to go by.
+#[test]
+fn reasons_say_what_happened_before() {
+    let trouble = Some((MachineFault::Lost, "no space left".to_owned()));
+    let told = Reason::OnProbation { trouble }.when_over();
+    assert!(told.contains("connection lost: no space left"), "{told}");
+    let (fault, cause) = (MachineFault::Unreachable, "no route".to_owned());
+    let down = Reason::Down { fault, cause, since: Moment::START, again: Moment(seconds(1)) };
+    let told = down.when_over();
+    assert!(told.contains("no route") && !told.contains("again"), "{told}");
 }

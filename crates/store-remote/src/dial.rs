@@ -14,9 +14,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::error::Peer;
+use crate::error::{Peer, own_limit};
+use crate::master::{Need, SessionSlot};
 use crate::mux::{MuxControl, MuxSession};
-use crate::ssh::{SessionSlot, SshHost, SshTarget};
+use crate::ssh::{SshHost, SshTarget};
 use crate::stderr::StderrTail;
 
 /// What is run at the other end, and the protocol that it speaks.
@@ -208,6 +209,11 @@ impl Dialler {
         matches!(self, Dialler::Socket(_))
     }
 
+    /// Whether somebody waits for others to end what they have open.
+    pub(crate) fn is_crowded(&self) -> bool {
+        matches!(self, Dialler::Ssh(host, ..) if host.is_crowded())
+    }
+
     pub(crate) fn way(&self) -> Way {
         match self {
             Dialler::Ssh(host, ..) if !host.compresses() => Way::Long,
@@ -219,14 +225,14 @@ impl Dialler {
     pub(crate) fn approach(&self) {
         if let Dialler::Ssh(host, _, approach) = self {
             let host = Arc::clone(host);
-            let task = approach.tasks.spawn(async move { host.slot().await });
+            let task = approach.tasks.spawn(async move { host.slot(Need::Other).await });
             *approach.begun.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some(AbortOnDropHandle::new(task));
         }
     }
 
     /// Opens one more connection.
-    pub(crate) async fn open(&self, name: &str) -> Result<Wire, StoreError> {
+    pub(crate) async fn open(&self, name: &str, need: Need) -> Result<Wire, StoreError> {
         match self {
             Dialler::Socket(path) => {
                 let peer = Peer {
@@ -234,9 +240,13 @@ impl Dialler {
                     command: path.display().to_string(),
                     stderr: StderrTail::default(),
                 };
-                let stream = tokio::net::UnixStream::connect(path)
-                    .await
-                    .map_err(|error| peer.unreachable(socket_reason(path, &error)))?;
+                let stream =
+                    tokio::net::UnixStream::connect(path).await.map_err(
+                        |error| match own_limit(&error) {
+                            Some(reason) => StoreError::OwnLimit { store: name.to_owned(), reason },
+                            None => peer.unreachable(socket_reason(path, &error)),
+                        },
+                    )?;
                 let (reader, writer) = stream.into_split();
                 let keep_alive = KeepAlive { _held: Held::Nothing, _stderr: JoinSet::new() };
                 Ok(Wire { reader: Box::new(reader), writer: Box::new(writer), peer, keep_alive })
@@ -253,9 +263,9 @@ impl Dialler {
                 let begun = approach.begun.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let slot = match begun {
                     Some(begun) => begun.await.unwrap_or_else(|_| Err(not_begun(name)))?,
-                    None => host.slot().await?,
+                    None => host.slot(need).await?,
                 };
-                let (session, slot) = host.session(slot, &line).await?;
+                let (session, slot) = host.session(slot, &line, need).await?;
                 Ok(on_master(name, session, slot, line.join(" ")))
             }
         }
@@ -302,7 +312,7 @@ fn spawn(name: &str, mut command: Command, line: String) -> Result<Wire, StoreEr
     command.process_group(0);
     let mut child = command.spawn().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => peer.no_program("No such file or directory"),
-        _ => peer.unreachable(format!("'{}' could not be run: {error}", peer.command)),
+        _ => peer.not_begun(&format!("'{}' could not be run", peer.command), &error),
     })?;
     let (Some(stdin), Some(stdout), Some(words)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())

@@ -134,7 +134,6 @@ impl RemoteLane {
         // words come by another way, so that only the end of all time can be told
         let limits = (serve_options(&settings), settings.timeout);
         let session = self.lease.session();
-        log.event(drover_store::LogEvent::Started);
         let built = match plan {
             BuildPlan::Derivation(basic) => {
                 self.serve_derivation(dialect, (derivation, basic), limits, log)

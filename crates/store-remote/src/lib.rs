@@ -6,6 +6,7 @@
 //! peer said something wrong is never used again; every wait for a peer has a limit.
 
 mod activities;
+mod builder;
 mod channel;
 mod ciphers;
 mod closing;
@@ -26,11 +27,14 @@ mod ledger;
 mod log;
 mod log_file;
 mod login;
+mod master;
 mod mux;
 mod nar_stream;
 mod opener;
+mod openings;
 mod output_map;
 mod path_questions;
+mod places;
 mod pool;
 mod pull;
 mod reader;

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 
 use crate::dial::ConnectOptions;
+use crate::master::Need;
 use crate::ssh::{SshHost, SshTarget};
 
 /// Bytes of each stream of a command that are kept.
@@ -105,7 +106,7 @@ impl Login {
     ///
     /// The host can't be reached, or doesn't let this user in without a question.
     pub async fn open(&self) -> Result<(), StoreError> {
-        self.host.slot().await.map(drop)
+        self.host.slot(Need::Other).await.map(drop)
     }
 
     /// Runs a command there by the user's shell, with nothing on its standard input, and returns
@@ -117,8 +118,8 @@ impl Login {
     /// The host can't be reached, or gives no session.
     pub async fn run(&self, line: &[&str], limit: Duration) -> Result<Ran, StoreError> {
         let line: Vec<String> = line.iter().map(|&word| word.to_owned()).collect();
-        let slot = self.host.slot().await?;
-        let (session, slot) = self.host.session(slot, &line).await?;
+        let slot = self.host.slot(Need::Other).await?;
+        let (session, slot) = self.host.session(slot, &line, Need::Other).await?;
         drop(session.stdin);
         let mut ran = Ran::default();
         let streams = async {
@@ -145,8 +146,8 @@ impl Login {
         limit: Duration,
     ) -> Result<Ran, StoreError> {
         let line: Vec<String> = line.iter().map(|&word| word.to_owned()).collect();
-        let slot = self.host.slot().await?;
-        let (session, slot) = self.host.session(slot, &line).await?;
+        let slot = self.host.slot(Need::Other).await?;
+        let (session, slot) = self.host.session(slot, &line, Need::Other).await?;
         let mut stdin = session.stdin;
         let mut ran = Ran::default();
         let all = async {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::channel::Channel;
 use crate::dial::{Dialler, Wire};
 use crate::handshake::{self, Expected, Greeting};
+use crate::master::Need;
 use crate::reader::Reader;
 use crate::session::{Language, Session, client_options};
 use crate::steady::Questions;
@@ -94,7 +95,12 @@ impl Opener {
 
     /// Opens a connection on which nothing has been said.
     pub(crate) async fn dial(&self) -> Result<Wire, StoreError> {
-        self.dialler.open(&self.name).await
+        self.dialler.open(&self.name, Need::Other).await
+    }
+
+    /// Whether somebody waits for others to end what they have open.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.dialler.is_crowded()
     }
 
     /// Begins what comes before the first channel.
@@ -104,8 +110,10 @@ impl Opener {
 
     /// Opens one more channel. A server that was exchanged for one of another version meanwhile is
     /// greeted again.
-    pub(crate) async fn open(&self) -> Result<(Session, Known), StoreError> {
-        self.open_asking(&Questions::default()).await.map(|(session, known, _)| (session, known))
+    pub(crate) async fn open(&self, need: Need) -> Result<(Session, Known), StoreError> {
+        self.open_asking(&Questions::default(), need)
+            .await
+            .map(|(session, known, _)| (session, known))
     }
 
     /// Opens a channel, and asks the first questions together with the greeting where they are few.
@@ -113,12 +121,13 @@ impl Opener {
     pub(crate) async fn open_asking(
         &self,
         questions: &Questions,
+        need: Need,
     ) -> Result<(Session, Known, Answered), StoreError> {
         let expected = *self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut version, mut versions, mut pauses) = (expected, 1, AGAIN.into_iter());
         let began = Instant::now();
         let (session, known) = loop {
-            match self.try_open(version, questions).await? {
+            match self.try_open(version, questions, need).await? {
                 Opened::Ready(session, known) => break (*session, known),
                 Opened::OtherVersion(other) if versions == 1 => (version, versions) = (other, 2),
                 Opened::OtherVersion(_) => {
@@ -151,8 +160,9 @@ impl Opener {
         &self,
         version: Version,
         questions: &Questions,
+        need: Need,
     ) -> Result<Opened, StoreError> {
-        let wire = self.dialler.open(&self.name).await?;
+        let wire = self.dialler.open(&self.name, need).await?;
         let mut reader = Reader::new(wire.reader, wire.peer);
         reader.watched_by(&self.watch);
         let mut writer = wire.writer;

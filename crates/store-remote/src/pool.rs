@@ -16,6 +16,7 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::master::Need;
 use crate::opener::{Known, Opener};
 use crate::session::Session;
 use crate::steady::{Questions, Steady};
@@ -179,7 +180,7 @@ impl Pool {
     /// Connects, unless that was done before.
     pub(crate) async fn connect(&self) -> Result<Known, StoreError> {
         let known = self.known.get_or_try_init(|| async {
-            let (session, known) = self.opener.open().await?;
+            let (session, known) = self.opener.open(Need::Other).await?;
             locked(&self.idle).push(session);
             Ok::<Known, StoreError>(known)
         });
@@ -205,7 +206,7 @@ impl Pool {
         }
         let session = match found {
             Some(session) => session,
-            None => self.open_one_more().await?,
+            None => self.open_or_take(purpose).await?,
         };
         if self.takes_turns() {
             // the next to end may be the only one that holds what came since
@@ -221,15 +222,6 @@ impl Pool {
     fn leased(self: &Arc<Self>, session: Session, afterwards: Afterwards, permit: Permit) -> Lease {
         let (session, pool) = (Some(session), Arc::clone(self));
         Lease { session, pool, afterwards, _permit: permit }
-    }
-
-    async fn open_one_more(&self) -> Result<Session, StoreError> {
-        let (session, _) = self.opener.open().await?;
-        if self.takes_turns() {
-            // the one whose place it takes may have held them
-            self.steady.hold_all(&session).await?;
-        }
-        Ok(session)
     }
 
     async fn permit(&self, purpose: Purpose) -> Result<Permit, StoreError> {
@@ -256,7 +248,7 @@ impl Pool {
         if self.takes_turns() {
             drop(self.take_idle(Purpose::Lane));
         }
-        let session = self.open_one_more().await?;
+        let session = self.open_one_more(Purpose::Lane).await?;
         Ok(self.leased(session, Afterwards::Closed, permit))
     }
 
@@ -270,7 +262,8 @@ impl Pool {
         let mut warming = locked(&self.warming);
         for _ in idle + warming.len()..channels {
             let opener = Arc::clone(&self.opener);
-            let open = async move { opener.open().await.ok().map(|(session, _)| session) };
+            let open =
+                async move { opener.open(Need::Ahead).await.ok().map(|(session, _)| session) };
             warming.push(AbortOnDropHandle::new(self.tasks.spawn(open)));
         }
     }
@@ -286,7 +279,7 @@ impl Pool {
 
     /// Takes an idle channel: for questions one that holds roots, for all else one that doesn't,
     /// if there's a choice.
-    fn take_idle(self: &Arc<Self>, purpose: Purpose) -> Option<Session> {
+    pub(crate) fn take_idle(self: &Arc<Self>, purpose: Purpose) -> Option<Session> {
         let mut idle = locked(&self.idle);
         let ended: Vec<_> = idle.extract_if(.., |session| !session.channel.is_reusable()).collect();
         ended.into_iter().for_each(|session| self.close(session));
@@ -312,7 +305,8 @@ impl Pool {
             let (roots, held) = self.steady.note(paths);
             let asked = paths.union(sought).cloned().collect();
             let questions = Questions { roots, asked, substitute: Some(substitute) };
-            let (session, known, answered) = self.opener.open_asking(&questions).await?;
+            let (session, known, answered) =
+                self.opener.open_asking(&questions, Need::Other).await?;
             session.mark_roots(held);
             first = Some((self.leased(session, Afterwards::Reused, permit), answered));
             Ok::<Known, StoreError>(known)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drover_nar::{Limits, Parser, Progress as Parsed};
-use drover_store::StoreError;
+use drover_store::{LogEvent, StoreError};
 use drover_wire::{DecodeError, Decoder, LogMessage};
 use tokio::io::AsyncRead;
 
@@ -188,6 +188,8 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
     ) -> Result<(), StoreError> {
         if let (StandardError::BuildLog, Listener::Build(log)) = (awaiting.stderr, &awaiting.log) {
             self.peer.stderr.follow(Arc::clone(log));
+            // nobody tells, but the server does one thing after another
+            log.event(LogEvent::Started);
         }
         let mut refused = None;
         for _ in 0..awaiting.answers {

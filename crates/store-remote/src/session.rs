@@ -342,7 +342,6 @@ enum Expected {
     Of(Box<Request>),
 }
 
-/// Returns the options that travel with a build in the serve protocol.
 /// Returns settings as they travel.
 pub(crate) fn client_options(settings: &BuildSettings) -> ClientOptions {
     let mut overrides = settings.overrides.clone();
@@ -363,12 +362,17 @@ pub(crate) fn client_options(settings: &BuildSettings) -> ClientOptions {
     }
 }
 
+/// Returns the options that travel with a build in the serve protocol.
 pub(crate) fn serve_options(settings: &BuildSettings) -> ServeBuildOptions {
     let seconds = |limit: Option<Duration>| limit.map_or(0, |limit| limit.as_secs());
     ServeBuildOptions {
         max_silent_time: seconds(settings.max_silent_time),
         timeout: seconds(settings.timeout),
-        max_log_size: 0,
+        max_log_size: settings
+            .overrides
+            .get("max-build-log-size")
+            .and_then(|size| size.parse().ok())
+            .unwrap_or(0),
         keep_failed: settings.keep_failed,
     }
 }

@@ -2,30 +2,33 @@
 //!
 //! The transport is the `ssh` program, so that the user's configuration, agents, jump hosts and
 //! hardware keys work as in a terminal. It never asks a question. A server takes ten sessions on one
-//! connection by default (`MaxSessions`), so beyond eight another master is opened.
+//! connection by default (`MaxSessions`), so beyond eight another master is opened. Where the server
+//! takes no further connection the sessions make do with those there are.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use drover_store::StoreError;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::ciphers::fast_ciphers;
 use crate::dial::ConnectOptions;
-use crate::error::Peer;
+use crate::error::{Peer, own_limit};
+use crate::master::{Master, Need, SessionSlot, most_known};
 use crate::mux::{MuxError, MuxSession, open_session};
 use crate::stderr::StderrTail;
 
 /// How often another connection is tried where a server refuses sessions.
 const ATTEMPTS: usize = 4;
 
-/// Sessions over one master.
-const SESSIONS: usize = 8;
+/// How a shell ends that finds no program.
+const NO_PROGRAM: i32 = 127;
 
 /// What a host is called whose key is given; its own name may be changed by the user's configuration.
 const PINNED: &str = "drover-pinned";
@@ -66,80 +69,17 @@ pub(crate) struct SshHost {
     name: String,
     target: SshTarget,
     options: ConnectOptions,
-    masters: Mutex<Vec<Arc<Master>>>,
-    opening: tokio::sync::Mutex<()>,
+    pub(crate) masters: Mutex<Vec<Arc<Master>>>,
+    pub(crate) opening: tokio::sync::Mutex<()>,
+    /// When the server refused a further connection, and why.
+    pub(crate) refusal: Mutex<Option<(Instant, StoreError)>>,
+    /// That a place was given back.
+    pub(crate) freed: Arc<Notify>,
+    /// Those who wait for a place.
+    pub(crate) waiting: AtomicUsize,
     next: AtomicUsize,
     /// The option for faster ciphers, once it's known whether it may be set.
     ciphers: OnceCell<Option<&'static str>>,
-}
-
-/// One connection with its control socket.
-struct Master {
-    socket: PathBuf,
-    places: Mutex<Places>,
-    child: Mutex<Child>,
-    _stderr: JoinSet<()>,
-}
-
-/// The places of a master.
-struct Places {
-    used: usize,
-    /// Sessions that the server takes on this connection, as far as is known.
-    most: usize,
-}
-
-/// A session's place on its master.
-pub(crate) struct SessionSlot {
-    master: Arc<Master>,
-    given_back: GivenBack,
-}
-
-/// Why a place is given back.
-enum GivenBack {
-    /// The session has ended.
-    Over,
-    /// The server has refused it.
-    Refused,
-}
-
-impl SessionSlot {
-    /// Gives the place back, as the server has refused a session for it.
-    fn refused(mut self) {
-        self.given_back = GivenBack::Refused;
-    }
-}
-
-impl Drop for SessionSlot {
-    fn drop(&mut self) {
-        let mut places = self.master.places();
-        places.used -= 1;
-        // in the same step, so that of two that are refused at once neither counts the other
-        if matches!(self.given_back, GivenBack::Refused) {
-            places.most = places.most.min(places.used);
-        }
-    }
-}
-
-impl Master {
-    fn is_alive(&self) -> bool {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        matches!(child.try_wait(), Ok(None))
-    }
-
-    /// Takes a place, if there is one.
-    fn take(self: &Arc<Self>) -> Option<SessionSlot> {
-        let mut places = self.places();
-        if places.used >= places.most {
-            return None;
-        }
-        places.used += 1;
-        drop(places);
-        Some(SessionSlot { master: Arc::clone(self), given_back: GivenBack::Over })
-    }
-
-    fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl SshHost {
@@ -150,6 +90,9 @@ impl SshHost {
             options,
             masters: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
+            refusal: Mutex::default(),
+            freed: Arc::default(),
+            waiting: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
             ciphers: OnceCell::new(),
         }
@@ -160,40 +103,34 @@ impl SshHost {
         self.target.compression == Compression::On
     }
 
-    /// Takes a place on a master that is up.
-    pub(crate) async fn slot(&self) -> Result<SessionSlot, StoreError> {
-        if let Some(slot) = self.free_slot() {
-            return Ok(slot);
-        }
-        let _opening = self.opening.lock().await;
-        match self.free_slot() {
-            Some(slot) => Ok(slot),
-            None => self.open_master().await,
-        }
-    }
-
     /// Runs `line` there, on a place or another one if the server takes no more sessions on that
     /// connection.
     pub(crate) async fn session(
         &self,
         slot: SessionSlot,
         line: &[String],
+        need: Need,
     ) -> Result<(MuxSession, SessionSlot), StoreError> {
         let words: Vec<String> = line.iter().map(|word| quoted(word)).collect();
         let command = words.join(" ");
         let mut slot = slot;
         for _ in 0..ATTEMPTS {
-            let opening = open_session(&slot.master.socket, &command);
+            let opening = open_session(&slot.master().socket, &command);
             let limit = self.options.connect_timeout;
             let why = match tokio::time::timeout(limit, opening).await {
                 Ok(Ok(session)) => return Ok((session, slot)),
                 Ok(Err(error @ MuxError::Refused(_))) => {
                     tracing::debug!(%error, "a session was refused");
                     slot.refused();
-                    slot = self.slot().await?;
+                    slot = self.slot(need).await?;
                     continue;
                 }
-                Ok(Err(error)) => error.to_string(),
+                Ok(Err(error)) => match own_limit_of(&error) {
+                    Some(reason) => {
+                        return Err(StoreError::OwnLimit { store: self.name.clone(), reason });
+                    }
+                    None => error.to_string(),
+                },
                 Err(_) => format!("no session after {} s", limit.as_secs()),
             };
             return Err(self.unreachable(why));
@@ -203,12 +140,6 @@ impl SshHost {
 
     fn unreachable(&self, reason: impl Into<String>) -> StoreError {
         StoreError::Unreachable { store: self.name.clone(), reason: reason.into() }
-    }
-
-    fn free_slot(&self) -> Option<SessionSlot> {
-        let mut masters = self.masters.lock().unwrap_or_else(PoisonError::into_inner);
-        masters.retain(|master| master.is_alive());
-        masters.iter().find_map(Master::take)
     }
 
     pub(crate) fn destination(&self) -> String {
@@ -227,7 +158,16 @@ impl SshHost {
         }
         arguments.extend(self.options.ssh_arguments.iter().cloned());
         arguments.extend(
-            ["-x", "-a", "-T", "-oBatchMode=yes", "-oRemoteCommand=none"].map(str::to_owned),
+            [
+                "-x",
+                "-a",
+                "-T",
+                "-oBatchMode=yes",
+                "-oRemoteCommand=none",
+                // a forwarded port can be had once only, and would refuse every further connection
+                "-oClearAllForwardings=yes",
+            ]
+            .map(str::to_owned),
         );
         arguments
             .push(format!("-oConnectTimeout={}", self.options.connect_timeout.as_secs().max(1)));
@@ -256,11 +196,12 @@ impl SshHost {
     }
 
     /// Opens a connection, and takes its first place.
-    async fn open_master(&self) -> Result<SessionSlot, StoreError> {
+    pub(crate) async fn open_master(&self) -> Result<SessionSlot, StoreError> {
         let stderr = StderrTail::default();
         let peer =
             Peer { name: self.name.clone(), command: "ssh".to_owned(), stderr: stderr.clone() };
-        self.pin_if_known().map_err(|error| peer.unreachable(error.to_string()))?;
+        self.pin_if_known()
+            .map_err(|error| peer.not_begun("its key can't be written down", &error))?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let socket =
             self.options.runtime_dir.path().join(format!("m{}.{number}", short_hash(&self.name)));
@@ -270,7 +211,7 @@ impl SshHost {
         let mut child = self
             .master_command(&socket, *ciphers.await)
             .spawn()
-            .map_err(|error| peer.unreachable(format!("ssh could not be run: {error}")))?;
+            .map_err(|error| peer.not_begun("ssh could not be run", &error))?;
         let mut tasks = JoinSet::new();
         if let Some(words) = child.stderr.take() {
             tasks.spawn(stderr.drain(words));
@@ -282,22 +223,22 @@ impl SshHost {
             Ok(true) => {}
             Ok(false) => {
                 let last_words = async {
-                    drop(child.wait().await);
+                    let status = child.wait().await;
                     while tasks.join_next().await.is_some() {}
+                    status.ok().and_then(|status| status.code())
                 };
-                drop(tokio::time::timeout(limit, last_words).await);
-                return Err(self.refused(&peer));
+                let code = tokio::time::timeout(limit, last_words).await.ok().flatten();
+                return Err(self.refused(&peer, code));
             }
             Err(_) => {
                 let seconds = limit.as_secs();
                 return Err(peer.unreachable(format!("no connection after {seconds} s")));
             }
         }
-        let child = Mutex::new(child);
         let mut masters = self.masters.lock().unwrap_or_else(PoisonError::into_inner);
-        let places = Mutex::new(Places { used: 1, most: most_known(&masters) });
-        let master = Arc::new(Master { socket, places, child, _stderr: tasks });
-        let slot = SessionSlot { master: Arc::clone(&master), given_back: GivenBack::Over };
+        let most = most_known(&masters);
+        let master = Master::new(socket, child, tasks, (most, Arc::clone(&self.freed)));
+        let slot = master.first();
         masters.push(master);
         Ok(slot)
     }
@@ -336,10 +277,24 @@ exit $status"#;
         }
     }
 
-    /// Says what `ssh` said, and what can be done about the usual reasons.
-    fn refused(&self, peer: &Peer) -> StoreError {
+    /// Says what `ssh` said, and what can be done about the usual reasons. `code` is how it ended.
+    fn refused(&self, peer: &Peer, code: Option<i32>) -> StoreError {
         let said = peer.stderr.text().unwrap_or_default();
         let user = self.target.user.as_deref().unwrap_or("the user of your ssh configuration");
+        if code == Some(NO_PROGRAM) {
+            return self.unreachable(
+                "ssh could not be run: there is none on the PATH; install OpenSSH's client (Debian \
+                 and Ubuntu: apt install openssh-client)",
+            );
+        }
+        if self.target.host_key.is_some() && said.contains("Host key verification failed") {
+            // ssh's own advice is about a file that is none of the user's
+            return self.unreachable(
+                "the host's key is not the one that is given for it, in the eighth column of its line or \
+                 as 'base64-ssh-public-host-key' in its address: compare it with the machine's own \
+                 (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub there), then mend what is given",
+            );
+        }
         let hint = if said.contains("Host key verification failed") {
             "the host's key is not the one that is known (or none is): compare it, then update \
              known_hosts or the machine's public host key"
@@ -356,9 +311,12 @@ exit $status"#;
     }
 }
 
-/// Returns how many sessions another connection will take: what a server refuses on one it refuses on all.
-fn most_known(masters: &[Arc<Master>]) -> usize {
-    masters.iter().map(|master| master.places().most).min().unwrap_or(SESSIONS).max(1)
+/// Returns which limit of this machine is in the way of a session, if one is.
+fn own_limit_of(error: &MuxError) -> Option<String> {
+    match error {
+        MuxError::Io(error) => own_limit(error),
+        MuxError::Refused(_) => None,
+    }
 }
 
 /// Returns a word as the shell of the other machine has to be given it.
@@ -387,73 +345,7 @@ async fn is_up(ssh: &mut Child) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    fn master(used: usize) -> Arc<Master> {
-        let child = Command::new("sleep").arg("1000").kill_on_drop(true).spawn().expect("sleep");
-        let (places, child) = (Mutex::new(Places { used, most: SESSIONS }), Mutex::new(child));
-        Arc::new(Master { socket: PathBuf::new(), places, child, _stderr: JoinSet::new() })
-    }
-
-    fn host() -> SshHost {
-        let options = ConnectOptions {
-            connect_timeout: Duration::from_secs(1),
-            ssh_arguments: Vec::new(),
-            runtime_dir: Arc::new(tempfile::tempdir().expect("a folder")),
-        };
-        let target = SshTarget { host: "host".to_owned(), ..SshTarget::default() };
-        SshHost::new("ssh://host".to_owned(), target, options)
-    }
-
-    #[tokio::test]
-    async fn eight_sessions_fit_on_a_master() {
-        let host = host();
-        host.masters.lock().expect("not poisoned").push(master(0));
-        let mut slots: Vec<SessionSlot> = (0..SESSIONS).map_while(|_| host.free_slot()).collect();
-        assert_eq!(slots.len(), 8);
-        assert!(host.free_slot().is_none(), "the ninth needs another master");
-        slots.pop();
-        assert!(host.free_slot().is_some(), "a session that has ended makes room");
-        host.masters.lock().expect("not poisoned").push(master(1));
-        let second: Vec<SessionSlot> = (0..SESSIONS).map_while(|_| host.free_slot()).collect();
-        assert_eq!(second.len(), 8, "seven on the second, and one on the first again");
-    }
-
-    #[tokio::test]
-    async fn a_server_that_takes_fewer_is_believed() {
-        let host = host();
-        host.masters.lock().expect("not poisoned").push(master(0));
-        let mut slots: Vec<SessionSlot> = (0..3).map_while(|_| host.free_slot()).collect();
-        slots.drain(2..).for_each(SessionSlot::refused);
-        assert!(host.free_slot().is_none(), "two fit");
-        drop(slots);
-        assert_eq!((0..SESSIONS).map_while(|_| host.free_slot()).collect::<Vec<_>>().len(), 2);
-        assert_eq!(most_known(&host.masters.lock().expect("not poisoned")), 2, "on another, too");
-    }
-
-    #[tokio::test]
-    async fn of_many_that_are_refused_at_once_each_counts() {
-        let (host, master) = (host(), master(0));
-        host.masters.lock().expect("not poisoned").push(Arc::clone(&master));
-        for _ in 0..500 {
-            *master.places() = Places { used: 0, most: SESSIONS };
-            let mut slots: Vec<SessionSlot> =
-                (0..SESSIONS).map_while(|_| host.free_slot()).collect();
-            let start = std::sync::Barrier::new(SESSIONS - 2);
-            std::thread::scope(|scope| {
-                for slot in slots.drain(2..) {
-                    let start = &start;
-                    scope.spawn(move || {
-                        start.wait();
-                        slot.refused();
-                    });
-                }
-            });
-            assert!(host.free_slot().is_none(), "two fit");
-        }
-    }
 
     #[rstest::rstest]
     #[case::plain("nix-daemon", "nix-daemon")]
@@ -468,22 +360,5 @@ mod tests {
         let mut shell = shell;
         let said = shell.arg("-c").arg(format!("printf %s {}", quoted(word))).output();
         assert_eq!(said.expect("a shell").stdout, word.as_bytes());
-    }
-
-    #[tokio::test]
-    async fn a_dead_master_takes_no_sessions() {
-        let host = host();
-        let dead = master(0);
-        dead.child.lock().expect("not poisoned").start_kill().expect("a signal");
-        host.masters.lock().expect("not poisoned").extend([dead, master(0)]);
-        let slot = loop {
-            let slot = host.free_slot().expect("the second");
-            if host.masters.lock().expect("not poisoned").len() == 1 {
-                break slot;
-            }
-            tokio::task::yield_now().await;
-        };
-        drop(slot);
-        assert!(host.free_slot().is_some());
     }
 }

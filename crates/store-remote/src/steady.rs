@@ -15,6 +15,7 @@ use drover_wire::{Dialect, Request, Substitute};
 
 use crate::held::{First, Held};
 use crate::log::Listener;
+use crate::master::Need;
 use crate::opener::Opener;
 use crate::reply::Patience;
 use crate::session::{Language, Session};
@@ -52,7 +53,7 @@ impl Steady {
         }
         let session = match candidate() {
             Some(session) => session,
-            None => self.opener.open().await?.0,
+            None => self.opener.open(Need::Other).await?.0,
         };
         self.hold_all(&session).await?;
         Ok(Arc::clone(place.insert(Arc::new(session))))

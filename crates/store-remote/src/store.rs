@@ -10,15 +10,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{DrvOutput, PathInfo, StoreDir, StorePath, ToldRealisation};
 use drover_store::{
-    BuildLog, BuildSettings, Builder, Description, FetchObserver, Lane, Missing, PathStream,
-    SilentLog, Store, StoreError, Substitute, Trust, Verified,
+    BuildLog, BuildSettings, Description, FetchObserver, LogKeeper, Missing, PathStream, SilentLog,
+    Store, StoreError, Substitute, Trust, Verified,
 };
 use drover_wire::{DerivedPath, Request, Response};
 
 use crate::dial::{Address, ConnectOptions, Dialler, Program, Wire};
 use crate::fetches::Fetches;
 use crate::import::Addition;
-use crate::lane::RemoteLane;
 use crate::log::Listener;
 use crate::nar_stream::{Hashed, NarStream};
 use crate::opener::{Opener, Protocol};
@@ -26,7 +25,7 @@ use crate::pool::{Lease, Pool, Purpose};
 use crate::real_files;
 use crate::realiser::RemoteRealiser;
 use crate::session::{Language, patience};
-use crate::turn_lane::{self, TurnLane, TurnStream};
+use crate::turn_lane::{self, TurnStream};
 
 /// Bytes up to which a NAR is fetched on the steady channel, where others wait behind it.
 const SMALL: u64 = 1024 * 1024;
@@ -43,6 +42,8 @@ pub struct RemoteStore {
     pub(crate) notes: Arc<dyn BuildLog>,
     /// Follows what the server fetches from its substituters.
     fetches: Option<Arc<dyn FetchObserver>>,
+    /// Keeps the logs of what is built there.
+    pub(crate) logs: Option<Arc<dyn LogKeeper>>,
 }
 
 /// Where a server is.
@@ -83,6 +84,7 @@ impl RemoteStore {
             log_dir: None,
             notes: Arc::new(SilentLog),
             fetches: None,
+            logs: None,
         }
     }
 
@@ -109,6 +111,11 @@ impl RemoteStore {
     /// optimises itself. Nobody does otherwise.
     pub fn with_notes(self, notes: Arc<dyn BuildLog>) -> RemoteStore {
         RemoteStore { notes, ..self }
+    }
+
+    /// Says who keeps the logs of what is built there. Nobody does otherwise, if not the server.
+    pub fn with_build_logs(self, logs: Arc<dyn LogKeeper>) -> RemoteStore {
+        RemoteStore { logs: Some(logs), ..self }
     }
 
     /// Says who follows what the server fetches from its substituters, and whom it asks for that.
@@ -144,6 +151,7 @@ impl RemoteStore {
             log_dir: self.log_dir.clone(),
             notes: Arc::clone(&self.notes),
             fetches: self.fetches.clone(),
+            logs: self.logs.clone(),
         }
     }
 
@@ -374,25 +382,5 @@ impl Store for RemoteStore {
 
     async fn add_indirect_root(&self, link: &str) -> Result<(), StoreError> {
         self.ask("keep roots", Request::AddIndirectRoot(link.to_owned())).await.map(drop)
-    }
-}
-
-#[async_trait]
-impl Builder for RemoteStore {
-    fn approach(&self) {
-        self.pool.approach();
-    }
-
-    fn expect(&self, channels: usize) {
-        self.pool.warm(channels);
-    }
-
-    async fn open_lane(&self) -> Result<Box<dyn Lane>, StoreError> {
-        if self.pool.takes_turns() {
-            self.pool.connect().await?;
-            return Ok(Box::new(TurnLane::new(Arc::clone(&self.pool))));
-        }
-        let lease = self.pool.lease(Purpose::Lane).await?;
-        Ok(Box::new(RemoteLane::new(lease, Arc::clone(&self.pool))))
     }
 }

@@ -272,6 +272,17 @@ pub trait BuildLog: Send + Sync {
     fn event(&self, event: LogEvent);
 }
 
+/// Keeps the logs of builds.
+pub trait LogKeeper: Send + Sync {
+    /// Begins the log of a build: returns what takes its events, which passes them on to `log`, and what
+    /// is to be waited for when the build is over. Dropped before, it keeps nothing.
+    fn keep(
+        &self,
+        request: &BuildRequest,
+        log: Arc<dyn BuildLog>,
+    ) -> (Arc<dyn BuildLog>, Pending<()>);
+}
+
 /// Takes no interest.
 #[derive(Debug)]
 pub struct SilentLog;

@@ -139,6 +139,15 @@ pub enum StoreError {
         /// What the system said.
         reason: String,
     },
+    /// This process may have no more files open, or this machine: neither the store nor the link to it is
+    /// to blame.
+    #[error("cannot connect to '{store}': {reason}")]
+    OwnLimit {
+        /// The store.
+        store: String,
+        /// Which limit it is.
+        reason: String,
+    },
     /// The store can't do that at all.
     #[error("'{store}' cannot {what}")]
     Unsupported {

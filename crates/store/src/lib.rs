@@ -19,7 +19,7 @@ mod substituters;
 
 pub use build::{
     AfterBuild, BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildSettings,
-    BuildWishes, Builder, Built, Lane, LogEvent, Pending, SilentLog, Trust,
+    BuildWishes, Builder, Built, Lane, LogEvent, LogKeeper, Pending, SilentLog, Trust,
 };
 pub use copy::closure_order;
 pub use error::StoreError;

@@ -25,6 +25,7 @@ use drover_store::{
     Keeper, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
     RealiseStatus, Realised, Realiser, StoreError, Substitute, Wanted,
 };
+use drover_store_local::LocalStore;
 use tokio::sync::OnceCell;
 
 use self::noting::note_outputs;
@@ -47,6 +48,8 @@ const HOOKED: usize = 1024;
 /// What builds for the clients of this process.
 pub(super) struct Builds {
     machine: ThisMachine,
+    /// What is built for, where its files are at hand.
+    store: Option<Arc<LocalStore>>,
     state: Mutex<State>,
     service: Arc<Service>,
     numbers: BuildNumbers,
@@ -82,13 +85,15 @@ struct State {
 }
 
 impl Builds {
-    /// `builder` is what builds on this machine, if anything does.
+    /// The store is what is built for, where its files are at hand; the builder builds on this machine, if
+    /// anything does.
     pub(super) fn new(
         machine: &ThisMachine,
         configuration: Arc<Configuration>,
-        builder: Option<LocalBuilder>,
+        (store, builder): (Option<Arc<LocalStore>>, Option<LocalBuilder>),
     ) -> anyhow::Result<Builds> {
-        let machines = machine.machines(&configuration, None, builder.as_ref())?;
+        let by = (store.as_ref(), builder.as_ref());
+        let machines = machine.machines(&configuration, None, by)?;
         let numbers = BuildNumbers::default();
         let options = numbered(service_options(&configuration.settings)?, &numbers);
         let service = Arc::new(Service::new(machines, options));
@@ -98,7 +103,7 @@ impl Builds {
         let (earlier, forgotten) = (Vec::new(), Vec::new());
         let state =
             State { configuration, keys, builder, earlier, hooked, brought, forgotten, drained };
-        Ok(Builds { machine: machine.clone(), state: Mutex::new(state), service, numbers })
+        Ok(Builds { machine: machine.clone(), store, state: Mutex::new(state), service, numbers })
     }
 
     /// Takes over other settings and machines. What is built goes on.
@@ -107,7 +112,8 @@ impl Builds {
         configuration: Arc<Configuration>,
         builder: Option<LocalBuilder>,
     ) -> anyhow::Result<()> {
-        let machines = self.machine.machines(&configuration, None, builder.as_ref())?;
+        let machines =
+            self.machine.machines(&configuration, None, (self.store.as_ref(), builder.as_ref()))?;
         let keys = Arc::new(signing::keys(
             &configuration.settings.secret_key_files,
             &self.machine.terminal,
@@ -128,7 +134,8 @@ impl Builds {
         let State { configuration, builder, brought, forgotten, .. } = state;
         forgotten.retain(|service| service.strong_count() > 0);
         brought.retain(|builders, service| {
-            let machines = self.machine.machines(configuration, Some(builders), builder.as_ref());
+            let here = (self.store.as_ref(), builder.as_ref());
+            let machines = self.machine.machines(configuration, Some(builders), here);
             let options = service_options(&configuration.settings);
             let known = machines.and_then(|list| Ok((list, options?)));
             let reloaded = known.map(|(list, options)| service.reload(list, options));
@@ -193,8 +200,8 @@ impl Builds {
         if let Some(service) = state.brought.get(&builders) {
             return Ok(Arc::clone(service));
         }
-        let builder = state.builder.as_ref();
-        let machines = self.machine.machines(&state.configuration, Some(&builders), builder);
+        let here = (self.store.as_ref(), state.builder.as_ref());
+        let machines = self.machine.machines(&state.configuration, Some(&builders), here);
         let options = service_options(&state.configuration.settings);
         let known = machines.and_then(|list| Ok((list, options?)));
         let (machines, options) = known.map_err(|error| StoreError::Refused {

@@ -13,7 +13,6 @@ use drover_fleet::Shutdown;
 use drover_store::Store as _;
 use drover_store_local::Place;
 use drover_store_remote::{RemoteStore, Wire};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -22,9 +21,9 @@ use super::served::{Scheduling, Serving};
 use super::signals::{Signal, Signals};
 use super::{NIX_VERSION, Opened, ThisMachine, failed};
 use crate::configuration::Configuration;
+use crate::host::raise_file_limit;
 use crate::own_store;
 use crate::standing::Standing;
-use crate::terminal::Terminal;
 
 /// Runs a daemon, on its socket or on standard input and output.
 pub(super) async fn run(
@@ -36,7 +35,7 @@ pub(super) async fn run(
     match request.listen {
         Listen::Stdio => on_stdio(machine, request, configuration, options).await,
         Listen::Socket => {
-            raise_file_limit(&machine.terminal);
+            raise_file_limit();
             on_socket(machine, request, configuration, options).await
         }
     }
@@ -279,15 +278,5 @@ impl Outside<'_> {
         if let Err(error) = told {
             self.machine.terminal.warn(&format!("the service manager can't be told: {error}"));
         }
-    }
-}
-
-/// Lets the daemon have as many files open as it may: each client and each path that is being added
-/// takes some, and the usual limit is made for programs that serve nobody.
-pub(crate) fn raise_file_limit(terminal: &Terminal) {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        terminal.warn(&format!("the limit of open files stays as it is: {error}"));
     }
 }

@@ -18,11 +18,12 @@ use tokio::sync::{Mutex, watch};
 
 use super::builds::Builds;
 use super::control::Overseer;
-use super::daemon::{Outside, raise_file_limit};
+use super::daemon::Outside;
 use super::served::{Outputs, Serving, answering, keeper, policy};
 use super::signals::Signals;
 use super::{BuiltBy, NIX_VERSION, ThisMachine};
 use crate::configuration::Configuration;
+use crate::host::raise_file_limit;
 
 /// The machines of a daemon for hooks, as they are now.
 struct HookMachines {
@@ -167,7 +168,7 @@ pub(super) async fn run<R: FnOnce()>(
     options: &Options,
     hooks: ForHooks<'_, R>,
 ) -> anyhow::Result<()> {
-    raise_file_limit(&machine.terminal);
+    raise_file_limit();
     let supervisor = Supervisor::new(|name| std::env::var_os(name));
     let mut signals = Signals::new(supervisor.watchdog())?;
     let serving = serving(machine, options, hooks.files)?;
@@ -205,7 +206,7 @@ fn serving(
     let read = Mutex::new(Stamp::of_all(&files));
     let store = keeper(machine.open(None, &configuration)?);
     let (policy, policies) = watch::channel(Arc::new(policy(&configuration)));
-    let builds = Arc::new(Builds::new(machine, Arc::new(configuration), None)?);
+    let builds = Arc::new(Builds::new(machine, Arc::new(configuration), (None, None))?);
     let machines = HookMachines {
         machine: machine.clone(),
         options: options.clone(),

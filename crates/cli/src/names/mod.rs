@@ -31,7 +31,6 @@ use drover_store_local::{Layout, Place};
 use drover_store_remote::RemoteStore;
 
 use self::builds::Builds;
-pub(crate) use self::daemon::raise_file_limit;
 use self::ending::{BuiltBy, Ending};
 pub(crate) use self::hooks::ForHooks;
 use crate::address::{address, connections};
@@ -39,6 +38,7 @@ use crate::builders::{List, other_machines};
 use crate::caches;
 use crate::configuration::Configuration;
 use crate::connector::{Connector, bounded};
+use crate::kept_logs::log_keeper;
 use crate::local_store::LocalStore;
 use crate::own_builder::{self, LimitsKeptBy, LocalBuildsBy};
 use crate::own_store;
@@ -208,7 +208,8 @@ impl ThisMachine {
         let Some(socket) = standing::daemon_of(&layout.state) else {
             substituters::tell_of_unasked(&configuration, &self.terminal);
             let builder = self.builder(&configuration, store)?;
-            let builds = Builds::new(self, Arc::new(configuration), builder)?;
+            let builds =
+                Builds::new(self, Arc::new(configuration), (Some(Arc::clone(store)), builder))?;
             return Ok(BuiltBy::ThisProcess(Arc::new(builds)));
         };
         let connector = Connector::new(&configuration)?;
@@ -218,18 +219,19 @@ impl ThisMachine {
         Ok(BuiltBy::Daemon(Arc::new(daemon.realiser())))
     }
 
-    /// Returns the machines of `builders`, or of the value that a client gave in its place; and this
-    /// one, if a builder for it is given.
+    /// Returns the machines of `builders`, or of the value that a client gave in its place, whose logs are
+    /// kept in a store of this process; and this one, if a builder for it is given.
     fn machines(
         &self,
         configuration: &Configuration,
         given: Option<&str>,
-        builder: Option<&LocalBuilder>,
+        (store, builder): (Option<&Arc<drover_store_local::LocalStore>>, Option<&LocalBuilder>),
     ) -> anyhow::Result<Vec<drover_fleet::MachineSpec>> {
         let connector = Connector::new(configuration)?;
         let local = LocalStore::choose(configuration)?;
         // what clients ask of their builds is seen to here, and may differ from client to client
-        let list = List { given, settings: Default::default() };
+        let logs = log_keeper(configuration, store);
+        let list = List { given, settings: Default::default(), logs };
         let found = other_machines(configuration, list, &connector, &local, &self.terminal)?;
         let mut machines = found.machines;
         if let Some(builder) = builder.cloned() {

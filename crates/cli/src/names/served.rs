@@ -66,7 +66,11 @@ impl Serving {
             (Opened::Own(store), Scheduling::Own) => {
                 substituters::tell_of_unasked(&configuration, &machine.terminal);
                 let builder = machine.builder(&configuration, store)?;
-                let builds = Builds::new(machine, Arc::new(configuration), builder)?;
+                let builds = Builds::new(
+                    machine,
+                    Arc::new(configuration),
+                    (Some(Arc::clone(store)), builder),
+                )?;
                 BuiltBy::ThisProcess(Arc::new(builds))
             }
             _ => machine.built_by(&opened, configuration)?,

@@ -34,6 +34,66 @@ fn nothing_collects_what_was_just_evaluated() {
     }
 }
 
+/// What is evaluated may come from another program.
+#[test]
+fn standard_input_is_a_file() {
+    let world = World::new();
+    let arguments = ["build", "--no-link", "--print-out-paths", "-f", "-", "a", "b^out"];
+    let mut child = world
+        .command(&arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let text = format!("rec {{ a = {EMPTY}; b = a; }}");
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
+    let told = Told::of(child.wait_with_output().unwrap());
+    assert_eq!(told.succeeds().lines().filter(|line| line.ends_with("-empty-1.0")).count(), 2);
+}
+
+/// A string is what it was made from.
+#[test]
+fn a_flake_s_output_may_be_a_string() {
+    let world = World::new();
+    fs_err::create_dir(world.path("flake")).unwrap();
+    let flake =
+        format!("{{ outputs = {{ self }}: {{ s = \"${{{EMPTY}}}\"; none = \"text\"; }}; }}");
+    fs_err::write(world.path("flake/flake.nix"), flake).unwrap();
+    let build = ["build", "--no-link", "--print-out-paths"];
+    let told = world.run(&[&build[..], &["./flake#s"]].concat());
+    assert!(told.succeeds().trim().ends_with("-empty-1.0"), "{told:#?}");
+    world
+        .run(&[&build[..], &["./flake#none"]].concat())
+        .fails(1, &["must refer to one derivation"]);
+}
+
+/// As for `nix build` and `nix-build`.
+#[test]
+fn outputs_that_nobody_named() {
+    let world = World::new();
+    let make = r#"args: derivation ({ name = "m"; system = "x86_64-linux"; builder = "/bin/sh"; outputs = [ "out" "dev" "doc" ]; } // args)"#;
+    let text = format!(
+        "let make = {make}; in {{ multi = make {{ }}; some = make {{ n = 1; }} // {{ meta.outputsToInstall = [ \"out\" \"doc\" ]; }}; }}"
+    );
+    fs_err::write(world.path("m.nix"), text).unwrap();
+    let all: &[&str] = &["dev", "doc", "out"];
+    let cases: [(&[&str], &[&str]); 6] = [
+        (&["multi"], all),
+        (&["multi.dev"], all),
+        (&["multi^doc"], &["doc"]),
+        (&["some"], &["doc", "out"]),
+        (&["-A", "multi"], &["out"]),
+        (&["-A", "multi.dev"], &["dev"]),
+    ];
+    for (named, outputs) in cases {
+        let told = world.run(&[&["build", "--dry-run", "--json", "-f", "m.nix"], named].concat());
+        let json: serde_json::Value = serde_json::from_str(told.succeeds()).unwrap();
+        let found = json[0]["outputs"].as_object().unwrap().keys();
+        assert_eq!(found.collect::<Vec<_>>(), outputs, "{named:?}");
+    }
+}
+
 /// The second signal doesn't wait for anything, and still nothing is left.
 #[test]
 fn leaves_at_once_and_nothing_behind() {

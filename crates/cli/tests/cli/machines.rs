@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 
-use crate::world::{EMPTY, World};
+use crate::world::{EMPTY, Told, World};
 
 impl World {
     /// Returns the line of a machine that is this one with another store.
@@ -109,4 +109,54 @@ fn a_private_key_that_is_not_there_is_told() {
         .unwrap();
     let told = world.run(&["build", "-E", EMPTY, "-j0"]);
     told.fails(1, &["conf/machines:1: SSH key '/no/such/key' can't be read (No such file"]);
+}
+
+/// It's a word that was misspelt, most likely.
+#[test]
+fn a_parameter_that_means_nothing_is_told() {
+    let world = World::new();
+    let line = world.neighbour().replace(" x86", "&remote-progam=x&trusted=true x86");
+    let told = world.run(&["build", "-E", EMPTY, "-j0", "--builders", &line]);
+    told.succeeds();
+    assert_eq!(told.err.matches("unknown setting 'remote-progam'").count(), 1, "{told:#?}");
+    assert!(!told.err.contains("setting 'trusted'"), "{told:#?}");
+    let store = format!("unix://{}?foo=bar", world.path("none").display());
+    let told = world.run(&["store", "ping", "--store", &store]);
+    told.fails(1, &["unknown setting 'foo'"]);
+}
+
+#[test]
+fn without_ssh_it_says_what_to_install() {
+    let world = World::new();
+    fs_err::create_dir(world.path("few")).unwrap();
+    fs_err::os::unix::fs::symlink("/bin/cat", world.path("few/cat")).unwrap();
+    let mut ping = world.command(&["store", "ping", "--store", "ssh-ng://b1"]);
+    let told = Told::of(ping.env("PATH", world.path("few")).output().unwrap());
+    told.fails(1, &["ssh could not be run", "install OpenSSH's client"]);
+}
+
+#[test]
+fn caches_are_looked_at() {
+    let world = World::new();
+    fs_err::create_dir(world.path("cache-dir")).unwrap();
+    fs_err::write(world.path("cache-dir/nix-cache-info"), "StoreDir: /nix/store\n").unwrap();
+    let store = format!("file://{}", world.path("cache-dir").display());
+    let told = world.run(&["store", "ping", "--store", &store]);
+    assert!(told.succeeds().contains("Protocol: binary cache\n"), "{told:#?}");
+}
+
+/// Comments are written in any encoding.
+#[test]
+fn one_strange_byte_costs_nothing() {
+    let world = World::new();
+    let conf = world.path("conf/nix.conf");
+    let mut text = fs_err::read(&conf).unwrap();
+    text.extend_from_slice(b"# f\xfcr alle\ncores = 2\n");
+    fs_err::write(&conf, text).unwrap();
+    let mut machines = b"# f\xfcr alle\n".to_vec();
+    machines.extend_from_slice(world.neighbour().as_bytes());
+    fs_err::write(world.path("conf/machines"), machines).unwrap();
+    let told = world.run(&["build", "-j0", "-E", EMPTY]);
+    told.succeeds();
+    assert!(told.err.contains("building empty-1.0 on localhost\n"), "{told:#?}");
 }

@@ -21,6 +21,7 @@ mod here;
 mod keys;
 mod liars;
 mod machines;
+mod remote_logs;
 mod world;
 
 use std::io::Read as _;
@@ -43,8 +44,9 @@ use world::{BROKEN, EMPTY, Told, World};
 #[case::file_that_is_nix(&["build", "x.nix"], "build it with -f x.nix")]
 #[case::no_such_file(&["build", "x.drv"], "'x.drv' does not exist")]
 #[case::store(&["build", "--store", "foo", "x.drv"], "--store: setting 'store' has invalid value 'foo'")]
-#[case::cache(&["store", "ping", "--store", "https://x"], "store 'https://x' is a binary cache")]
-#[case::kind(&["store", "ping", "--store", "dummy://x"], "drover can connect to; it knows daemon")]
+#[case::kind_of_store(&["store", "ping", "--store", "dummy://"], "can be looked at: that is auto, daemon")]
+#[case::arguments_of_nothing(&["build", "--argstr", "a", "b", "x.drv"], "--argstr goes with something")]
+#[case::places_of_nothing(&["build", "-I", "a=b", "x.drv"], "-I goes with something")]
 #[case::jobs(&["build", "-j", "many", "x.drv"], "--max-jobs: setting 'max-jobs' has invalid value 'many'")]
 #[case::option(&["build", "--option", "cores", "x", "x.drv"], "--option cores: setting 'cores'")]
 #[case::machines(

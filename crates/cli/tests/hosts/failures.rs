@@ -35,6 +35,13 @@ const FIXED: &str = r#"outputHash = "0000000000000000000000000000000000000000000
 #[case::makes_a_pipe("mkfifo $out", "", &[], 100, "unsupported type")]
 #[case::times_out("sleep 30", "", &["--timeout", "1"], 101, "timed out")]
 #[case::is_silent("sleep 30", "", &["--max-silent-time", "1"], 101, "timed out")]
+#[case::says_too_much(
+    "while echo 1234567890123456789012345678901234567890; do sleep 0.01; done",
+    "",
+    &["--option", "max-build-log-size", "1000"],
+    100,
+    "log"
+)]
 #[case::has_another_hash(
     "echo other > $out",
     FIXED,

@@ -3,7 +3,7 @@
 use drover_testkit::Suite;
 
 use crate::failures::script_drv;
-use crate::{LIMIT, Lab, assert_code, stderr};
+use crate::{LIMIT, Lab, assert_code, builders, stderr};
 
 /// The lines share the machine's slots and its connection.
 #[test]
@@ -18,6 +18,22 @@ fn two_lines_for_one_machine_share_its_slots() {
     let said = stderr(&built);
     assert!(!said.contains("(line 2)"), "{said}");
     assert_eq!(said.lines().filter(|line| line.starts_with("connecting to")).count(), 1, "{said}");
+}
+
+/// A server does one thing after another, whatever is queued there.
+#[test]
+fn what_waits_behind_another_is_not_being_built() {
+    let lab = Lab::new("chain", Suite::Forky, Suite::Forky);
+    let chain = [("shape", "chain"), ("d", "5"), ("sleep", "1")];
+    let drv = lab.client.instantiate(&chain).unwrap();
+    let machines = builders("ssh", &["b1"], 1);
+    let built = lab.drover(&["build", "--no-link", "-j0", "--builders", &machines, &drv]);
+    assert_code(&built, 0);
+    let said = stderr(&built);
+    let until_built = said.split("\nbuilt ").next().unwrap();
+    let building = until_built.lines().filter(|line| line.starts_with("building ")).count();
+    // the next one may have begun before the end of the first is told
+    assert!((1..=2).contains(&building), "{said}");
 }
 
 /// What stock Nix 2.34 does about a line, beside one that is good.

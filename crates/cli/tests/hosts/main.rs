@@ -15,6 +15,7 @@ mod counts;
 mod detach;
 mod doctor;
 mod failures;
+mod few_connections;
 mod floating;
 mod found;
 mod head;

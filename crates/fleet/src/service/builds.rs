@@ -20,6 +20,9 @@ const NAMED: usize = 8;
 /// Builds of which is known why they were where they were when they are over and forgotten.
 const PAST: usize = 256;
 
+/// Machines of which is known what they had to say to such a build.
+const PAST_MACHINES: usize = 64;
+
 /// A build's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BuildId(pub u32);
@@ -153,8 +156,18 @@ impl Engine {
 
     /// Keeps why a job was where it was, if it was anywhere, before it is forgotten.
     pub(crate) fn remember(&mut self, job: JobId) {
-        let Some(explanation) = self.explain_job(job) else { return };
+        if !self.driver.scheduler.was_placed(job) {
+            return;
+        }
+        let Some(mut explanation) = self.explain_job(job) else { return };
         let is_chosen = |one: &MachineChoice| matches!(one.choice, Choice::Chosen { .. });
+        // of very many machines those of the beginning, and the one that it was on
+        let mut places = PAST_MACHINES;
+        explanation.machines.retain(|one| {
+            let had_place = places > 0;
+            places = places.saturating_sub(1);
+            had_place || is_chosen(one)
+        });
         if explanation.machines.iter().any(is_chosen) {
             self.past.push_back(explanation);
             if self.past.len() > PAST {

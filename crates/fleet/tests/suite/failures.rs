@@ -203,3 +203,15 @@ async fn an_error_of_the_store_here_is_told_though_other_transfers_are_broken_of
         other => panic!("{other:?}"),
     }
 }
+
+/// A machine that works for hours at what fails in the end was busy.
+#[tokio::test(start_paused = true)]
+async fn the_time_of_failed_builds_counts() {
+    let mut world = World::new().await;
+    let drv = world.drv("bad", &[]).await;
+    let failure = BuildFailure::Failed { message: "no".to_owned() };
+    let one = Machine::new("one", 1).does("bad", &[Act::Fails(failure)]);
+    let run = world.build(&[&one], &[&drv]).await;
+    run.failure(&drv);
+    assert!(!run.totals("one").busy.is_zero(), "{:?}", run.totals("one"));
+}

@@ -512,7 +512,7 @@ impl Simulator {
                 MachineKind::Local => self.here.extend(&description.outputs),
                 MachineKind::Remote => self.builders[machine].store.extend(&description.outputs),
             }
-            Event::Finished { job, took: self.takes(machine, job), outputs }
+            Event::Finished { job, took: Some(self.takes(machine, job)), outputs }
         };
         self.send(machine, attempt, event);
         self.begin(machine, lane);
