@@ -57,10 +57,7 @@ impl Driver {
             message,
             log_tail: Vec::new(),
         };
-        let without_machine = match &verdict {
-            Verdict::Impossible { .. } => FailureKind::Unsuited,
-            _ => FailureKind::NoMachine,
-        };
+        let kind = without_machine(&verdict);
         let phase = match verdict {
             Verdict::Built => JobPhase::Built,
             Verdict::Unneeded => JobPhase::Unneeded,
@@ -81,7 +78,7 @@ impl Driver {
                         let message = format!("{}\n{message}", known.message);
                         JobFailureReport { message, ..known }
                     }
-                    None => report(without_machine, message),
+                    None => report(kind, message),
                 }))
             }
             Verdict::Cancelled => {
@@ -159,6 +156,14 @@ impl Driver {
         };
         let machines = (0..).map(MachineId).zip(&self.machines).map(totals).collect();
         Report { targets, failures, machines, built, found, took }
+    }
+}
+
+/// Says why no machine has built it.
+fn without_machine(verdict: &Verdict) -> FailureKind {
+    match verdict {
+        Verdict::Impossible { .. } => FailureKind::Unsuited,
+        _ => FailureKind::NoMachine,
     }
 }
 
