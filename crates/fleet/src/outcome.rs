@@ -159,8 +159,7 @@ impl Driver {
         }
         self.was_busy(machine, took);
         self.tell_scheduler(Event::Finished { job, took: took.told, outputs });
-        let took = took.seen;
-        let (node, machine) = (plan.node, self.shared.name_of(machine));
+        let (node, machine, took) = (plan.node, self.shared.name_of(machine), took.seen);
         self.shared.observer.event(FleetEvent::Built { node, machine, took, bytes });
     }
 
