@@ -310,8 +310,8 @@ mod tests {
     #[case::another_hash(&[RealiseStatus::HashMismatch], &[], 102)]
     #[case::a_dependency(&[RealiseStatus::Cancelled], &[], 100)]
     #[case::a_slow_dependency(&[RealiseStatus::DependencyFailed], &[RealiseStatus::TimedOut], 101)]
-    #[case::a_dependency_for_no_machine(&[RealiseStatus::DependencyFailed], &[RealiseStatus::InputRejected], 1)]
-    #[case::no_machine(&[RealiseStatus::InputRejected, RealiseStatus::Cancelled], &[], 1)]
+    #[case::a_dependency_for_no_machine(&[RealiseStatus::DependencyFailed], &[RealiseStatus::InputRejected], 100)]
+    #[case::no_machine(&[RealiseStatus::InputRejected, RealiseStatus::Cancelled], &[], 100)]
     fn ends_as_a_build_does(
         #[case] statuses: &[RealiseStatus],
         #[case] causes: &[RealiseStatus],

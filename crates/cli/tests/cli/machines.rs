@@ -27,7 +27,7 @@ impl World {
     "column 5 (speed factor) is 'fast', expected a number that is not"
 )]
 #[case::port("ssh://b1:port", "'ssh://b1:port' is not a store: 'port' is not a port")]
-#[case::kind("https://b1", "this machine can't be used: store 'https://b1' is not one that drover")]
+#[case::kind("https://b1", "this machine can't be used: store 'https://b1' is a binary cache")]
 #[case::parameter("ssh://b1?compress=maybe", "parameter 'compress' can't be 'maybe'")]
 #[case::host_key(
     "ssh://b1 - - 1 1 - - c3NoLQ==",
@@ -59,7 +59,7 @@ fn a_bad_line_is_told_again_where_it_is_missed() {
     fs_err::write(world.path("conf/machines"), "ssh://b1 x86_64-linux - four\n").unwrap();
     let place = format!("{}:1: column 4", world.path("conf/machines").display());
     let told = world.run(&["build", "-E", EMPTY, "-j0", "--quiet"]);
-    told.fails(1, &["no machine could build empty-1.0", "no machine is configured", &place]);
+    told.fails(100, &["no machine could build empty-1.0", "no machine is configured", &place]);
 }
 
 /// What was just typed, or stands in a setting, has to be right.
@@ -89,7 +89,7 @@ fn a_file_that_is_not_there_is_named() {
     let missing = format!("machines file '{}' does not exist", world.path("gone").display());
     let told = world.run(&["build", "-E", EMPTY, "-j0", "--builders", "@gone"]);
     told.fails(
-        1,
+        100,
         &[&format!("warning: --builders: {missing}"), "no machine could build empty-1.0"],
     );
     let reason = told.err.split_once("error: ").unwrap_or_default().1;
