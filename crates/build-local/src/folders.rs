@@ -164,9 +164,16 @@ impl BuildFolders {
         let tmp = FileName::new(TMP.as_bytes()).map_err(io::Error::other)?;
         remove_tree(self.outer.as_fd(), &tmp).map_err(io::Error::other)?;
         let build = rustix::fs::openat(&self.outer, BUILD, FOLDER, Mode::empty())?;
-        kept::lend_nobody_rights(&build)?;
+        let mode = match kept::lend_nobody_rights(&build) {
+            Ok(()) => 0o755,
+            Err(error) => {
+                let shown = self.path.display();
+                tracing::warn!("'{shown}' is kept, and only its owner can look into it: {error}");
+                0o700
+            }
+        };
         for folder in [&build, &self.outer] {
-            rustix::fs::fchmod(folder, Mode::from_raw_mode(0o755))?;
+            rustix::fs::fchmod(folder, Mode::from_raw_mode(mode))?;
         }
         let kept = self.rename_to_keep()?;
         self.path.set_file_name(&kept);

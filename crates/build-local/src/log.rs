@@ -42,7 +42,11 @@ impl Lines {
         }
         self.line.extend_from_slice(bytes);
         if LONG < self.line.len() {
+            let begins_anew = self.line.ends_with(b"\r");
             self.line = last_written(&self.line);
+            if begins_anew {
+                self.line.push(b'\r');
+            }
             if LONG < self.line.len() {
                 self.end_line();
             }

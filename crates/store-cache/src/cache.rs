@@ -1,6 +1,7 @@
 //! A binary cache: what it tells of itself and of paths.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use drover_config::StoreReference;
 use drover_core::{NarInfo, StoreDir, StorePath};
 use drover_store::StoreError;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 use tokio::time::Instant;
 
 use crate::answers::Answers;
@@ -34,6 +35,16 @@ const INFO_AGE: Duration = Duration::from_secs(600);
 /// The kind of file that `nix-cache-info` is.
 const INFO: &str = "text/x-nix-cache-info";
 
+/// Removes what others have left behind in the folders of a cache.
+async fn sweep(cache: PathBuf) {
+    let sweep = move || {
+        let folders = [cache.join("nar"), cache.join("realisations"), cache];
+        folders.iter().for_each(|folder| unnamed::sweep(folder));
+    };
+    // what can't be removed stays
+    drop(tokio::task::spawn_blocking(sweep).await);
+}
+
 /// What all requests to one cache share.
 pub(crate) struct Cache {
     pub(crate) name: String,
@@ -48,6 +59,8 @@ pub(crate) struct Cache {
     pub(crate) ahead: Arc<Semaphore>,
     pub(crate) questions: Semaphore,
     info: Mutex<Option<(Instant, CacheInfo)>>,
+    /// Whether what others have left in its folders was looked for.
+    swept: OnceCell<()>,
     disk: Option<DiskCache>,
 }
 
@@ -84,6 +97,7 @@ impl Cache {
             ahead,
             questions,
             info: Mutex::default(),
+            swept: OnceCell::new(),
             disk,
         })
     }
@@ -104,8 +118,7 @@ impl Cache {
         if let Destination::Folder(folder) = destination {
             let nars = folder.join("nar");
             fs_err::create_dir_all(&nars).map_err(|error| cannot_write(self, &error))?;
-            unnamed::sweep(folder);
-            unnamed::sweep(&nars);
+            self.swept.get_or_init(|| sweep(folder.clone())).await;
         }
         let read = self.transport.read(cache_info::NAME, cache_info::MAX_SIZE).await;
         if read.map_err(|error| error.of(&self.name))?.is_none() {

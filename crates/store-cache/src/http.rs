@@ -78,8 +78,12 @@ pub(crate) fn client_of(settings: &CacheSettings, to: Encryption) -> Result<Made
     let ca_file: Option<PathBuf> = settings.ca_file.clone().or_else(tls::find_ca_file);
     let config = match (tls::client_config(ca_file.as_deref(), settings.identity.as_ref()), to) {
         (Err(reason), Encryption::Perhaps) => {
-            tracing::debug!("no server is trusted that another leads to: {reason}");
-            tls::client_config(None, None)?
+            match settings.identity {
+                Some(_) => tracing::warn!("{reason}"),
+                None => tracing::debug!("no server is trusted that another leads to: {reason}"),
+            }
+            tls::client_config(ca_file.as_deref(), None)
+                .or_else(|_| tls::client_config(None, None))?
         }
         (config, _) => config?,
     };

@@ -22,6 +22,9 @@ use crate::retry;
 
 /// Bytes that are read at once.
 const PIECE: usize = 128 * 1024;
+/// How long what a server says of a refusal is waited for.
+const WORDS_COME: Duration = Duration::from_secs(5);
+
 /// Characters of what a server says that are repeated.
 const WORDS: usize = 300;
 
@@ -177,7 +180,7 @@ async fn again(url: String, response: &mut Response, limit: Duration) -> Transfe
 
 /// Returns what a server says first, as far as it's text that a terminal doesn't obey.
 async fn words(response: &mut Response, limit: Duration) -> String {
-    let first = tokio::time::timeout(limit, response.chunk()).await;
+    let first = tokio::time::timeout(limit.min(WORDS_COME), response.chunk()).await;
     let first = first.ok().and_then(Result::ok).flatten().unwrap_or_default();
     let words = String::from_utf8_lossy(&first);
     let words: String = words.trim().chars().take(WORDS).collect();

@@ -96,8 +96,13 @@ impl Bucket {
         let (parameters, settings) = (&self.parameters, &self.settings);
         let attempts = usize::try_from(settings.download_attempts.max(1)).unwrap_or(usize::MAX);
         let Pauses { first, longest, .. } = settings.pauses;
-        let backoff =
-            BackoffConfig { init_backoff: first, max_backoff: longest, ..Default::default() };
+        // what waits for no time at all has no range to choose a pause from
+        let first = first.max(Duration::from_millis(1));
+        let backoff = BackoffConfig {
+            init_backoff: first,
+            max_backoff: longest.max(first),
+            ..Default::default()
+        };
         let retries = RetryConfig {
             backoff,
             max_retries: attempts.saturating_sub(1),

@@ -58,6 +58,8 @@ fn settle(folder: &OwnedFd, name: &CStr, owner: u32, depth: u32) -> io::Result<(
         }
         opened => opened,
     };
+    // folders in folders hold no more files open than they have to
+    drop(mark);
     below(&inside?, owner, depth + 1)
 }
 

@@ -39,11 +39,11 @@ impl Way {
     /// folders, unless only the owner of each name may take it away and that is enough here.
     pub(super) fn to(parent: &Parent, missing: Missing) -> io::Result<Way> {
         let mut rest = names(&std::path::absolute(&parent.path)?);
-        let mut way = Way::root()?;
+        let mut way = Way::root(parent.sticky)?;
         let mut links = 0;
         while let Some(name) = rest.pop() {
             match &*name {
-                name if name == "/" => way = Way::root()?,
+                name if name == "/" => way = Way::root(parent.sticky)?,
                 name if name == ".." => {
                     way.folder = rustix::fs::openat(&way.folder, "..", LOOK, Mode::empty())?;
                     way.path.pop();
@@ -63,9 +63,11 @@ impl Way {
         Ok(way)
     }
 
-    fn root() -> io::Result<Way> {
+    fn root(sticky: Sticky) -> io::Result<Way> {
         let folder = rustix::fs::openat(CWD, "/", LOOK, Mode::empty())?;
-        Ok(Way { folder, path: PathBuf::from("/") })
+        let path = PathBuf::from("/");
+        check(&path, &rustix::fs::fstat(&folder)?, sticky)?;
+        Ok(Way { folder, path })
     }
 
     /// Goes on to what has this name in the folder, or returns where that leads if it's a symlink.

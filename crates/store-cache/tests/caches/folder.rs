@@ -97,7 +97,9 @@ async fn what_is_being_written_has_no_name() {
     let watched = Watched { info: Some(info), pieces, nars: nars.clone(), seen: watched };
     let store = open(&format!("file://{}?compression=none", folder.path().display()), quick());
     store.import(Box::new(watched)).await.unwrap();
-    assert_eq!(*seen.lock().unwrap(), Vec::<String>::new());
+    // a file system that knows no files without names has them under one that readers pass over
+    let seen = seen.lock().unwrap().clone();
+    assert!(seen.iter().all(|name| name.starts_with(".drover-")), "{seen:?}");
     assert_eq!(names_in(&nars).len(), 1);
     read_back(&store, &paths).await;
 }
