@@ -156,6 +156,9 @@ pub(crate) fn other_machines(
     let mut names = Names::of(hosts.iter().map(|host| host.line));
     let substitute = builders_substitute(&configuration.settings);
     let mut silent = BTreeSet::new();
+    if !configuration.settings.keep_build_log {
+        silent.insert(LOCAL.to_owned());
+    }
     let remote = hosts.into_iter().map(|host| {
         let name = names.take(host.line);
         if keeps_no_logs(&host.address) {

@@ -29,8 +29,8 @@ impl Logs {
     fn hint(&self, path: &str, machine: Option<&str>) -> Option<String> {
         let read = format!("for all of its log: nix-store --read-log {path}");
         match (self, machine) {
+            (Logs::There { not_on }, machine) if not_on.contains(machine.unwrap_or(LOCAL)) => None,
             (Logs::Here, _) | (Logs::There { .. }, None | Some(LOCAL)) => Some(read),
-            (Logs::There { not_on }, Some(machine)) if not_on.contains(machine) => None,
             (Logs::There { .. }, Some(machine)) => Some(format!("{read} on {machine}")),
         }
     }
@@ -232,6 +232,14 @@ mod tests {
     }
 
     /// Whoever looks where no log is loses time.
+    #[test]
+    fn a_log_of_this_machine_is_promised_where_one_is_kept() {
+        let here = JobFailureReport { machine: None, ..failure("a-1", FailureKind::Build, "no") };
+        let said = |logs| all(std::slice::from_ref(&here), &[], &logs).concat();
+        assert!(said(there(&["b1"])).contains("nix-store --read-log"));
+        assert!(!said(there(&[LOCAL])).contains("nix-store --read-log"));
+    }
+
     #[test]
     fn a_log_is_looked_for_where_it_is() {
         let said = |logs| all(&[failure("a-1", FailureKind::Build, "no")], &[], &logs).concat();

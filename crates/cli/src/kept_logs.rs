@@ -2,7 +2,7 @@
 //!
 //! Only where drover writes the store itself: a daemon of Nix takes no logs from its clients.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drover_core::StorePath;
@@ -10,8 +10,8 @@ use drover_store::{
     BuildLog, BuildRequest, Keeper as _, LogEvent, LogKeeper, OwnSetting, Pending, StoreError,
 };
 use drover_store_local::LocalStore;
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::oneshot;
 
 use crate::configuration::Configuration;
 
@@ -45,15 +45,24 @@ impl LogKeeper for KeptLogs {
         let (derivation, runtime) = (request.derivation.clone(), Handle::current());
         let file = LogFile { store, derivation, runtime, pending: Vec::new(), writing: None };
         let log = Arc::new(KeptLog { to, file: Mutex::new(Some(file)) });
-        let kept = Arc::clone(&log);
+        let kept = Kept(Arc::clone(&log));
         let keeping = async move {
-            let file = kept.file().take();
+            let file = kept.0.file().take();
             match file {
                 Some(file) => file.finish().await,
                 None => Ok(()),
             }
         };
         (log, Box::pin(keeping))
+    }
+}
+
+/// Whoever may keep a log; when this is dropped it's over, whoever still tells of the build.
+struct Kept(Arc<KeptLog>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        drop(self.0.file().take());
     }
 }
 
@@ -90,9 +99,23 @@ struct LogFile {
     writing: Option<Writing>,
 }
 
+/// A thread of its own, as it may take as long as the build: those that all else blocks on are few.
 struct Writing {
     queue: SyncSender<Piece>,
-    task: JoinHandle<Result<(), StoreError>>,
+    ended: oneshot::Receiver<Result<(), StoreError>>,
+}
+
+impl Writing {
+    /// Hands something over. Where writing has failed, its end says so.
+    fn take(&self, runtime: &Handle, piece: Piece) {
+        let Err(TrySendError::Full(piece)) = self.queue.try_send(piece) else { return };
+        let wait = || drop(self.queue.send(piece));
+        match runtime.runtime_flavor() {
+            // others go on meanwhile
+            RuntimeFlavor::MultiThread => tokio::task::block_in_place(wait),
+            _ => wait(),
+        }
+    }
 }
 
 enum Piece {
@@ -116,11 +139,13 @@ impl LogFile {
             let (queue, pieces) = sync_channel(QUEUE);
             let (store, derivation) = (self.store.new_session(), self.derivation.clone());
             let runtime = self.runtime.clone();
-            let write = move || write(&store, &derivation, &runtime, &pieces);
-            Writing { queue, task: self.runtime.spawn_blocking(write) }
+            let (told, ended) = oneshot::channel();
+            let write = move || drop(told.send(write(&store, &derivation, &runtime, &pieces)));
+            // where there can be no thread, nobody tells how it ended
+            drop(std::thread::Builder::new().name("log".to_owned()).spawn(write));
+            Writing { queue, ended }
         });
-        // where writing has failed, its end says so
-        writing.queue.send(piece).ok();
+        writing.take(&self.runtime, piece);
     }
 
     /// Keeps the log.
@@ -131,9 +156,12 @@ impl LogFile {
             return writer.finish();
         }
         self.hand_over();
-        let Some(Writing { queue, task }) = self.writing else { return Ok(()) };
-        queue.send(Piece::End).ok();
-        task.await.unwrap_or(Ok(()))
+        let Some(writing) = self.writing else { return Ok(()) };
+        writing.take(&self.runtime, Piece::End);
+        writing.ended.await.unwrap_or_else(|_| {
+            let reason = "no thread could be started that writes it".to_owned();
+            Err(StoreError::OwnLimit { store: "the local store".to_owned(), reason })
+        })
     }
 }
 

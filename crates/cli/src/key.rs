@@ -55,6 +55,10 @@ pub(crate) async fn run(command: KeyCommand, terminal: &Terminal) -> anyhow::Res
         }
         KeyCommand::Generate { name, secret: Some(secret), public } => {
             let key = SecretKey::generate(&name)?;
+            let public_there = public.as_deref().filter(|public| public.exists());
+            if let Some(there) = public_there.filter(|_| !secret.exists()) {
+                anyhow::bail!("'{}' is there already, and is not written over", there.display());
+            }
             write_new(&secret, key.to_text().as_bytes())?;
             tell_public(&key.public_key(), public.as_deref(), terminal)
         }
@@ -81,7 +85,12 @@ fn tell_public(
     terminal: &Terminal,
 ) -> anyhow::Result<ExitStatus> {
     match file {
-        Some(file) => fs_err::write(file, key.to_string())?,
+        // the same file may have been named for both
+        Some(file) => {
+            let mut options = fs_err::OpenOptions::new();
+            let mut file = options.write(true).create_new(true).open(file)?;
+            file.write_all(key.to_string().as_bytes())?;
+        }
         None => terminal.print(&key.to_string())?,
     }
     Ok(ExitStatus::SUCCESS)

@@ -197,7 +197,11 @@ impl Settings {
             store: get.store(environment)?,
             substitute: get.switch("substitute", true)?,
             substituters: get.stores("substituters", &["https://cache.nixos.org/"]),
-            unusable_substituters: get.no_stores("substituters"),
+            unusable_substituters: [
+                get.no_stores("substituters"),
+                get.no_stores("trusted-substituters"),
+            ]
+            .concat(),
             sync_before_registering: get.switch("sync-before-registering", false)?,
             system: get.text("system", || host.system.clone()),
             system_features: get.set("system-features", &host.system_features),

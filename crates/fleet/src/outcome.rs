@@ -328,6 +328,7 @@ impl Driver {
     pub(crate) fn source_failed(&mut self, origin: Origin, error: &StoreError) {
         if let Origin::On { machine, generation } = origin
             && self.is_current(machine, generation)
+            && !matches!(error, StoreError::OwnLimit { .. })
         {
             self.machine_failed(machine, full_text(error), fault_of(error));
         }

@@ -74,7 +74,8 @@ impl Opened {
         let file = first.file();
         let (writer, readers) = match layout.access {
             Access::ReadWrite => (Some(Mutex::new(first)), Vec::new()),
-            Access::ReadOnly => (None, vec![first]),
+            // it may have been opened as what nobody writes to, and somebody may all the same
+            Access::ReadOnly => (None, Vec::new()),
         };
         let reading_mode = if mode == Mode::Create { Mode::ReadWrite } else { mode };
         Ok(Opened {
@@ -111,7 +112,7 @@ impl Opened {
         };
         let answer = ask(&database);
         let mut readers = lock(&self.readers);
-        if readers.len() < READERS {
+        if self.writer.is_some() && readers.len() < READERS {
             readers.push(database);
         }
         Ok(answer?)
@@ -142,7 +143,7 @@ impl Opened {
 
     fn keep_hasty(&self, database: Database) {
         let mut hasty = lock(&self.hasty);
-        if hasty.len() < READERS {
+        if self.writer.is_some() && hasty.len() < READERS {
             hasty.push(database);
         }
     }

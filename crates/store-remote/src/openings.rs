@@ -20,7 +20,11 @@ impl Pool {
         self: &Arc<Self>,
         purpose: Purpose,
     ) -> Result<Session, StoreError> {
-        let mut opening = pin!(self.open_one_more(purpose));
+        let need = match purpose {
+            Purpose::Lane => Need::Build,
+            Purpose::Read | Purpose::Write | Purpose::Question => Need::Other,
+        };
+        let mut opening = pin!(self.open_one_more(need));
         loop {
             tokio::select! {
                 opened = &mut opening => return opened,
@@ -34,11 +38,7 @@ impl Pool {
         }
     }
 
-    pub(crate) async fn open_one_more(&self, purpose: Purpose) -> Result<Session, StoreError> {
-        let need = match purpose {
-            Purpose::Lane => Need::Build,
-            Purpose::Read | Purpose::Write | Purpose::Question => Need::Other,
-        };
+    pub(crate) async fn open_one_more(&self, need: Need) -> Result<Session, StoreError> {
         let (session, _) = self.opener().open(need).await?;
         if self.takes_turns() {
             // the one whose place it takes may have held them

@@ -31,7 +31,9 @@ impl SshHost {
                 Err(error) => error,
             };
             if PATIENCE <= since.elapsed() {
-                return Err(refusal);
+                // what runs there is none the worse
+                let reason = format!("no place on a connection was given back; {refusal}");
+                return Err(StoreError::OwnLimit { store: self.name.clone(), reason });
             }
             let _waiting = Waiting::begin(&self.waiting);
             if tokio::time::timeout(LOOK_AGAIN, self.freed.notified()).await.is_ok() {

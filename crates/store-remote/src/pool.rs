@@ -102,7 +102,10 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let Some(session) = self.session.take() else { return };
         match self.afterwards {
-            Afterwards::Reused if session.channel.is_reusable() => {
+            // whoever waits for a place may have a pool of his own
+            Afterwards::Reused
+                if session.channel.is_reusable() && !self.pool.opener().is_crowded() =>
+            {
                 locked(&self.pool.idle).push(session);
             }
             Afterwards::Reused | Afterwards::Closed => self.pool.close(session),
@@ -248,7 +251,7 @@ impl Pool {
         if self.takes_turns() {
             drop(self.take_idle(Purpose::Lane));
         }
-        let session = self.open_one_more(Purpose::Lane).await?;
+        let session = self.open_one_more(Need::Other).await?;
         Ok(self.leased(session, Afterwards::Closed, permit))
     }
 

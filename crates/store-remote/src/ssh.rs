@@ -66,7 +66,7 @@ pub enum Compression {
 
 /// A machine's masters.
 pub(crate) struct SshHost {
-    name: String,
+    pub(crate) name: String,
     target: SshTarget,
     options: ConnectOptions,
     pub(crate) masters: Mutex<Vec<Arc<Master>>>,
@@ -287,7 +287,11 @@ exit $status"#;
                  and Ubuntu: apt install openssh-client)",
             );
         }
-        if self.target.host_key.is_some() && said.contains("Host key verification failed") {
+        // a host on the way may be unknown, too, and then ssh doesn't speak of this name
+        if self.target.host_key.is_some()
+            && said.contains("Host key verification failed")
+            && said.contains(PINNED)
+        {
             // ssh's own advice is about a file that is none of the user's
             return self.unreachable(
                 "the host's key is not the one that is given for it, in the eighth column of its line or \

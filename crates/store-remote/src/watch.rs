@@ -104,6 +104,8 @@ impl Watch {
             let asked = Instant::now();
             match asking.await {
                 Err(error @ StoreError::Silent { .. }) => return error,
+                // nobody could be asked, for a reason that isn't the server's
+                Err(StoreError::OwnLimit { .. }) => too_late = 0,
                 Err(error) if self.connect_timeout <= asked.elapsed() => {
                     too_late += 1;
                     if too_late == 2 {

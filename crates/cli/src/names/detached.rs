@@ -194,12 +194,6 @@ fn exit_code(realised: &[Realised], causes: &BTreeSet<RealiseStatus>) -> u8 {
     let themselves = failed.iter().chain(causes).copied();
     let themselves: Vec<RealiseStatus> =
         themselves.filter(|status| !CONSEQUENCES.contains(status)).collect();
-    // by its own name, drover has one code for a build that fails and one whose outputs can't be taken
-    let rejected = |status| match status {
-        RealiseStatus::OutputRejected => RealiseStatus::PermanentFailure,
-        status => status,
-    };
-    let themselves: Vec<RealiseStatus> = themselves.into_iter().map(rejected).collect();
     match (failed.is_empty(), themselves.is_empty()) {
         (true, _) => 0,
         (false, true) => exit_code_of(vec![RealiseStatus::PermanentFailure]),
@@ -306,7 +300,7 @@ mod tests {
     #[case::well(&[RealiseStatus::Built, RealiseStatus::AlreadyValid], &[], 0)]
     #[case::failed(&[RealiseStatus::Built, RealiseStatus::PermanentFailure], &[], 100)]
     #[case::too_long(&[RealiseStatus::TimedOut, RealiseStatus::Cancelled], &[], 101)]
-    #[case::rejected(&[RealiseStatus::OutputRejected], &[], 100)]
+    #[case::rejected(&[RealiseStatus::OutputRejected], &[], 1)]
     #[case::another_hash(&[RealiseStatus::HashMismatch], &[], 102)]
     #[case::a_dependency(&[RealiseStatus::Cancelled], &[], 100)]
     #[case::a_slow_dependency(&[RealiseStatus::DependencyFailed], &[RealiseStatus::TimedOut], 101)]

@@ -34,5 +34,12 @@ fn are_made_in_pairs() {
     let before = fs_err::read(world.path("a.sec")).unwrap();
     world.run(&["key", "generate", "a-1", "a.sec", "a.pub"]).fails(1, &["a.sec", "exists"]);
     assert_eq!(fs_err::read(world.path("a.sec")).unwrap(), before);
+    // nor does a public one take that of a secret
+    world
+        .run(&["key", "generate", "d-1", "d.sec", "a.sec"])
+        .fails(1, &["a.sec", "is there already"]);
+    world.run(&["key", "generate", "d-1", "e.sec", "e.sec"]).fails(1, &["e.sec"]);
+    assert_eq!(fs_err::read(world.path("a.sec")).unwrap(), before);
+    assert!(!world.path("d.sec").exists());
     world.run(&["key", "generate", ""]).fails(1, &["key must"]);
 }

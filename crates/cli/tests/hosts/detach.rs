@@ -253,8 +253,9 @@ fn a_detached_build_ends_with_the_code_that_it_has_in_the_foreground() {
             101,
         ),
         ("a build that fails", bad.to_owned(), &*machines, 100),
+        ("a build that makes nothing", "--argstr script true".to_owned(), &*machines, 1),
         ("a dependency that fails", format!("{bad} --argstr needs dependency"), &*machines, 100),
-        ("a dependency without a machine", format!("{bad} --argstr needs x"), "", 1),
+        ("a dependency without a machine", format!("{bad} --argstr needs x"), "", 100),
     ] {
         let arguments =
             format!("-j0 --builders '{machines}' -f /w/x.nix --argstr name one {arguments}");

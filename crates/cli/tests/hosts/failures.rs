@@ -29,9 +29,9 @@ const FIXED: &str = r#"outputHash = "0000000000000000000000000000000000000000000
 
 #[rstest]
 #[case::fails("echo some words; exit 3", "", &[], 100, "some words")]
-#[case::of_a_fixed_output_fails("echo some words; exit 3", FIXED, &[], 100, "some words")]
-#[case::is_killed("echo some words; kill -9 $$", FIXED, &[], 100, "some words")]
-#[case::makes_nothing("true", "", &[], 100, "failed to produce output")]
+#[case::of_a_fixed_output_fails("echo some words; exit 3", FIXED, &[], 1, "some words")]
+#[case::is_killed("echo some words; kill -9 $$", FIXED, &[], 1, "some words")]
+#[case::makes_nothing("true", "", &[], 1, "failed to produce output")]
 #[case::makes_a_pipe("mkfifo $out", "", &[], 100, "unsupported type")]
 #[case::times_out("sleep 30", "", &["--timeout", "1"], 101, "timed out")]
 #[case::is_silent("sleep 30", "", &["--max-silent-time", "1"], 101, "timed out")]
@@ -39,7 +39,7 @@ const FIXED: &str = r#"outputHash = "0000000000000000000000000000000000000000000
     "while echo 1234567890123456789012345678901234567890; do sleep 0.01; done",
     "",
     &["--option", "max-build-log-size", "1000"],
-    100,
+    1,
     "log"
 )]
 #[case::has_another_hash(

@@ -24,7 +24,7 @@ fn two_lines_for_one_machine_share_its_slots() {
 #[test]
 fn what_waits_behind_another_is_not_being_built() {
     let lab = Lab::new("chain", Suite::Forky, Suite::Forky);
-    let chain = [("shape", "chain"), ("d", "5"), ("sleep", "1")];
+    let chain = [("shape", "chain"), ("d", "4"), ("sleep", "4")];
     let drv = lab.client.instantiate(&chain).unwrap();
     let machines = builders("ssh", &["b1"], 1);
     let built = lab.drover(&["build", "--no-link", "-j0", "--builders", &machines, &drv]);
