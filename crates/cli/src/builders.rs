@@ -155,10 +155,7 @@ pub(crate) fn other_machines(
     }
     let mut names = Names::of(hosts.iter().map(|host| host.line));
     let substitute = builders_substitute(&configuration.settings);
-    let mut silent = BTreeSet::new();
-    if !configuration.settings.keep_build_log {
-        silent.insert(LOCAL.to_owned());
-    }
+    let mut silent = without_own_logs(&configuration.settings);
     let remote = hosts.into_iter().map(|host| {
         let name = names.take(host.line);
         if keeps_no_logs(&host.address) {
@@ -181,6 +178,11 @@ pub(crate) fn other_machines(
         None => Logs::There { not_on: silent },
     };
     Ok(MachineList { machines, absent, builder: None, logs })
+}
+
+/// Returns this machine where it keeps no logs of its builds.
+fn without_own_logs(settings: &Settings) -> BTreeSet<String> {
+    (!settings.keep_build_log).then(|| LOCAL.to_owned()).into_iter().collect()
 }
 
 /// A machine, with the first of its lines and what the others say.

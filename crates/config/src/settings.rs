@@ -197,11 +197,7 @@ impl Settings {
             store: get.store(environment)?,
             substitute: get.switch("substitute", true)?,
             substituters: get.stores("substituters", &["https://cache.nixos.org/"]),
-            unusable_substituters: [
-                get.no_stores("substituters"),
-                get.no_stores("trusted-substituters"),
-            ]
-            .concat(),
+            unusable_substituters: get.no_stores(&["substituters", "trusted-substituters"]),
             sync_before_registering: get.switch("sync-before-registering", false)?,
             system: get.text("system", || host.system.clone()),
             system_features: get.set("system-features", &host.system_features),
@@ -329,8 +325,9 @@ impl Lookup<'_> {
     }
 
     /// Returns what is wrong with those words that are no stores.
-    fn no_stores(&self, name: &str) -> Vec<StoreReferenceError> {
-        let words = self.words(name, &[]);
+    fn no_stores(&self, names: &[&str]) -> Vec<StoreReferenceError> {
+        let words = names.iter().flat_map(|name| self.words(name, &[]));
+        let words: Vec<String> = words.collect();
         words.iter().filter_map(|word| word.parse::<StoreReference>().err()).collect()
     }
 }

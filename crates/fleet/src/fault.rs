@@ -14,6 +14,11 @@ pub(crate) fn refusal_of(message: String) -> BuildFailure {
     }
 }
 
+/// Whether an error is about what this process or this machine may have, and no other machine's fault.
+pub(crate) fn is_own_limit(error: &StoreError) -> bool {
+    matches!(error, StoreError::OwnLimit { .. })
+}
+
 /// Returns what is wrong with a machine that could not be connected to.
 pub(crate) fn fault_of_connecting(error: &StoreError) -> MachineFault {
     match error {

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use drover_core::{NarSize, OutputName, PathInfo, StorePath};
 use drover_schedule::{JobId, MachineId, Place};
@@ -28,6 +27,7 @@ use crate::offer::offer;
 use crate::places::{Berth, Flight};
 use crate::prepare::JobPlan;
 use crate::resolve::{Resolved, is_resolvable, resolve};
+use crate::room;
 use crate::shared::Shared;
 use crate::transfer::AlsoHere;
 
@@ -118,21 +118,6 @@ pub(crate) struct Open {
     ahead: Option<watch::Receiver<Flight>>,
 }
 
-/// How often, and after what time each, it's tried again to open a lane where this process has too many
-/// files open: others that end make room.
-const ROOM_TRIES: u32 = 10;
-const ROOM_PAUSE: Duration = Duration::from_secs(1);
-
-async fn open_lane(site: &dyn Site) -> Result<Box<dyn Lane>, StoreError> {
-    for _ in 0..ROOM_TRIES {
-        match site.open_lane().await {
-            Err(StoreError::OwnLimit { .. }) => tokio::time::sleep(ROOM_PAUSE).await,
-            opened => return opened,
-        }
-    }
-    site.open_lane().await
-}
-
 /// Works through the queue until the driver ends the task, which ends everything that runs here.
 pub(crate) async fn run_lane(
     context: Arc<LaneContext>,
@@ -147,7 +132,7 @@ pub(crate) async fn run_lane(
         let usable = open.take().filter(|open| open.culprit.get().is_none());
         let on = match usable {
             Some(usable) => open.insert(usable),
-            None => match open_lane(&*context.site).await {
+            None => match room::open_lane(&*context.site).await {
                 Ok(lane) => {
                     let (lane, culprit) = (Arc::from(lane), Culprit::default());
                     open.insert(Open { lane, culprit, ahead: None })

@@ -36,6 +36,7 @@ mod plan;
 mod prepare;
 mod resolve;
 mod retrieve;
+mod room;
 mod service;
 mod shared;
 mod sought;

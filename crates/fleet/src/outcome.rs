@@ -11,7 +11,7 @@ use drover_store::{BuildFailure, Built, StoreError, Trust};
 
 use crate::driver::{Driver, JobPhase, Lasting};
 use crate::event::{FailureKind, FleetEvent, JobFailureReport};
-use crate::fault::{fault_of, fault_of_connecting, full_text, refusal_of};
+use crate::fault::{fault_of, fault_of_connecting, full_text, is_own_limit, refusal_of};
 use crate::job_end::{JobEnd, Took};
 use crate::lanes::SOONER_ELSEWHERE;
 use crate::machine_state::Left;
@@ -305,7 +305,7 @@ impl Driver {
                 self.try_elsewhere(job, cause);
             }
             None if matches!(error, StoreError::Waiting { .. }) => self.not_sent(job, cause),
-            None if matches!(error, StoreError::OwnLimit { .. }) => self.try_elsewhere(job, cause),
+            None if is_own_limit(error) => self.try_elsewhere(job, cause),
             None if error.is_infrastructure() => {
                 self.retried(job, &cause);
                 self.machine_failed(machine, cause, fault_of(error));
@@ -328,7 +328,7 @@ impl Driver {
     pub(crate) fn source_failed(&mut self, origin: Origin, error: &StoreError) {
         if let Origin::On { machine, generation } = origin
             && self.is_current(machine, generation)
-            && !matches!(error, StoreError::OwnLimit { .. })
+            && !is_own_limit(error)
         {
             self.machine_failed(machine, full_text(error), fault_of(error));
         }
@@ -383,8 +383,7 @@ impl Driver {
         state.end();
         self.shared.forget_site(machine);
         let name = self.shared.name_of(machine);
-        let event = FleetEvent::MachineDown { machine: name, cause: cause.clone() };
-        self.shared.observer.event(event);
+        self.shared.observer.event(FleetEvent::MachineDown { machine: name, cause: cause.clone() });
         for job in jobs {
             self.retried(job, &cause);
             self.came_back(job);
