@@ -27,7 +27,7 @@ pub(crate) struct KeyArguments {
 /// What to do with keys.
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Make a pair of keys, as nix key generate-secret does, or nix-store --generate-binary-cache-key
+    /// Make a pair of keys, as nix key generate-secret does, or files of both, as nix-store makes them
     Generate {
         /// What they are called, such as cache.example.org-1
         name: String,

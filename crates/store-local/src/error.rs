@@ -108,22 +108,21 @@ pub(crate) enum LocalError {
         path: String,
     },
     /// Nobody who is trusted signed the path.
-    #[error("cannot add path '{path}' because it lacks a signature by a trusted key (saw: {saw})")]
+    #[error("cannot add path '{path}' because it lacks a signature by a trusted key{saw}")]
     Unsigned {
         /// The whole path.
         path: String,
-        /// Whose signatures it has.
+        /// Whose signatures it has, in brackets; empty where it has none.
         saw: String,
     },
     /// Nobody who is trusted signed the realisation.
     #[error(
-        "cannot register realisation '{path}' because it lacks a signature by a trusted key (saw: \
-         {saw})"
+        "cannot register realisation '{path}' because it lacks a signature by a trusted key{saw}"
     )]
     UnsignedRealisation {
         /// The path that it tells of.
         path: StorePath,
-        /// Whose signatures it has.
+        /// Whose signatures it has, in brackets; empty where it has none.
         saw: String,
     },
     /// The NAR isn't the one that was announced.

@@ -33,12 +33,12 @@ pub(crate) fn unsigned(view: &View, info: &PathInfo) -> String {
     format!("{signed}, and {trusted} (trusted-public-keys)")
 }
 
-/// Returns whose signatures were seen.
+/// Returns whose signatures were seen, to be put behind what Nix says; nothing where there are none.
 pub(crate) fn seen(signatures: &BTreeSet<Signature>) -> String {
     let names: BTreeSet<&str> = signatures.iter().map(Signature::key).collect();
     match names.is_empty() {
-        true => "none".to_owned(),
-        false => cut(names).join(", "),
+        true => String::new(),
+        false => format!(" (saw: {})", cut(names).join(", ")),
     }
 }
 

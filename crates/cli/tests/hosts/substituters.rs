@@ -53,7 +53,7 @@ fn a_builder_is_a_substituter(#[case] suite: Suite, #[case] scheme: &str) {
 
     // without the key it is refused, in words that name it
     let refused = lab.drover(&[&line[..], &from].concat());
-    assert_code(&refused, 1);
+    assert_code(&refused, 100);
     let said = stderr(&refused);
     assert!(said.contains("signed by 'b1-1'") && said.contains("trusted-public-keys"), "{said}");
 
