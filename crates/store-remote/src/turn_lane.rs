@@ -10,6 +10,7 @@ use drover_core::PathInfo;
 use drover_store::{BuildLog, BuildOutcome, BuildRequest, Lane, PathStream, Pending, StoreError};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::import::Addition;
 use crate::lane::RemoteLane;
@@ -20,7 +21,15 @@ use crate::spool::spooled;
 /// A queue of builds without a channel of its own. Dropped, it ends what runs for it.
 pub(crate) struct TurnLane {
     pool: Arc<Pool>,
+    /// Cancelled before the first of what is queued ends by that, or the next one would begin.
+    given_up: CancellationToken,
     queue: Mutex<Queue>,
+}
+
+impl Drop for TurnLane {
+    fn drop(&mut self) {
+        self.given_up.cancel();
+    }
 }
 
 #[derive(Default)]
@@ -32,7 +41,7 @@ struct Queue {
 
 impl TurnLane {
     pub(crate) fn new(pool: Arc<Pool>) -> TurnLane {
-        TurnLane { pool, queue: Mutex::default() }
+        TurnLane { pool, given_up: CancellationToken::new(), queue: Mutex::default() }
     }
 
     /// Does something when all that was queued before has ended, however that went.
@@ -44,10 +53,14 @@ impl TurnLane {
         let (to, arrives) = oneshot::channel();
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let ahead = queue.last.replace(until_ended);
+        let given_up = self.given_up.clone();
         queue.running.spawn(async move {
             if let Some(ahead) = ahead {
                 // its end is all that counts, be it a sudden one
                 drop(ahead.await);
+            }
+            if given_up.is_cancelled() {
+                return;
             }
             // nobody may be waiting any more, which is no error
             drop(to.send(work.await));
