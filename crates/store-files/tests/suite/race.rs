@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use drover_store_files::{LinkCheck, Links, Owners, Packer, Tree, canonicalise, remove_tree};
 use rstest::rstest;
@@ -42,6 +43,14 @@ fn with_sentinel() -> Place {
     place
 }
 
+/// Waits until so much was exchanged: where cores are few, who attacks has to be let.
+fn let_attack(swaps: &AtomicU64, least: u64) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while swaps.load(Ordering::Relaxed) < least && Instant::now() < until {
+        std::thread::yield_now();
+    }
+}
+
 /// Exchanges what has two paths.
 fn exchange(one: &Path, other: &Path) -> bool {
     let cwd = rustix::fs::CWD;
@@ -66,12 +75,13 @@ fn under_attack(usual: usize, victim: fn(&Place)) {
                 }
             }
         });
-        for _ in 0..rounds {
+        for round in 0..rounds {
             fs::create_dir_all(place.path("x/a/swapped/deep")).unwrap();
             for file in 0..10 {
                 place.write(&format!("x/a/swapped/{file}"), "goes");
             }
             symlink(place.path("sentinel"), place.path("x/a/other")).unwrap();
+            let_attack(&swaps, round as u64 + 1);
             victim(&place);
             // A removal that was led astray is an error; what it left goes in the next.
             while remove_tree(place.dir(), &name("x")).is_err() {}
@@ -112,7 +122,7 @@ fn files_under_attack(usual: usize, bait: fn(&Path, &Path), victim: fn(&Place)) 
                 }
             }
         });
-        for _ in 0..rounds {
+        for round in 0..rounds {
             // made elsewhere, so that what is swapped is there at once
             for folder in ["new", "new/dir", "new-baits"] {
                 fs::create_dir(place.path(folder)).unwrap();
@@ -127,6 +137,7 @@ fn files_under_attack(usual: usize, bait: fn(&Path, &Path), victim: fn(&Place)) 
             }
             fs::rename(place.path("new"), place.path("x")).unwrap();
             fs::rename(place.path("new-baits"), place.path("baits")).unwrap();
+            let_attack(&swaps, 2 * (round as u64 + 1));
             victim(&place);
             for left in ["x", "baits"] {
                 while remove_tree(place.dir(), &name(left)).is_err() {}
@@ -156,10 +167,11 @@ fn what_is_removed_itself_is_not_followed() {
                 swaps.fetch_add(u64::from(swapped), Ordering::Relaxed);
             }
         });
-        for _ in 0..rounds {
+        for round in 0..rounds {
             fs::create_dir_all(place.path("x/deep")).unwrap();
             (0..10).for_each(|file| place.write(&format!("x/{file}"), "goes"));
             symlink(place.path("sentinel"), place.path("bait")).unwrap();
+            let_attack(&swaps, round as u64 + 1);
             for left in ["x", "bait"] {
                 while remove_tree(place.dir(), &name(left)).is_err() {}
             }
