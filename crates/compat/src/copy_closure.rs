@@ -207,14 +207,14 @@ impl<S: Store + ?Sized> Copy<S> {
         if missing.is_empty() {
             return Ok(paths);
         }
-        let line = format!("copying {} paths...", missing.len());
-        console.say(Verbosity::INFO, &line).await?;
         let store_dir = self.source.store_dir();
-        for info in &missing {
-            let path = store_dir.display(&info.path);
-            let line = format!("copying path '{path}' to '{}'...", target.store().name());
-            console.say(Verbosity::INFO, &line).await?;
-        }
+        let mut lines = vec![format!("copying {} paths...", missing.len())];
+        lines.extend(paths.iter().map(|path| {
+            let path = store_dir.display(path);
+            format!("copying path '{path}' to '{}'...", target.store().name())
+        }));
+        let lines: Vec<_> = lines.into_iter().map(|line| (Verbosity::INFO, line)).collect();
+        console.say_all(&lines).await?;
         if rehearsal == Rehearsal::Yes {
             return Ok(paths);
         }

@@ -70,10 +70,9 @@ impl<'a> Work<'a> {
         if self.settings.switch("print-missing", Switch::On) == Switch::Off {
             return Ok(());
         }
-        for line in missing_lines(&*self.store, missing).await? {
-            console.say(Verbosity::INFO, &line).await?;
-        }
-        Ok(())
+        let lines = missing_lines(&*self.store, missing).await?;
+        let lines: Vec<_> = lines.into_iter().map(|line| (Verbosity::INFO, line)).collect();
+        console.say_all(&lines).await
     }
 
     /// Makes paths valid, and shows what happens.
