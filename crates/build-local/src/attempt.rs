@@ -9,8 +9,8 @@ use drover_core::StorePath;
 use drover_derivation::Output;
 use drover_recipe::{Given, Placeholders, Setting, graph};
 use drover_sandbox::{
-    Addresses, Availability, Cgroup, Command, Handles, Isolation, Leftovers, Network, Personality,
-    Plan, Program, Scope, Terminal,
+    Addresses, Availability, Cgroup, Command, Handles, Isolation, Leftovers, Personality, Plan,
+    Program, Scope, Terminal,
 };
 use drover_store::{BuildFailure, Keeper as _, LogEvent, OwnSetting, Store as _};
 use drover_store_local::{LocalStore, Workshop};
@@ -21,13 +21,13 @@ use crate::builtin;
 use crate::failure::{Failing, Trouble, failed, machine, of_bug, of_range, rejected};
 use crate::folders::{BuildFolders, Entrance, Parent, Sticky};
 use crate::group::Group;
-use crate::harvest::Reach;
 use crate::hooks::{ask_before_build, of_hook};
 use crate::inputs;
 use crate::job::{Job, Shelter, Subject};
 use crate::left::{Fate, Left};
 use crate::log_file::LogFile;
 use crate::process::{EndedBy, Ending, Limits, Process, terminal};
+use crate::reach::network;
 use crate::settings::{Groups, KeepLog, LocalSettings, SandboxPath};
 use crate::suitable;
 use crate::surroundings::{Scene, make_store, namespaces, store_paths_of};
@@ -334,10 +334,7 @@ impl Attempt<'_> {
             workshop,
             folders,
             user,
-            network: match subject.reach {
-                Reach::None => Network::Private,
-                Reach::Network => Network::Host,
-            },
+            network: network(job, subject),
             support: &job.support,
         };
         let namespaces = namespaces(&scene, handles);

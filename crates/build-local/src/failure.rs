@@ -117,6 +117,12 @@ pub(crate) fn of_start(derivation: &str, builder: &[u8], error: &SpawnError) -> 
             "builder for '{derivation}' failed with exit code 1: executing '{builder}': {why}"
         ));
     }
+    if let SpawnError::Step(Failure { step: Step::ConnectNetwork, .. }) = error {
+        let message = format!(
+            "{error}; look at 'pasta-path': without it builds that may use the network have this machine's"
+        );
+        return BuildFailure::Machine { message, disk_full: false };
+    }
     if let Some(input) = absent_input(derivation, error) {
         let message = format!(
             "cannot build '{derivation}': its input '{input}' is valid, but its files are not there; bring \

@@ -48,6 +48,7 @@ mod machine;
 mod order;
 mod places;
 mod process;
+mod reach;
 #[cfg(test)]
 mod recorder;
 mod references;

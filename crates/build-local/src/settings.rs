@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use drover_builtins::Fetching;
 use drover_core::SecretKey;
-use drover_sandbox::{LauncherProgram, SyscallFilter, TmpfsSize};
+use drover_sandbox::{Forwarder, LauncherProgram, SyscallFilter, TmpfsSize};
 
 use crate::hooks::PostBuildHook;
 
@@ -235,6 +235,9 @@ pub struct LocalSettings {
     pub diff_hook: Option<PathBuf>,
     /// Whether logs are kept.
     pub keep_log: KeepLog,
+    /// What gives builds with access to the network one of their own (`pasta-path`). Without it they have
+    /// the machine's.
+    pub forwarder: Option<Forwarder>,
     /// Certificates that builds with access to the network see (`ssl-cert-file`).
     pub certificates: Option<PathBuf>,
     /// Variables that such builds may get.
@@ -291,6 +294,7 @@ impl LocalSettings {
             hook_settings: String::new(),
             diff_hook: None,
             keep_log: KeepLog::Yes,
+            forwarder: None,
             certificates: None,
             outside: Outside(Arc::new(|_| None)),
             own_variables: OwnVariables::Ignored,

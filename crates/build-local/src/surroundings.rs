@@ -18,6 +18,7 @@ use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::folders::{self, BuildFolders};
+use crate::reach::resolvers;
 use crate::settings::{LocalSettings, SandboxPath, Wherever, straightened};
 use crate::users::BuildUser;
 
@@ -92,12 +93,11 @@ pub(crate) fn namespaces(scene: &Scene<'_>, handles: &mut Handles) -> io::Result
     list.put("/tmp", own(folders::TMP)?)?;
     list.store(scene)?;
     list.put(settings.sandbox_build_dir.as_str(), own(folders::BUILD)?)?;
-    if matches!(user, BuildUser::Range(_)) {
+    // the kernel shows it only to root of the network's owner, and to others not at all
+    if matches!(user, BuildUser::Range(_)) && *network == Network::Private {
         list.put("/sys", Content::Sysfs)?;
     }
-    if *network == Network::Host {
-        list.network_files(settings)?;
-    }
+    list.network_files(network, settings)?;
     for path in settings.paths.iter().chain(scene.also) {
         list.sandbox_path(path, store_dir, scene)?;
     }
@@ -107,7 +107,7 @@ pub(crate) fn namespaces(scene: &Scene<'_>, handles: &mut Handles) -> io::Result
     };
     Ok(Namespaces {
         users,
-        network: *network,
+        network: network.clone(),
         root: Root::Tmpfs { size },
         root_access,
         recurring,
@@ -190,10 +190,21 @@ impl List<'_> {
         self.file("/etc/group", groups.as_bytes())
     }
 
-    /// What it takes to find others on the network.
-    fn network_files(&mut self, settings: &LocalSettings) -> io::Result<()> {
+    /// What it takes to find others on the network, where there are any.
+    fn network_files(&mut self, network: &Network, settings: &LocalSettings) -> io::Result<()> {
+        match network {
+            Network::Private => return Ok(()),
+            Network::Forwarded(_) => {
+                if let Some(content) = resolvers()? {
+                    self.file("/etc/resolv.conf", &content)?;
+                }
+            }
+            Network::Host => {
+                self.show_if_there("/etc/resolv.conf", Path::new("/etc/resolv.conf"))?;
+            }
+        }
         self.file("/etc/nsswitch.conf", b"hosts: files dns\nservices: files\n")?;
-        for file in ["/etc/resolv.conf", "/etc/services", "/etc/hosts"] {
+        for file in ["/etc/services", "/etc/hosts"] {
             self.show_if_there(file, Path::new(file))?;
         }
         match &settings.certificates {

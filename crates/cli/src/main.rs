@@ -28,6 +28,7 @@ mod exit;
 mod explain;
 mod failures;
 mod file_turn;
+mod forwarding;
 mod hook;
 mod host;
 mod installable;

@@ -19,11 +19,10 @@ use drover_store_local::{Layout, LocalStore};
 
 use crate::builders::LOCAL;
 use crate::configuration::Configuration;
-use crate::downloads;
 use crate::host;
 use crate::own_store::is_on;
 use crate::terminal::Terminal;
-use crate::{signing, usual_shell};
+use crate::{downloads, forwarding, signing, usual_shell};
 
 /// With this argument the program is the launcher of builds.
 pub(crate) const LAUNCHER: &str = "__sandbox";
@@ -73,6 +72,7 @@ pub(crate) fn builder(
             .warn("'allow-new-privileges' has no effect: programs in builds get no more rights");
     }
     let settings = settings(configuration, limits)?;
+    terminal.detail(&forwarding::told(&configuration.conf, settings.forwarder.as_ref()));
     let settings = LocalSettings { keys: SigningKeys(Arc::new(keys)), ..settings };
     Ok(match other {
         Some(other) => LocalBuilder::with_other(store, settings, other),
@@ -171,10 +171,7 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
         user_locks: Some(user_locks(&configuration.host.state_dir)),
         own_groups: own_groups(conf)?,
         groups: groups(conf)?,
-        filter: match is_on(conf, "filter-syscalls", true)? {
-            true => SyscallFilter::Builds,
-            false => SyscallFilter::Off,
-        },
+        filter: filter(conf)?,
         cores: settings.cores,
         timeout: of_builder(settings.timeout),
         max_silent_time: of_builder(settings.max_silent_time),
@@ -189,6 +186,7 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
         hook_settings: hook_settings(conf),
         diff_hook: diff_hook(conf)?,
         keep_log: if settings.keep_build_log { KeepLog::Yes } else { KeepLog::No },
+        forwarder: forwarding::forwarder(conf)?,
         certificates: certificates(text("ssl-cert-file")),
         outside: downloads::outside(conf)?,
         own_variables: downloads::own_variables(conf),
@@ -205,6 +203,13 @@ fn own_groups(conf: &NixConf) -> anyhow::Result<OwnGroups> {
     Ok(match is_on(conf, "require-drop-supplementary-groups", is_root)? {
         true => OwnGroups::MustGo,
         false => OwnGroups::MayStay,
+    })
+}
+
+fn filter(conf: &NixConf) -> anyhow::Result<SyscallFilter> {
+    Ok(match is_on(conf, "filter-syscalls", true)? {
+        true => SyscallFilter::Builds,
+        false => SyscallFilter::Off,
     })
 }
 
@@ -246,7 +251,7 @@ pub(crate) fn hook_settings(conf: &NixConf) -> String {
 }
 
 /// Returns a program that is named by its whole path, as it must be; nothing where none is.
-fn program(conf: &NixConf, name: &'static str) -> anyhow::Result<Option<PathBuf>> {
+pub(crate) fn program(conf: &NixConf, name: &'static str) -> anyhow::Result<Option<PathBuf>> {
     let text = conf.raw(name).map(|raw| raw.text()).filter(|text| !text.is_empty());
     let Some(path) = text.map(PathBuf::from) else { return Ok(None) };
     match path.is_absolute() {

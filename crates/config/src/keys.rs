@@ -114,6 +114,8 @@ pub(crate) const KEYS: &[Key] = &[
     key("narinfo-cache-positive-ttl", Kind::Number64, &[]),
     key("netrc-file", Kind::Text, &[]),
     key("nix-path", Kind::OtherWords, &[]),
+    // Lix's
+    key("pasta-path", Kind::Text, &[]),
     key("plugin-files", Kind::OtherWords, &[]),
     key("post-build-hook", Kind::Text, &[]),
     key("pre-build-hook", Kind::Text, &[]),

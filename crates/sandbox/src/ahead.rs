@@ -10,9 +10,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use serde::{Deserialize, Serialize};
 
 use crate::handles::Handles;
+use crate::network::Network;
 use crate::plan::{
-    Cgroup, Content, Identity, Isolation, Mount, Namespaces, Network, Owner, Plan, Root,
-    SyscallFilter, UserNamespace,
+    Cgroup, Content, Identity, Isolation, Mount, Namespaces, Owner, Plan, Root, SyscallFilter,
+    UserNamespace,
 };
 
 /// The surroundings that a command will have, as far as they're told ahead.
@@ -107,7 +108,7 @@ impl Surroundings {
     pub(crate) fn of(namespaces: &Namespaces, filter: SyscallFilter) -> Surroundings {
         Surroundings {
             root: namespaces.root,
-            network: namespaces.network,
+            network: namespaces.network.clone(),
             hostname: namespaces.hostname.clone(),
             domainname: namespaces.domainname.clone(),
             mounts: namespaces.recurring.clone(),

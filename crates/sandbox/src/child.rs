@@ -22,8 +22,8 @@ use crate::launch::OwnProgram;
 use crate::limits::{set_limit, set_oom_score, set_personality};
 use crate::message;
 use crate::mounts::{Owners, Tree};
-use crate::network;
-use crate::plan::{Command, Isolation, Namespaces, Network, Plan, Program, Scope, SyscallFilter};
+use crate::network::{self, Network};
+use crate::plan::{Command, Isolation, Namespaces, Plan, Program, Scope, SyscallFilter};
 use crate::sources::{OldRoot, Sources};
 use crate::supervisor::Given;
 use crate::sys;
@@ -133,19 +133,24 @@ impl Means {
         sys::exit_now(if sent.is_ok() { 1 } else { 2 })
     }
 
-    /// Has the kernel kill this process when the supervisor ends, even if that was just now.
     fn die_with_parent(&self) -> Result<(), Failure> {
-        let step = Step::DieWithParent;
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).at(step)?;
-        // The parent may not be visible from here, so its number can't be asked for; its end of the
-        // socket is closed with it.
-        let mut polled = [PollFd::new(&self.supervisor, PollFlags::empty())];
-        let now = rustix::event::Timespec::default();
-        rustix::event::poll(&mut polled, Some(&now)).at(step)?;
-        match polled.iter().any(|it| it.revents().contains(PollFlags::HUP)) {
-            true => Err(Errno::PIPE).at(step),
-            false => Ok(()),
-        }
+        die_with(&self.supervisor)
+    }
+}
+
+/// Has the kernel kill this process when its parent ends, even if that was just now; the parent has the
+/// other end of this socket.
+pub(crate) fn die_with(parent: &OwnedFd) -> Result<(), Failure> {
+    let step = Step::DieWithParent;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).at(step)?;
+    // The parent may not be visible from here, so its number can't be asked for; its end of the
+    // socket is closed with it.
+    let mut polled = [PollFd::new(parent, PollFlags::empty())];
+    let now = rustix::event::Timespec::default();
+    rustix::event::poll(&mut polled, Some(&now)).at(step)?;
+    match polled.iter().any(|it| it.revents().contains(PollFlags::HUP)) {
+        true => Err(Errno::PIPE).at(step),
+        false => Ok(()),
     }
 }
 
@@ -161,7 +166,8 @@ fn prepare(
     rustix::system::setdomainname(domainname).at(step)?;
     match network {
         Network::Private => network::switch_loopback_on().at(Step::StartLoopback)?,
-        Network::Host => {}
+        // made by the supervisor, or not for it
+        Network::Forwarded(_) | Network::Host => {}
     }
     let mut tree = Tree::begin(*root, sources, owners)?;
     tree.put_all(mounts, sources)?;

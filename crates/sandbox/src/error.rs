@@ -45,6 +45,8 @@ pub enum Step {
     EnterRoot,
     /// Setting the host name.
     SetHostName,
+    /// Making a network with a way out.
+    ConnectNetwork,
     /// Switching the loopback interface on.
     StartLoopback,
     /// Making a control group namespace.
@@ -209,6 +211,7 @@ impl Step {
             Step::MakeFile => "make a file",
             Step::EnterRoot => "enter the root file system",
             Step::SetHostName => "set the host name",
+            Step::ConnectNetwork => "make a network with a way out",
             Step::StartLoopback => "switch the loopback interface on",
             Step::HideCgroups => "make a control group namespace",
             Step::LeaveKeyring => "leave the keyring",

@@ -52,7 +52,8 @@ pub(crate) struct Who {
     pub(crate) capabilities: Capabilities,
 }
 
-const ROOT: Ids = Ids { uid: 0, gid: 0 };
+/// Root, of whichever user namespace.
+pub(crate) const ROOT: Ids = Ids { uid: 0, gid: 0 };
 
 /// Who starts a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -32,6 +32,10 @@
 //! ([`Namespaces::recurring`]) while the one before runs: its namespaces, devices, file systems in
 //! memory. It's for one command only, and only for one that is to have exactly this.
 //!
+//! # A network with a way out
+//!
+//! [`Network::Forwarded`] has one more process, and `pasta`, for as long as the command runs: see `link`.
+//!
 //! # Three ways to run
 //!
 //! | [`Identity`] | [`Isolation`] | takes | leftovers end by |
@@ -125,6 +129,7 @@ mod launch;
 mod launcher;
 mod leftovers;
 mod limits;
+mod link;
 mod message;
 mod mounts;
 mod network;
@@ -146,10 +151,11 @@ pub use handles::{Handle, Handles};
 pub use inherited::{close_inherited, keep_descriptors_from_children};
 pub use launch::{OwnProgram, run_launcher, run_launcher_for};
 pub use launcher::{Launcher, LauncherProgram};
+pub use network::{Forwarder, Network};
 pub use plan::{
     Access, Addresses, Cgroup, Command, Content, HardLimit, Identity, Ids, Isolation, Leftovers,
-    Limit, Machine, Mount, Namespaces, Network, Owner, Personality, Plan, Program, Resource, Root,
-    Scope, Source, SyscallFilter, TmpfsSize, UserNamespace,
+    Limit, Machine, Mount, Namespaces, Owner, Personality, Plan, Program, Resource, Root, Scope,
+    Source, SyscallFilter, TmpfsSize, UserNamespace,
 };
 pub use running::{Cause, Ended, Exit, Running, Usage};
 pub use standing::Standing;

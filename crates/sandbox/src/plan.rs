@@ -10,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::handles::Handle;
+use crate::network::Network;
 use crate::target::{Below, Target};
 
 /// One command and everything that it may see and touch.
@@ -156,20 +157,6 @@ pub enum UserNamespace {
         /// The numbers inside.
         appears_as: Ids,
     },
-}
-
-/// Which network the command has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Network {
-    /// A loopback interface of its own, and nothing else.
-    Private,
-    /// The machine's: all of its interfaces, its loopback and its abstract Unix sockets.
-    ///
-    /// [`Scope`] keeps the command from connecting to abstract sockets of others. **It doesn't keep
-    /// a process outside from connecting to one of the command's**, and so from being handed an open
-    /// file. Who runs a command like this has to copy its outputs to fresh inodes before trusting
-    /// them. [`SyscallFilter::BuildsWithoutUnixSockets`] closes both ways.
-    Host,
 }
 
 /// What is at `/` to begin with.

@@ -14,11 +14,13 @@ use crate::cgroup;
 use crate::child::{Answer, Child, EarlyChild, Filtered, Means, Word};
 use crate::error::{At, Failure, Step};
 use crate::handles::Handles;
-use crate::identity::{self, UserNamespaceOrder, Who};
+use crate::identity::{self, ROOT, UserNamespaceOrder, Who};
 use crate::launch::OwnProgram;
 use crate::leftovers;
+use crate::link::Link;
 use crate::message::{self, Report};
-use crate::plan::{Cgroup, Identity, Ids, Isolation, Leftovers, Network, Plan};
+use crate::network::Network;
+use crate::plan::{Cgroup, Identity, Ids, Isolation, Leftovers, Plan};
 use crate::sources::OldRoot;
 use crate::spare::Gate;
 use crate::standing::Standing;
@@ -82,7 +84,7 @@ impl Early {
         identity::leave_groups_but(&[])?;
         let (socket, theirs) = message::pair().at(Step::MakeProcess)?;
         let (input, root) = (null()?, OldRoot::open()?);
-        let namespaces = ALWAYS | network_of(forecast.surroundings.network);
+        let namespaces = ALWAYS | network_of(&forecast.surroundings.network);
         match sys::clone3(namespaces, None).at(Step::MakeProcess)? {
             Fork::Parent(process) => Ok(Early { process, socket }),
             Fork::Child => {
@@ -135,6 +137,7 @@ impl Supervisor {
         if is_root {
             self.give_output()?;
         }
+        let link = self.connect(control)?;
         let process = match early.map(|early| self.started_early(early)).transpose()?.flatten() {
             Some(process) => process,
             None => self.started_now()?,
@@ -152,6 +155,7 @@ impl Supervisor {
             leftovers::kill(&process.pidfd).at(Step::KillLeftovers)?;
         }
         let ended = collect(process.pid)?;
+        drop(link);
         self.sweep()?;
         Ok(Report::Ended {
             status: ended.status,
@@ -160,6 +164,20 @@ impl Supervisor {
             system: ended.system,
             max_rss: ended.max_rss,
         })
+    }
+
+    /// Makes the network that the command is to have, and goes there, if it's one with a way out.
+    fn connect(&mut self, control: &OwnedFd) -> Result<Option<Link>, Failure> {
+        let Isolation::Namespaces(namespaces) = &self.given.plan.isolation else { return Ok(None) };
+        let Network::Forwarded(forwarder) = &namespaces.network else { return Ok(None) };
+        let link = Link::make(forwarder, self.who.outside, control)?;
+        let is_root = Standing::of_this_process() == Standing::Root;
+        link.enter()?;
+        if let (Some(mapping), false) = (&mut self.who.mapping, is_root) {
+            // what this process is called where it is now
+            mapping.outside = ROOT;
+        }
+        Ok(Some(link))
     }
 
     /// Has the child that is there become the command. `None` where it can't: why may have been true
@@ -249,7 +267,7 @@ impl Supervisor {
             UserNamespaceOrder::First => libc::CLONE_NEWUSER,
             UserNamespaceOrder::Last | UserNamespaceOrder::Never => 0,
         };
-        ALWAYS | network_of(namespaces.network) | users
+        ALWAYS | network_of(&namespaces.network) | users
     }
 
     /// Does what the child needs done for it, until it has become the command.
@@ -276,10 +294,11 @@ impl Supervisor {
 const ALWAYS: libc::c_int =
     libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
-fn network_of(network: Network) -> libc::c_int {
+fn network_of(network: &Network) -> libc::c_int {
     match network {
         Network::Private => libc::CLONE_NEWNET,
-        Network::Host => 0,
+        // that in which the supervisor is
+        Network::Forwarded(_) | Network::Host => 0,
     }
 }
 

@@ -80,9 +80,20 @@ pub(crate) enum Whose {
 /// How many tests can have users of their own at a time.
 const BLOCKS: u32 = 8192;
 
+/// Says which users were reserved for a test in another network, where names are others'.
+pub(crate) const USERS: &str = "DROVER_TEST_USERS";
+
 /// Returns users that no other test has, in this process or another, for as long as the socket is there: a
 /// build kills all that runs as its own.
 fn fresh_users() -> (BuildUsers, UnixListener) {
+    let (own, held) = reserve();
+    let given = std::env::var(USERS).ok();
+    let first = given.map_or(own, |given| given.parse().unwrap());
+    (BuildUsers::Allocated { first, count: 0x2_0000 }, held)
+}
+
+/// Returns the first of users that no other test has.
+pub(crate) fn reserve() -> (u32, UnixListener) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let own = (std::process::id() % 256) * 32;
     loop {
@@ -91,8 +102,7 @@ fn fresh_users() -> (BuildUsers, UnixListener) {
         let name = SocketAddr::from_abstract_name(format!("drover-test-users-{at}")).unwrap();
         match UnixListener::bind_addr(&name) {
             Ok(held) => {
-                let first = 0x3800_0000 + at * 0x2_0000;
-                return (BuildUsers::Allocated { first, count: 0x2_0000 }, held);
+                return (0x3800_0000 + at * 0x2_0000, held);
             }
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}"),
         }

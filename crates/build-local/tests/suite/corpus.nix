@@ -183,6 +183,24 @@ let
     builtin = derivation { name = "builtin"; builder = "builtin:unknown"; system = builtins.currentSystem; };
     noChroot = run "no-chroot" "echo > $out" { __noChroot = true; };
     whoami = run "whoami" "busybox id -u; busybox id -g; busybox readlink /proc/self/ns/net; busybox grep -E '^(Cap|NoNew|Seccomp|Groups|Uid|Gid)' /proc/self/status; busybox ls /proc/self/fd; echo > $out" { };
+    # what builds with a network of their own find: `far` serves at port 80, and the machine at 8001
+    fetches = run "fetches" ''
+      echo interfaces: $(busybox sed -n 's/^ *\([a-z0-9]*\):.*/\1/p' /proc/net/dev)
+      echo sockets: $(busybox grep -o '@.*' /proc/net/unix)
+      echo resolv: $(busybox cat /etc/resolv.conf)
+      for host in $loopbacks; do
+        busybox nc -w 2 $host 8001 </dev/null >/dev/null 2>&1 && echo reached: $host || true
+      done
+      echo known: $(busybox nslookup known.test $resolver 2>&1 | busybox grep -A1 '^Name' | busybox tail -n 1)
+      busybox wget -q -O $out http://far/hello
+      busybox wget -q -O - "http://[fd09::2]/hello" && echo
+      busybox readlink /proc/self/ns/net
+    '' { loopbacks = [ "127.0.0.1" "192.0.0.1" "::1" "64:ff9b:1:d0e::1" "::ffff:127.0.0.1" ]; resolver = "192.0.0.1"; outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+    fetchesFirst = run "fetches-first" "busybox wget -q -O $out http://far/hello" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+    fetchesInRange = run "fetches-in-range" "busybox wget -q -O $out http://far/hello" { requiredSystemFeatures = [ "uid-range" ]; outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+    fetchesBuiltin = derivation { name = "fetches-builtin"; builder = "builtin:fetchurl"; system = "builtin"; url = "http://far/hello"; urls = [ "http://far/hello" ]; unpack = false; executable = false; outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+    fetchesFailing = run "fetches-failing" "busybox wget -q -O $out http://far/hello; exit 3" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+    fetchesForEver = run "fetches-for-ever" "echo begun; busybox sleep 1000" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
     network = run "network" "busybox ip link 2>/dev/null | busybox grep -c '^[0-9]' ; echo > $out" { };
   };
 in

@@ -15,5 +15,6 @@ mod checks;
 mod corpus;
 mod failures;
 mod hooks;
+mod networks;
 mod ordinary;
 mod surroundings;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use drover_config::{Files as _, Machine, Origin};
+use drover_config::{Files as _, Machine, Origin, Sandbox};
 use drover_doctor::{
     BuildersSetting, FileRead, Finding, KeyFile, KeyState, LineRead, LocalTrust, Presence, Report,
     Requirement, VariableRead, changed_settings, judge_builders, judge_key, judge_lines,
@@ -18,6 +18,7 @@ use super::examine::Surroundings;
 use super::listed::Listed;
 use crate::configuration::Configuration;
 use crate::derivation_show::to_build;
+use crate::forwarding;
 use crate::host::FileSystem;
 use crate::local_store::LocalStore;
 use crate::own_store;
@@ -59,6 +60,7 @@ pub(super) async fn report(
         user,
         trust: local_trust(configuration, surroundings).await,
     }));
+    findings.extend(network_of_builds(configuration)?);
     let is_set = host.environment.nix_config.is_some();
     let in_force = settings_in_force(settings, |name| configuration.places(name));
     Ok(Report {
@@ -71,6 +73,25 @@ pub(super) async fn report(
         findings,
         machines: Vec::new(),
     })
+}
+
+/// Says which network builds here have that may use one, if there are builds here that are shut in.
+fn network_of_builds(configuration: &Configuration) -> anyhow::Result<Option<Finding>> {
+    let Configuration { conf, settings, .. } = configuration;
+    let slots = settings.max_jobs.resolve(crate::host::processors());
+    if slots == 0 || settings.sandbox != Sandbox::Enabled {
+        return Ok(None);
+    }
+    let forwarder = forwarding::forwarder(conf)?;
+    let origin = match conf.raw(forwarding::SETTING) {
+        Some(_) => conf.origin(forwarding::SETTING).to_string(),
+        None => forwarding::SETTING.to_owned(),
+    };
+    let finding = Finding::hint(origin, forwarding::told(conf, forwarder.as_ref()));
+    Ok(Some(match forwarder {
+        Some(_) => finding,
+        None => finding.mended_by("install pasta (in passt), or name it by 'pasta-path'"),
+    }))
 }
 
 fn chain(error: &drover_config::MachinesError) -> String {

@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command as Program, Stdio};
 use std::time::Duration;
 
-use crate::support::{Scene, change, fresh_user, probe, processes_of, within};
+use crate::support::{Scene, change, forwarded, fresh_user, probe, processes_of, within};
 use drover_sandbox::{
     Access, Cause, Content, Exit, Identity, Ids, Leftovers, Mount, Network, Owner, Plan, Root,
     Scope, Source, SpawnError, SyscallFilter, Target, TmpfsSize, WaitError,
@@ -339,6 +339,13 @@ enum Smuggled {
     SyscallFilter::Builds,
     Smuggled::No
 )]
+#[case::out_forwarded(
+    Direction::Outwards,
+    forwarded(),
+    Scope::Off,
+    SyscallFilter::Builds,
+    Smuggled::No
+)]
 #[case::out_scoped(
     Direction::Outwards,
     Network::Host,
@@ -363,6 +370,13 @@ enum Smuggled {
 #[case::in_private(
     Direction::Inwards,
     Network::Private,
+    Scope::Off,
+    SyscallFilter::Builds,
+    Smuggled::No
+)]
+#[case::in_forwarded(
+    Direction::Inwards,
+    forwarded(),
     Scope::Off,
     SyscallFilter::Builds,
     Smuggled::No

@@ -1,0 +1,63 @@
+//! What gives builds that may use the network one of their own: `pasta`, by the setting `pasta-path`, which is
+//! Lix's.
+
+use std::path::{Path, PathBuf};
+
+use drover_config::NixConf;
+use drover_sandbox::Forwarder;
+
+use crate::own_builder::program;
+
+/// The setting.
+pub(crate) const SETTING: &str = "pasta-path";
+
+/// Where it is beside the folders of `PATH`, in which a service may have little.
+const FOLDERS: [&str; 4] = [
+    "/usr/bin",
+    "/usr/local/bin",
+    "/run/current-system/sw/bin",
+    "/nix/var/nix/profiles/default/bin",
+];
+
+/// Returns the program; nothing where there is none, or none is wanted.
+///
+/// # Errors
+///
+/// It's named, but not by its whole path.
+pub(crate) fn forwarder(conf: &NixConf) -> anyhow::Result<Option<Forwarder>> {
+    if conf.raw(SETTING).is_some() {
+        // who names it wants it, and is told why it doesn't work
+        return Ok(program(conf, SETTING)?.map(|program| Forwarder { program }));
+    }
+    let found = if Forwarder::has_device() { find() } else { None };
+    Ok(found.map(|program| Forwarder { program }))
+}
+
+fn find() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(FOLDERS.map(PathBuf::from));
+    let mut files = folders.filter(|it| it.is_absolute()).map(|folder| folder.join("pasta"));
+    files.find(|file| can_be_run(file))
+}
+
+fn can_be_run(file: &Path) -> bool {
+    file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+/// Says which network such builds have.
+pub(crate) fn told(conf: &NixConf, forwarder: Option<&Forwarder>) -> String {
+    let builds = "fixed-output and impure builds that drover does here";
+    match forwarder {
+        Some(Forwarder { program }) => {
+            format!("{builds} have a network of their own, by '{}'", program.display())
+        }
+        None => {
+            let why = match conf.raw(SETTING) {
+                Some(_) => "'pasta-path' is empty",
+                None if !Forwarder::has_device() => "'/dev/net/tun' can't be used",
+                None => "there is no 'pasta' here",
+            };
+            format!("{builds} have this machine's network, as {why}")
+        }
+    }
+}
