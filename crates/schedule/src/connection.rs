@@ -280,6 +280,20 @@ impl Scheduler {
         })
     }
 
+    /// Returns whether a requirement's jobs may hope for another machine than this one, and than those
+    /// that are left alone because they have no room either.
+    pub(crate) fn is_room_elsewhere(&self, requirement: RequirementId, than: MachineId) -> bool {
+        let classes = &self.requirements.at(requirement).classes;
+        let members = classes.iter().flat_map(|class| &self.classes.at(*class).members);
+        members.filter(|machine| **machine != than).any(|machine| {
+            let record = self.machines.at(*machine);
+            let is_full =
+                record.trouble.as_ref().is_some_and(|t| t.fault == MachineFault::DiskFull);
+            let has_room = !(is_full && matches!(record.link, Link::BackingOff { .. }));
+            has_room && record.faces.iter().any(|face| face.indexed.hope != 0)
+        })
+    }
+
     /// Returns how many lanes those machines have.
     pub(crate) fn hopeful_lanes(&self, requirement: RequirementId) -> u64 {
         let classes = &self.requirements.at(requirement).classes;

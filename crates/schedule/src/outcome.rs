@@ -105,6 +105,20 @@ impl Scheduler {
         self.reindex(lane.machine);
     }
 
+    /// Takes a job for which its machine has no room: one that can't be run elsewhere ends.
+    pub(crate) fn no_room(&mut self, job: JobId, cause: &str) {
+        let Some(record) = self.jobs.get(job) else { return };
+        let State::Started { lane } = record.state else { return };
+        let requirement = record.requirement;
+        if self.lacks_input(job) || self.is_room_elsewhere(requirement, lane.machine) {
+            return;
+        }
+        self.take_back(job);
+        self.reindex(lane.machine);
+        self.count_attempt(job, lane.machine, cause);
+        self.end_without_machine(job);
+    }
+
     /// Takes a job that was stopped.
     pub(crate) fn stopped(&mut self, job: JobId) {
         let Some((state, lane)) = self.take_back(job) else { return };
