@@ -198,9 +198,12 @@ impl Driver {
                 (FailureKind::Passing, message)
             }
             BuildFailure::Machine { message, disk_full: true } => {
+                self.tell_scheduler(Event::NoRoom { job });
                 // only one that may be run elsewhere is tried again
-                self.tell_scheduler(Event::NoRoom { job, cause: message.clone() });
-                self.retried(job, &message);
+                match self.scheduler.has_room_elsewhere(job) {
+                    true => self.retried(job, &message),
+                    false => self.came_back(job),
+                }
                 return self.machine_failed(machine, message, MachineFault::DiskFull);
             }
             BuildFailure::Machine { message, disk_full: false } => {

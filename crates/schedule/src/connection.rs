@@ -140,11 +140,13 @@ impl Scheduler {
                 State::Stopping { then: Afterwards::End(outcome), .. } => {
                     self.end_alone(job, outcome);
                 }
-                State::Started { .. }
-                    if was_running
-                        && self.count_attempt(job, machine, cause) == Attempts::UsedUp =>
-                {
-                    self.end_without_machine(job);
+                State::Started { .. } if was_running => {
+                    let attempts = self.count_attempt(job, machine, cause);
+                    let room = self.jobs.at_mut(job).without_room.take();
+                    match attempts == Attempts::UsedUp || room == Some(machine) {
+                        true => self.end_without_machine(job),
+                        false => self.ripe.push_back(job),
+                    }
                 }
                 _ => self.ripe.push_back(job),
             }
@@ -280,12 +282,15 @@ impl Scheduler {
         })
     }
 
-    /// Returns whether a requirement's jobs may hope for another machine than this one, and than those
-    /// that are left alone because they have no room either.
-    pub(crate) fn is_room_elsewhere(&self, requirement: RequirementId, than: MachineId) -> bool {
-        let classes = &self.requirements.at(requirement).classes;
+    /// Returns whether a started job may hope for another machine than the one that it runs on, and than
+    /// those that are left alone because they have no room either.
+    #[must_use]
+    pub fn has_room_elsewhere(&self, job: JobId) -> bool {
+        let Some(record) = self.jobs.get(job) else { return false };
+        let than = record.lane().map(|lane| lane.machine);
+        let classes = &self.requirements.at(record.requirement).classes;
         let members = classes.iter().flat_map(|class| &self.classes.at(*class).members);
-        members.filter(|machine| **machine != than).any(|machine| {
+        members.filter(|machine| Some(**machine) != than).any(|machine| {
             let record = self.machines.at(*machine);
             let is_full =
                 record.trouble.as_ref().is_some_and(|t| t.fault == MachineFault::DiskFull);

@@ -128,13 +128,11 @@ pub enum Event {
         failure: JobFailure,
     },
     /// A started job finds no room on its machine, of which
-    /// [`MachineFailed`](Event::MachineFailed) tells next. A job that no other machine could take ends
-    /// here: the same again would come to the same end. Any other comes back with its machine's failure.
+    /// [`MachineFailed`](Event::MachineFailed) tells next. Then a job that no other machine could take
+    /// ends: the same again would come to the same end. Any other comes back.
     NoRoom {
         /// The job.
         job: JobId,
-        /// What the machine said.
-        cause: String,
     },
     /// A [`Stop`](crate::Command::Stop) took effect: the job runs no more.
     Stopped {

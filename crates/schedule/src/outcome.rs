@@ -105,18 +105,15 @@ impl Scheduler {
         self.reindex(lane.machine);
     }
 
-    /// Takes a job for which its machine has no room: one that can't be run elsewhere ends.
-    pub(crate) fn no_room(&mut self, job: JobId, cause: &str) {
-        let Some(record) = self.jobs.get(job) else { return };
-        let State::Started { lane } = record.state else { return };
-        let requirement = record.requirement;
-        if self.lacks_input(job) || self.is_room_elsewhere(requirement, lane.machine) {
-            return;
+    /// Takes a job for which its machine has no room: one that can't be run elsewhere ends when that
+    /// machine fails, which is next.
+    pub(crate) fn no_room(&mut self, job: JobId) {
+        if let Some(State::Started { lane }) = self.jobs.get(job).map(|record| record.state)
+            && !self.lacks_input(job)
+            && !self.has_room_elsewhere(job)
+        {
+            self.jobs.at_mut(job).without_room = Some(lane.machine);
         }
-        self.take_back(job);
-        self.reindex(lane.machine);
-        self.count_attempt(job, lane.machine, cause);
-        self.end_without_machine(job);
     }
 
     /// Takes a job that was stopped.
