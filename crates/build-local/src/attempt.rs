@@ -18,7 +18,7 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::builtin;
-use crate::failure::{Failing, Trouble, failed, machine, of_bug, of_range, rejected};
+use crate::failure::{Failing, Trouble, machine, of_bug, of_range, rejected};
 use crate::folders::{BuildFolders, Entrance, Parent, Sticky};
 use crate::group::Group;
 use crate::hooks::{ask_before_build, of_hook};
@@ -26,7 +26,7 @@ use crate::inputs;
 use crate::job::{Job, Shelter, Subject};
 use crate::left::{Fate, Left};
 use crate::log_file::LogFile;
-use crate::process::{EndedBy, Ending, Limits, Process, terminal};
+use crate::process::{Ending, Limits, Process, terminal};
 use crate::reach::network;
 use crate::settings::{Groups, KeepLog, LocalSettings, SandboxPath};
 use crate::suitable;
@@ -160,17 +160,13 @@ impl Attempt<'_> {
         self.let_in(user, 0o711)?;
         let ending = process.run(&plan, handles, upper).await;
         self.let_in(user, 0o700)?;
-        let Ending { ended, by, tail } = ending?;
+        let Ending { ended, tail } = ending?;
         let known = subject.derivation.outputs.values().filter_map(Output::path);
         let paths = known.map(|path| job.store.store_dir().display(path)).collect();
         let failing = Failing { derivation: &subject.shown, outputs: paths, tail: &tail };
-        match (failing.of_exit(ended.exit), by) {
-            (None, _) => Ok(outputs),
-            // it would come to the same end again
-            (Some(BuildFailure::Killed { message }), EndedBy::ItsLog) => {
-                Err(failed(message).into())
-            }
-            (Some(failure), _) => Err(self.with_full_disk(failure, folders).into()),
+        match failing.of_exit(ended.exit) {
+            None => Ok(outputs),
+            Some(failure) => Err(self.with_full_disk(failure, folders).into()),
         }
     }
 

@@ -10,12 +10,12 @@ use std::path::Path;
 
 use drover_builtins::{Builtin, Fetching, FlatHash, Task};
 use drover_core::{HashNotation, IngestionMethod, OutputName};
-use drover_derivation::{DerivationKind, Output};
+use drover_derivation::{BasicDerivation, DerivationKind, Output};
 use drover_recipe::Given;
 use drover_sandbox::{HardLimit, Limit, Program, Resource};
-use drover_store::Store as _;
+use drover_store::{BuildFailure, LogEvent, Store as _};
 
-use crate::failure::{Trouble, failed};
+use crate::failure::{Failing, Trouble, failed};
 use crate::job::{Job, Subject};
 use crate::settings::LocalSettings;
 
@@ -63,6 +63,22 @@ pub(crate) async fn program(
     let environment = given.environment.clone();
     let task = Task { builtin, environment, out, fetching };
     Ok(Program::Own(task.to_bytes().map_err(|error| failed(error.to_string()))?))
+}
+
+/// Fails a build by a builder that no Nix has, as Nix does: as one that has run, and said so.
+pub(crate) fn unknown(
+    job: &Job<'_>,
+    shown: &str,
+    derivation: &BasicDerivation,
+    name: &str,
+) -> BuildFailure {
+    let name = name.strip_prefix("builtin:").unwrap_or(name);
+    let said = format!("error: unsupported builtin builder '{name}'");
+    job.log.event(LogEvent::Started);
+    job.log.event(LogEvent::Line(said.clone()));
+    let known = derivation.outputs.values().filter_map(Output::path);
+    let outputs = known.map(|path| job.store.store_dir().display(path)).collect();
+    Failing { derivation: shown, outputs, tail: &[said] }.of_code(1)
 }
 
 /// Returns what downloads need to know.

@@ -174,24 +174,43 @@ pub(crate) struct Failing<'a> {
     pub(crate) tail: &'a [String],
 }
 
+/// Returns what the C library calls a signal, of those that end builds.
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "Hangup",
+        2 => "Interrupt",
+        3 => "Quit",
+        4 => "Illegal instruction",
+        5 => "Trace/breakpoint trap",
+        6 => "Aborted",
+        7 => "Bus error",
+        8 => "Floating point exception",
+        9 => "Killed",
+        11 => "Segmentation fault",
+        13 => "Broken pipe",
+        14 => "Alarm clock",
+        15 => "Terminated",
+        _ => return None,
+    })
+}
+
 impl Failing<'_> {
     /// Returns what is said of a build that ended badly by itself; nothing where it went well.
     pub(crate) fn of_exit(&self, exit: Exit) -> Option<BuildFailure> {
-        /// What ends processes where memory runs out, and by hand.
-        const KILL: i32 = 9;
         match exit {
             Exit::Code(0) => None,
-            Exit::Code(code) => {
-                Some(failed(self.explain(&format!("failed with exit code {code}"))))
-            }
-            Exit::Signal(KILL) => {
-                let message = self.explain("failed due to signal 9 (Killed)");
-                Some(BuildFailure::Killed { message })
-            }
+            Exit::Code(code) => Some(self.of_code(code)),
             Exit::Signal(signal) => {
-                Some(failed(self.explain(&format!("failed due to signal {signal}"))))
+                let name = signal_name(signal).map(|name| format!(" ({name})"));
+                let how = format!("failed due to signal {signal}{}", name.unwrap_or_default());
+                Some(failed(self.explain(&how)))
             }
         }
+    }
+
+    /// Returns what is said of a build that ended with such a code.
+    pub(crate) fn of_code(&self, code: i32) -> BuildFailure {
+        failed(self.explain(&format!("failed with exit code {code}")))
     }
 
     /// The words of Nix since 2.31.

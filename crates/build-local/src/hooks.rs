@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
+use drover_core::raw_text;
 use drover_store::{AfterBuild, BuildFailure, LogEvent, Store as _};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -134,7 +135,7 @@ impl PostBuildHook {
             let mut heard = BufReader::new(Receiver::from_owned_fd(OwnedFd::from(heard))?);
             let mut line = Vec::new();
             while (&mut heard).take(LIMIT).read_until(b'\n', &mut line).await? > 0 {
-                hear(String::from_utf8_lossy(line.trim_ascii_end()).into_owned());
+                hear(raw_text(line.trim_ascii_end()));
                 line.clear();
             }
             let ended = child.wait().await;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::attempt::Attempt;
+use crate::builtin;
 use crate::compare::Comparison;
 use crate::failure::{Trouble, of_bug, of_range, of_rule, of_rules, rejected};
 use crate::harvest::{Gathered, Harvest, Reach};
@@ -26,7 +27,7 @@ use crate::left::Fate;
 use crate::places::{self, Places};
 use crate::references::References;
 use crate::settings::{BuildUsers, KeepFailed, LocalSettings, SandboxFallback, SandboxMode};
-use crate::suitable;
+use crate::suitable::{self, Unsupported};
 use crate::surroundings::store_paths_of;
 use crate::users::BuildUser;
 
@@ -159,8 +160,13 @@ impl Job<'_> {
     ) -> Result<Subject, Trouble> {
         let store_dir = self.store.store_dir();
         let (kind, options) = (derivation.kind()?, derivation.options()?);
-        suitable::check(&derivation, &options, self.settings)?;
         let shown = store_dir.display(&path);
+        match suitable::check(&derivation, &options, self.settings) {
+            Err(Unsupported::Builtin { name }) => {
+                return Err(builtin::unknown(self, &shown, &derivation, &name).into());
+            }
+            checked => checked?,
+        }
         let rules = OutputRules::of(&derivation, store_dir);
         let rules = rules.map_err(|error| of_rules(&shown, &error))?;
         let networked = matches!(kind, DerivationKind::Fixed | DerivationKind::Impure);

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use drover_core::raw_text;
 use drover_store::{BuildLog, LogEvent};
 use serde_json::Value;
 
@@ -76,7 +77,7 @@ impl Lines {
             Some(Err(why)) => self.to.event(LogEvent::Message(why.to_string())),
             None => {}
         }
-        let line = String::from_utf8_lossy(&line).into_owned();
+        let line = raw_text(&line);
         self.tail.push_back(line.clone());
         if self.keep < self.tail.len() {
             self.tail.pop_front();

@@ -4,9 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_sandbox::{
-    Cause, Ended, Handles, Launcher, Plan, Program, Running, Terminal, TerminalReader,
-};
+use drover_sandbox::{Ended, Handles, Launcher, Plan, Program, Running, Terminal, TerminalReader};
 use drover_store::{BuildFailure, BuildLog, LogEvent, StoreError};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -53,17 +51,7 @@ pub(crate) struct Process<'a> {
 /// How a build ended, and the end of what it said.
 pub(crate) struct Ending {
     pub(crate) ended: Ended,
-    pub(crate) by: EndedBy,
     pub(crate) tail: Vec<String>,
-}
-
-/// Who ended a build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EndedBy {
-    /// It ended by itself, or nobody knows.
-    Itself,
-    /// We did, as it had closed its log and went on.
-    ItsLog,
 }
 
 /// Makes the terminal that a build writes to.
@@ -153,7 +141,7 @@ impl Process<'_> {
                     while closed.is_none() && let Ok(len) = upper.read_at_once(&mut piece) && len > 0 {
                         self.hear(&mut heard, piece.get(..len).unwrap_or_default()).await?;
                     }
-                    return Ok(Ending { ended, by: EndedBy::Itself, tail: heard.finish() });
+                    return Ok(Ending { ended, tail: heard.finish() });
                 }
                 () = until(closed.and_then(|at| at.checked_add(CLOSED))) => {
                     return end_closed(running, heard).await;
@@ -204,12 +192,7 @@ impl Process<'_> {
 /// Kills a build that has closed its log and goes on.
 async fn end_closed(running: &mut Running, heard: Heard) -> Result<Ending, Trouble> {
     let ended = running.kill().await.map_err(|error| of_wait(&error))?;
-    // it may have been about to end, and be cleared up after
-    let by = match ended.cause {
-        Cause::Killed => EndedBy::ItsLog,
-        Cause::Itself => EndedBy::Itself,
-    };
-    Ok(Ending { ended, by, tail: heard.finish() })
+    Ok(Ending { ended, tail: heard.finish() })
 }
 
 fn unread(error: &std::io::Error) -> Trouble {

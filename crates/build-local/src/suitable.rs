@@ -13,7 +13,7 @@ use crate::settings::LocalSettings;
 #[non_exhaustive]
 pub enum Unsupported {
     /// A builder that is part of Nix, and not of drover.
-    #[error("drover has no '{name}' yet")]
+    #[error("unsupported builtin builder '{name}'")]
     Builtin {
         /// Its name, with `builtin:`.
         name: String,

@@ -280,9 +280,9 @@ pub(crate) struct VerbosityArguments {
     /// Say more; twice for what happens inside
     #[arg(short, long, action = ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// Say only what went wrong
-    #[arg(long, conflicts_with = "verbose")]
-    pub(crate) quiet: bool,
+    /// Say only what is or may be wrong; three times for only what went wrong
+    #[arg(long, action = ArgAction::Count)]
+    pub(crate) quiet: u8,
 }
 
 /// The form of messages.
@@ -428,7 +428,7 @@ mod tests {
         assert_eq!(arguments.building.max_jobs.as_deref(), Some("auto"));
         assert_eq!(arguments.settings.store.as_deref(), Some("b"));
         assert_eq!(arguments.results.out_link, PathBuf::from("z"));
-        assert!(arguments.speech.print_build_logs && arguments.speech.verbosity.quiet);
+        assert!(arguments.speech.print_build_logs && arguments.speech.verbosity.quiet == 2);
         let all = build(&["-A", "a", "-A", "b", "-vv", "-v", "--arg", "c", "1", "--arg", "d", "2"]);
         assert_eq!(all.source.attributes, ["a", "b"]);
         assert_eq!(all.source.arg, ["c", "1", "d", "2"]);

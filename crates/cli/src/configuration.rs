@@ -113,6 +113,7 @@ impl Configuration {
             max_silent_time: self.settings.max_silent_time,
             // nix.conf speaks of this machine; other machines have their own
             cores: is_from_command_line(self.conf.origin("cores")).then_some(self.settings.cores),
+            usual_cores: self.settings.cores,
             keep_failed: self.settings.keep_failed,
             overrides: BTreeMap::new(),
         }

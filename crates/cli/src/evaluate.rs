@@ -1,6 +1,8 @@
 //! Evaluation, which is Nix's: the `nix-instantiate` and `nix` of this machine turn files,
 //! expressions and flakes into derivations in the same store that drover builds in.
 
+mod installed;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +10,6 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, anyhow, bail};
 use drover_core::{OutputName, StorePath};
-use drover_derivation::{Derivation, derivation_name};
 use drover_fleet::Target;
 use drover_store::{Store, Substitute};
 use serde::Deserialize;
@@ -16,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
 use crate::arguments::{SettingArguments, SourceArguments, pairs};
-use crate::installable::{Attribute, Named, Outputs};
+use crate::installable::{Attribute, Outputs};
 use crate::local_store::LocalStore;
 use crate::terminal::{Form, Terminal, Verbosity};
 
@@ -50,10 +51,6 @@ const DESCRIBE: &str = "d: let of = builtins.getContext d; drv = builtins.head (
     else { drvPath = drv; outputs = of.${drv}.outputs or [ ]; fallback = \"out\"; }) \
     (builtins.concatStringsSep \"\" (builtins.genList (_: \"................................\") 4096)) ]";
 
-/// Which outputs of a derivation are to be installed; none where it doesn't say.
-const INSTALLED: &str = "d: if d.outputSpecified or false then [ d.outputName ] \
-    else d.meta.outputsToInstall or [ ]";
-
 /// The file's name that stands for what is read from standard input.
 const STANDARD_INPUT: &str = "-";
 
@@ -82,19 +79,48 @@ impl Evaluator<'_> {
         if attributes.is_empty() {
             return self.instantiate_group((&[], &Outputs::Default), 0, input).await;
         }
+        let alike = |a: &Attribute, b: &Attribute| (&a.outputs, a.named) == (&b.outputs, b.named);
+        let groups: Vec<&[Attribute]> = attributes.chunk_by(alike).collect();
+        if 1 < groups.len()
+            && let Some(targets) = self.instantiate_together(attributes, input).await?
+        {
+            return Ok(targets);
+        }
         let mut targets = Vec::new();
         // one run for all that want the same outputs
-        for (number, group) in
-            attributes.chunk_by(|a, b| (&a.outputs, a.named) == (&b.outputs, b.named)).enumerate()
-        {
+        for (group, number) in groups.into_iter().zip(1..) {
             let outputs = group.first().map_or(&Outputs::Default, |first| &first.outputs);
             let mut group_targets = self.instantiate_group((group, outputs), number, input).await?;
             if *outputs == Outputs::Default && group_targets.len() == group.len() {
-                self.to_be_installed(&mut group_targets, group, input).await?;
+                self.to_be_installed(group_targets.iter_mut().zip(group).collect(), input).await?;
             }
             targets.extend(group_targets);
         }
         Ok(targets)
+    }
+
+    /// Evaluates attributes of which other outputs are wanted each, in one run. Nothing where not each
+    /// of them is one derivation: then it can't be told which is whose.
+    async fn instantiate_together(
+        &self,
+        attributes: &[Attribute],
+        input: Option<&[u8]>,
+    ) -> anyhow::Result<Option<Vec<Target>>> {
+        let mut targets = self.instantiate_group((attributes, &Outputs::Default), 0, input).await?;
+        if targets.len() != attributes.len() {
+            return Ok(None);
+        }
+        for (target, attribute) in targets.iter_mut().zip(attributes) {
+            match &attribute.outputs {
+                Outputs::Default => {}
+                Outputs::All => target.outputs.clear(),
+                Outputs::Named(names) => target.outputs.clone_from(names),
+            }
+        }
+        let with_default = targets.iter_mut().zip(attributes);
+        let with_default = with_default.filter(|(_, a)| a.outputs == Outputs::Default).collect();
+        self.to_be_installed(with_default, input).await?;
+        Ok(Some(targets))
     }
 
     async fn instantiate_group(
@@ -127,57 +153,6 @@ impl Evaluator<'_> {
         };
         let printed = run(command, input, "nix-instantiate", &what).await?;
         printed.lines().map(|line| self.instantiated(line, outputs)).collect()
-    }
-
-    /// Has all outputs built that are to be installed, of attributes that were named alone: what those
-    /// are isn't told by `nix-instantiate`, and is only asked where there is more than one.
-    async fn to_be_installed(
-        &self,
-        targets: &mut [Target],
-        attributes: &[Attribute],
-        input: Option<&[u8]>,
-    ) -> anyhow::Result<()> {
-        if attributes.iter().any(|attribute| attribute.named == Named::ByFlag) {
-            return Ok(());
-        }
-        let paths: Vec<StorePath> =
-            targets.iter().map(|target| target.derivation.clone()).collect();
-        let files = self.store.read_files(&paths).await?;
-        for ((target, attribute), file) in targets.iter_mut().zip(attributes).zip(files) {
-            let Some(name) = derivation_name(&target.derivation) else { continue };
-            let derivation = Derivation::parse_aterm(&self.local.store_dir, &name, &file)?;
-            if derivation.outputs.len() > 1 {
-                target.outputs = self.outputs_of(attribute, input).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks which outputs of an attribute are to be installed; none for all.
-    async fn outputs_of(
-        &self,
-        attribute: &Attribute,
-        input: Option<&[u8]>,
-    ) -> anyhow::Result<BTreeSet<OutputName>> {
-        let mut command = Command::new("nix");
-        command.args(["--extra-experimental-features", "nix-command", "eval"]);
-        command.args(&self.common);
-        self.add_includes(&mut command);
-        self.add_arguments(&mut command);
-        match (&self.source.expr, self.source.file.as_deref().unwrap_or("default.nix")) {
-            (Some(expression), _) => command.args(["--expr", expression]),
-            (None, STANDARD_INPUT) => command.args(["--file", STANDARD_INPUT]),
-            (None, file) => command.args(["--file", &not_a_flag(file)]),
-        };
-        command.args(["--json", "--apply", INSTALLED]).arg(&attribute.path);
-        let what = format!("'{}'", attribute.path);
-        let printed = run(command, input, "nix", &what).await?;
-        let names: Vec<String> = serde_json::from_str(&printed)
-            .with_context(|| format!("'nix eval' said something unexpected of {what}"))?;
-        names
-            .into_iter()
-            .map(|name| name.parse().with_context(|| format!("output '{name}'")))
-            .collect()
     }
 
     fn add_arguments(&self, command: &mut Command) {
@@ -269,8 +244,10 @@ pub(crate) fn common_arguments(
     if let Some(store) = &local.argument {
         add(&["--store", store]);
     }
-    if terminal.verbosity == Verbosity::Quiet {
-        add(&["--quiet"]);
+    match terminal.verbosity {
+        Verbosity::Errors => add(&["--quiet", "--quiet", "--quiet"]),
+        Verbosity::Quiet => add(&["--quiet"]),
+        Verbosity::Normal | Verbosity::Verbose | Verbosity::Debug => {}
     }
     if terminal.form == Form::Json {
         add(&["--log-format", "internal-json"]);
@@ -285,14 +262,16 @@ fn target(
     default: impl IntoIterator<Item = String>,
 ) -> anyhow::Result<Target> {
     let outputs = match wanted {
-        Outputs::Default => default
-            .into_iter()
-            .map(|name| name.parse().with_context(|| format!("output '{name}'")))
-            .collect::<anyhow::Result<BTreeSet<OutputName>>>()?,
+        Outputs::Default => output_names(default)?,
         Outputs::All => BTreeSet::new(),
         Outputs::Named(names) => names.clone(),
     };
     Ok(Target { derivation, outputs })
+}
+
+fn output_names(names: impl IntoIterator<Item = String>) -> anyhow::Result<BTreeSet<OutputName>> {
+    let name = |name: String| name.parse().with_context(|| format!("output '{name}'"));
+    names.into_iter().map(name).collect()
 }
 
 fn not_a_flag(argument: &str) -> String {

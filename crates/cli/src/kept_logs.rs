@@ -5,7 +5,7 @@
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use drover_core::StorePath;
+use drover_core::{StorePath, raw_bytes};
 use drover_store::{
     BuildLog, BuildRequest, Keeper as _, LogEvent, LogKeeper, OwnSetting, Pending, StoreError,
 };
@@ -88,6 +88,10 @@ impl BuildLog for KeptLog {
         }
         self.to.event(event);
     }
+
+    fn is_kept(&self) -> bool {
+        true
+    }
 }
 
 /// A log in the making.
@@ -126,7 +130,7 @@ enum Piece {
 
 impl LogFile {
     fn take(&mut self, line: &str) {
-        self.pending.extend_from_slice(line.as_bytes());
+        self.pending.extend_from_slice(&raw_bytes(line));
         self.pending.push(b'\n');
         if PIECE <= self.pending.len() {
             self.hand_over();

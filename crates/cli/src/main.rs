@@ -126,7 +126,8 @@ fn typed(called: &Path) -> Result<Arguments, clap::Error> {
             let words = ["drover", "hook"].into_iter().map(OsString::from);
             Arguments::try_parse_from(words.chain(std::env::args_os().skip(1)))
         }
-        false => Arguments::try_parse(),
+        false => Arguments::try_parse()
+            .map_err(|refusal| manual::with_all_words(refusal, std::env::args_os())),
     }
 }
 

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use clap::error::ErrorKind;
 use clap::{Arg, Args, Command, CommandFactory as _, value_parser};
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -121,6 +122,28 @@ pub(crate) fn asked_of(command: &arguments::Command) -> Option<String> {
     Some(command.render_long_help().to_string())
 }
 
+/// Returns the same refusal with all words that there are, where it shows those that may be typed.
+pub(crate) fn with_all_words(
+    refusal: clap::Error,
+    line: impl Iterator<Item = OsString>,
+) -> clap::Error {
+    let shows_words = |kind| {
+        matches!(
+            kind,
+            ErrorKind::DisplayHelp
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                | ErrorKind::MissingSubcommand
+        )
+    };
+    if !shows_words(refusal.kind()) {
+        return refusal;
+    }
+    match whole_command().try_get_matches_from(line) {
+        Err(whole) if shows_words(whole.kind()) => whole,
+        _ => refusal,
+    }
+}
+
 /// Writes the page of every command into a folder: `drover.1`, `drover-build.1` and so on.
 ///
 /// # Errors
@@ -209,6 +232,19 @@ What drover does by [the names of Nix's programs](names.md) isn't here: it's wha
             assert!(help.contains(&format!("Usage: drover {}", words.join(" "))), "{help}");
         }
         assert_eq!(asked(&["store", "no-such-word", "--help"]), None);
+    }
+
+    #[test]
+    fn all_words_are_told_where_one_is_missing() {
+        for line in [&["drover", "store"][..], &["drover", "store", "--help"]] {
+            use clap::Parser as _;
+            let refusal = Arguments::try_parse_from(line).expect_err("no word");
+            let told =
+                with_all_words(refusal, line.iter().map(|word| OsString::from(*word))).to_string();
+            for (word, about) in STORE_WORDS {
+                assert!(told.contains(word) && told.contains(about), "{line:?}: {told}");
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use drover_config::Settings;
 use drover_core::TrustedKeys;
-use drover_fleet::{OutputTrust, ServiceOptions};
+use drover_fleet::{OutputTrust, OwnKind, ServiceOptions};
 
 /// Returns what such outputs need.
 ///
@@ -25,5 +25,11 @@ pub(crate) fn output_trust(settings: &Settings) -> anyhow::Result<OutputTrust> {
 ///
 /// As [`output_trust`].
 pub(crate) fn service_options(settings: &Settings) -> anyhow::Result<ServiceOptions> {
-    Ok(ServiceOptions { outputs: output_trust(settings)?, ..ServiceOptions::default() })
+    let own_kind = OwnKind {
+        system: settings.system.clone(),
+        other_systems: settings.extra_platforms.clone(),
+        features: settings.system_features.clone(),
+    };
+    let outputs = output_trust(settings)?;
+    Ok(ServiceOptions { outputs, own_kind: Some(own_kind), ..ServiceOptions::default() })
 }

@@ -202,6 +202,7 @@ impl RealiseObserver for Shower {
             }
             RealiseEvent::Note(text) => Some(FleetEvent::Note(text)),
             RealiseEvent::Waiting { .. }
+            | RealiseEvent::Fetch(_)
             | RealiseEvent::Ended { .. }
             | RealiseEvent::Failed { .. } => None,
         };

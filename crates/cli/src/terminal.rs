@@ -17,6 +17,8 @@ use crate::progress::{Level, message};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verbosity {
     /// Only what went wrong.
+    Errors,
+    /// That, and what may be wrong.
     Quiet,
     /// What people want to know.
     Normal,
@@ -67,12 +69,7 @@ enum Colour {
 impl Terminal {
     /// Returns a terminal that says so much.
     pub(crate) fn new(verbosity: &VerbosityArguments) -> Terminal {
-        let verbosity = match (verbosity.quiet, verbosity.verbose) {
-            (true, _) => Verbosity::Quiet,
-            (false, 0) => Verbosity::Normal,
-            (false, 1) => Verbosity::Verbose,
-            (false, _) => Verbosity::Debug,
-        };
+        let verbosity = level(verbosity);
         let is_terminal = io::stderr().is_terminal();
         let colour = match is_terminal && std::env::var_os("NO_COLOR").is_none() {
             true => Colour::On,
@@ -85,7 +82,7 @@ impl Terminal {
 
     /// Returns the same terminal, saying only what went wrong.
     pub(crate) fn silent(&self) -> Terminal {
-        Terminal { verbosity: Verbosity::Quiet, ..self.clone() }
+        Terminal { verbosity: Verbosity::Errors, ..self.clone() }
     }
 
     /// Returns the same terminal, as the flags of a build say. A bar needs a terminal.
@@ -110,7 +107,7 @@ impl Terminal {
     pub(crate) fn start_tracing(&self) {
         if let Some(filter) = self.asked_for() {
             self.trace(filter);
-        } else if self.verbosity != Verbosity::Quiet {
+        } else if Verbosity::Quiet <= self.verbosity {
             // what substituters do wrong is told, as it's why something isn't fetched
             let filter =
                 EnvFilter::new("drover_store_cache=warn,drover_store_local::substitution=warn");
@@ -162,7 +159,7 @@ impl Terminal {
 
     /// Says what may be wrong.
     pub(crate) fn warn(&self, text: &str) {
-        if Verbosity::Normal <= self.verbosity {
+        if Verbosity::Quiet <= self.verbosity {
             self.say(Level::Warning, "warning: ", text);
         }
     }
@@ -219,6 +216,18 @@ fn chain(error: &anyhow::Error) -> String {
     text
 }
 
+/// Returns how much is said, which each flag raises or lowers. Nix has one more step between what people
+/// want to know and warnings, which nothing here is told on.
+fn level(given: &VerbosityArguments) -> Verbosity {
+    match i16::from(given.verbose) - i16::from(given.quiet) {
+        ..=-3 => Verbosity::Errors,
+        -2 | -1 => Verbosity::Quiet,
+        0 => Verbosity::Normal,
+        1 => Verbosity::Verbose,
+        2.. => Verbosity::Debug,
+    }
+}
+
 /// Nobody reads standard output any more, so there is nothing left to do.
 #[derive(Debug, thiserror::Error)]
 #[error("standard output was closed")]
@@ -236,8 +245,20 @@ pub(crate) fn usage(refusal: &clap::Error) -> ExitStatus {
 #[cfg(test)]
 mod tests {
     use anyhow::anyhow;
+    use rstest::rstest;
 
     use super::*;
+
+    #[rstest]
+    #[case::usual(0, 0, Verbosity::Normal)]
+    #[case::quiet(0, 1, Verbosity::Quiet)]
+    #[case::more_so(0, 2, Verbosity::Quiet)]
+    #[case::without_warnings(0, 3, Verbosity::Errors)]
+    #[case::both(1, 1, Verbosity::Normal)]
+    #[case::more(2, 1, Verbosity::Verbose)]
+    fn each_flag_counts(#[case] verbose: u8, #[case] quiet: u8, #[case] expected: Verbosity) {
+        assert_eq!(level(&VerbosityArguments { verbose, quiet }), expected);
+    }
 
     #[test]
     fn causes_are_told_once() {

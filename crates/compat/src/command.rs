@@ -8,7 +8,7 @@ use crate::error::CompatError;
 use crate::exit::ExitStatus;
 use crate::foreign::is_foreign;
 use crate::host::Host;
-use crate::options::{LogFormat, Options, Taken, Verbosity};
+use crate::options::{LogFormat, Options, ResultForm, Taken, Verbosity};
 use crate::{build, collect_garbage, copy_closure, daemon, hash, nix, nix_store};
 
 /// A name that others call.
@@ -135,7 +135,7 @@ pub async fn run(program: Program, arguments: Vec<OsString>, host: &dyn Host) ->
 pub async fn run_own(arguments: Vec<OsString>, name: &str, host: &dyn Host) -> ExitStatus {
     let form = LogFormat::asked_in(&arguments);
     let outcome = match own_store_word(&arguments) {
-        Some(arguments) => try_run(Program::NixStore, arguments, host).await,
+        Some((arguments, form)) => own_store(arguments, form, host).await,
         None => nix::run_own_words(&arguments, host).await,
     };
     ended(outcome, (name, form), host).await
@@ -160,8 +160,27 @@ async fn ended(
     }
 }
 
-/// Turns a word about the store that only `nix-store` has into its arguments.
-fn own_store_word(arguments: &[OsString]) -> Option<Vec<OsString>> {
+/// What asks drover's own words for JSON.
+const JSON: &str = "--json";
+
+async fn own_store(
+    arguments: Vec<OsString>,
+    results: ResultForm,
+    host: &dyn Host,
+) -> Result<ExitStatus, CompatError> {
+    match nix_store::parse(arguments)? {
+        Parsed::Information { options, asked } => {
+            inform(Program::NixStore, asked, &options, host).await
+        }
+        Parsed::Request { options, request } => {
+            nix_store::run(request, &Options { results, ..options }, host).await
+        }
+    }
+}
+
+/// Turns a word about the store that only `nix-store` has into its arguments, and the form of what it
+/// prints.
+fn own_store_word(arguments: &[OsString]) -> Option<(Vec<OsString>, ResultForm)> {
     let [store, word, rest @ ..] = arguments else { return None };
     if store != "store" {
         return None;
@@ -184,7 +203,19 @@ fn own_store_word(arguments: &[OsString]) -> Option<Vec<OsString>> {
         "load-db" => &["--load-db"],
         _ => return None,
     };
-    Some(flags.iter().map(OsString::from).chain(rest.iter().cloned()).collect())
+    let lists = matches!(
+        word.to_str()?,
+        "add" | "add-fixed" | "query" | "realise" | "roots" | "live" | "dead"
+    );
+    let own = rest.iter().take_while(|argument| *argument != "--");
+    let form = match lists && own.clone().any(|argument| argument == JSON) {
+        true => ResultForm::Json,
+        false => ResultForm::Lines,
+    };
+    let (own, others) = rest.split_at(own.count());
+    let own = own.iter().filter(|argument| form == ResultForm::Lines || *argument != JSON);
+    let all = flags.iter().map(OsString::from).chain(own.cloned()).chain(others.iter().cloned());
+    Some((all.collect(), form))
 }
 
 async fn try_run(

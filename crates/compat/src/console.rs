@@ -1,12 +1,14 @@
 //! Standard output and error of one command.
 
+use drover_core::raw_bytes;
+use serde_json::Value;
 use tokio::io::{AsyncWriteExt as _, BufWriter};
 
 use crate::error::CompatError;
 use crate::escapes::harmless;
 use crate::host::{Destination, Host, Output};
 use crate::json_log;
-use crate::options::{LogFormat, Options, Verbosity};
+use crate::options::{LogFormat, Options, ResultForm, Verbosity};
 
 /// Bytes gathered before they are written.
 const BUFFER: usize = 64 * 1024;
@@ -19,12 +21,18 @@ pub(crate) struct Console {
     err_to: Destination,
     verbosity: Verbosity,
     form: LogFormat,
+    /// Results that are printed as one list in the end.
+    list: Option<Vec<Value>>,
 }
 
 impl Console {
     /// Returns the console of a command.
     pub(crate) fn of(host: &dyn Host, options: &Options) -> Console {
-        Console { form: options.log_format, ..Console::new(host, options.verbosity) }
+        let list = match options.results {
+            ResultForm::Lines => None,
+            ResultForm::Json => Some(Vec::new()),
+        };
+        Console { form: options.log_format, list, ..Console::new(host, options.verbosity) }
     }
 
     /// Returns one that speaks so.
@@ -39,7 +47,7 @@ impl Console {
     pub(crate) fn new(host: &dyn Host, verbosity: Verbosity) -> Console {
         let out = BufWriter::with_capacity(BUFFER, host.stdout());
         let (err, err_to) = (host.stderr(), host.destination_of_messages());
-        Console { out, err, err_to, verbosity, form: LogFormat::Words }
+        Console { out, err, err_to, verbosity, form: LogFormat::Words, list: None }
     }
 
     /// Writes bytes to standard output.
@@ -47,10 +55,31 @@ impl Console {
         self.out.write_all(bytes).await.map_err(writing)
     }
 
-    /// Writes a line to standard output.
+    /// Writes a line to standard output, or keeps it for the list.
     pub(crate) async fn line(&mut self, text: impl AsRef<[u8]>) -> Result<(), CompatError> {
+        if let Some(list) = &mut self.list {
+            list.push(String::from_utf8_lossy(text.as_ref()).into());
+            return Ok(());
+        }
         self.write(text.as_ref()).await?;
         self.write(b"\n").await
+    }
+
+    /// Writes a line to standard output, or keeps the value that it tells of for the list.
+    pub(crate) async fn line_or(&mut self, text: &str, value: Value) -> Result<(), CompatError> {
+        match &mut self.list {
+            Some(list) => list.push(value),
+            None => self.line(text).await?,
+        }
+        Ok(())
+    }
+
+    /// Writes the list, if results go into one.
+    pub(crate) async fn finish_list(&mut self) -> Result<(), CompatError> {
+        match self.list.take() {
+            Some(list) => self.line(Value::Array(list).to_string()).await,
+            None => Ok(()),
+        }
     }
 
     /// Writes out what was gathered.
@@ -100,7 +129,7 @@ impl Console {
         self.flush().await?;
         // builds have a say in it, and a terminal does what they say
         let text = harmless(&text, self.err_to);
-        self.err.write_all(text.as_bytes()).await.map_err(writing)?;
+        self.err.write_all(&raw_bytes(&text)).await.map_err(writing)?;
         self.err.flush().await.map_err(writing)
     }
 

@@ -204,21 +204,20 @@ impl<S: Store + ?Sized> Copy<S> {
             .map(|info| PathInfo { ultimate: false, ..info })
             .collect();
         let paths: Vec<StorePath> = missing.iter().map(|info| info.path.clone()).collect();
-        if missing.is_empty() {
-            return Ok(paths);
-        }
+        let missing = closure_order(missing);
+        let way = way(self.source.name(), target.store().name());
         let store_dir = self.source.store_dir();
         let mut lines = vec![format!("copying {} paths...", missing.len())];
-        lines.extend(paths.iter().map(|path| {
-            let path = store_dir.display(path);
-            format!("copying path '{path}' to '{}'...", target.store().name())
+        lines.extend(missing.iter().map(|info| {
+            let path = store_dir.display(&info.path);
+            format!("copying path '{path}' {way}...")
         }));
         let lines: Vec<_> = lines.into_iter().map(|line| (Verbosity::INFO, line)).collect();
         console.say_all(&lines).await?;
-        if rehearsal == Rehearsal::Yes {
+        if rehearsal == Rehearsal::Yes || missing.is_empty() {
             return Ok(paths);
         }
-        let stream = self.source.export_to_checker(closure_order(missing)).await?;
+        let stream = self.source.export_to_checker(missing).await?;
         let copied: Result<(), StoreError> = match target {
             Target::Keeper(keeper, check) => {
                 keeper.add_paths(stream, *check, WhenValid::Keep).await
@@ -227,6 +226,20 @@ impl<S: Store + ?Sized> Copy<S> {
         };
         copied?;
         Ok(paths)
+    }
+}
+
+/// Says where paths come from and go to, but for the store of this machine, as `makeCopyPathMessage` of
+/// Nix does.
+fn way(from: &str, to: &str) -> String {
+    let is_usual = |name: &str| {
+        let name = name.split('?').next().unwrap_or(name);
+        matches!(name, "auto" | "local" | "daemon" | "local://" | "unix://")
+    };
+    match (is_usual(from), is_usual(to)) {
+        (true, _) => format!("to '{to}'"),
+        (false, true) => format!("from '{from}'"),
+        (false, false) => format!("from '{from}' to '{to}'"),
     }
 }
 

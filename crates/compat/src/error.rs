@@ -129,19 +129,25 @@ impl CompatError {
     /// Returns what Nix would print on standard error, line feed included: further lines are
     /// indented under the first, and a wrong call points to the help.
     pub fn report(&self, program: &str) -> String {
-        let mut lines = String::from("error: ");
-        for (number, line) in self.words().lines().enumerate() {
-            if number > 0 && !line.is_empty() {
-                lines.push_str("       ");
-            }
-            lines.push_str(line);
-            lines.push('\n');
-        }
+        let mut lines = told(&self.words());
         if matches!(self, CompatError::Usage { .. }) {
             lines.push_str(&format!("Try '{program} --help' for more information.\n"));
         }
         lines
     }
+}
+
+/// Returns an error as Nix prints it: further lines are indented under the first.
+pub(crate) fn told(words: &str) -> String {
+    let mut lines = String::from("error: ");
+    for (number, line) in words.lines().enumerate() {
+        if number > 0 && !line.is_empty() {
+            lines.push_str("       ");
+        }
+        lines.push_str(line);
+        lines.push('\n');
+    }
+    lines
 }
 
 /// Returns what the C library says of an error, without the number that Rust adds.

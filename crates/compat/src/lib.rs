@@ -56,4 +56,4 @@ pub use nix_store::{
     ClosureOutputs, Collect, Force, Invalid, Operation, Query, QueryKind, Realise, Registered,
     Rehearsal, Results, StoreRequest, Subject, Unknown, run_store_request,
 };
-pub use options::{BuildOutput, LogFormat, Options, RootWarning, Verbosity};
+pub use options::{BuildOutput, LogFormat, Options, ResultForm, RootWarning, Verbosity};

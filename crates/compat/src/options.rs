@@ -91,6 +91,15 @@ impl LogFormat {
     }
 }
 
+/// The form of results that are lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResultForm {
+    /// As they are.
+    Lines,
+    /// One list of JSON, as drover's own words print them where they are asked to.
+    Json,
+}
+
 /// What all commands can be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -100,6 +109,8 @@ pub struct Options {
     pub verbosity: Verbosity,
     /// The form of messages.
     pub log_format: LogFormat,
+    /// The form of results.
+    pub results: ResultForm,
     /// Whether the output of builds is shown.
     pub build_output: BuildOutput,
     /// Whether results without a link are warned of.
@@ -112,6 +123,7 @@ impl Default for Options {
             overrides: Vec::new(),
             verbosity: Verbosity::INFO,
             log_format: LogFormat::Words,
+            results: ResultForm::Lines,
             build_output: BuildOutput::Shown,
             root_warning: RootWarning::Once,
         }

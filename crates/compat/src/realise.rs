@@ -9,14 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use drover_core::{StoreDir, StorePath};
 use drover_store::{
-    AfterFailure, BuildSettings, Keeper, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver,
-    RealiseSettings, RealiseStatus, Realised, Realiser, Substitute, THIS_MACHINE, Wanted,
+    AfterFailure, BuildSettings, FetchEvent, FetchObserver, Keeper, MissingPaths, RealiseEvent,
+    RealiseMode, RealiseObserver, RealiseSettings, RealiseStatus, Realised, Realiser, Substitute,
+    THIS_MACHINE, Wanted,
 };
 use tokio::sync::mpsc;
 
 use crate::closure::sorted_paths;
 use crate::console::Console;
-use crate::error::CompatError;
+use crate::error::{CompatError, told};
 use crate::exit::ExitStatus;
 use crate::host::{Host, HostSettings, Switch};
 use crate::json_log::{self, Activities};
@@ -90,8 +91,9 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let (sender, mut events) = mpsc::channel(QUEUE);
-        let observer = Arc::new(Observer { sender, lost: AtomicU64::new(0) });
+        let observer = Arc::new(Observer { sender, form: console.form(), lost: AtomicU64::new(0) });
         let store = self.store.clone();
+        self.store.follow_fetches(Arc::clone(&observer) as _);
         let mut work =
             self.realiser.realise(store, wanted.clone(), self.settings(mode), observer.clone());
         let mut batch = Vec::new();
@@ -136,6 +138,7 @@ impl<'a> Work<'a> {
                 timeout: settings.timeout,
                 max_silent_time: settings.max_silent_time,
                 cores: Some(settings.cores),
+                usual_cores: settings.cores,
                 keep_failed: settings.keep_failed,
                 overrides: fallback.into_iter().chain(overrides).collect(),
             },
@@ -193,7 +196,12 @@ impl<'a> Work<'a> {
                 let line = format!("'{}' waits: {reason}", shown(&derivation));
                 Some((Verbosity::TALKATIVE, line))
             }
+            RealiseEvent::Fetch(FetchEvent::Started { path, substituter, .. }) => {
+                let line = format!("copying path '{}' from '{substituter}'...", shown(&path));
+                Some((Verbosity::INFO, line))
+            }
             RealiseEvent::Line { .. }
+            | RealiseEvent::Fetch(_)
             | RealiseEvent::Phase { .. }
             | RealiseEvent::Ended { .. }
             | RealiseEvent::Failed { .. } => None,
@@ -226,11 +234,11 @@ impl<'a> Work<'a> {
                 Err(CompatError::Build { message, status })
             }
             several => {
-                let mut told = BTreeSet::new();
+                let mut already = BTreeSet::new();
                 for (_, result) in several {
-                    if !result.message.is_empty() && told.insert(&result.message) {
-                        let line = format!("error: {}", result.message);
-                        console.say(Verbosity::ERROR, &line).await?;
+                    if !result.message.is_empty() && already.insert(&result.message) {
+                        let line = told(&result.message);
+                        console.say(Verbosity::ERROR, line.trim_end()).await?;
                     }
                 }
                 let paths: BTreeSet<String> = several
@@ -286,14 +294,26 @@ async fn missing_lines(
     Ok(lines)
 }
 
+impl FetchObserver for Observer {
+    fn event(&self, event: FetchEvent) {
+        RealiseObserver::event(self, RealiseEvent::Fetch(event));
+    }
+}
+
 /// Passes events on without waiting; those for which there is no room are counted.
 struct Observer {
     sender: mpsc::Sender<RealiseEvent>,
+    form: LogFormat,
     lost: AtomicU64,
 }
 
 impl RealiseObserver for Observer {
     fn event(&self, event: RealiseEvent) {
+        // how far each path has come is only for programs
+        let is_progress = matches!(event, RealiseEvent::Fetch(FetchEvent::Progress { .. }));
+        if is_progress && self.form != LogFormat::Json {
+            return;
+        }
         if self.sender.try_send(event).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }

@@ -12,6 +12,7 @@ mod keys;
 mod narinfo;
 mod output_name;
 mod path_info;
+mod raw_text;
 mod realisation;
 mod realisation_file;
 mod signature;
@@ -25,6 +26,7 @@ pub use keys::{KeyError, PublicKey, SecretKey, TrustedKeys, realisation_fingerpr
 pub use narinfo::{NarInfo, NarInfoError, NarInfoRule, NarUrl};
 pub use output_name::OutputName;
 pub use path_info::{NarSize, PathInfo};
+pub use raw_text::{raw_bytes, raw_text, without_raw};
 pub use realisation::{DrvOutput, DrvOutputError, Realisation};
 pub use realisation_file::ToldRealisation;
 pub use signature::{Signature, SignatureError};

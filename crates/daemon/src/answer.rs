@@ -11,12 +11,12 @@ use drover_core::{
     StoreName, StorePath,
 };
 use drover_store::{
-    CollectAction, Collection, Content, Keeper, Liveness, SignatureCheck, StoreError, Substitute,
-    WhenValid,
+    CollectAction, Collection, Content, Keeper, Liveness, Offered, SignatureCheck, StoreError,
+    Substitute, WhenValid,
 };
 use drover_wire::{
     Dialect, GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult, OutputId,
-    RealisedOutput, Request, Response,
+    RealisedOutput, Request, Response, SubstitutableInfo,
 };
 
 use crate::failure::Failure;
@@ -140,10 +140,14 @@ impl Context {
                 let outputs = self.told(self.keeper.output_map(&path).await)?;
                 Ok(Response::Names(outputs.into_keys().collect()))
             }
-            // as of a store whose substituters have nothing; this one asks none
-            Request::QuerySubstitutablePathInfo(_) => Ok(Response::Substitutable(None)),
-            Request::QuerySubstitutablePathInfos(_) => {
-                Ok(Response::Substitutables(BTreeMap::new()))
+            Request::QuerySubstitutablePathInfo(path) => {
+                let found = self.offered(BTreeSet::from([path.clone()])).await?.remove(&path);
+                Ok(Response::Substitutable(found.map(Box::new)))
+            }
+            // a content address says what a store of another directory calls the path, and nothing else
+            Request::QuerySubstitutablePathInfos(query) => {
+                let offered = self.offered(query.into_keys().collect()).await?;
+                Ok(Response::Substitutables(offered))
             }
             request => {
                 let operation = request.operation();
@@ -174,6 +178,24 @@ impl Context {
             Substitute::Yes => self.told(self.keeper.substitutable(paths).await),
             Substitute::No => Ok(BTreeSet::new()),
         }
+    }
+
+    /// Returns what substituters say of paths, if the client wants any to be asked.
+    async fn offered(
+        &self,
+        paths: BTreeSet<StorePath>,
+    ) -> Result<BTreeMap<StorePath, SubstitutableInfo>, Failure> {
+        if self.settings.substitute == Substitute::No {
+            return Ok(BTreeMap::new());
+        }
+        let offered = self.told(self.keeper.offered(&paths).await)?;
+        let info = |Offered { deriver, references, size }| SubstitutableInfo {
+            deriver,
+            references,
+            download_size: size.download,
+            nar_size: size.nar,
+        };
+        Ok(offered.into_iter().map(|(path, offered)| (path, info(offered))).collect())
     }
 
     async fn valid(

@@ -20,6 +20,7 @@ mod connection;
 mod error;
 mod failure;
 mod feed;
+mod fetches;
 mod forward;
 mod grant;
 mod import;

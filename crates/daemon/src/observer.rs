@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drover_core::{StoreDir, StorePath};
-use drover_store::{RealiseEvent, RealiseObserver, THIS_MACHINE};
+use drover_store::{FetchObserver as _, RealiseEvent, RealiseObserver, THIS_MACHINE};
 use drover_wire::{ActivityId, Field, LogMessage, activity, result};
 
+use crate::fetches::FetchTeller;
 use crate::log_queue::{Level, LogQueue, Loss};
 
 /// Whether lines of builds are shown as they are, or as part of their activity, which lets the
@@ -26,6 +27,7 @@ pub(crate) struct Observer {
     store_dir: StoreDir,
     lines: BuildLines,
     open: Mutex<HashMap<(Kind, StorePath), ActivityId>>,
+    fetches: FetchTeller,
     /// The whole of it.
     whole: ActivityId,
 }
@@ -37,7 +39,7 @@ enum Kind {
 }
 
 /// Numbers of activities; unique in this process, as connections may share a screen.
-fn next_id() -> ActivityId {
+pub(crate) fn next_id() -> ActivityId {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let process = u64::from(std::process::id()) << 32;
     ActivityId(process + NEXT.fetch_add(1, Ordering::Relaxed))
@@ -57,7 +59,8 @@ impl Observer {
             parent: ActivityId(0),
         };
         log.push(&message, Loss::Never);
-        Observer { log, store_dir, lines, open: Mutex::default(), whole }
+        let fetches = FetchTeller::new(Arc::clone(&log), store_dir.clone());
+        Observer { log, store_dir, lines, open: Mutex::default(), fetches, whole }
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<(Kind, StorePath), ActivityId>> {
@@ -151,6 +154,7 @@ impl RealiseObserver for Observer {
             }
             // who asked is told by the answer, and by a note
             RealiseEvent::Failed { .. } => {}
+            RealiseEvent::Fetch(event) => self.fetches.event(event),
             RealiseEvent::Note(text) => self.log.tell(Level::Notice, &text),
         }
     }

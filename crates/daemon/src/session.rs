@@ -19,6 +19,7 @@ use crate::answer::Context;
 use crate::connection::{Input, Output};
 use crate::error::DaemonError;
 use crate::failure::Failure;
+use crate::fetches::FetchTeller;
 use crate::log_queue::{Level, LogQueue};
 use crate::opening::{Opened, open};
 use crate::server::{Client, ClientTrust, Shared};
@@ -180,6 +181,9 @@ impl Session {
             None => {
                 let keeper = self.shared.keeper().session().await?;
                 keeper.set_own(&self.settings.store);
+                let log = Arc::clone(&self.wires.log);
+                let teller = FetchTeller::new(log, keeper.store_dir().clone());
+                keeper.follow_fetches(Arc::new(teller));
                 self.keeper = Some(Arc::clone(&keeper));
                 keeper
             }

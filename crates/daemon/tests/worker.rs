@@ -21,10 +21,11 @@ use drover_wire::{
     BuildMode, BuildStatus, CheckContents, ClientOptions, DerivedPath, Encoder,
     FEATURE_REALISATION_WITH_PATH, Field, GarbageAction, GarbageLiveness, GarbageRequest,
     LogMessage, MadeDerivation, MadeOutputs, NewContent, OutputId, RealisedOutput, Repair, Request,
-    Response, SignatureCheck, activity, encode_keyed_path_info, result,
+    Response, SignatureCheck, SubstitutableInfo, activity, encode_keyed_path_info, result,
 };
 use proptest::prelude::*;
 use rstest::rstest;
+use support::keeper::path_named;
 use support::{Peer, World, world, world_with};
 use tokio::io::AsyncWriteExt as _;
 
@@ -683,6 +684,47 @@ async fn builds_are_told_as_nix_tells_them() {
     assert_eq!(told, expected);
 }
 
+#[tokio::test]
+async fn what_is_fetched_is_told_as_nix_tells_it() {
+    let world = world();
+    let there = path_named("there");
+    world.keeper.state().substitutable.insert(there.clone());
+    let mut peer = world.connect(UNTRUSTED, 38).await;
+    assert_eq!(peer.call(Request::EnsurePath(there.clone())).await, Ok(Response::Done));
+    let whole = StoreDir::default().display(&there);
+    let [
+        LogMessage::StartActivity {
+            id: one,
+            kind: activity::SUBSTITUTE,
+            fields,
+            text,
+            level: 0,
+            ..
+        },
+        LogMessage::StartActivity {
+            id: two,
+            kind: activity::COPY_PATH,
+            fields: copied,
+            text: copies,
+            level: 3,
+            parent,
+        },
+        LogMessage::Result { id: come, kind: result::PROGRESS, .. },
+        LogMessage::StopActivity(first),
+        LogMessage::StopActivity(last),
+    ] = peer.log.as_slice()
+    else {
+        panic!("{:?}", peer.log)
+    };
+    let shown = |texts: &[&str]| -> Vec<Field> {
+        texts.iter().map(|text| Field::Text(text.to_string())).collect()
+    };
+    assert_eq!((fields, text.as_str()), (&shown(&[&whole, "https://cache"]), ""));
+    assert_eq!(*copied, shown(&[&whole, "https://cache", "local"]));
+    assert_eq!(*copies, format!("copying path '{whole}' from 'https://cache'"));
+    assert_eq!((parent, come, first, last), (one, two, two, one));
+}
+
 #[rstest]
 #[case::old(25, 100)]
 #[case::new(26, 1)]
@@ -963,6 +1005,39 @@ async fn the_old_questions_have_answers() {
         ),
     ] {
         assert_eq!(peer.call(request.clone()).await, Ok(expected), "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_substituters_say_of_paths_is_told() {
+    let world = world();
+    let [there, nowhere] = ["there", "nowhere"].map(path_named);
+    world.keeper.state().substitutable.insert(there.clone());
+    let info = SubstitutableInfo {
+        deriver: Some(path_named("thing.drv")),
+        references: [path_named("dep")].into(),
+        download_size: 7,
+        nar_size: 77,
+    };
+    let told = Response::Substitutables([(there.clone(), info.clone())].into());
+    for minor in [21, 38] {
+        let mut peer = world.connect(UNTRUSTED, minor).await;
+        let query = || {
+            Request::QuerySubstitutablePathInfos(
+                [(there.clone(), None), (nowhere.clone(), None)].into(),
+            )
+        };
+        let one = Request::QuerySubstitutablePathInfo;
+        let found = Response::Substitutable(Some(Box::new(info.clone())));
+        assert_eq!(peer.call(one(there.clone())).await, Ok(found), "1.{minor}");
+        let none = Response::Substitutable(None);
+        assert_eq!(peer.call(one(nowhere.clone())).await, Ok(none.clone()), "1.{minor}");
+        assert_eq!(peer.call(query()).await, Ok(told.clone()), "1.{minor}");
+        // who wants none to be asked
+        peer.call(options(&[])).await.unwrap();
+        assert_eq!(peer.call(one(there.clone())).await, Ok(none), "1.{minor}");
+        let nothing = Response::Substitutables(BTreeMap::new());
+        assert_eq!(peer.call(query()).await, Ok(nothing), "1.{minor}");
     }
 }
 

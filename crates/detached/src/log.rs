@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use drover_core::StorePath;
+use drover_core::{StorePath, without_raw};
 use drover_store::RealiseEvent;
 
 /// Bytes of one line that are kept.
@@ -59,12 +59,16 @@ impl Said {
             RealiseEvent::Started { derivation, machine } => {
                 Said::Started { derivation, machine: cut(machine) }
             }
-            RealiseEvent::Line { derivation, line } => Said::Line { derivation, line: cut(line) },
+            RealiseEvent::Line { derivation, line } => {
+                Said::Line { derivation, line: cut(without_raw(&line).into_owned()) }
+            }
             RealiseEvent::Phase { derivation, phase } => {
                 Said::Phase { derivation, phase: cut(phase) }
             }
             RealiseEvent::Note(text) => Said::Note(cut(text)),
-            RealiseEvent::Ended { .. } | RealiseEvent::Failed { .. } => return None,
+            RealiseEvent::Ended { .. } | RealiseEvent::Failed { .. } | RealiseEvent::Fetch(_) => {
+                return None;
+            }
         })
     }
 

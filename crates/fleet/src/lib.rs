@@ -57,7 +57,7 @@ pub use machine::{MachineSpec, Site};
 pub use plan::{OtherMachines, Plan, PlannedJob};
 pub use service::{
     BuildExplanation, BuildId, BuildList, BuildNumbers, BuildState, BuildView, Census, Duty,
-    KeptLog, MachineChoice, MachineCondition, MachineFailure, MachineView, Service, ServiceOptions,
-    Shutdown,
+    KeptLog, MachineChoice, MachineCondition, MachineFailure, MachineView, OwnKind, Service,
+    ServiceOptions, Shutdown,
 };
 pub use vouched::OutputTrust;

@@ -186,12 +186,7 @@ impl Driver {
         tail: Vec<String>,
     ) {
         let (kind, message) = match failure {
-            BuildFailure::Killed { message } if !self.reports.contains_key(&job) => {
-                return self.killed(machine, job, message, tail);
-            }
-            BuildFailure::Failed { message } | BuildFailure::Killed { message } => {
-                (self.kind_of_failed(job), message)
-            }
+            BuildFailure::Failed { message } => (self.kind_of_failed(job), message),
             BuildFailure::TimedOut { message } => (FailureKind::TimedOut, message),
             BuildFailure::LogLimit { message } => (FailureKind::LogLimit, message),
             BuildFailure::Rejected { message } => (FailureKind::Rejected, message),
@@ -203,7 +198,12 @@ impl Driver {
                 (FailureKind::Passing, message)
             }
             BuildFailure::Machine { message, disk_full: true } => {
-                self.retried(job, &message);
+                self.tell_scheduler(Event::NoRoom { job });
+                // only one that may be run elsewhere is tried again
+                match self.scheduler.has_room_elsewhere(job) {
+                    true => self.retried(job, &message),
+                    false => self.came_back(job),
+                }
                 return self.machine_failed(machine, message, MachineFault::DiskFull);
             }
             BuildFailure::Machine { message, disk_full: false } => {
@@ -216,15 +216,6 @@ impl Driver {
         }
         self.tell_of_kept_folder(machine, job);
         self.failed_for_good(machine, job, kind, message, tail);
-    }
-
-    /// A build was killed from outside: perhaps its machine had no memory left, so it's tried once
-    /// more, elsewhere if it can be. What is known of it stays for the case that nobody can.
-    fn killed(&mut self, machine: MachineId, job: JobId, message: String, tail: Vec<String>) {
-        let cause =
-            format!("{message}; perhaps '{}' has no memory left", self.shared.name_of(machine));
-        self.report(machine, job, FailureKind::Build, message, tail);
-        self.try_elsewhere(job, cause);
     }
 
     fn failed_for_good(

@@ -68,7 +68,7 @@ pub use builds::{
     BuildExplanation, BuildId, BuildList, BuildState, BuildView, KeptLog, MachineChoice,
 };
 pub use control::Duty;
-pub use options::{BuildNumbers, ServiceOptions, Shutdown};
+pub use options::{BuildNumbers, OwnKind, ServiceOptions, Shutdown};
 pub use view::{MachineCondition, MachineFailure, MachineView};
 
 /// What those are told who ask a service that ends.
@@ -247,6 +247,7 @@ impl Service {
             realised: Uses::default(),
             commands,
             idle: options.idle,
+            own_kind: options.own_kind.clone(),
             alone_since: None,
             retired: BTreeSet::new(),
             past: VecDeque::new(),

@@ -140,11 +140,13 @@ impl Scheduler {
                 State::Stopping { then: Afterwards::End(outcome), .. } => {
                     self.end_alone(job, outcome);
                 }
-                State::Started { .. }
-                    if was_running
-                        && self.count_attempt(job, machine, cause) == Attempts::UsedUp =>
-                {
-                    self.end_without_machine(job);
+                State::Started { .. } if was_running => {
+                    let attempts = self.count_attempt(job, machine, cause);
+                    let room = self.jobs.at_mut(job).without_room.take();
+                    match attempts == Attempts::UsedUp || room == Some(machine) {
+                        true => self.end_without_machine(job),
+                        false => self.ripe.push_back(job),
+                    }
                 }
                 _ => self.ripe.push_back(job),
             }
@@ -277,6 +279,23 @@ impl Scheduler {
             let faces = self.machines.at(*machine).faces.iter();
             let meeting = faces.filter(|face| classes.contains(&face.class));
             meeting.map(|face| face.indexed.hope).filter(|hope| *hope != 0)
+        })
+    }
+
+    /// Returns whether a started job may hope for another machine than the one that it runs on, and than
+    /// those that are left alone because they have no room either.
+    #[must_use]
+    pub fn has_room_elsewhere(&self, job: JobId) -> bool {
+        let Some(record) = self.jobs.get(job) else { return false };
+        let than = record.lane().map(|lane| lane.machine);
+        let classes = &self.requirements.at(record.requirement).classes;
+        let members = classes.iter().flat_map(|class| &self.classes.at(*class).members);
+        members.filter(|machine| Some(**machine) != than).any(|machine| {
+            let record = self.machines.at(*machine);
+            let is_full =
+                record.trouble.as_ref().is_some_and(|t| t.fault == MachineFault::DiskFull);
+            let has_room = !(is_full && matches!(record.link, Link::BackingOff { .. }));
+            has_room && record.faces.iter().any(|face| face.indexed.hope != 0)
         })
     }
 

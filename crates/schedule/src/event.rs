@@ -127,6 +127,13 @@ pub enum Event {
         /// What failed.
         failure: JobFailure,
     },
+    /// A started job finds no room on its machine, of which
+    /// [`MachineFailed`](Event::MachineFailed) tells next. Then a job that no other machine could take
+    /// ends: the same again would come to the same end. Any other comes back.
+    NoRoom {
+        /// The job.
+        job: JobId,
+    },
     /// A [`Stop`](crate::Command::Stop) took effect: the job runs no more.
     Stopped {
         /// The job.

@@ -38,6 +38,8 @@ pub(crate) struct JobRecord {
     pub(crate) rebuilds: u32,
     /// Where it came back from.
     pub(crate) tried: Vec<Tried>,
+    /// The machine that has no room for it, where no other could take it either.
+    pub(crate) without_room: Option<MachineId>,
     pub(crate) queueing: Queueing,
     pub(crate) verdict: VerdictDue,
     pub(crate) decision: Option<Decision>,

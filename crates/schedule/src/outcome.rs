@@ -105,6 +105,17 @@ impl Scheduler {
         self.reindex(lane.machine);
     }
 
+    /// Takes a job for which its machine has no room: one that can't be run elsewhere ends when that
+    /// machine fails, which is next.
+    pub(crate) fn no_room(&mut self, job: JobId) {
+        if let Some(State::Started { lane }) = self.jobs.get(job).map(|record| record.state)
+            && !self.lacks_input(job)
+            && !self.has_room_elsewhere(job)
+        {
+            self.jobs.at_mut(job).without_room = Some(lane.machine);
+        }
+    }
+
     /// Takes a job that was stopped.
     pub(crate) fn stopped(&mut self, job: JobId) {
         let Some((state, lane)) = self.take_back(job) else { return };

@@ -165,6 +165,7 @@ impl Scheduler {
             Event::Failed { job, failure: JobFailure::Infrastructure { cause } } => {
                 self.attempt_failed(job, &cause);
             }
+            Event::NoRoom { job } => self.no_room(job),
             Event::Stopped { job } => self.stopped(job),
             Event::Rebuild { job } => self.rebuild(job),
             Event::Asked { job } => self.asked_for(job),

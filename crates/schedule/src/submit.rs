@@ -82,6 +82,7 @@ impl Scheduler {
             attempts: 0,
             rebuilds: 0,
             tried: Vec::new(),
+            without_room: None,
             queueing: Queueing::Allowed,
             verdict: VerdictDue::Owed,
             decision: None,

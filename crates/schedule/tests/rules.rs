@@ -862,6 +862,51 @@ fn stock_choice(
     assert_eq!(chosen, expected);
 }
 
+fn no_room(job: u32) -> Event {
+    Event::NoRoom { job: JobId(job) }
+}
+
+#[test]
+fn a_job_without_room_on_the_only_machine_ends_and_others_wait_for_its_pause() {
+    let jobs = vec![job(&[]), job(&[]), job(&[0])];
+    let (mut bench, commands) = Bench::running(vec![machine(1)], jobs);
+    assert_eq!(commands[0], start(0, 0, 0, None));
+    let ends = |commands: &[Command]| -> Vec<u32> {
+        let ended = commands.iter().filter_map(|command| match command {
+            Command::Done { job, .. } => Some(job.0),
+            _ => None,
+        });
+        ended.collect()
+    };
+    assert_eq!(bench.on(no_room(0)), []);
+    let commands = bench.on(failed(0, MachineFault::DiskFull));
+    assert_eq!(ends(&commands), [0, 2], "{commands:?}");
+    let said = commands.iter().find_map(|command| match command {
+        Command::Done { verdict: Verdict::NoMachineLeft { reasons }, .. } => Some(reasons),
+        _ => None,
+    });
+    let said = said.unwrap()[0].1.to_string();
+    assert!(said.contains("disk full") && said.contains("it broke"), "{said}");
+    let commands = bench.later(1, Event::Tick);
+    assert!(commands.contains(&connect(0)), "{commands:?}");
+    assert!(bench.on(connected(0)).contains(&start(1, 0, 0, None)));
+}
+
+#[test]
+fn a_job_without_room_is_tried_once_on_each_machine() {
+    let (mut bench, commands) = Bench::running(vec![machine(1), machine(1)], vec![job(&[])]);
+    assert_eq!(commands[0], start(0, 0, 0, None));
+    assert_eq!(bench.on(no_room(0)), []);
+    let commands = bench.on(failed(0, MachineFault::DiskFull));
+    assert!(commands.contains(&start(0, 1, 0, None)), "{commands:?}");
+    assert_eq!(bench.on(no_room(0)), []);
+    let commands = bench.on(failed(1, MachineFault::DiskFull));
+    let is_end = |command: &Command| {
+        matches!(command, Command::Done { verdict: Verdict::NoMachineLeft { .. }, .. })
+    };
+    assert!(commands.iter().any(is_end), "{commands:?}");
+}
+
 #[test]
 fn the_snapshot_counts() {
     let jobs = vec![job(&[]), job(&[0]), job(&[]), job(&[2, 0])];

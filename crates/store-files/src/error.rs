@@ -75,14 +75,14 @@ pub enum FilesError {
         /// The greatest number of entries in a tree.
         limit: u64,
     },
-    /// Somebody writes to a file while it is read.
+    /// Somebody has cut a file while it was read.
     #[error("{path} changed while it was read: it had {announced} bytes, then {found}")]
     Changed {
         /// The file.
         path: TreePath,
         /// Its size when it was opened.
         announced: u64,
-        /// Its size later; if it grew, as far as that was seen.
+        /// Its size later.
         found: u64,
     },
     /// Something belongs to somebody who had no business in the tree.

@@ -107,21 +107,19 @@ impl Walk {
         let mut hasher = self.begin(b"blob", size);
         let mut block = vec![0; BLOCK];
         let mut left = size;
-        loop {
+        // what it has beyond its size when it was looked at doesn't count
+        while 0 < left {
             let read =
                 rustix::io::read(&file, &mut block).map_err(|errno| self.io("read", errno))?;
-            let bytes = block.get(..read).unwrap_or_default();
-            match left.checked_sub(bytes.len() as u64) {
-                Some(0) if bytes.is_empty() => return Ok(hasher.finish()),
-                Some(rest) if !bytes.is_empty() => left = rest,
-                _ => {
-                    let found = size - left + bytes.len() as u64;
-                    let path = self.path();
-                    return Err(FilesError::Changed { path, announced: size, found });
-                }
+            if read == 0 {
+                let (path, found) = (self.path(), size - left);
+                return Err(FilesError::Changed { path, announced: size, found });
             }
-            hasher.update(bytes);
+            let counted = read.min(usize::try_from(left).unwrap_or(usize::MAX));
+            hasher.update(block.get(..counted).unwrap_or_default());
+            left -= counted as u64;
         }
+        Ok(hasher.finish())
     }
 
     fn directory(&mut self, dir: BorrowedFd<'_>, name: &FileName) -> Result<Hash, FilesError> {

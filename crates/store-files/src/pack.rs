@@ -226,7 +226,8 @@ impl Packer {
         Ok(entries)
     }
 
-    /// Reads what fits into the block.
+    /// Reads what fits into the block: as many bytes as the file had when it was opened, also where it
+    /// has more by now, as the files of `/proc` have, which are empty by their size. Nix does so, too.
     fn read(
         &mut self,
         file: OwnedFd,
@@ -235,22 +236,27 @@ impl Packer {
         block: &mut Vec<u8>,
     ) -> Result<(), FilesError> {
         let room = block.capacity() - block.len();
-        let read = rustix::io::retry_on_intr(|| {
-            rustix::io::read(&file, rustix::buffer::spare_capacity(block))
-        })
-        .map_err(|errno| FilesError::io("read", self.path(), errno))?;
-        let changed =
-            |found| Err(FilesError::Changed { path: self.path(), announced: size, found });
-        match remaining.checked_sub(read as u64) {
-            None => changed(size - remaining + read as u64),
-            Some(rest) if 0 < rest && read == 0 => changed(size - rest),
-            // Only a read that finds less than it has room for shows that there is no more; and what
-            // comes behind it must fit in.
-            Some(rest) if 0 < rest || room - read < END => {
+        let read = match remaining {
+            0 => 0,
+            _ => rustix::io::retry_on_intr(|| {
+                rustix::io::read(&file, rustix::buffer::spare_capacity(block))
+            })
+            .map_err(|errno| FilesError::io("read", self.path(), errno))?,
+        };
+        let surplus = (read as u64).saturating_sub(remaining);
+        block.truncate(block.len().saturating_sub(usize::try_from(surplus).unwrap_or(read)));
+        let rest = remaining - (read as u64 - surplus);
+        match rest {
+            1.. if read == 0 => {
+                let (path, found) = (self.path(), size - rest);
+                Err(FilesError::Changed { path, announced: size, found })
+            }
+            // what comes behind it must fit in
+            _ if 0 < rest || room < END + read => {
                 self.due = Due::Contents { file, size, remaining: rest };
                 Ok(())
             }
-            Some(_) => {
+            _ => {
                 pad(block, size);
                 self.end_node(block);
                 Ok(())

@@ -157,6 +157,26 @@ pub(crate) fn collect(
     collected
 }
 
+/// Lists what is dead, or what is alive, in a store that isn't changed: without the lock of the only
+/// collector, as nobody has to tell of roots what deletes nothing.
+///
+/// # Errors
+///
+/// Anything that can't be read, as it may be a root.
+pub(crate) fn list(site: &Site<'_>, action: CollectAction) -> Result<Collected, GcError> {
+    let layout = site.layout;
+    let temporary = find_temporary_roots(&layout.state, &layout.store_dir)?;
+    let permanent = permanent_roots(layout)?;
+    let entries = Entries::read(&RealStore::open(&layout.real)?)?;
+    let mut world = World::new(&Database::open(site.database)?, site.keep)?;
+    world.keep(permanent.iter().map(|(_, path)| path));
+    world.protect(temporary.iter().map(|(_, path)| path));
+    Ok(listed(match action {
+        CollectAction::ListDead => entries.dead(&world),
+        _ => entries.living(&world),
+    }))
+}
+
 fn with_server(
     site: &Site<'_>,
     collection: &Collection,

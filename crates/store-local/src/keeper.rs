@@ -6,9 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use drover_core::{DrvOutput, Hash, PathInfo, Realisation, Signature, StorePath};
 use drover_store::{
-    Adoption, ByteStream, Collected, Collection, Content, FetchSize, Keeper, OwnSetting,
-    PathStream, Repair, Roots, SignatureCheck, SilentLog, StoreError, Substitute, TreeStamp,
-    Verification, VerifyDepth, WhenValid,
+    Adoption, ByteStream, CollectAction, Collected, Collection, Content, FetchObserver, FetchSize,
+    Keeper, Offered, OwnSetting, PathStream, Repair, Roots, SignatureCheck, SilentLog, StoreError,
+    Substitute, TreeStamp, Verification, VerifyDepth, WhenValid,
 };
 use drover_store_locks::{GcLock, SharedGcLock};
 
@@ -118,6 +118,17 @@ impl Keeper for LocalStore {
         substitution::fetchable(self, paths).await
     }
 
+    async fn offered(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeMap<StorePath, Offered>, StoreError> {
+        substitution::offered(self, paths).await
+    }
+
+    fn follow_fetches(&self, follower: Arc<dyn FetchObserver>) {
+        self.follow(follower);
+    }
+
     async fn ensure(&self, path: &StorePath, substitute: Substitute) -> Result<(), StoreError> {
         if substitute == Substitute::Yes {
             substitution::fetch(self, &BTreeSet::from([path.clone()]), &SilentLog).await?;
@@ -213,6 +224,12 @@ impl Keeper for LocalStore {
 
     /// Dropping it ends it, as soon as what is being deleted is gone.
     async fn collect(&self, collection: Collection) -> Result<Collected, StoreError> {
+        let action = collection.action;
+        let lists = matches!(action, CollectAction::ListLive | CollectAction::ListDead);
+        if lists && self.layout().access == Access::ReadOnly {
+            let list = move |site: &gc::Site<'_>| gc::list(site, action);
+            return self.blocking(move |view| view.with_site(&Wanted::default(), list)).await;
+        }
         let lock = self
             .lock_collector(|view| {
                 view.refuse_read_only("collect garbage")?;

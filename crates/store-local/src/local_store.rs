@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use drover_core::{DrvOutput, PathInfo, StoreDir, StorePath, ToldRealisation};
 use drover_store::{
-    BuildLog, Description, Missing, OwnSetting, PathStream, SignatureCheck, SilentLog, Store,
-    StoreError, Substitute, Trust, WhenValid,
+    BuildLog, Description, FetchObserver, Missing, OwnSetting, PathStream, SignatureCheck,
+    SilentLog, Store, StoreError, Substitute, Trust, WhenValid,
 };
 
 use crate::error::LocalError;
@@ -50,6 +50,16 @@ impl LocalStore {
     /// Returns where paths come from in this session.
     pub(crate) fn supply(&self) -> Arc<Supply> {
         self.session.supply().unwrap_or_else(|| Arc::clone(&self.supply))
+    }
+
+    /// Has somebody told of what is fetched for this session.
+    pub(crate) fn follow(&self, follower: Arc<dyn FetchObserver>) {
+        self.session.follow(follower);
+    }
+
+    /// Returns who is told of what is fetched for this session.
+    pub(crate) fn follower(&self) -> Option<Arc<dyn FetchObserver>> {
+        self.session.follower()
     }
 
     /// Returns where the store is.

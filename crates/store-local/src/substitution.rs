@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use drover_core::{PathInfo, StorePath};
 use drover_store::{
-    BuildLog, FetchSize, LogEvent, Offer, Offers, Plan, SignatureCheck, Store, StoreError,
+    BuildLog, FetchSize, LogEvent, Offer, Offered, Offers, Plan, SignatureCheck, Store, StoreError,
     Substitute, Substituter, Vouching, WhenValid,
 };
 
@@ -43,9 +43,28 @@ pub(crate) async fn substitutable(
     store: &LocalStore,
     paths: &BTreeSet<StorePath>,
 ) -> Result<BTreeSet<StorePath>, StoreError> {
+    Ok(offers(store, paths).await?.into_iter().map(|offer| offer.info.path).collect())
+}
+
+/// Returns what substituters say of those paths that they have.
+pub(crate) async fn offered(
+    store: &LocalStore,
+    paths: &BTreeSet<StorePath>,
+) -> Result<BTreeMap<StorePath, Offered>, StoreError> {
+    let offers = offers(store, paths).await?;
+    let mut sizes = sizes(store, &offers).await;
+    let offered = offers.into_iter().map(|Offer { info, .. }| {
+        let size = sizes.remove(&info.path).unwrap_or_default();
+        let PathInfo { path, deriver, references, .. } = info;
+        (path, Offered { deriver, references, size })
+    });
+    Ok(offered.collect())
+}
+
+async fn offers(store: &LocalStore, paths: &BTreeSet<StorePath>) -> Result<Vec<Offer>, StoreError> {
     let supply = store.supply().current();
     if supply.is_empty() || paths.is_empty() {
-        return Ok(BTreeSet::new());
+        return Ok(Vec::new());
     }
     let view = store.blocking(|view| Ok(view.clone())).await?;
     let judge = judge(&view);
@@ -53,7 +72,7 @@ pub(crate) async fn substitutable(
     supply.leave_out_resting(&mut offers).await;
     let found = offers.of(paths).await;
     supply.tell(&mut offers, store);
-    Ok(found.into_keys().collect())
+    Ok(found.into_values().collect())
 }
 
 /// Returns what would have to be fetched for paths to become valid, of those that can be had whole.
@@ -318,7 +337,7 @@ async fn fetch_claimed(
         let contents = substituter.store.export_to_checker(infos.clone()).await;
         let contents = contents.map_err(ImportFailure::Sender)?;
         let from = substituter.store.name().to_owned();
-        let stream = Followed::new(infos, contents, from, Arc::clone(supply));
+        let stream = Followed::new(infos, contents, from, (Arc::clone(supply), store.follower()));
         let checks = Checks { signatures: SignatureCheck::Skip };
         import_and_blame(store, Box::new(stream), checks, WhenValid::Keep).await
     };

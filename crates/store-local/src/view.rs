@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use drover_core::{DrvOutput, PathInfo, StorePath};
 use drover_derivation::{Derivation, HashModuloCache, MAX_ATERM_SIZE, derivation_name};
-use drover_store::{CollectAction, Collection, Liveness};
+use drover_store::{CollectAction, Collection, FetchObserver, Liveness};
 use drover_store_locks::TempRoots;
 use tokio::sync::Semaphore;
 
@@ -91,6 +91,8 @@ pub(crate) struct Session {
     options: Mutex<Arc<LocalOptions>>,
     /// Where paths come from, if not from where the store's come.
     supply: Mutex<Option<Arc<Supply>>>,
+    /// Who is told of what is fetched for it.
+    follower: Mutex<Option<Arc<dyn FetchObserver>>>,
     /// Outputs that were asked about by settings other than the store's.
     asked: Mutex<BTreeSet<DrvOutput>>,
 }
@@ -99,7 +101,7 @@ impl Session {
     pub(crate) fn new(shared: &Shared) -> Session {
         let (roots, supply) = (Mutex::new(None), Mutex::new(None));
         let options = Mutex::new(shared.options.clone());
-        Session { roots, options, supply, asked: Mutex::default() }
+        Session { roots, options, supply, follower: Mutex::new(None), asked: Mutex::default() }
     }
 
     /// Notes that this session wants to know what outputs became, where its settings aren't the store's.
@@ -125,6 +127,14 @@ impl Session {
 
     pub(crate) fn set_supply(&self, supply: Option<Arc<Supply>>) {
         *lock(&self.supply) = supply;
+    }
+
+    pub(crate) fn follow(&self, follower: Arc<dyn FetchObserver>) {
+        *lock(&self.follower) = Some(follower);
+    }
+
+    pub(crate) fn follower(&self) -> Option<Arc<dyn FetchObserver>> {
+        lock(&self.follower).clone()
     }
 
     pub(crate) fn supply(&self) -> Option<Arc<Supply>> {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use drover_core::{DrvOutput, Hash, PathInfo, Realisation, Signature, StorePath};
 use drover_store::{
-    ByteStream, Collected, Collection, Content, Keeper, PathStream, Repair, Roots, SignatureCheck,
-    StoreError, Substitute, Verification, VerifyDepth, WhenValid,
+    ByteStream, Collected, Collection, Content, Keeper, Offered, PathStream, Repair, Roots,
+    SignatureCheck, StoreError, Substitute, Verification, VerifyDepth, WhenValid,
 };
 
 use crate::{MAX_REALISATIONS, OverlayStore};
@@ -78,6 +78,13 @@ impl Keeper for OverlayStore {
         _: &BTreeSet<StorePath>,
     ) -> Result<BTreeSet<StorePath>, StoreError> {
         Ok(BTreeSet::new())
+    }
+
+    async fn offered(
+        &self,
+        _: &BTreeSet<StorePath>,
+    ) -> Result<BTreeMap<StorePath, Offered>, StoreError> {
+        Ok(BTreeMap::new())
     }
 
     async fn ensure(&self, path: &StorePath, _: Substitute) -> Result<(), StoreError> {

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use drover_core::{StoreDir, StorePath};
-use drover_store::{RealiseEvent, RealiseObserver};
+use drover_store::{FetchEvent, FetchObserver, RealiseEvent, RealiseObserver};
 use drover_wire::{ActivityId, Field, LogMessage, activity, result};
 
+use crate::fetches::Fetches;
 use crate::log::{Messages, SHOWN_LEVEL, plain_text};
 
 /// Builds that are followed at once; what a server begins beyond is not told apart.
@@ -19,11 +20,23 @@ pub(crate) struct Activities {
     store_dir: StoreDir,
     observer: Arc<dyn RealiseObserver>,
     running: Mutex<BTreeMap<ActivityId, StorePath>>,
+    fetches: Fetches,
+}
+
+/// Passes on what is fetched meanwhile.
+struct ToRealiser(Arc<dyn RealiseObserver>);
+
+impl FetchObserver for ToRealiser {
+    fn event(&self, event: FetchEvent) {
+        self.0.event(RealiseEvent::Fetch(event));
+    }
 }
 
 impl Activities {
     pub(crate) fn new(store_dir: StoreDir, observer: Arc<dyn RealiseObserver>) -> Activities {
-        Activities { store_dir, observer, running: Mutex::default() }
+        let follower = Arc::new(ToRealiser(Arc::clone(&observer)));
+        let fetches = Fetches::new(store_dir.clone(), follower);
+        Activities { store_dir, observer, running: Mutex::default(), fetches }
     }
 
     fn note(&self, text: &str) {
@@ -70,6 +83,7 @@ impl Activities {
 
 impl Messages for Activities {
     fn message(&self, message: LogMessage) {
+        self.fetches.transfers(&message);
         match message {
             LogMessage::Next(text) => self.note(&text),
             LogMessage::StartActivity { id, kind: activity::BUILD, fields, .. } => {

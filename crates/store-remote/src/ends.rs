@@ -63,7 +63,6 @@ pub(crate) fn failed(status: RealiseStatus, message: String) -> Realised {
 pub(crate) fn by_words(message: String) -> Realised {
     let status = match refusal(message.clone()) {
         BuildFailure::Failed { .. } => RealiseStatus::PermanentFailure,
-        BuildFailure::Killed { .. } => RealiseStatus::TransientFailure,
         BuildFailure::TimedOut { .. } => RealiseStatus::TimedOut,
         BuildFailure::LogLimit { .. } => RealiseStatus::LogLimitExceeded,
         BuildFailure::Rejected { .. } => RealiseStatus::OutputRejected,

@@ -102,13 +102,11 @@ const MACHINE: &[&str] = &[
     "interrupted by the user",
 ];
 
-/// Something killed the build from outside.
-const KILLED: &[&str] = &["killed by signal 9", "failed due to signal 9"];
-
 /// The build itself failed, and would again.
 const FAILED: &[&str] = &[
     "failed with exit code",
     "failed due to signal",
+    "killed by signal",
     "failed to produce output path",
     "failed to build",
     "builder failed",
@@ -133,8 +131,6 @@ fn by_words(message: String, otherwise: fn(String) -> BuildFailure) -> BuildFail
         BuildFailure::Refused { message }
     } else if has(DISK_FULL) || has(MACHINE) {
         machine(message)
-    } else if has(KILLED) {
-        BuildFailure::Killed { message }
     } else if has(FAILED) || (has(&["build of '"]) && has(&["' failed"])) {
         failed(message)
     } else {
@@ -194,11 +190,11 @@ mod tests {
         "builder for '/nix/store/x.drv' failed due to signal 11 (Segmentation fault)",
         "failed"
     )]
-    #[case::killed(3, "builder for '/nix/store/x.drv' failed due to signal 9 (Killed)", "killed")]
+    #[case::killed(3, "builder for '/nix/store/x.drv' failed due to signal 9 (Killed)", "failed")]
     #[case::fixed_killed_2_34(
         6,
         "Cannot build '/nix/store/x.drv'.\nReason: builder failed due to signal 9 (Killed).\nOutput paths:\n  /nix/store/y",
-        "killed"
+        "failed"
     )]
     #[case::fixed_2_8(
         6,
@@ -417,7 +413,6 @@ mod tests {
     fn name(failure: &BuildFailure) -> &'static str {
         match failure {
             BuildFailure::Failed { .. } => "failed",
-            BuildFailure::Killed { .. } => "killed",
             BuildFailure::TimedOut { .. } => "timed out",
             BuildFailure::LogLimit { .. } => "log limit",
             BuildFailure::Rejected { .. } => "rejected",

@@ -76,21 +76,32 @@ impl Fetches {
     }
 }
 
+impl Fetches {
+    /// Takes a message for what it says of paths that come, and for nothing else.
+    pub(crate) fn transfers(&self, message: &LogMessage) {
+        match message {
+            LogMessage::StartActivity { id, kind: activity::COPY_PATH, fields, .. } => {
+                self.started(*id, fields);
+            }
+            LogMessage::StopActivity(id) => self.ended(*id),
+            LogMessage::Result { id, kind: result::PROGRESS, fields } => self.further(*id, fields),
+            _ => {}
+        }
+    }
+}
+
 impl Messages for Fetches {
     fn message(&self, message: LogMessage) {
+        self.transfers(&message);
         match message {
             LogMessage::Next(text) => self.note(&text),
-            LogMessage::StartActivity { id, kind: activity::COPY_PATH, fields, .. } => {
-                self.started(id, &fields);
-            }
+            LogMessage::StartActivity { kind: activity::COPY_PATH, .. } => {}
             LogMessage::StartActivity { kind: activity::FILE_TRANSFER, fields, .. } => {
                 self.transfer(&fields);
             }
             LogMessage::StartActivity { level, text, .. } if level < SHOWN_LEVEL => {
                 self.note(&text);
             }
-            LogMessage::StopActivity(id) => self.ended(id),
-            LogMessage::Result { id, kind: result::PROGRESS, fields } => self.further(id, &fields),
             _ => {}
         }
     }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use drover_core::{DrvOutput, PathInfo, Realisation, Signature, StorePath, ToldRealisation};
 use drover_store::{
-    ByteStream, CollectAction, Collected, Collection, Content, Keeper, Liveness, PathStream,
-    Repair, Roots, SignatureCheck, Store as _, StoreError, Substitute, Verification, VerifyDepth,
-    WhenValid,
+    ByteStream, CollectAction, Collected, Collection, Content, FetchSize, Keeper, Liveness,
+    Offered, PathStream, Repair, Roots, SignatureCheck, Store as _, StoreError, Substitute,
+    Verification, VerifyDepth, WhenValid,
 };
 use drover_wire::{
     CheckContents, Dialect, GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult,
@@ -179,6 +179,24 @@ impl Keeper for RemoteStore {
         }
         let request = Request::QuerySubstitutablePaths(paths.clone());
         self.ask_paths("say what its substituters have", request).await
+    }
+
+    async fn offered(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeMap<StorePath, Offered>, StoreError> {
+        if paths.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let query = paths.iter().map(|path| (path.clone(), None)).collect();
+        let request = Request::QuerySubstitutablePathInfos(query);
+        let answer = self.ask("say what its substituters have", request).await?;
+        let Response::Substitutables(infos) = answer else { return Err(self.unexpected()) };
+        let offered = infos.into_iter().map(|(path, info)| {
+            let size = FetchSize { download: info.download_size, nar: info.nar_size };
+            (path, Offered { deriver: info.deriver, references: info.references, size })
+        });
+        Ok(offered.collect())
     }
 
     /// Whoever keeps it has been told whether its substituters may be asked.

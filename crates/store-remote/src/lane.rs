@@ -133,6 +133,7 @@ impl RemoteLane {
         let settings = self.settings(&wishes);
         // words come by another way, so that only the end of all time can be told
         let limits = (serve_options(&settings), settings.timeout);
+        let is_kept = log.is_kept();
         let session = self.lease.session();
         let built = match plan {
             BuildPlan::Derivation(basic) => {
@@ -150,7 +151,12 @@ impl RemoteLane {
         let stderr = session.channel.peer().stderr.clone();
         let finish = self.finish(known_outputs);
         Box::pin(async move {
-            let result = match built.await {
+            let built = built.await;
+            if is_kept && matches!(&built, Ok(Ok(result)) if result.status == BuildStatus::Built) {
+                // the answer can be faster than the last lines, and a log is kept whole
+                stderr.settled().await;
+            }
+            let result = match built {
                 Ok(Ok(result)) => result,
                 Ok(Err(failure)) => {
                     stderr.settled().await;

@@ -1,7 +1,9 @@
 //! From a server's messages to the events of a build.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use drover_core::without_raw;
 use drover_store::{BuildLog, LogEvent, SilentLog};
 use drover_wire::{Field, LogMessage, activity, result};
 
@@ -75,7 +77,8 @@ fn pass_on(message: LogMessage, log: &Arc<dyn BuildLog>) {
     }
 }
 
-/// Returns a text without terminal escapes and other control characters, line ends and tabs apart.
+/// Returns a text without terminal escapes and other control characters, line ends and tabs apart, and with
+/// what isn't UTF-8 replaced.
 pub fn plain_text(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars();
@@ -87,7 +90,10 @@ pub fn plain_text(text: &str) -> String {
             c => plain.push(c),
         }
     }
-    plain
+    match without_raw(&plain) {
+        Cow::Borrowed(_) => plain,
+        Cow::Owned(shown) => shown,
+    }
 }
 
 /// Skips the rest of an escape sequence: `[`, parameters, a letter; or one character.
@@ -104,5 +110,6 @@ mod tests {
     #[test]
     fn colours_are_taken_away() {
         assert_eq!(plain_text("\u{1b}[31;1merror:\u{1b}[0m no\r\n"), "error: no\n");
+        assert_eq!(plain_text(&drover_core::raw_text(b"f\xfcr\n")), "f\u{fffd}r\n");
     }
 }

@@ -207,7 +207,7 @@ impl Opener {
         if asked.is_empty() {
             return (asked, 0);
         }
-        let settings = (self.settings != BuildSettings::default())
+        let settings = (!self.settings.asks_for_nothing())
             .then(|| Request::SetOptions(client_options(&self.settings)).encode(&dialect));
         let requests = questions.requests() + usize::from(settings.is_some());
         ([settings.unwrap_or_default(), asked].concat(), requests)

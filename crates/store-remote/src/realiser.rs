@@ -297,7 +297,7 @@ pub fn client_options(settings: &RealiseSettings) -> ClientOptions {
         max_jobs: max_jobs.unwrap_or(1),
         max_silent_time: build.max_silent_time.map_or(0, |limit| limit.as_secs()),
         verbose_build: true,
-        cores: build.cores.map_or(0, u64::from),
+        cores: build.told_cores().into(),
         use_substitutes: settings.substitute == drover_store::Substitute::Yes,
         overrides,
     }

@@ -68,7 +68,7 @@ pub(crate) struct Session {
     /// How many paths the server holds for this channel; see [`Held`](crate::held::Held).
     roots: AtomicUsize,
     /// The settings that the server was told last; its own hold where it was told none.
-    settled: Mutex<BuildSettings>,
+    settled: Mutex<Option<BuildSettings>>,
     /// Whether it is worth it to pack what goes over the channel, and not done yet.
     unpacked: AtomicBool,
     /// Requests that went with the greeting. They are not sent again when they are made.
@@ -118,10 +118,14 @@ impl Session {
     /// why nothing is sent where nothing was asked for.
     pub(crate) fn settle(&self, dialect: &Dialect, settings: &BuildSettings) {
         let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
-        if *settled != *settings {
+        let is_known = match settled.as_ref() {
+            Some(told) => told == settings,
+            None => settings.asks_for_nothing(),
+        };
+        if !is_known {
             // its failing would be the connection's, which the next request finds
             drop(self.ask(dialect, Request::SetOptions(client_options(settings))));
-            settled.clone_from(settings);
+            *settled = Some(settings.clone());
         }
     }
 
@@ -356,7 +360,7 @@ pub(crate) fn client_options(settings: &BuildSettings) -> ClientOptions {
         max_jobs: 1,
         max_silent_time: settings.max_silent_time.map_or(0, |limit| limit.as_secs()),
         verbose_build: true,
-        cores: settings.cores.map_or(0, u64::from),
+        cores: settings.told_cores().into(),
         use_substitutes: true,
         overrides,
     }
@@ -374,5 +378,23 @@ pub(crate) fn serve_options(settings: &BuildSettings) -> ServeBuildOptions {
             .and_then(|size| size.parse().ok())
             .unwrap_or(0),
         keep_failed: settings.keep_failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message of settings can't leave the cores out; Nix says those of this machine.
+    #[test]
+    fn cores_are_told_as_they_are_here_unless_asked_for() {
+        let usual = BuildSettings { usual_cores: 3, ..BuildSettings::default() };
+        assert!(usual.asks_for_nothing());
+        let limited = BuildSettings { timeout: Some(Duration::from_secs(9)), ..usual.clone() };
+        assert!(!limited.asks_for_nothing());
+        assert_eq!(client_options(&limited).cores, 3);
+        let asked = BuildSettings { cores: Some(0), ..usual };
+        assert!(!asked.asks_for_nothing());
+        assert_eq!(client_options(&asked).cores, 0);
     }
 }

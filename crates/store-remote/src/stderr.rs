@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use drover_core::raw_text;
 use drover_store::{BuildLog, LogEvent};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::watch;
@@ -15,7 +16,7 @@ const LINE: usize = 64 * 1024;
 /// the background may keep it open for good.
 const ENDING: Duration = Duration::from_millis(500);
 /// How long nothing may come until it's taken for the end of a log. A server that is busy has it wait for
-/// its turn; only builds that failed wait for it.
+/// its turn; only builds that failed wait for it, and those whose log is kept.
 const QUIET: Duration = Duration::from_millis(200);
 
 /// The last bytes that a child wrote to its standard error.
@@ -103,7 +104,7 @@ impl StderrTail {
     }
 
     /// Waits until nothing more comes, as far as can be told: the end of a log takes another way
-    /// than the answer that the build has failed.
+    /// than the answer how the build has ended.
     pub(crate) async fn settled(&self) {
         let mut state = self.0.state.subscribe();
         let quiet = async {
@@ -131,7 +132,7 @@ fn take_lines(line: &mut Vec<u8>, bytes: &[u8]) -> Vec<String> {
     for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
         line.extend_from_slice(piece);
         if line.ends_with(b"\n") || line.len() >= LINE {
-            let text = String::from_utf8_lossy(line);
+            let text = raw_text(line);
             lines.push(text.trim_end_matches(['\n', '\r']).to_owned());
             line.clear();
         }
@@ -141,6 +142,7 @@ fn take_lines(line: &mut Vec<u8>, bytes: &[u8]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use drover_core::raw_bytes;
     use tokio::io::AsyncWriteExt as _;
 
     use super::*;
@@ -151,6 +153,7 @@ mod tests {
         assert_eq!(take_lines(&mut line, b"on"), [""; 0]);
         assert_eq!(take_lines(&mut line, b"e\r\ntwo\n\nthr"), ["one", "two", ""]);
         assert_eq!(take_lines(&mut line, b"ee\n"), ["three"]);
+        assert_eq!(raw_bytes(&take_lines(&mut line, b"f\xfcr\n")[0]).as_ref(), b"f\xfcr");
         assert_eq!(take_lines(&mut line, &[b'x'; LINE]).len(), 1, "without an end it is cut");
         assert!(line.is_empty());
     }

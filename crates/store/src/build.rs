@@ -13,7 +13,7 @@ use drover_core::{NarSize, PathInfo, StorePath};
 use drover_derivation::BasicDerivation;
 
 use crate::error::StoreError;
-use crate::keeper::{LogForm, Optimise};
+use crate::own_setting::{LogForm, Optimise};
 use crate::path_stream::PathStream;
 use crate::sandbox_wish::SandboxWish;
 
@@ -41,10 +41,25 @@ pub struct BuildSettings {
     pub max_silent_time: Option<Duration>,
     /// Cores that a build may use; the machine's own setting where absent.
     pub cores: Option<u32>,
+    /// What is said of cores where `cores` is absent and a message can't leave it out, as Nix's
+    /// clients do: the setting of this machine, 0 for all.
+    pub usual_cores: u32,
     /// Whether the folder of a failed build is kept.
     pub keep_failed: bool,
     /// Further settings by name.
     pub overrides: BTreeMap<String, String>,
+}
+
+impl BuildSettings {
+    /// Whether nobody has asked for anything.
+    pub fn asks_for_nothing(&self) -> bool {
+        *self == BuildSettings { usual_cores: self.usual_cores, ..BuildSettings::default() }
+    }
+
+    /// Returns the cores for a message that can't leave them out.
+    pub fn told_cores(&self) -> u32 {
+        self.cores.unwrap_or(self.usual_cores)
+    }
 }
 
 /// What to build from.
@@ -169,12 +184,6 @@ pub enum BuildFailure {
         /// The builder's words.
         message: String,
     },
-    /// Something killed the build from outside, as a system does that has no memory left. Nobody
-    /// can tell whether it would happen again.
-    Killed {
-        /// The builder's words.
-        message: String,
-    },
     /// It took too long, or was silent for too long.
     TimedOut {
         /// The builder's words.
@@ -226,7 +235,6 @@ impl BuildFailure {
     pub fn into_message(self) -> String {
         match self {
             BuildFailure::Failed { message }
-            | BuildFailure::Killed { message }
             | BuildFailure::TimedOut { message }
             | BuildFailure::LogLimit { message }
             | BuildFailure::Rejected { message }
@@ -270,6 +278,11 @@ pub enum LogEvent {
 pub trait BuildLog: Send + Sync {
     /// Takes one event.
     fn event(&self, event: LogEvent);
+
+    /// Whether what is told is kept, so that nothing of it may be missing.
+    fn is_kept(&self) -> bool {
+        false
+    }
 }
 
 /// Keeps the logs of builds.

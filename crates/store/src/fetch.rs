@@ -1,5 +1,7 @@
 //! What a store tells while it fetches paths from its substituters.
 
+use std::collections::BTreeSet;
+
 use drover_core::StorePath;
 
 /// Something that happened while a store asks its substituters, or fetches from them.
@@ -50,4 +52,15 @@ pub struct FetchSize {
     pub download: u64,
     /// Bytes of its NAR.
     pub nar: u64,
+}
+
+/// What a substituter says of a path that it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offered {
+    /// The derivation that made it.
+    pub deriver: Option<StorePath>,
+    /// The paths that it refers to.
+    pub references: BTreeSet<StorePath>,
+    /// How big it is.
+    pub size: FetchSize,
 }

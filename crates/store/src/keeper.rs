@@ -7,11 +7,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{
     DrvOutput, Hash, HashAlgorithm, IngestionMethod, PathInfo, Realisation, Signature, StoreName,
-    StorePath, TrustedKeys,
+    StorePath,
 };
 
 use crate::error::StoreError;
-use crate::fetch::FetchSize;
+use crate::fetch::{FetchObserver, FetchSize, Offered};
+use crate::own_setting::OwnSetting;
 use crate::path_stream::{PathStream, TreeStamp};
 use crate::realisation_hash::realisation_hash;
 use crate::store::{Store, Substitute};
@@ -155,63 +156,6 @@ pub enum Adoption {
     Measured,
 }
 
-/// A setting of a store that one of its clients has for itself, other than the store is configured.
-///
-/// These are settings which Nix's local store looks up when it needs them, so that what a trusted
-/// client says counts there, too (`gcKeepOutputs` and `gcKeepDerivations` in
-/// `src/libstore/gc.cc`, `autoOptimiseStore` and `getPublicKeys` in `src/libstore/local-store.cc`, `compressLog` where a build's
-/// log is opened). It
-/// reads others, such as `require-sigs`, when it is opened.
-#[derive(Clone, Debug)]
-pub enum OwnSetting {
-    /// `keep-outputs`: whether outputs of live derivations live.
-    KeepOutputs(bool),
-    /// `keep-derivations`: whether derivations of live outputs live.
-    KeepDerivations(bool),
-    /// `auto-optimise-store`.
-    Optimise(Optimise),
-    /// `compress-build-log`.
-    Logs(LogForm),
-    /// `trusted-public-keys`, where signatures are required at all.
-    TrustedKeys(TrustedKeys),
-    /// `extra-trusted-public-keys`: beside those that are trusted.
-    MoreTrustedKeys(TrustedKeys),
-    /// `require-sigs`, as far as it's about what substituters say that floating outputs became. Nix's
-    /// daemon believes that from all substituters, signed or not.
-    SignedRealisations(SignedRealisations),
-    /// `substituters`: addresses, divided by spaces.
-    Substituters(String),
-    /// `extra-substituters`: beside those that are configured.
-    MoreSubstituters(String),
-}
-
-/// Whether what substituters say that floating outputs became must be signed by a trusted key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SignedRealisations {
-    /// It must, where paths must.
-    AsPaths,
-    /// It needn't.
-    Unneeded,
-}
-
-/// Whether equal files become hard links when they are added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Optimise {
-    /// They do.
-    OnImport,
-    /// Only when asked for.
-    OnDemand,
-}
-
-/// How build logs are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LogForm {
-    /// As bzip2.
-    Compressed,
-    /// As they are.
-    Plain,
-}
-
 /// A store as its keeper sees it.
 #[async_trait]
 pub trait Keeper: Store {
@@ -279,6 +223,15 @@ pub trait Keeper: Store {
         let offered = self.substitutable(paths).await?;
         Ok(offered.into_iter().map(|path| (path, FetchSize::default())).collect())
     }
+
+    /// Returns what substituters say of those paths that they have, whether valid here or not.
+    async fn offered(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeMap<StorePath, Offered>, StoreError>;
+
+    /// Has somebody told from now on of what is fetched for this view, where this store does that itself.
+    fn follow_fetches(&self, _follower: Arc<dyn FetchObserver>) {}
 
     /// Makes a path valid, from substituters where it isn't and they may be asked.
     async fn ensure(&self, path: &StorePath, substitute: Substitute) -> Result<(), StoreError>;

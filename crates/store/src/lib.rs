@@ -10,6 +10,7 @@ mod error;
 mod fetch;
 mod keeper;
 mod memory;
+mod own_setting;
 mod path_stream;
 mod realisation_hash;
 mod realiser;
@@ -23,13 +24,13 @@ pub use build::{
 };
 pub use copy::closure_order;
 pub use error::StoreError;
-pub use fetch::{FetchEvent, FetchObserver, FetchSize};
+pub use fetch::{FetchEvent, FetchObserver, FetchSize, Offered};
 pub use keeper::{
-    Adoption, ByteStream, CollectAction, Collected, Collection, Content, Keeper, Liveness, LogForm,
-    Optimise, OwnSetting, Repair, Roots, SignatureCheck, SignedRealisations, Unmended,
-    Verification, VerifyDepth, WhenValid,
+    Adoption, ByteStream, CollectAction, Collected, Collection, Content, Keeper, Liveness, Repair,
+    Roots, SignatureCheck, Unmended, Verification, VerifyDepth, WhenValid,
 };
 pub use memory::MemoryStore;
+pub use own_setting::{LogForm, Optimise, OwnSetting, SignedRealisations};
 pub use path_stream::{PathStream, TreeStamp, Verified};
 pub use realisation_hash::realisation_hash;
 pub use realiser::{

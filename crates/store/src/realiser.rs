@@ -10,6 +10,7 @@ use drover_derivation::BasicDerivation;
 
 use crate::build::BuildSettings;
 use crate::error::StoreError;
+use crate::fetch::FetchEvent;
 use crate::keeper::Keeper;
 
 /// The name of the machine that builds into the client's own store.
@@ -165,6 +166,8 @@ pub enum RealiseEvent {
     },
     /// Something that the user should know.
     Note(String),
+    /// A path that is fetched, where another store does the work.
+    Fetch(FetchEvent),
 }
 
 /// Follows what is realised. Called from the tasks that do the work: it must never wait.

@@ -179,7 +179,7 @@ impl BuildResult {
 
     pub(crate) fn encode_as(&self, out: &mut Encoder, store_dir: &StoreDir, form: ResultForm) {
         out.number(self.status as u64);
-        out.text(&self.error);
+        out.message(&self.error);
         if form.times == Presence::Present {
             out.number(self.times_built);
             out.flag(self.non_deterministic);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use drover_core::{StoreDir, StorePath};
+use drover_core::{StoreDir, StorePath, raw_bytes, raw_text};
 
 use crate::DecodeError;
 
@@ -54,6 +54,11 @@ impl Encoder {
     /// Appends a text.
     pub fn text(&mut self, text: &str) {
         self.bytes(text.as_bytes());
+    }
+
+    /// Appends a message for people, which may hold what isn't UTF-8.
+    pub fn message(&mut self, text: &str) {
+        self.bytes(&raw_bytes(text));
     }
 
     /// Appends a store path with its directory.
@@ -179,13 +184,14 @@ impl<'a> Decoder<'a> {
         std::str::from_utf8(self.bytes(MAX_TEXT)?).map_err(|_| DecodeError::Utf8)
     }
 
-    /// Reads a message for people of at most [`MAX_BYTES`] bytes; what isn't UTF-8 is replaced.
+    /// Reads a message for people of at most [`MAX_BYTES`] bytes; it may hold what isn't UTF-8
+    /// ([`raw_text`]).
     ///
     /// # Errors
     ///
     /// A longer one.
     pub fn message(&mut self) -> Result<String, DecodeError> {
-        Ok(String::from_utf8_lossy(self.bytes(MAX_BYTES)?).into_owned())
+        Ok(raw_text(self.bytes(MAX_BYTES)?))
     }
 
     /// Reads a store path of `store_dir`.

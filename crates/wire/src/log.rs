@@ -120,7 +120,7 @@ impl LogMessage {
         match self {
             LogMessage::Next(text) => {
                 out.number(NEXT);
-                out.text(text);
+                out.message(text);
             }
             LogMessage::Read(len) => {
                 out.number(READ);
@@ -140,7 +140,7 @@ impl LogMessage {
                 out.number(id.0);
                 out.number(*level);
                 out.number(*kind);
-                out.text(text);
+                out.message(text);
                 encode_fields(out, fields);
                 out.number(parent.0);
             }
@@ -196,7 +196,7 @@ fn encode_fields(out: &mut Encoder, fields: &[Field]) {
         }
         Field::Text(text) => {
             out.number(1);
-            out.text(text);
+            out.message(text);
         }
     });
 }
@@ -217,18 +217,18 @@ fn decode_fields(from: &mut Decoder<'_>) -> Result<Vec<Field>, DecodeError> {
 impl RemoteError {
     fn encode(&self, out: &mut Encoder, minor: u8) {
         if minor < 26 {
-            out.text(&self.message);
+            out.message(&self.message);
             out.number(self.status);
             return;
         }
         out.text("Error");
         out.number(self.level);
         out.text("Error");
-        out.text(&self.message);
+        out.message(&self.message);
         out.number(0);
         out.list(self.traces.iter(), |out, trace| {
             out.number(0);
-            out.text(trace);
+            out.message(trace);
         });
     }
 

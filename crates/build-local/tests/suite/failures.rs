@@ -20,7 +20,6 @@ use crate::bench::{Bench, Heard, Whose, names, request};
 fn told(failure: &BuildFailure) -> (&'static str, &str) {
     match failure {
         BuildFailure::Failed { message } => ("failed", message),
-        BuildFailure::Killed { message } => ("killed", message),
         BuildFailure::TimedOut { message } => ("timed out", message),
         BuildFailure::LogLimit { message } => ("log limit", message),
         BuildFailure::Rejected { message } => ("rejected", message),
@@ -61,7 +60,7 @@ fn told(failure: &BuildFailure) -> (&'static str, &str) {
 #[case::closed_log("closesLog", "failed", "failed due to signal 9 (Killed)")]
 #[case::recursive_nix("recursiveNix", "machine", "'recursive-nix' is not supported")]
 #[case::system("otherSystem", "machine", "a 'riscv64-linux' is required to build it")]
-#[case::builtin("builtin", "machine", "drover has no 'builtin:unknown' yet")]
+#[case::builtin("builtin", "failed", "> error: unsupported builtin builder 'unknown'")]
 #[case::hash_before_references("wrongHashRefers", "hash mismatch", "specified: sha256-LPJNul")]
 #[case::references(
     "wrongHashRefersFlat",

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
-use drover_core::{DrvOutput, PathInfo, Realisation, StorePath};
+use drover_core::{DrvOutput, PathInfo, Realisation, StorePath, raw_bytes};
 use drover_derivation::{Derivation, DerivationKind, derivation_name};
 use drover_hook::{Order, Question};
 use drover_store::{
@@ -190,7 +190,7 @@ impl OutputOfBuild {
     /// whoever ends this process.
     fn line(&self, line: &str) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(log.write_all(format!("{line}\n").as_bytes()));
+        drop(log.write_all(&raw_bytes(&format!("{line}\n"))));
     }
 
     fn message(&self, level: u8, text: &str) {

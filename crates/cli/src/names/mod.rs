@@ -26,7 +26,7 @@ use drover_compat::{
 };
 use drover_config::{Override, StoreReference, User};
 use drover_fleet::Site;
-use drover_store::{Keeper, Realiser, Store, Substitute};
+use drover_store::{BuildSettings, Keeper, Realiser, Store, Substitute};
 use drover_store_local::{Layout, Place};
 use drover_store_remote::RemoteStore;
 
@@ -231,7 +231,9 @@ impl ThisMachine {
         let local = LocalStore::choose(configuration)?;
         // what clients ask of their builds is seen to here, and may differ from client to client
         let logs = log_keeper(configuration, store);
-        let list = List { given, settings: Default::default(), logs };
+        let usual_cores = configuration.settings.cores;
+        let settings = BuildSettings { usual_cores, ..BuildSettings::default() };
+        let list = List { given, settings, logs };
         let found = other_machines(configuration, list, &connector, &local, &self.terminal)?;
         let mut machines = found.machines;
         if let Some(builder) = builder.cloned() {

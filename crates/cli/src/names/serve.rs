@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use drover_compat::{CompatError, ExitStatus, Options, ServeAccess};
+use drover_core::raw_bytes;
 use drover_daemon::{ServeServer, WriteAccess, stdio};
 use drover_fleet::Shutdown;
 use drover_store::{RealiseEvent, RealiseObserver};
@@ -47,7 +48,7 @@ impl RealiseObserver for OnStandardError {
         // with nobody to read it there is nobody to tell
         drop(std::io::Write::write_all(
             &mut std::io::stderr().lock(),
-            format!("{line}\n").as_bytes(),
+            &raw_bytes(&format!("{line}\n")),
         ));
     }
 }

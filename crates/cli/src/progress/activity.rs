@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use drover_core::without_raw;
 use drover_fleet::{FleetEvent, NodeId};
 use drover_store::FetchEvent;
 use serde_json::{Value, json};
@@ -39,7 +40,7 @@ pub(crate) fn message(level: Level, text: &str) -> String {
 }
 
 fn line(value: &Value) -> String {
-    format!("@nix {value}")
+    format!("@nix {}", without_raw(&value.to_string()))
 }
 
 /// Turns events into activities.

@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn takes_events_however_slow_the_terminal() {
-        let terminal = Terminal::new(&VerbosityArguments { verbose: 0, quiet: true });
+        let terminal = Terminal::new(&VerbosityArguments { verbose: 0, quiet: 1 });
         let names = Box::new(ListNames(&["a"]));
         let screen = Screen::start(Progress::new([]), names, &terminal).unwrap();
         for _ in 0..3 * WAITING {

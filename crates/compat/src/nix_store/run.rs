@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use drover_core::{HashAlgorithm, Hasher, PathInfo, StorePath};
 use drover_store::{CollectAction, Collection, Keeper, Liveness, Repair, Unmended, VerifyDepth};
+use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 
 use super::keep::Roots;
@@ -91,6 +92,9 @@ pub async fn run_store_request(
     let store = host.keeper(None, options).await?.session().await?;
     let mut session = Session { host, options, store, console };
     let outcome = session.carry_out(request).await;
+    if outcome.is_ok() {
+        session.console.finish_list().await?;
+    }
     session.console.flush().await?;
     outcome
 }
@@ -192,7 +196,8 @@ impl Session<'_> {
             Collect::PrintRoots => {
                 for (link, path) in store.roots().await? {
                     let path = store.store_dir().display(&path);
-                    console.line(format!("{} -> {path}", quoted(&link))).await?;
+                    let line = format!("{} -> {path}", quoted(&link));
+                    console.line_or(&line, json!({ "link": link, "path": path })).await?;
                 }
                 Ok(())
             }

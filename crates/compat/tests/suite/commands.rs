@@ -411,19 +411,58 @@ async fn servers_are_the_hosts() {
 async fn closures_are_copied() {
     let mut host = host().await;
     let other: Arc<TestKeeper> = Arc::default();
+    other.named.set("ssh://user@host").unwrap();
+    host.store.named.set("local").unwrap();
     host.others.insert("ssh://user@host".to_owned(), other.clone());
+    let told = |way: &str| {
+        let one = |path: &str| format!("copying path '{path}' {way} 'ssh://user@host'...\n");
+        format!("copying 2 paths...\n{}{}", one(A), one(B))
+    };
     let done = host.run(Program::NixCopyClosure, &["--to", "user@host", B]).await;
-    assert_eq!(done.status, 0, "{}", done.err);
+    assert_eq!((done.status, &*done.err), (0, &*told("to")));
+    let done = host.run(Program::NixCopyClosure, &["--to", "user@host", B]).await;
+    assert_eq!((done.status, &*done.err), (0, "copying 0 paths...\n"));
     assert_eq!(other.all_valid().await.unwrap(), [path(A), path(B)].into());
     host.store = Arc::default();
+    host.store.named.set("local").unwrap();
     let done = host.run(Program::NixCopyClosure, &["user@host", "--from", B]).await;
-    assert_eq!(done.status, 0, "{}", done.err);
+    assert_eq!((done.status, &*done.err), (0, &*told("from")));
     assert_eq!(host.store.all_valid().await.unwrap(), [path(A), path(B)].into());
     let third: Arc<TestKeeper> = Arc::default();
     host.others.insert("ssh-ng://x".to_owned(), third.clone());
     let done = host.run(Program::Nix, &["copy", "--to", "ssh-ng://x", "--no-recursive", A]).await;
     assert_eq!(done.status, 0, "{}", done.err);
     assert_eq!(third.all_valid().await.unwrap(), [path(A)].into());
+}
+
+/// What a store fetches is told in the words of Nix, and to programs as activities.
+#[tokio::test]
+async fn what_is_fetched_is_told() {
+    let host = host().await;
+    host.store.fetches.lock().unwrap().insert(path(A));
+    let done = host.run(Program::NixStore, &["-r", A, "--quiet"]).await;
+    assert!(!done.err.contains("copying"), "{}", done.err);
+    let done = host.run(Program::NixStore, &["-r", A]).await;
+    assert!(
+        done.err.contains(&format!("copying path '{A}' from 'https://c'...\n")),
+        "{}",
+        done.err
+    );
+    let done = host.run(Program::NixStore, &["-r", A, "--log-format", "internal-json"]).await;
+    let told: Vec<serde_json::Value> = done
+        .err
+        .lines()
+        .filter_map(|line| serde_json::from_str(line.strip_prefix("@nix ")?).ok())
+        .filter(|value: &serde_json::Value| value["action"] != "msg")
+        .collect();
+    let kinds: Vec<String> =
+        told.iter().map(|value| format!("{} {}", value["action"], value["type"])).collect();
+    let expected =
+        ["\"start\" 108", "\"start\" 100", "\"result\" 105", "\"stop\" null", "\"stop\" null"];
+    assert_eq!(kinds, expected, "{}", done.err);
+    assert_eq!(told[1]["fields"], serde_json::json!([A, "https://c", "local"]));
+    assert_eq!(told[1]["parent"], told[0]["id"]);
+    assert_eq!(told[2]["fields"], serde_json::json!([5, 9, 0, 0]));
 }
 
 /// Whether signatures are looked at is the receiving store's business, and it has to be told.
@@ -496,6 +535,31 @@ async fn own_words_tell_scripts_what_they_did(#[case] arguments: &[&str], #[case
     // that is no word of Nix's: its own program is asked, and refuses it
     assert_eq!(host.run(Program::Nix, arguments).await.text(), "");
     assert_eq!(host.real.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn words_of_the_older_commands_print_lists_for_scripts() {
+    let host = host().await;
+    let path = path(A);
+    host.store.roots.lock().unwrap().insert(("/a \"link\"".to_owned(), path));
+    let roots = format!(r#"[{{"link":"/a \"link\"","path":"{A}"}}]"#);
+    let references = format!(r#"["{A}"]"#);
+    for (arguments, expected) in [
+        (&["store", "roots", "--json"][..], roots.as_str()),
+        (&["store", "query", "--references", "--json", B], &references),
+        (&["store", "query", "--json", "--referrers", B], "[]"),
+    ] {
+        let done = host.run_own(arguments).await;
+        assert_eq!(done.text().trim_end(), expected, "{done:?}");
+        assert_eq!(done.status, 0);
+    }
+    // behind the end of flags it's the name of a file
+    let done = host.run_own(&["store", "query", "--references", "--", "--json"]).await;
+    assert_eq!(done.status, 1, "{done:?}");
+    assert!(!done.err.contains("unknown flag"), "{done:?}");
+    // where nothing prints a list, nobody takes the flag for said
+    let done = host.run_own(&["store", "dump", "--json", A]).await;
+    assert!(done.err.contains("unknown flag '--json'"), "{done:?}");
 }
 
 #[tokio::test]

@@ -14,9 +14,10 @@ use drover_derivation::{Derivation, derivation_name};
 use drover_nar::{Executable, single_file_nar};
 use drover_store::contract::Given;
 use drover_store::{
-    ByteStream, CollectAction, Collected, Collection, Content, Description, Keeper, Missing,
-    OwnSetting, PathStream, Repair, Roots, SignatureCheck, Store, StoreError, Substitute, Trust,
-    Verification, Verified, VerifyDepth, WhenValid,
+    ByteStream, CollectAction, Collected, Collection, Content, Description, FetchEvent,
+    FetchObserver, FetchSize, Keeper, Missing, Offered, OwnSetting, PathStream, Repair, Roots,
+    SignatureCheck, Store, StoreError, Substitute, Trust, Verification, Verified, VerifyDepth,
+    WhenValid,
 };
 use tokio::sync::watch;
 
@@ -30,6 +31,8 @@ pub struct State {
     pub links: BTreeMap<String, Option<StorePath>>,
     pub logs: BTreeMap<StorePath, Vec<u8>>,
     pub substitutable: BTreeSet<StorePath>,
+    /// Who is told of what is fetched for each view.
+    pub followers: BTreeMap<u64, Arc<dyn FetchObserver>>,
     /// What the last view was told that the store does otherwise for it.
     pub own: Vec<OwnSetting>,
 }
@@ -216,6 +219,12 @@ impl Store for TestKeeper {
     }
 }
 
+/// A path that is made of nothing but a name.
+pub fn path_named(name: &str) -> StorePath {
+    let hash = "3880j94arxkya3irs3d8nr2x076sp1m8";
+    StorePath::from_base_name(&format!("{hash}-{name}")).expect("a name")
+}
+
 #[async_trait]
 impl Keeper for TestKeeper {
     async fn session(self: Arc<Self>) -> Result<Arc<dyn Keeper>, StoreError> {
@@ -273,6 +282,21 @@ impl Keeper for TestKeeper {
         Ok(self.state().substitutable.intersection(paths).cloned().collect())
     }
 
+    async fn offered(
+        &self,
+        paths: &BTreeSet<StorePath>,
+    ) -> Result<BTreeMap<StorePath, Offered>, StoreError> {
+        let references = BTreeSet::from([path_named("dep")]);
+        let size = FetchSize { download: 7, nar: 77 };
+        let offered = Offered { deriver: Some(path_named("thing.drv")), references, size };
+        let found = self.substitutable(paths).await?;
+        Ok(found.into_iter().map(|path| (path, offered.clone())).collect())
+    }
+
+    fn follow_fetches(&self, follower: Arc<dyn FetchObserver>) {
+        self.state().followers.insert(self.view, follower);
+    }
+
     async fn ensure(&self, path: &StorePath, _: Substitute) -> Result<(), StoreError> {
         if self.has(path) {
             return Ok(());
@@ -282,6 +306,14 @@ impl Keeper for TestKeeper {
         }
         let (mut info, nar) = drover_store::contract::flat_file(path.name(), b"substituted", &[]);
         info.path = path.clone();
+        let follower = self.state().followers.get(&self.view).cloned();
+        if let Some(follower) = follower {
+            let (number, size) = (3, info.nar_size.0);
+            let substituter = "https://cache".to_owned();
+            follower.event(FetchEvent::Started { number, path: path.clone(), substituter });
+            follower.event(FetchEvent::Progress { number, done: size, size });
+            follower.event(FetchEvent::Ended { number });
+        }
         self.put(&info, &nar);
         Ok(())
     }

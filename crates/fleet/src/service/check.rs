@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use drover_core::{OutputName, StorePath};
+use drover_derivation::{Derivation, DerivationKind};
 use drover_schedule::MachineKind;
 use drover_store::{
     AfterFailure, BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, RealiseEvent,
@@ -195,7 +196,7 @@ impl Request {
                 Realised { status, message, outputs: outputs.collect(), period }
             }
             BuildOutcome::Failed(failure) => {
-                let (status, message) = told(failure);
+                let (status, message) = told(failure, &asked.derivation);
                 Realised { period, ..failed(status, message) }
             }
         })
@@ -214,11 +215,9 @@ fn request(derivation: StorePath, outputs: &Outputs, terms: &JobTerms) -> BuildR
     }
 }
 
-fn told(failure: BuildFailure) -> (RealiseStatus, String) {
+fn told(failure: BuildFailure, derivation: &Derivation) -> (RealiseStatus, String) {
     match failure {
-        BuildFailure::Failed { message } | BuildFailure::Killed { message } => {
-            (RealiseStatus::PermanentFailure, message)
-        }
+        BuildFailure::Failed { message } => (status_of_failed(derivation), message),
         BuildFailure::TimedOut { message } => (RealiseStatus::TimedOut, message),
         BuildFailure::LogLimit { message } => (RealiseStatus::LogLimitExceeded, message),
         BuildFailure::Rejected { message } => (RealiseStatus::OutputRejected, message),
@@ -227,6 +226,14 @@ fn told(failure: BuildFailure) -> (RealiseStatus, String) {
         BuildFailure::Hook { message } => (RealiseStatus::MiscFailure, message),
         BuildFailure::Machine { message, .. } => (RealiseStatus::TransientFailure, message),
         BuildFailure::Refused { message } => (RealiseStatus::InputRejected, message),
+    }
+}
+
+/// Says how a build failed, as Nix does: what had the network may come to another end next time.
+fn status_of_failed(derivation: &Derivation) -> RealiseStatus {
+    match derivation.kind() {
+        Ok(DerivationKind::Fixed | DerivationKind::Impure) => RealiseStatus::TransientFailure,
+        _ => RealiseStatus::PermanentFailure,
     }
 }
 

@@ -22,7 +22,7 @@ use crate::service::builds::{BuildExplanation, BuildId, BuildList, KeptLog};
 use crate::service::control::{Control, Duty};
 use crate::service::failures::Role;
 use crate::service::here::Here;
-use crate::service::options::{ServiceOptions, Shutdown};
+use crate::service::options::{OwnKind, ServiceOptions, Shutdown};
 use crate::service::owners::Owners;
 use crate::service::router::{ClientId, Router};
 use crate::service::table::{Bundle, BundleId, Failure, Key, Progress, Table, Uses};
@@ -150,6 +150,8 @@ pub(crate) struct Engine {
     pub(crate) realised: Uses<(StorePath, OutputName)>,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     /// After how long without clients machines are disconnected; never where absent.
+    /// See [`ServiceOptions::own_kind`].
+    pub(crate) own_kind: Option<OwnKind>,
     pub(crate) idle: Option<Duration>,
     /// Since when there has been no client, as long as a machine is connected.
     pub(crate) alone_since: Option<Instant>,

@@ -1,13 +1,46 @@
 //! How a job failed, as its clients are to read it.
 
-use drover_schedule::{JobId, Verdict};
+use std::collections::BTreeSet;
+
+use drover_schedule::{JobId, MachineId, MachineKind, Verdict};
 use drover_store::{RealiseStatus, Store as _};
 
 use crate::driver::JobPhase;
 use crate::event::FailureKind;
 use crate::service::engine::{Engine, Outcome};
+use crate::service::options::OwnKind;
 use crate::service::router::ClientId;
 use crate::service::table::{Failure, Progress};
+
+/// What Nix says where nothing is built on this machine.
+const LOCAL_BUILDS_DISABLED: &str = "Reason: local builds are disabled (max-jobs = 0)\n\
+    Hint: set 'max-jobs' to a non-zero value to enable local builds, or configure remote builders via \
+    'builders'\n";
+
+impl OwnKind {
+    /// Says in the words of Nix why something isn't for this machine; nothing where it is.
+    fn reasons(&self, system: &str, features: &BTreeSet<String>) -> String {
+        let list = |features: &BTreeSet<String>| {
+            features.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+        };
+        let mut reasons = String::new();
+        let is_own = system == "builtin" || system == self.system;
+        if !is_own && !self.other_systems.contains(system) {
+            reasons.push_str(&format!(
+                "Reason: platform mismatch\nRequired system: '{system}'\nCurrent system: '{}'\n",
+                self.system
+            ));
+        }
+        if !features.is_subset(&self.features) {
+            reasons.push_str(&format!(
+                "Reason: missing system features\nRequired features: {{{}}}\nAvailable features: {{{}}}\n",
+                list(features),
+                list(&self.features)
+            ));
+        }
+        reasons
+    }
+}
 
 /// What a job is to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +82,13 @@ impl Engine {
             Some(JobPhase::Failed(report)) => (Some(report.kind), report.message.clone()),
             _ => (None, String::new()),
         };
+        let message = match kind {
+            Some(FailureKind::Unsuited | FailureKind::NoMachine) => {
+                let words = self.rejection(job);
+                format!("{}{message}", words.unwrap_or_default())
+            }
+            _ => message,
+        };
         let status = match (verdict, kind) {
             (Verdict::Impossible { .. }, _) => RealiseStatus::InputRejected,
             (Verdict::NoMachineLeft { .. }, _) => RealiseStatus::TransientFailure,
@@ -63,6 +103,29 @@ impl Engine {
             _ => RealiseStatus::MiscFailure,
         };
         Failure { status, message }
+    }
+
+    /// Says as Nix does why this machine doesn't build something itself, if it doesn't: scripts look for
+    /// those words. What each machine said goes behind them.
+    fn rejection(&self, job: JobId) -> Option<String> {
+        let own = self.own_kind.as_ref()?;
+        let (state, entry) = (self.driver.jobs.get(job.0 as usize)?, self.table.get(job)?);
+        let derivation = &state.plan.derivation;
+        let builds_here = self.builds_here() && entry.scopes.let_here();
+        let reasons = own.reasons(&derivation.system, &derivation.required_system_features().ok()?);
+        let mut words = match builds_here || derivation.is_builtin() {
+            true => String::new(),
+            false => LOCAL_BUILDS_DISABLED.to_owned(),
+        };
+        words.push_str(&reasons);
+        let shown = self.here.store_dir().display(&state.plan.path);
+        (!words.is_empty()).then(|| format!("Cannot build '{shown}'.\n{words}"))
+    }
+
+    fn builds_here(&self) -> bool {
+        let machines = (0..).map(MachineId).zip(&self.driver.machines);
+        let mut kept = machines.filter(|(machine, _)| !self.retired.contains(machine));
+        kept.any(|(_, state)| state.spec.description.kind == MachineKind::Local)
     }
 
     /// Says what became of a job, for one who gets no more than what there is by now; `unfinished` is why.

@@ -56,6 +56,7 @@ impl Engine {
     /// given up gets another chance.
     pub(crate) fn reload(&mut self, machines: Vec<MachineSpec>, options: &ServiceOptions) {
         self.idle = options.idle;
+        self.own_kind = options.own_kind.clone();
         self.driver.shared.set_output_trust(options.outputs.clone());
         let known = (0..).map(MachineId).zip(&self.driver.machines);
         let mut left: Vec<(MachineId, String, drover_schedule::MachineKind)> = known

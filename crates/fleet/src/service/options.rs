@@ -1,5 +1,6 @@
 //! How a service works, and how it ends.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -18,8 +19,21 @@ pub struct ServiceOptions {
     pub outputs: OutputTrust,
     /// How long machines stay connected when there is no client; for good where absent.
     pub idle: Option<Duration>,
+    /// What this machine would build, for the words of Nix where nobody can.
+    pub own_kind: Option<OwnKind>,
     /// Where builds get their numbers. As given first: a reload doesn't change it.
     pub numbers: BuildNumbers,
+}
+
+/// What this machine would build by its settings, whether it builds or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnKind {
+    /// Its own system (`system`).
+    pub system: String,
+    /// Those that it builds for besides (`extra-platforms`).
+    pub other_systems: BTreeSet<String>,
+    /// What it offers (`system-features`).
+    pub features: BTreeSet<String>,
 }
 
 /// Gives builds their numbers. Services that share one give no number twice.
@@ -40,6 +54,7 @@ impl Default for ServiceOptions {
             policy: drover_schedule::Policy::EarliestFinish,
             outputs: OutputTrust::Machine,
             idle: Some(Duration::from_secs(60)),
+            own_kind: None,
             numbers: BuildNumbers::default(),
         }
     }

@@ -42,13 +42,43 @@ impl Request {
                     Mended::Failed(failed(RealiseStatus::TransientFailure, STOPPING.to_owned()))
                 }
             };
-            match mended {
-                Mended::Nothing => {}
-                Mended::All => answer.status = RealiseStatus::Built,
-                Mended::Failed(failure) => *answer = failure,
+            match (mended, wanted) {
+                (Mended::Nothing, Wanted::Path(path)) if self.is_from_nowhere(path).await? => {
+                    *answer = failed(RealiseStatus::MiscFailure, self.required(path));
+                }
+                (Mended::Nothing, _) => {}
+                (Mended::All, _) => answer.status = RealiseStatus::Built,
+                (Mended::Failed(failure), Wanted::Path(path))
+                    if failure.status == RealiseStatus::MiscFailure =>
+                {
+                    let message = format!("{}\n{}", self.required(path), failure.message);
+                    *answer = failed(RealiseStatus::MiscFailure, message);
+                }
+                (Mended::Failed(failure), _) => *answer = failure,
             }
         }
         Ok(answers)
+    }
+
+    /// Whether a path could be had from nobody if it were damaged. Nix, which fetches it anew in any case,
+    /// says so then even of one that is as it was.
+    async fn is_from_nowhere(&self, path: &StorePath) -> Result<bool, StoreError> {
+        let itself = BTreeSet::from([path.clone()]);
+        if self.settings.substitute == Substitute::Yes
+            && !self.store.substitutable(&itself).await?.is_empty()
+        {
+            return Ok(false);
+        }
+        let infos = self.store.path_infos(std::slice::from_ref(path)).await?;
+        let deriver = infos.into_iter().flatten().find_map(|info| info.deriver);
+        let Some(deriver) = deriver else { return Ok(true) };
+        Ok(self.store.hold_valid(&BTreeSet::from([deriver]), Substitute::No).await?.is_empty())
+    }
+
+    /// Says as Nix does that nobody has a path.
+    fn required(&self, path: &StorePath) -> String {
+        let shown = self.store.store_dir().display(path);
+        format!("path '{shown}' is required, but there is no substituter that can build it")
     }
 
     /// Returns all that paths refer to, and themselves.

@@ -116,6 +116,11 @@ impl Scopes {
         }
     }
 
+    /// Whether it was let run on this machine, as far as the scheduler knows.
+    pub(crate) fn let_here(&self) -> bool {
+        self.told.is_none_or(|scope| scope.includes(MachineKind::Local))
+    }
+
     /// Returns where it may run, wherever one of those who wait lets it, if that has changed since this
     /// was asked last.
     pub(crate) fn renewed(&mut self) -> Option<Scope> {

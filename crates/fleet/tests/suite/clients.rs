@@ -63,6 +63,7 @@ impl Heard {
                 }
                 RealiseEvent::Waiting { .. }
                 | RealiseEvent::Failed { .. }
+                | RealiseEvent::Fetch(_)
                 | RealiseEvent::Note(_) => {}
             }
         }

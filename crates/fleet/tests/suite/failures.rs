@@ -61,44 +61,6 @@ async fn a_panic_is_a_failure() {
     assert_eq!(one.made(), ["good"]);
 }
 
-fn killed() -> Act {
-    Act::Fails(BuildFailure::Killed { message: "failed due to signal 9 (Killed)".to_owned() })
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_build_that_was_killed_is_tried_once_more_elsewhere() {
-    let mut world = World::new().await;
-    let drv = world.drv("big", &[]).await;
-    let one = Machine::new("one", 1).does("big", &[killed(), Act::Builds]);
-    let three = Machine::new("three", 1);
-    let run = world.build(&[&one, &three], &[&drv]).await;
-    run.all_built();
-    assert_eq!(three.made(), ["big"], "another machine may have more memory");
-    assert!(run.downs().is_empty());
-
-    let drv = world.drv("huge", &[]).await;
-    let one = Machine::new("one", 1).does("huge", &[killed(), Act::Builds]);
-    let two = Machine::new("two", 1).does("huge", &[killed(), Act::Builds]);
-    let run = world.build(&[&one, &two], &[&drv]).await;
-    let report = run.failure(&drv);
-    assert_eq!(report.kind, FailureKind::Build, "twice is no accident");
-    assert_eq!(report.log_tail, ["building huge"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_build_that_was_killed_has_failed_where_no_machine_is_left() {
-    let mut world = World::new().await;
-    let drv = world.drv("big", &[]).await;
-    let one =
-        Machine::new("one", 1).does("big", &[killed(), Act::LosesConnection, Act::LosesConnection]);
-    let run = world.build(&[&one], &[&drv]).await;
-    let report = run.failure(&drv);
-    assert_eq!(report.kind, FailureKind::Build);
-    assert_eq!(report.log_tail, ["building big"]);
-    assert!(report.message.contains("signal 9"), "{}", report.message);
-    assert!(report.message.contains("no machine could build it"), "{}", report.message);
-}
-
 #[tokio::test(start_paused = true)]
 async fn without_keep_going_the_rest_is_cancelled() {
     let mut world = World::new().await;

@@ -204,6 +204,13 @@ impl Keeper for View {
         Ok(offered.into_iter().flat_map(both).map(|path| (path, size)).collect())
     }
 
+    async fn offered(
+        &self,
+        _: &BTreeSet<StorePath>,
+    ) -> Result<BTreeMap<StorePath, drover_store::Offered>, StoreError> {
+        not_here("say what is offered")
+    }
+
     async fn ensure(&self, _: &StorePath, _: Substitute) -> Result<(), StoreError> {
         not_here("substitute")
     }

@@ -329,6 +329,21 @@ async fn a_full_disk_fails_the_build_where_there_is_no_other_machine() {
     assert_eq!(run.downs(), []);
 }
 
+/// Another machine that is alone isn't asked the same again.
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_fails_the_build_at_once_where_a_single_machine_builds() {
+    let mut world = World::new().await;
+    let drv = world.drv("job", &[]).await;
+    let message = "No space left on device".to_owned();
+    let full = Act::Fails(BuildFailure::Machine { message, disk_full: true });
+    let one = Machine::new("one", 1).does("job", &[full.clone(), full, Act::Builds]);
+    let run = world.build(&[&one], &[&drv]).await;
+    let report = run.failure(&drv);
+    assert!(report.message.contains("one: "), "{}", report.message);
+    assert!(report.message.contains("No space left on device"), "{}", report.message);
+    assert_eq!(run.downs().len(), 1, "{:?}", run.downs());
+}
+
 #[rstest]
 #[case::full(ImportFault::DiskFull)]
 #[case::lost_before(ImportFault::LostBefore)]

@@ -1,11 +1,12 @@
 //! A service with clients: what they share, what ends with them, what is forgotten.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use drover_derivation::{BasicDerivation, Derivation, derivation_name};
-use drover_fleet::{ServiceOptions, Shutdown};
+use drover_fleet::{OwnKind, ServiceOptions, Shutdown};
 use drover_store::{
     AfterFailure, BuildFailure, RealiseEvent, RealiseMode, RealiseStatus, Realiser, Store as _,
     StoreError, Substitute, Wanted,
@@ -362,6 +363,36 @@ async fn a_failed_build_is_tried_again_for_the_next_client() {
     let census = daemon.quiet().await;
     assert_eq!((census.jobs, census.paths), (0, 1), "{census:?}");
     built(&daemon.ask(&[&top]).await);
+    daemon.end(&[&one]).await;
+}
+
+/// Scripts look for what Nix says, and people read on.
+#[tokio::test(start_paused = true)]
+async fn what_no_machine_can_take_is_refused_in_the_words_of_nix() {
+    let mut world = World::new().await;
+    let alien = world.draft("alien").system("riscv64-linux").write().await;
+    let own_kind = Some(OwnKind {
+        system: "x86_64-linux".to_owned(),
+        other_systems: BTreeSet::from(["i686-linux".to_owned()]),
+        features: BTreeSet::new(),
+    });
+    let options = || ServiceOptions { own_kind: own_kind.clone(), ..ServiceOptions::default() };
+    let shown = world.local.store_dir().display(&alien.path);
+    let mismatch = "Reason: platform mismatch\nRequired system: 'riscv64-linux'\nCurrent system: 'x86_64-linux'\n";
+    let here = Machine::local(1);
+    let daemon = Daemon::with(&world, &[&here], options());
+    let answers = daemon.ask(&[&alien]).await;
+    let expected = format!("Cannot build '{shown}'.\n{mismatch}no machine could build it\n");
+    assert!(answers[0].message.starts_with(&expected), "{}", answers[0].message);
+    daemon.end(&[&here]).await;
+    // where nothing is built here that is told as well
+    let one = Machine::new("one", 1);
+    let daemon = Daemon::with(&world, &[&one], options());
+    let answers = daemon.ask(&[&alien]).await;
+    let said = &answers[0].message;
+    let start =
+        format!("Cannot build '{shown}'.\nReason: local builds are disabled (max-jobs = 0)\n");
+    assert!(said.starts_with(&start) && said.contains(mismatch), "{said}");
     daemon.end(&[&one]).await;
 }
 

@@ -17,7 +17,7 @@ use drover_store_locks::{
 
 use super::sweep::Sweep;
 use super::world::{Dead, World};
-use super::{GcError, Keep, Site, Wanted, collect, find_roots};
+use super::{GcError, Keep, Site, Wanted, collect, find_roots, list};
 use crate::failpoint::{Point, at};
 use crate::{Access, Layout};
 
@@ -105,16 +105,24 @@ impl TestStore {
         printed.lines().map(base).collect()
     }
 
-    fn run(&self, collection: &Collection) -> Result<Collected, GcError> {
-        let site = Site {
+    fn site<'a>(&'a self, wanted: &'a Wanted) -> Site<'a> {
+        Site {
             layout: &self.layout,
             database: &self.database,
             keep: self.keep,
             reserved: 1 << 20,
-            wanted: &Wanted::default(),
-        };
+            wanted,
+        }
+    }
+
+    fn run(&self, collection: &Collection) -> Result<Collected, GcError> {
         let lock = GcLock::acquire(&self.layout.state, patience())?;
-        collect(&site, collection, lock)
+        collect(&self.site(&Wanted::default()), collection, lock)
+    }
+
+    /// Lists as of a store that can't be changed.
+    fn list_unlocked(&self, action: CollectAction) -> BTreeSet<String> {
+        list(&self.site(&Wanted::default()), action).unwrap().names.into_iter().collect()
     }
 
     fn list(&self, action: CollectAction) -> BTreeSet<String> {
@@ -262,6 +270,11 @@ fn the_same_lists_as_stock(#[case] keep: Keep) {
     assert!(100 < dead.len() && 100 < live.len(), "{} {}", dead.len(), live.len());
     assert_eq!(dead, store.stock_list("--print-dead"));
     assert_eq!(live, store.stock_list("--print-live"));
+    // without the lock, as where nothing can be written
+    let held = GcLock::acquire(&store.layout.state, patience()).unwrap();
+    assert_eq!(store.list_unlocked(CollectAction::ListDead), dead);
+    assert_eq!(store.list_unlocked(CollectAction::ListLive), live);
+    drop(held);
 
     let collected = store.run(&collection(CollectAction::DeleteDead)).unwrap();
     assert_eq!(collected.names.iter().cloned().collect::<BTreeSet<_>>(), dead);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::PathInfo;
-use drover_store::{FetchEvent, PathStream, StoreError};
+use drover_store::{FetchEvent, FetchObserver, PathStream, StoreError};
 
 use crate::substitution::Supply;
 
@@ -14,6 +14,8 @@ pub(super) struct Followed {
     infos: std::vec::IntoIter<PathInfo>,
     contents: Box<dyn PathStream>,
     supply: Arc<Supply>,
+    /// Who else is told, of this session's alone.
+    follower: Option<Arc<dyn FetchObserver>>,
     from: String,
     current: Option<Current>,
 }
@@ -25,19 +27,26 @@ struct Current {
 }
 
 impl Followed {
-    /// `contents` are those of `infos`; `supply` is told of what comes.
+    /// `contents` are those of `infos`; `supply` is told of what comes, and so is who follows the session.
     pub(super) fn new(
         infos: Vec<PathInfo>,
         contents: Box<dyn PathStream>,
         from: String,
-        supply: Arc<Supply>,
+        (supply, follower): (Arc<Supply>, Option<Arc<dyn FetchObserver>>),
     ) -> Followed {
-        Followed { infos: infos.into_iter(), contents, supply, from, current: None }
+        Followed { infos: infos.into_iter(), contents, supply, follower, from, current: None }
+    }
+
+    fn event(&self, event: FetchEvent) {
+        if let Some(follower) = &self.follower {
+            follower.event(event.clone());
+        }
+        self.supply.event(event);
     }
 
     fn end_current(&mut self) {
         if let Some(Current { number, .. }) = self.current.take() {
-            self.supply.event(FetchEvent::Ended { number });
+            self.event(FetchEvent::Ended { number });
         }
     }
 }
@@ -60,7 +69,7 @@ impl PathStream for Followed {
         let Some(info) = self.infos.next().filter(|_| theirs.is_some()) else { return Ok(None) };
         let number = self.supply.number();
         let (path, substituter) = (info.path.clone(), self.from.clone());
-        self.supply.event(FetchEvent::Started { number, path, substituter });
+        self.event(FetchEvent::Started { number, path, substituter });
         self.current = Some(Current { number, done: 0, size: info.nar_size.0 });
         Ok(Some(info))
     }
@@ -70,7 +79,7 @@ impl PathStream for Followed {
         if let (Some(current), Some(bytes)) = (&mut self.current, &chunk) {
             current.done += bytes.len() as u64;
             let Current { number, done, size } = *current;
-            self.supply.event(FetchEvent::Progress { number, done, size });
+            self.event(FetchEvent::Progress { number, done, size });
         }
         Ok(chunk)
     }

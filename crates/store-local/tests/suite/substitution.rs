@@ -256,6 +256,58 @@ async fn a_path_comes_with_all_that_it_refers_to() {
     home.verify().await;
 }
 
+/// Each session's follower hears of what is fetched for that session.
+#[tokio::test]
+async fn who_follows_a_session_is_told_of_its_fetches() {
+    #[derive(Default)]
+    struct Names(Mutex<Vec<String>>);
+    impl FetchObserver for Names {
+        fn event(&self, event: FetchEvent) {
+            let told = match event {
+                FetchEvent::Started { path, substituter, .. } => {
+                    format!("{} from {substituter}", path.name())
+                }
+                FetchEvent::Ended { .. } => "ended".to_owned(),
+                _ => return,
+            };
+            self.0.lock().unwrap().push(told);
+        }
+    }
+    let (home, key) = (Home::new(), key("k-1"));
+    let paths = chain(&home, &key, &["a", "b"]);
+    let shop = Shop::new("shop", &home, &paths, Fault::None);
+    let (store, _) = store(&home, &[&shop], &[&key]);
+    let [first, second] = [Arc::new(Names::default()), Arc::new(Names::default())];
+    for (follower, wanted) in [(&first, &paths[..1]), (&second, &paths[..])] {
+        let session = Arc::clone(&store).session().await.unwrap();
+        session.follow_fetches(Arc::clone(follower) as Arc<dyn FetchObserver>);
+        session.hold_valid(&last(wanted), Substitute::Yes).await.unwrap();
+    }
+    assert_eq!(*first.0.lock().unwrap(), ["a from shop", "ended"]);
+    assert_eq!(*second.0.lock().unwrap(), ["b from shop", "ended"]);
+}
+
+/// What substituters say of paths is told whether those are valid or not.
+#[tokio::test]
+async fn what_is_offered_is_told_with_references_and_sizes() {
+    let (home, key) = (Home::new(), key("k-1"));
+    let paths = chain(&home, &key, &["a", "c"]);
+    let shop = Shop::new("shop", &home, &paths, Fault::None);
+    let (store, _) = store(&home, &[&shop], &[&key]);
+    let wanted: BTreeSet<StorePath> = paths.iter().map(|(info, _)| info.path.clone()).collect();
+    for _ in 0..2 {
+        let offered = store.offered(&wanted).await.unwrap();
+        assert_eq!(offered.keys().cloned().collect::<BTreeSet<_>>(), wanted);
+        let (info, _) = &paths[1];
+        let told = &offered[&info.path];
+        assert_eq!((&told.references, &told.deriver), (&info.references, &info.deriver));
+        assert_eq!(told.size, FetchSize { download: 7, nar: info.nar_size.0 });
+        fetch(&store, &last(&paths)).await;
+    }
+    let unknown = BTreeSet::from([flat_file("x", b"x", &[]).0.path]);
+    assert_eq!(store.offered(&unknown).await.unwrap(), BTreeMap::new());
+}
+
 /// What would be fetched is told with all that it refers to, and as big as the files; what could not be
 /// had whole isn't told of.
 #[tokio::test]

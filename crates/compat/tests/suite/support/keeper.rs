@@ -1,7 +1,7 @@
 //! A store in memory that can do what the commands ask of its keeper.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,10 +12,10 @@ use drover_core::{
 use drover_derivation::{BasicDerivation, Derivation, derivation_name};
 use drover_nar::{Executable, single_file_nar};
 use drover_store::{
-    Adoption, ByteStream, CollectAction, Collected, Collection, Content, Description, Keeper,
-    MemoryStore, Missing, MissingPaths, PathStream, RealiseObserver, RealiseSettings,
-    RealiseStatus, Realised, Realiser, Repair, Roots, SignatureCheck, Store, StoreError,
-    Substitute, Verification, VerifyDepth, Wanted, WhenValid,
+    Adoption, ByteStream, CollectAction, Collected, Collection, Content, Description, FetchEvent,
+    FetchObserver, Keeper, MemoryStore, Missing, MissingPaths, PathStream, RealiseObserver,
+    RealiseSettings, RealiseStatus, Realised, Realiser, Repair, Roots, SignatureCheck, Store,
+    StoreError, Substitute, Verification, VerifyDepth, Wanted, WhenValid,
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -26,7 +26,11 @@ pub(crate) struct TestKeeper {
     memory: MemoryStore,
     added: Mutex<BTreeMap<StorePath, PathInfo>>,
     pub(crate) registered: Mutex<Vec<(PathInfo, Adoption)>>,
+    pub(crate) named: OnceLock<&'static str>,
     pub(crate) roots: Mutex<Roots>,
+    /// What is fetched when it's realised, and who is told of that.
+    pub(crate) fetches: Mutex<BTreeSet<StorePath>>,
+    pub(crate) follower: Mutex<Option<Arc<dyn FetchObserver>>>,
     pub(crate) logs: Mutex<BTreeMap<StorePath, Bytes>>,
     pub(crate) collections: Mutex<Vec<Collection>>,
     pub(crate) outcomes: Mutex<BTreeMap<StorePath, Realised>>,
@@ -106,7 +110,7 @@ impl TestKeeper {
 #[async_trait]
 impl Store for TestKeeper {
     fn name(&self) -> &str {
-        "memory"
+        self.named.get().copied().unwrap_or("memory")
     }
 
     fn store_dir(&self) -> &StoreDir {
@@ -196,6 +200,17 @@ impl Keeper for TestKeeper {
 
     async fn substitutable(&self, _: &BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>> {
         Ok(BTreeSet::new())
+    }
+
+    async fn offered(
+        &self,
+        _: &BTreeSet<StorePath>,
+    ) -> Result<BTreeMap<StorePath, drover_store::Offered>> {
+        Ok(BTreeMap::new())
+    }
+
+    fn follow_fetches(&self, follower: Arc<dyn FetchObserver>) {
+        *self.follower.lock().unwrap() = Some(follower);
     }
 
     async fn ensure(&self, _: &StorePath, _: Substitute) -> Result<()> {
@@ -332,6 +347,14 @@ impl Realiser for TestKeeper {
             let (Wanted::Path(path) | Wanted::AllOutputs(path) | Wanted::Outputs(path, _)) = wanted;
             let derivation = path.clone();
             observer.event(drover_store::RealiseEvent::Line { derivation, line: "a line".into() });
+            if self.fetches.lock().unwrap().contains(path)
+                && let Some(follower) = &*self.follower.lock().unwrap()
+            {
+                let (path, substituter) = (path.clone(), "https://c".to_owned());
+                follower.event(FetchEvent::Started { number: 7, path, substituter });
+                follower.event(FetchEvent::Progress { number: 7, done: 5, size: 9 });
+                follower.event(FetchEvent::Ended { number: 7 });
+            }
             outcomes.get(path).unwrap_or(&valid).clone()
         });
         Ok(results.collect())
