@@ -149,9 +149,9 @@ pub(crate) struct Engine {
     /// Outputs whose paths are known because of jobs and bundles.
     pub(crate) realised: Uses<(StorePath, OutputName)>,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
-    /// After how long without clients machines are disconnected; never where absent.
     /// See [`ServiceOptions::own_kind`].
     pub(crate) own_kind: Option<OwnKind>,
+    /// After how long without clients machines are disconnected; never where absent.
     pub(crate) idle: Option<Duration>,
     /// Since when there has been no client, as long as a machine is connected.
     pub(crate) alone_since: Option<Instant>,
