@@ -207,14 +207,12 @@ fn own_store_word(arguments: &[OsString]) -> Option<(Vec<OsString>, ResultForm)>
         word.to_str()?,
         "add" | "add-fixed" | "query" | "realise" | "roots" | "live" | "dead"
     );
-    let own = rest.iter().take_while(|argument| *argument != "--");
-    let form = match lists && own.clone().any(|argument| argument == JSON) {
+    let form = match lists && rest.iter().any(|argument| argument == JSON) {
         true => ResultForm::Json,
         false => ResultForm::Lines,
     };
-    let (own, others) = rest.split_at(own.count());
-    let own = own.iter().filter(|argument| form == ResultForm::Lines || *argument != JSON);
-    let all = flags.iter().map(OsString::from).chain(own.cloned()).chain(others.iter().cloned());
+    let rest = rest.iter().filter(|argument| form == ResultForm::Lines || *argument != JSON);
+    let all = flags.iter().map(OsString::from).chain(rest.cloned());
     Some((all.collect(), form))
 }
 

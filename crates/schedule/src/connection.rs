@@ -282,8 +282,8 @@ impl Scheduler {
         })
     }
 
-    /// Returns whether a started job may hope for another machine than the one that it runs on, and than
-    /// those that are left alone because they have no room either.
+    /// Returns whether there is another machine for a started job than the one that it runs on, which may
+    /// be up some time: not one that refused, nor one that is left alone because it has no room either.
     #[must_use]
     pub fn has_room_elsewhere(&self, job: JobId) -> bool {
         let Some(record) = self.jobs.get(job) else { return false };
@@ -293,9 +293,13 @@ impl Scheduler {
         members.filter(|machine| Some(**machine) != than).any(|machine| {
             let record = self.machines.at(*machine);
             let is_full =
-                record.trouble.as_ref().is_some_and(|t| t.fault == MachineFault::DiskFull);
-            let has_room = !(is_full && matches!(record.link, Link::BackingOff { .. }));
-            has_room && record.faces.iter().any(|face| face.indexed.hope != 0)
+                record.trouble.as_ref().is_some_and(|it| it.fault == MachineFault::DiskFull);
+            let may_work = match record.link {
+                Link::Refused => false,
+                Link::BackingOff { .. } => !is_full,
+                Link::Up | Link::Asleep | Link::Connecting => true,
+            };
+            may_work && record.duty == Duty::Working
         })
     }
 

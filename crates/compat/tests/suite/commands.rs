@@ -553,10 +553,6 @@ async fn words_of_the_older_commands_print_lists_for_scripts() {
         assert_eq!(done.text().trim_end(), expected, "{done:?}");
         assert_eq!(done.status, 0);
     }
-    // behind the end of flags it's the name of a file
-    let done = host.run_own(&["store", "query", "--references", "--", "--json"]).await;
-    assert_eq!(done.status, 1, "{done:?}");
-    assert!(!done.err.contains("unknown flag"), "{done:?}");
     // where nothing prints a list, nobody takes the flag for said
     let done = host.run_own(&["store", "dump", "--json", A]).await;
     assert!(done.err.contains("unknown flag '--json'"), "{done:?}");
