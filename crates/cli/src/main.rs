@@ -43,6 +43,7 @@ mod new_builder;
 mod out_link;
 mod output_trust;
 mod own_builder;
+mod own_program;
 mod own_store;
 mod progress;
 mod rebuild;
