@@ -54,6 +54,7 @@ mod signing;
 mod ssh_options;
 mod standing;
 mod store_ping;
+mod store_words;
 mod substituters;
 mod summary;
 mod table;
