@@ -11,7 +11,9 @@
 let
   inherit (lib)
     literalExpression
+    mkDefault
     mkEnableOption
+    mkForce
     mkIf
     mkMerge
     mkOption
@@ -34,7 +36,8 @@ let
     KillMode = "mixed";
     TimeoutStopSec = 90;
     OOMPolicy = "continue";
-    Delegate = true;
+    # NixOS sets it itself where nix.conf has use-cgroups
+    Delegate = mkDefault true;
     TasksMax = 1048576;
     UMask = "0022";
     ProtectHome = "read-only";
@@ -225,8 +228,12 @@ in
       systemd.services.nix-daemon = {
         description = "drover in the place of the Nix daemon";
         environment.XDG_CACHE_HOME = "/var/cache/drover";
-        # a changed list drops no build
-        reloadTriggers = [ machines ];
+        # changed machines and settings drop no build: NixOS would restart the unit for a new nix.conf
+        restartTriggers = mkForce [ ];
+        reloadTriggers = [
+          machines
+          (config.environment.etc."nix/nix.conf".source or "")
+        ];
         serviceConfig = daemonService // {
           # the empty one takes away what the unit of Nix has
           ExecStart = [

@@ -90,6 +90,9 @@ in
     command = { };
     daemon = {
       services.drover.daemon.enable = true;
+      # as NixOS has them
+      environment.etc."nix/nix.conf".source = "/etc/static/nix.conf";
+      systemd.services.nix-daemon.restartTriggers = [ "/etc/static/nix.conf" ];
     } // import ./machines.nix;
     undistributed = {
       services.drover.daemon.enable = true;

@@ -28,12 +28,27 @@ use crate::new_builder::BuilderArguments;
 use crate::show_config::ShowConfigArguments;
 use crate::store_ping::PingArguments;
 
+/// What the command's status says, for its pages.
+const EXIT_STATUS: &str = "\
+Exit status:
+  0    all went well
+  1    something went wrong that is no failed build: a command line, a setting, a store, a machine; for
+       drover doctor, something is wrong with a machine or a line
+  100  a build failed, or nothing suits it
+  101  a build took too long, or was silent for too long
+  102  what was built or fetched has another hash than was asked for
+  104  what was built again differs from what was there
+  130  it was ended by the user
+Of several kinds the union of their bits is told, as by nix-store (103: one build took too long, and another
+has another hash).";
+
 /// Spreads Nix builds over every machine that you can reach by SSH.
 #[derive(Debug, Parser)]
 #[command(
     name = "drover",
     version,
     about,
+    after_long_help = EXIT_STATUS,
     max_term_width = 100,
     disable_help_subcommand = true,
     args_override_self = true
@@ -48,6 +63,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Build derivations, Nix expressions or flakes on all machines
+    #[command(after_long_help = EXIT_STATUS)]
     Build(Box<BuildArguments>),
     /// Say where builds would run, and why not elsewhere, without building anything
     Explain(Box<ExplainArguments>),

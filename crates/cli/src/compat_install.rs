@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use drover_compat::Program;
 
 use crate::exit::ExitStatus;
+use crate::host::Host;
+use crate::own_program::own_program;
 use crate::terminal::Terminal;
 
 /// Makes the links in a folder, which is made where it is missing. Links of ours are made anew;
@@ -15,8 +17,7 @@ use crate::terminal::Terminal;
 ///
 /// Something else has one of the names; nothing was made then.
 pub(crate) fn install(folder: &Path, terminal: &Terminal) -> anyhow::Result<ExitStatus> {
-    let own = std::env::current_exe().context("cannot find drover's own file")?;
-    let own = own.canonicalize().context("cannot find drover's own file")?;
+    let own = own_program(&Host::of_this_process(), terminal)?;
     fs_err::create_dir_all(folder)?;
     for program in Program::ALL {
         let link = folder.join(program.name());

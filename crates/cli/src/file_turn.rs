@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use fs_err::File;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
 
 /// How long others may take.
@@ -112,6 +112,25 @@ impl FileTurn {
             .with_context(what)?;
         draft.persist(&self.target).with_context(what)?;
         self.folder.sync_all().with_context(what)
+    }
+}
+
+/// Looks whether a file can be replaced, before anything is done that takes a while; `otherwise` says what
+/// else there is than to be root.
+///
+/// # Errors
+///
+/// Its folder can't be written by this user.
+pub(crate) fn check_writable(file: &Path, otherwise: &str) -> anyhow::Result<()> {
+    let target = fs_err::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let folder = target.ancestors().skip(1).find(|folder| folder.exists());
+    match folder.map(|folder| access(folder, Access::WRITE_OK | Access::EXEC_OK)) {
+        None | Some(Ok(())) => Ok(()),
+        Some(Err(error)) => bail!(
+            "'{}' can't be written by this user ({}): do it as root (sudo){otherwise}",
+            file.display(),
+            std::io::Error::from(error)
+        ),
     }
 }
 

@@ -7,12 +7,13 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
-use clap::{Arg, Args, Command, CommandFactory as _, value_parser};
+use clap::{Args, Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
 use crate::arguments::{self, Arguments, StoreCommand};
 use crate::exit::ExitStatus;
+use crate::store_words::STORE_WORDS;
 
 /// The arguments of `drover completions`.
 #[derive(Debug, Args)]
@@ -30,46 +31,10 @@ pub(crate) struct ManPageArguments {
     folder: PathBuf,
 }
 
-/// The words of `drover store` that are handed on as they are, with what each does. The parser takes
-/// any word there, so that those of a newer Nix are refused in Nix's way.
-const STORE_WORDS: [(&str, &str); 21] = [
-    ("add", "Add files to the store, as nix-store --add does"),
-    ("add-fixed", "Add files under a hash of their own, as nix-store --add-fixed does"),
-    ("check", "Check that what is registered is there, as nix-store --verify does"),
-    ("dead", "Print what nothing needs, as nix-store --gc --print-dead does"),
-    ("delete", "Delete paths, as nix store delete does"),
-    ("dump", "Print a path as an archive, as nix-store --dump does"),
-    ("dump-db", "Print what is registered, as nix-store --dump-db does"),
-    ("export", "Print paths with what is registered of them, as nix-store --export does"),
-    ("gc", "Delete what nothing needs, as nix store gc does"),
-    ("import", "Read what export has printed, as nix-store --import does"),
-    ("live", "Print what is needed, as nix-store --gc --print-live does"),
-    ("load-db", "Register what dump-db has printed, as nix-store --load-db does"),
-    ("log", "Print the log of a build, as nix-store --read-log does"),
-    ("optimise", "Keep files with the same contents once, as nix store optimise does"),
-    ("query", "Say what is known of paths, as nix-store --query does"),
-    ("realise", "Make paths valid, as nix-store --realise does"),
-    ("repair", "Fetch what is damaged, as nix-store --repair-path does"),
-    ("restore", "Unpack an archive, as nix-store --restore does"),
-    ("roots", "Print what keeps paths alive, as nix-store --gc --print-roots does"),
-    ("sign", "Sign paths, as nix store sign does"),
-    ("verify", "Check contents and signatures, as nix store verify does"),
-];
-
 /// Returns the command with all that it understands, as pages and completions tell of it.
 fn whole_command() -> Command {
-    Arguments::command().mut_subcommand("store", |store| {
-        let words = STORE_WORDS.iter().map(|(word, about)| {
-            let rest = Arg::new("arguments")
-                .help("What the command of Nix takes")
-                .value_parser(value_parser!(OsString))
-                .num_args(0..)
-                .trailing_var_arg(true)
-                .allow_hyphen_values(true);
-            Command::new(*word).about(*about).disable_help_flag(true).arg(rest)
-        });
-        store.subcommands(words)
-    })
+    Arguments::command()
+        .mut_subcommand("store", |store| store.subcommands(STORE_WORDS.map(|word| word.command())))
 }
 
 /// Prints the completions for a shell.
@@ -195,12 +160,8 @@ What drover does by [the names of Nix's programs](names.md) isn't here: it's wha
         let lines: Vec<&str> = help.trim().lines().map(str::trim_end).collect();
         let name = command.get_bin_name().unwrap_or("drover").to_owned();
         *page += &format!("\n## `{name}`\n\n```text\n{}\n```\n", lines.join("\n"));
-        // the words of `drover store` have nothing but what is told with the command
-        let is_word =
-            |below: &Command| STORE_WORDS.iter().any(|(word, _)| *word == below.get_name());
-        let store = command.get_name() == "store";
         for below in command.get_subcommands_mut() {
-            if !below.is_hide_set() && below.get_name() != "help" && !(store && is_word(below)) {
+            if !below.is_hide_set() && below.get_name() != "help" {
                 add_command(below, page);
             }
         }
@@ -241,8 +202,8 @@ What drover does by [the names of Nix's programs](names.md) isn't here: it's wha
             let refusal = Arguments::try_parse_from(line).expect_err("no word");
             let told =
                 with_all_words(refusal, line.iter().map(|word| OsString::from(*word))).to_string();
-            for (word, about) in STORE_WORDS {
-                assert!(told.contains(word) && told.contains(about), "{line:?}: {told}");
+            for word in STORE_WORDS {
+                assert!(told.contains(word.name) && told.contains(word.about), "{line:?}: {told}");
             }
         }
     }
@@ -250,10 +211,5 @@ What drover does by [the names of Nix's programs](names.md) isn't here: it's wha
     #[test]
     fn is_consistent() {
         whole_command().debug_assert();
-    }
-
-    #[test]
-    fn words_stand_in_their_order_and_once() {
-        assert!(STORE_WORDS.is_sorted_by(|(one, _), (other, _)| one < other));
     }
 }

@@ -359,6 +359,26 @@ fn a_reload_brings_machines_and_settings_and_drops_no_build() {
     world.assert_sound();
 }
 
+/// Whoever lists a machine needn't tell the daemon: the next build finds it, and so does who asks.
+#[test]
+fn machines_that_are_listed_meanwhile_are_found() {
+    let world = World::new();
+    let _daemon = world.daemon();
+    let long = &seconds(900);
+    let drv = world.sleeper(long);
+    assert!(fails(world.client(&["-r", &drv]), 1).contains("no machine"), "{}", world.log());
+    world.machines(&[("b1", 1)]);
+    let building = started(&world, &drv, long);
+    // what is built goes on when another one comes
+    world.machines(&[("b1", 1), ("b2", 1)]);
+    let other = world.sleeper("0.022");
+    succeeds(world.client(&["-r", &other]));
+    wake(long);
+    let output = building.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    world.assert_sound();
+}
+
 #[test]
 fn signatures_are_required_as_configured_last() {
     let world = World::new();
@@ -710,8 +730,12 @@ fn a_trusted_client_brings_its_machines() {
 fn there_is_one_scheduler(#[case] name: &str) {
     let world = World::new();
     world.machines(&[("b1", 1)]);
-    let daemon = world.daemon();
+    let machines = fs_err::read_to_string(world.path("conf/machines")).unwrap();
     world.machines(&[]);
+    let mut command = world.daemon_command();
+    command.args(["--option", "builders", machines.trim()]);
+    let daemon = Daemon(command.spawn().unwrap());
+    world.heard("READY=1");
     let build = |seconds: &str| match name {
         "nix-store" => world.by_name(name, &["-r", &world.sleeper(seconds)]),
         _ => world.by_name(name, &["--no-out-link", "-E", &world.expression(seconds)]),

@@ -9,6 +9,7 @@
 
 pub mod checks;
 mod finding;
+mod hook;
 mod in_force;
 mod json;
 mod keys;
@@ -22,6 +23,7 @@ mod text;
 mod whose;
 
 pub use finding::Finding;
+pub use hook::{HookLines, judge_hook};
 pub use in_force::{SettingRead, changed_settings, settings_in_force};
 pub use json::report_as_json;
 pub use keys::{KeyFile, KeyState, judge_key};

@@ -96,7 +96,7 @@ impl Login {
         let lines = fs_err::read_to_string(&learnt).map_err(failed)?;
         match lines.lines().find_map(|line| line.strip_prefix("shown ")) {
             Some(key) => Ok(key.trim().to_owned()),
-            None => Err(self.unreachable(text(&ran.stderr))),
+            None => Err(self.unreachable(without_debug(&text(&ran.stderr)))),
         }
     }
 
@@ -211,6 +211,27 @@ async fn keep(mut from: impl AsyncRead + Unpin, into: &mut Vec<u8>) {
     tokio::io::copy(&mut from, &mut tokio::io::sink()).await.ok();
 }
 
+/// Leaves out what `ssh -v` says beside what is wrong.
+fn without_debug(said: &str) -> String {
+    let is_told = |line: &&str| !line.starts_with("debug") && !line.starts_with("OpenSSH_");
+    said.lines().filter(is_told).map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
 fn text(bytes: &[u8]) -> String {
     crate::log::plain_text(&String::from_utf8_lossy(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_told_without_how_it_was_found() {
+        let said = "OpenSSH_10.0p2 Debian\r\ndebug1: Reading configuration data\r\n\
+                    ssh: Could not resolve hostname x: Name or service not known\r\n";
+        assert_eq!(
+            without_debug(said),
+            "ssh: Could not resolve hostname x: Name or service not known"
+        );
+    }
 }

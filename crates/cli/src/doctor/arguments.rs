@@ -8,8 +8,8 @@ use crate::arguments::{SettingArguments, SourceArguments, VerbosityArguments};
 /// The arguments of `drover doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArguments {
-    /// Machines to examine: hosts or addresses of lines, or addresses that are not listed; by default
-    /// all that are listed
+    /// Machines to examine: hosts or addresses, listed or not (USER@HOST, ssh-ng://HOST); by default all
+    /// that are listed
     #[arg(value_name = "BUILDER")]
     pub(crate) builders_to_examine: Vec<String>,
     /// Say what these derivations ask for and no machine has: PATH.drv, a flake reference, or with -f

@@ -7,8 +7,8 @@ use std::path::Path;
 use drover_config::{Files as _, Machine, Origin, Sandbox};
 use drover_doctor::{
     BuildersSetting, FileRead, Finding, KeyFile, KeyState, LineRead, LocalTrust, Presence, Report,
-    Requirement, VariableRead, changed_settings, judge_builders, judge_key, judge_lines,
-    settings_in_force,
+    Requirement, VariableRead, changed_settings, judge_builders, judge_hook, judge_key,
+    judge_lines, settings_in_force,
 };
 use drover_store::{Store as _, Trust};
 use drover_store_remote::Address;
@@ -19,6 +19,7 @@ use super::listed::Listed;
 use crate::configuration::Configuration;
 use crate::derivation_show::to_build;
 use crate::forwarding;
+use crate::hook::own_lines;
 use crate::host::FileSystem;
 use crate::local_store::LocalStore;
 use crate::own_store;
@@ -50,6 +51,8 @@ pub(super) async fn report(
             "leads to drover, which builds on the machines behind it; those are examined",
         )
     }));
+    let own: Vec<&Machine> = listed.own_lines().collect();
+    findings.extend(own_lines(&own, configuration).iter().flat_map(judge_hook));
     findings.extend(judge_lines(&machines.machines, asked));
     let user = surroundings.user.as_str();
     findings.extend(keys(&machines.machines).iter().filter_map(|key| judge_key(key, user)));

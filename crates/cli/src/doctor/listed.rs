@@ -1,7 +1,7 @@
 //! The machines that are listed, and those that are to be examined.
 
 use anyhow::{Context as _, bail};
-use drover_config::{Builders, Machine, Machines, Origin, parse_machines};
+use drover_config::{Builders, Machine, Machines, Origin, StoreReference, parse_machines};
 
 use crate::builders::folder_of;
 use crate::configuration::Configuration;
@@ -64,8 +64,10 @@ pub(super) fn chosen(
     for name in names {
         let mut found: Vec<Machine> =
             all.iter().filter(|machine| is_called(machine, name)).cloned().collect();
-        if found.is_empty() && name.contains("://") {
-            found.push(unlisted(name, configuration)?);
+        if found.is_empty()
+            && let Some(address) = as_address(name)
+        {
+            found.push(unlisted(&address, configuration)?);
         }
         if found.is_empty() {
             let names: Vec<String> =
@@ -75,7 +77,8 @@ pub(super) fn chosen(
                 false => format!("listed are {}", names.join(", ")),
             };
             bail!(
-                "no machine is called '{name}': {listed}; one that isn't listed is called ssh-ng://HOST"
+                "no machine is called '{name}': {listed}; one that isn't listed is called HOST, USER@HOST or \
+                 ssh-ng://HOST"
             );
         }
         for machine in found {
@@ -87,13 +90,24 @@ pub(super) fn chosen(
     Ok(chosen)
 }
 
+/// Returns the address that a name which isn't listed stands for, as for `drover builder add`.
+fn as_address(name: &str) -> Option<String> {
+    if name.contains("://") {
+        return Some(name.to_owned());
+    }
+    let address = format!("ssh-ng://{name}");
+    let store: StoreReference = address.parse().ok()?;
+    let is_word = !name.starts_with('-') && !name.contains(|c: char| c.is_whitespace() || c == '/');
+    (is_word && !store.is_without_ssh()).then_some(address)
+}
+
 fn is_called(machine: &Machine, name: &str) -> bool {
     let store = &machine.store_uri;
     let authority = store.authority();
     let is_host = authority.is_some_and(|authority| {
         authority.host.to_string() == name || authority.to_string() == name
     });
-    is_host || name.parse().is_ok_and(|named: drover_config::StoreReference| named == *store)
+    is_host || name.parse().is_ok_and(|named: StoreReference| named == *store)
 }
 
 /// Returns the machine of an address that is in no line.

@@ -73,7 +73,11 @@ async fn build_by(
         Ok(BuildOutcome::Built(built)) => fetch(store, built.outputs.into_values().collect()).await,
         Ok(BuildOutcome::Failed(BuildFailure::Refused { message })) => Came::Refused(message),
         Ok(BuildOutcome::Failed(failure)) => Came::Failed(failure.into_message()),
-        Err(error) => Came::Failed(error.to_string()),
+        // one that has ended a connection at a build may say why when it's asked something else
+        Err(error) => match store.path_infos(std::slice::from_ref(&path)).await {
+            Ok(_) => Came::Failed(error.to_string()),
+            Err(why) => Came::Failed(why.to_string()),
+        },
     }
 }
 

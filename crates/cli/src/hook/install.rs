@@ -6,18 +6,20 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use drover_config::Machine;
 
 use super::arguments::{InstallArguments, LineArguments};
+use super::files::{Files, Purpose, is_our_line};
 use super::{behind, lines, machines};
 use crate::configuration::Configuration;
 use crate::exit::ExitStatus;
-use crate::file_turn::FileTurn;
+use crate::file_turn::{FileTurn, check_writable};
+use crate::own_program::own_program;
 use crate::terminal::Terminal;
 
 /// What stands above our lines.
-const HEADER: &str = "# drover builds for this machine (drover hook install).\n";
+pub(super) const HEADER: &str = "# drover builds for this machine (drover hook install).\n";
 
 /// Prints the lines for the machines file.
 ///
@@ -31,7 +33,7 @@ pub(super) fn print(arguments: &LineArguments, terminal: &Terminal) -> anyhow::R
         terminal.error(&no_machines(&machines::file(&configuration.host.environment)));
         return Ok(ExitStatus::GENERAL);
     }
-    for line in lines::lines(&machines, &program()?) {
+    for line in lines::lines(&machines, &program(&configuration, terminal)?) {
         terminal.print(&line)?;
     }
     Ok(ExitStatus::SUCCESS)
@@ -45,8 +47,11 @@ fn no_machines(file: &Path) -> String {
 }
 
 /// Returns this very program as it's called, so that an update in its place counts.
-fn program() -> anyhow::Result<PathBuf> {
-    let program = std::env::current_exe().context("cannot find drover's own file")?;
+pub(super) fn program(
+    configuration: &Configuration,
+    terminal: &Terminal,
+) -> anyhow::Result<PathBuf> {
+    let program = own_program(&configuration.host, terminal)?;
     // Nix takes what stands in a line apart at blanks
     if program.display().to_string().contains(char::is_whitespace) {
         bail!(
@@ -68,41 +73,29 @@ pub(super) fn install(
     terminal: &Terminal,
 ) -> anyhow::Result<ExitStatus> {
     let configuration = Configuration::load(&arguments.settings.overrides(), terminal)?;
-    let files = Files::of(&configuration)?;
+    let files = Files::of(&configuration, Purpose::Hook)?;
+    check_writable(&files.machines, "")?;
+    check_writable(&files.behind, "")?;
     let before = files.read_machines()?;
     let found = behind::configured(&configuration, terminal)?;
-    let is_there = before.lines().any(is_our_line);
-    let (kept, behind): (String, Vec<Machine>) = match (is_there, files.behind.exists()) {
-        // machines may have changed meanwhile
-        (true, true) => (with_others(&fs_err::read_to_string(&files.behind)?, &before), found),
-        (true, false) => bail!(
-            "'{}' leads to drover, but its own machines are not listed: there is no '{}'",
-            files.machines.display(),
-            files.behind.display()
-        ),
-        (false, true) if !found.is_empty() => bail!(
-            "machines are listed in '{}' and in '{}': put all of them into the latter, and empty the \
-             former",
-            files.machines.display(),
-            files.behind.display()
-        ),
-        (false, true) => (
-            fs_err::read_to_string(&files.behind)?,
-            behind::listed_or_configured(&configuration, terminal)?,
-        ),
-        (false, false) => (before.clone(), found),
-    };
+    let (kept, behind) =
+        Behind { files: &files, before: &before, found }.sort(&configuration, terminal)?;
     if behind.is_empty() {
         bail!("{}", no_machines(&files.behind));
     }
-    let ours: String =
-        lines::lines(&behind, &program()?).iter().map(|line| format!("{line}\n")).collect();
-    terminal.info(&format!(
-        "{} gets\n{HEADER}{ours}and the {} listed there go to {}, where drover finds them",
-        files.machines.display(),
-        counted(behind.len()),
-        files.behind.display()
-    ));
+    let ours: String = lines::lines(&behind, &program(&configuration, terminal)?)
+        .iter()
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let what = match before.lines().any(is_our_line) {
+        true => format!("the {} behind it: {}", counted(behind.len()), files.behind.display()),
+        false => format!(
+            "and the {} listed there go to {}, where drover finds them",
+            counted(behind.len()),
+            files.behind.display()
+        ),
+    };
+    terminal.info(&format!("{} gets\n{HEADER}{ours}{what}", files.machines.display()));
     confirm(arguments)?;
     let turn = files.turn(&before)?;
     // nothing is lost whatever happens in between: the machines come first
@@ -110,6 +103,46 @@ pub(super) fn install(
     turn.replace(&format!("{HEADER}{ours}"))?;
     terminal.info("done; Nix reads it for its next build, and `drover hook uninstall` undoes it");
     Ok(ExitStatus::SUCCESS)
+}
+
+/// The machines that are to stand behind the hook, wherever they stand now.
+struct Behind<'a> {
+    files: &'a Files,
+    /// What is in the machines file.
+    before: &'a str,
+    /// The machines of `builders`.
+    found: Vec<Machine>,
+}
+
+impl Behind<'_> {
+    /// Returns the text of the file behind the hook, and its machines.
+    fn sort(
+        self,
+        configuration: &Configuration,
+        terminal: &Terminal,
+    ) -> anyhow::Result<(String, Vec<Machine>)> {
+        let Behind { files, before, found } = self;
+        Ok(match (before.lines().any(is_our_line), files.behind.exists()) {
+            // machines may have changed meanwhile
+            (true, true) => (with_others(&fs_err::read_to_string(&files.behind)?, before), found),
+            (true, false) => bail!(
+                "'{}' leads to drover, but its own machines are not listed: there is no '{}'",
+                files.machines.display(),
+                files.behind.display()
+            ),
+            (false, true) if !found.is_empty() => bail!(
+                "machines are listed in '{}' and in '{}': put all of them into the latter, and empty the \
+                 former",
+                files.machines.display(),
+                files.behind.display()
+            ),
+            (false, true) => (
+                fs_err::read_to_string(&files.behind)?,
+                behind::listed_or_configured(configuration, terminal)?,
+            ),
+            (false, false) => (before.to_owned(), found),
+        })
+    }
 }
 
 fn counted(machines: usize) -> String {
@@ -129,7 +162,8 @@ pub(super) fn uninstall(
     terminal: &Terminal,
 ) -> anyhow::Result<ExitStatus> {
     let configuration = Configuration::load(&arguments.settings.overrides(), terminal)?;
-    let files = Files::of(&configuration)?;
+    let files = Files::of(&configuration, Purpose::Hook)?;
+    check_writable(&files.machines, "")?;
     if !files.leads_to_drover()? {
         bail!("'{}' does not lead to drover", files.machines.display());
     }
@@ -167,76 +201,6 @@ fn with_others(kept: &str, machines: &str) -> String {
     text
 }
 
-fn is_our_line(line: &str) -> bool {
-    let store = line.split_whitespace().next().unwrap_or_default();
-    store.parse().is_ok_and(|store| lines::is_own(&store))
-}
-
-/// The files that are written.
-pub(crate) struct Files {
-    /// The machines file that stock Nix reads.
-    pub(crate) machines: PathBuf,
-    /// The machines behind drover's own lines, where those are there.
-    pub(crate) behind: PathBuf,
-}
-
-impl Files {
-    /// Returns the files.
-    ///
-    /// # Errors
-    ///
-    /// `builders` names no single file, or one that the system's configuration makes.
-    pub(crate) fn of(configuration: &Configuration) -> anyhow::Result<Files> {
-        let Configuration { settings, conf, host, .. } = configuration;
-        let builders = settings.builders.trim();
-        let file = builders.strip_prefix('@').filter(|file| !file.contains([';', '\n', '@']));
-        let Some(file) = file.map(|file| PathBuf::from(file.trim())) else {
-            bail!(
-                "{}: 'builders' is '{builders}'; have it name a file, such as @/etc/nix/machines, \
-                 and list the machines there",
-                conf.origin("builders")
-            );
-        };
-        let is_of_system = fs_err::canonicalize(&file)
-            .is_ok_and(|real| real.starts_with(configuration.store_dir.as_str()));
-        if is_of_system {
-            bail!(
-                "'{}' is made by the system's configuration: on NixOS set services.drover.hook.enable there",
-                file.display()
-            );
-        }
-        Ok(Files { machines: file, behind: machines::file(&host.environment) })
-    }
-
-    /// Whether drover's own lines are in the machines file.
-    ///
-    /// # Errors
-    ///
-    /// It can't be read.
-    pub(crate) fn leads_to_drover(&self) -> anyhow::Result<bool> {
-        Ok(self.read_machines()?.lines().any(is_our_line))
-    }
-
-    /// Takes the turn at the machines file, in which this stood when the user was asked.
-    fn turn(&self, before: &str) -> anyhow::Result<FileTurn> {
-        let turn = FileTurn::take(&self.machines)?;
-        if turn.read()? != before {
-            bail!(
-                "'{}' has been changed meanwhile by somebody else: nothing was written; try again",
-                self.machines.display()
-            );
-        }
-        Ok(turn)
-    }
-
-    fn read_machines(&self) -> anyhow::Result<String> {
-        match self.machines.exists() {
-            true => Ok(fs_err::read_to_string(&self.machines)?),
-            false => Ok(String::new()),
-        }
-    }
-}
-
 fn confirm(arguments: &InstallArguments) -> anyhow::Result<()> {
     if arguments.yes {
         return Ok(());
@@ -264,12 +228,5 @@ mod tests {
         let machines = format!("{HEADER}{ours}\nssh://c # new\n");
         assert_eq!(with_others("ssh://a\n", &machines), "ssh://a\nssh://c # new\n");
         assert_eq!(with_others("ssh://a", &format!("{HEADER}{ours}\n")), "ssh://a");
-    }
-
-    #[test]
-    fn knows_its_own_lines() {
-        assert!(is_our_line("ssh-ng://localhost?remote-program=/d%20hook%20connect x86_64-linux"));
-        assert!(!is_our_line("# ssh-ng://localhost?remote-program=/d%20hook%20connect"));
-        assert!(!is_our_line("ssh://b1"));
     }
 }

@@ -4,7 +4,7 @@
 //! `src/libstore/ssh.cc`), and speaks the worker protocol with it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use drover_config::{Machine, Scheme, StoreReference};
 use drover_daemon::Need;
@@ -30,6 +30,11 @@ pub(crate) fn is_own(store: &StoreReference) -> bool {
     *store.scheme() == Scheme::SshNg
         && store.is_without_ssh()
         && WORDS.iter().all(|word| words.next() == Some(word))
+}
+
+/// Returns the program that a line of this module starts.
+pub(crate) fn program_of(store: &StoreReference) -> Option<PathBuf> {
+    store.param("remote-program")?.split_ascii_whitespace().next().map(PathBuf::from)
 }
 
 /// What derivations must be like for machines to take them.
@@ -107,8 +112,6 @@ fn in_query(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use drover_config::{Builders, Origin, parse_machines};
     use rstest::rstest;
 
@@ -146,6 +149,7 @@ mod tests {
         let line = lines(&machines("ssh://a x86_64-linux - 4 1 kvm"), Path::new("/bin/drover"));
         let [read] = &machines(&line[0])[..] else { panic!("one machine") };
         assert!(is_own(&read.store_uri));
+        assert_eq!(program_of(&read.store_uri).unwrap(), Path::new("/bin/drover"));
         assert_eq!(read.max_jobs, 8);
         assert_eq!(read.supported_features, ["kvm".to_owned()].into());
     }

@@ -39,13 +39,19 @@ impl Builders {
     /// Returns the files that they may be read from, with those of the settings. Files that such files
     /// include aren't among them.
     pub(crate) fn files(&self, environment: &Environment) -> Vec<PathBuf> {
-        let entries = self.0.split([';', '\n']).filter_map(|entry| entry.trim().strip_prefix('@'));
-        let mut files: Vec<PathBuf> = entries.map(|file| PathBuf::from(file.trim())).collect();
-        files.push(file(environment));
+        let mut files = listed_in(&self.0, environment);
         files.push(environment.conf_dir().join("nix.conf"));
         files.extend(environment.user_conf_files());
         files
     }
+}
+
+/// Returns the files that the machines of a value of `builders` may be listed in, files left out that such
+/// files include.
+pub(crate) fn listed_in(builders: &str, environment: &Environment) -> Vec<PathBuf> {
+    let entries = builders.split([';', '\n']).filter_map(|entry| entry.trim().strip_prefix('@'));
+    let files = entries.map(|file| PathBuf::from(file.trim()));
+    files.chain([file(environment)]).collect()
 }
 
 #[cfg(test)]

@@ -9,11 +9,13 @@ mod arguments;
 pub(crate) mod behind;
 mod connect;
 mod daemon;
+mod files;
 mod install;
 mod lines;
 mod machines;
 mod meeting;
 mod order;
+mod renewal;
 
 use std::path::PathBuf;
 
@@ -26,7 +28,9 @@ use crate::terminal::Terminal;
 
 pub(crate) use arguments::HookArguments;
 use arguments::HookCommand;
-pub(crate) use install::Files as MachinesFiles;
+pub(crate) use files::{Files as MachinesFiles, Purpose};
+pub(crate) use machines::listed_in;
+pub(crate) use renewal::{Renewal, own_lines, renew};
 
 /// By this name the program is the build hook, for a Nix such as 2.8 whose `build-hook` can have no
 /// arguments.

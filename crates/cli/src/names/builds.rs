@@ -9,6 +9,7 @@
 //! What was built for somebody who asked for it is signed with the keys of `secret-key-files`.
 
 mod crews;
+mod listed;
 mod noting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -28,9 +29,11 @@ use drover_store::{
 use drover_store_local::LocalStore;
 use tokio::sync::OnceCell;
 
+use self::listed::machine_files;
 use self::noting::note_outputs;
 use super::ThisMachine;
 use super::signer::Signer;
+use super::stamps::Stamp;
 use crate::after_build::{self, BuiltElsewhere};
 use crate::configuration::Configuration;
 use crate::host::processors;
@@ -53,6 +56,8 @@ pub(super) struct Builds {
     state: Mutex<State>,
     service: Arc<Service>,
     numbers: BuildNumbers,
+    /// The files that the machines were read from, as they were.
+    read: Mutex<Vec<Stamp>>,
 }
 
 /// Has all services give their builds numbers that no other gives.
@@ -93,6 +98,7 @@ impl Builds {
         (store, builder): (Option<Arc<LocalStore>>, Option<LocalBuilder>),
     ) -> anyhow::Result<Builds> {
         let by = (store.as_ref(), builder.as_ref());
+        let read = Mutex::new(machine_files(&configuration));
         let machines = machine.machines(&configuration, None, by)?;
         let numbers = BuildNumbers::default();
         let options = numbered(service_options(&configuration.settings)?, &numbers);
@@ -103,7 +109,8 @@ impl Builds {
         let (earlier, forgotten) = (Vec::new(), Vec::new());
         let state =
             State { configuration, keys, builder, earlier, hooked, brought, forgotten, drained };
-        Ok(Builds { machine: machine.clone(), store, state: Mutex::new(state), service, numbers })
+        let (machine, state) = (machine.clone(), Mutex::new(state));
+        Ok(Builds { machine, store, state, service, numbers, read })
     }
 
     /// Takes over other settings and machines. What is built goes on.
@@ -112,6 +119,8 @@ impl Builds {
         configuration: Arc<Configuration>,
         builder: Option<LocalBuilder>,
     ) -> anyhow::Result<()> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = machine_files(&configuration);
         let machines =
             self.machine.machines(&configuration, None, (self.store.as_ref(), builder.as_ref()))?;
         let keys = Arc::new(signing::keys(
@@ -119,6 +128,7 @@ impl Builds {
             &self.machine.terminal,
         )?);
         self.service.reload(machines, service_options(&configuration.settings)?);
+        *read = now;
         let mut state = self.state();
         (state.configuration, state.keys) = (configuration, keys);
         let before = std::mem::replace(&mut state.builder, builder);
@@ -169,6 +179,7 @@ impl Builds {
 
     /// Returns what builds on the machines that are configured.
     pub(super) fn configured(&self) -> &Service {
+        self.look_at_machines();
         &self.service
     }
 
@@ -182,6 +193,7 @@ impl Builds {
         store: &dyn Keeper,
         settings: &mut RealiseSettings,
     ) -> Result<Arc<Service>, StoreError> {
+        self.look_at_machines();
         let configuration = Arc::clone(&self.state().configuration);
         // clients always send a number: this machine's own, or by older releases that of its
         // processors, where nobody has asked for one

@@ -1,10 +1,9 @@
 //! The daemon that schedules what stock Nix's hooks have built: nothing is built on this machine, and
 //! what was built waits beside the store.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use drover_compat::Options;
@@ -21,6 +20,7 @@ use super::control::Overseer;
 use super::daemon::Outside;
 use super::served::{Outputs, Serving, answering, keeper, policy};
 use super::signals::Signals;
+use super::stamps::Stamp;
 use super::{BuiltBy, NIX_VERSION, ThisMachine};
 use crate::configuration::Configuration;
 use crate::host::raise_file_limit;
@@ -34,21 +34,6 @@ struct HookMachines {
     /// What the machines were read from.
     files: Vec<PathBuf>,
     read: Mutex<Vec<Stamp>>,
-}
-
-/// What tells one version of a file from another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Stamp(Option<(SystemTime, u64, u64)>);
-
-impl Stamp {
-    fn of(file: &Path) -> Stamp {
-        let found = fs_err::metadata(file).ok();
-        Stamp(found.and_then(|found| Some((found.modified().ok()?, found.len(), found.ino()))))
-    }
-
-    fn of_all(files: &[PathBuf]) -> Vec<Stamp> {
-        files.iter().map(|file| Stamp::of(file)).collect()
-    }
 }
 
 impl HookMachines {

@@ -13,6 +13,7 @@ mod serve;
 mod served;
 mod signals;
 mod signer;
+mod stamps;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

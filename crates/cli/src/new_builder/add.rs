@@ -1,27 +1,27 @@
 //! `drover builder add`: tries a machine, and writes its line.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use drover_config::{Builders, Machine, Origin, StoreReference, parse_machines};
 use drover_doctor::checks::program::version;
-use drover_doctor::{MachineLine, MachineReport, Report, Route, Standing, Target, report_as_text};
+use drover_doctor::{MachineLine, MachineReport, Report, Standing, Target, report_as_text};
 use drover_store_remote::{Address, Program, SshTarget};
 
 use super::arguments::{AddArguments, LineArguments};
+use super::found::Found;
 use super::{file, host_key};
-use crate::address::address;
+use crate::address::{address, whole_address};
 use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::doctor::{Surroundings, Way, examine, known, machine_settings, places, target};
 use crate::exit::ExitStatus;
+use crate::hook::{MachinesFiles, Purpose, Renewal, renew};
 use crate::host::FileSystem;
 use crate::terminal::Terminal;
-
-/// Cores and a system, where there is no Nix to ask.
-const MACHINE: &str = "nproc; uname -sm; if [ -w /dev/kvm ]; then echo kvm; fi";
 
 /// Tries a machine, and writes its line.
 ///
@@ -37,7 +37,7 @@ pub(super) async fn add(
     let store = store(&arguments.host)?;
     let visitor = Visitor::of(&configuration, store, &arguments.line, terminal)?;
     // nobody wants to wait to be told so
-    visitor.check_absent()?;
+    visitor.check_file()?;
     let guest = visitor.enter().await?;
     visitor.enlist(&guest).await
 }
@@ -61,6 +61,8 @@ pub(super) struct Visitor<'a> {
     connector: Connector,
     store: StoreReference,
     arguments: &'a LineArguments,
+    /// The private key to log in with.
+    ssh_key: Option<PathBuf>,
     terminal: &'a Terminal,
     limit: Duration,
 }
@@ -78,7 +80,7 @@ impl<'a> Visitor<'a> {
     ///
     /// # Errors
     ///
-    /// No folder for sockets.
+    /// No folder for sockets, or no such key.
     pub(super) fn of(
         configuration: &'a Configuration,
         store: StoreReference,
@@ -87,7 +89,13 @@ impl<'a> Visitor<'a> {
     ) -> anyhow::Result<Visitor<'a>> {
         let connector = Connector::new(configuration)?;
         let limit = configuration.connect_timeout();
-        Ok(Visitor { configuration, connector, store, arguments, terminal, limit })
+        let ssh_key = ssh_key(arguments, configuration)?;
+        Ok(Visitor { configuration, connector, store, arguments, ssh_key, terminal, limit })
+    }
+
+    /// Returns how long a command may take there.
+    pub(super) fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// Returns the same visitor, to another program there.
@@ -101,19 +109,35 @@ impl<'a> Visitor<'a> {
         &self.store
     }
 
-    /// Checks that the machine isn't listed yet.
+    /// Returns the machine as it's listed already, if it is.
+    ///
+    /// # Errors
+    ///
+    /// The machines file can't be read.
+    pub(super) fn listed(&self) -> anyhow::Result<Option<Machine>> {
+        let file = file::choose(self.arguments, self.configuration)?;
+        file::listed(&file, &self.store, self.configuration)
+    }
+
+    /// Checks that the machine isn't listed yet, and that it can be.
     ///
     /// # Errors
     ///
     /// It is, or the file is none that can be written.
-    pub(super) fn check_absent(&self) -> anyhow::Result<()> {
+    pub(super) fn check_file(&self) -> anyhow::Result<()> {
         let file = file::choose(self.arguments, self.configuration)?;
-        file::check_absent(&file, &self.line(BTreeSet::new(), BTreeSet::new(), 1, None))
+        file::check_absent(&file, &self.line(BTreeSet::new(), BTreeSet::new(), 1, None))?;
+        file::check_writable(&file)
     }
 
-    fn ssh(&self) -> anyhow::Result<(SshTarget, Program)> {
+    /// Returns how the machine is reached, and what is run there.
+    ///
+    /// # Errors
+    ///
+    /// It isn't reached by SSH.
+    pub(super) fn ssh(&self) -> anyhow::Result<(SshTarget, Program)> {
         let mut store = self.store.clone();
-        if let Some(key) = &self.arguments.ssh_key {
+        if let Some(key) = &self.ssh_key {
             store = store.with_param("ssh-key", &key.display().to_string());
         }
         match address(&store, &self.configuration.host.daemon_socket())? {
@@ -132,14 +156,42 @@ impl<'a> Visitor<'a> {
         let name = self.store.to_string();
         let target = target(&ssh);
         let login = self.connector.log_in(&name, ssh.clone());
-        let route = Route::parse(&login.configuration().await?)
-            .with_context(|| format!("ssh -G {} says no host name", target.destination))?;
+        let configuration = login.configuration().await?;
         let host_key =
-            host_key::believed(&login, &route, &target, self.arguments, self.terminal).await?;
+            host_key::believed(&login, &configuration, &target, self.arguments, self.terminal);
+        let host_key = host_key.await?;
         ssh.host_key = Some(host_key.clone());
         let login = self.connector.log_in(&name, ssh);
         login.open().await?;
         Ok(Guest { way: Way::Ssh(Box::new(login)), host_key, target })
+    }
+
+    /// Logs in at a machine that is listed, as builds do.
+    ///
+    /// # Errors
+    ///
+    /// The user isn't let in.
+    pub(super) async fn way_to(&self, machine: &Machine) -> anyhow::Result<Way> {
+        let name = machine.store_uri.to_string();
+        let socket = self.configuration.host.daemon_socket();
+        let Address::Ssh(ssh, _) = whole_address(machine, &socket)? else {
+            bail!("'{name}' is not reached by SSH")
+        };
+        let login = self.connector.log_in(&name, ssh);
+        login.open().await?;
+        Ok(Way::Ssh(Box::new(login)))
+    }
+
+    /// Tries a machine that is listed.
+    ///
+    /// # Errors
+    ///
+    /// It can't be built on.
+    pub(super) async fn examine_listed(&self, machine: &Machine) -> anyhow::Result<()> {
+        let report = self.try_out(machine).await;
+        let what =
+            format!("the program of '{}' was renewed, but builds don't get there", self.store);
+        self.want_usable(report, &what).map(drop)
     }
 
     /// Finds out what the machine has, tries it, and writes its line.
@@ -152,23 +204,50 @@ impl<'a> Visitor<'a> {
         let line = self.describe(guest).await?;
         let file = file::choose(self.arguments, self.configuration)?;
         file::check_absent(&file, &line)?;
-        let report = self.try_out(&line).await?;
-        if report.standing() == Standing::NotUsable {
-            let report = Report { machines: vec![report], ..Report::default() };
-            let told = report_as_text(&report);
-            let machine = told.split_once("\n\n").map_or(told.as_str(), |(_, machine)| machine);
-            self.terminal.print(machine)?;
-            bail!("'{}' was not added: builds don't get there", self.store);
-        }
-        self.tell_oddities(&report);
+        let report = self.try_out(&read_back(&line, self.configuration)?).await;
+        let what = format!("'{}' was not added: builds don't get there", self.store);
+        self.tell_oddities(&self.want_usable(report, &what)?);
         let shown = file.display();
         if !self.arguments.yes {
             host_key::confirm(&format!("{line}\nWrite this line into {shown}?"))?;
         }
-        file::add(&file, &line)?;
+        let added = file::add(&file, &line);
         self.terminal.print(&line.to_string())?;
+        added.context("the line above was not written")?;
         self.terminal.info(&format!("written into {shown}; drover doctor says how it does"));
+        self.tell_hook(&file);
         Ok(ExitStatus::SUCCESS)
+    }
+
+    /// Returns the report on a machine that can be built on; that on another one is shown.
+    fn want_usable(&self, report: MachineReport, what: &str) -> anyhow::Result<MachineReport> {
+        if report.standing() != Standing::NotUsable {
+            return Ok(report);
+        }
+        let report = Report { machines: vec![report], ..Report::default() };
+        let told = report_as_text(&report);
+        let machine = told.split_once("\n\n").map_or(told.as_str(), |(_, machine)| machine);
+        self.terminal.print(machine)?;
+        bail!("{what}")
+    }
+
+    /// Has stock Nix know of the machine, where it's asked by lines that lead to drover.
+    fn tell_hook(&self, file: &Path) {
+        let is_behind = MachinesFiles::of(self.configuration, Purpose::Machine)
+            .is_ok_and(|files| files.behind == file);
+        if !is_behind {
+            return;
+        }
+        match renew(self.configuration, self.terminal) {
+            Ok(Renewal::Renewed(file)) => self.terminal.info(&format!(
+                "drover's lines in {} are renewed, so that stock Nix builds there, too",
+                file.display()
+            )),
+            Ok(Renewal::AsTheyWere | Renewal::NoLines) => {}
+            Err(error) => self.terminal.warn(&format!(
+                "stock Nix doesn't know of the machine until `sudo drover hook install` was run: {error:#}"
+            )),
+        }
     }
 
     /// Says where the program is, where it isn't on the `PATH` and the user hasn't said it.
@@ -197,13 +276,7 @@ impl<'a> Visitor<'a> {
     async fn describe(&self, guest: &Guest) -> anyhow::Result<MachineLine> {
         let (_, program) = self.ssh()?;
         let own = machine_settings(&guest.way, known(&program).0, self.limit).await;
-        let ran = guest.way.run(&["sh", "-c", MACHINE], self.limit).await;
-        let printed = String::from_utf8_lossy(&ran.stdout).into_owned();
-        let cores = printed.lines().find_map(|line| line.trim().parse().ok());
-        let (systems, features) = match own {
-            Some(own) => (own.systems, own.features),
-            None => by_uname(&printed),
-        };
+        let Found { systems, features, cores, said } = Found::of(&guest.way, own, self.limit).await;
         let levels = |system: &String| !system.contains("-v") || !system.ends_with("-linux");
         let systems: BTreeSet<String> = match self.arguments.systems.is_empty() {
             true => systems.into_iter().filter(levels).collect(),
@@ -215,11 +288,18 @@ impl<'a> Visitor<'a> {
         };
         if systems.is_empty() {
             bail!(
-                "what '{}' builds for could not be found out: give --systems, such as x86_64-linux",
+                "what '{}' builds for could not be found out: give --systems, such as x86_64-linux{said}",
                 self.store
             );
         }
-        let cores = self.arguments.max_jobs.or(cores).unwrap_or(1);
+        let cores = self.arguments.max_jobs.or(cores).unwrap_or_else(|| {
+            self.terminal.warn(&format!(
+                "how many cores '{}' has could not be found out, so it gets one build at a time: give \
+                 --max-jobs{said}",
+                self.store
+            ));
+            1
+        });
         Ok(self.line(systems, features, cores, Some(guest.host_key.clone())))
     }
 
@@ -230,17 +310,16 @@ impl<'a> Visitor<'a> {
         max_jobs: u32,
         host_key: Option<String>,
     ) -> MachineLine {
-        let ssh_key = self.arguments.ssh_key.clone();
+        let ssh_key = self.ssh_key.clone();
         MachineLine { store: self.store.clone(), systems, ssh_key, max_jobs, features, host_key }
     }
 
-    /// Examines the machine by the line that is to be written.
-    async fn try_out(&self, line: &MachineLine) -> anyhow::Result<MachineReport> {
-        self.terminal.info(&format!("trying {}", self.store));
-        let machine = read_back(line, self.configuration)?;
+    /// Examines a machine, step by step.
+    async fn try_out(&self, machine: &Machine) -> MachineReport {
+        self.terminal.info(&format!("trying {}", machine.store_uri));
         let connector = self.connector.clone();
         let surroundings = Arc::new(Surroundings::of(self.configuration, connector));
-        Ok(examine(&machine, &surroundings).await)
+        examine(machine, &surroundings).await
     }
 
     fn tell_oddities(&self, report: &MachineReport) {
@@ -257,6 +336,20 @@ impl<'a> Visitor<'a> {
     }
 }
 
+/// Returns the whole path of the key that was given.
+fn ssh_key(
+    arguments: &LineArguments,
+    configuration: &Configuration,
+) -> anyhow::Result<Option<PathBuf>> {
+    let Some(given) = &arguments.ssh_key else { return Ok(None) };
+    // stock Nix takes no other
+    let key = configuration.host.environment.current_dir.join(given);
+    match key.is_file() {
+        true => Ok(Some(key)),
+        false => bail!("there is no private key '{}'", key.display()),
+    }
+}
+
 /// Returns the machine that a line is read as.
 fn read_back(line: &MachineLine, configuration: &Configuration) -> anyhow::Result<Machine> {
     let builders = Builders {
@@ -267,20 +360,6 @@ fn read_back(line: &MachineLine, configuration: &Configuration) -> anyhow::Resul
     };
     let read = parse_machines(&builders, &FileSystem)?;
     read.machines.into_iter().next().context("the line of the machine is empty")
-}
-
-/// Returns the system that `uname -sm` has printed, in Nix's words, and the features that a machine
-/// has where nobody has set any.
-fn by_uname(printed: &str) -> (BTreeSet<String>, BTreeSet<String>) {
-    let system = printed.lines().find_map(|line| {
-        let (kernel, machine) = line.split_once(' ')?;
-        let machine = if machine == "arm64" { "aarch64" } else { machine };
-        Some(format!("{machine}-{}", kernel.to_lowercase()))
-    });
-    let mut features: BTreeSet<String> =
-        ["benchmark", "big-parallel", "nixos-test"].map(str::to_owned).into();
-    features.extend(printed.lines().filter(|line| *line == "kvm").map(str::to_owned));
-    (system.into_iter().collect(), features)
 }
 
 #[cfg(test)]
@@ -294,12 +373,5 @@ mod tests {
         for refused in ["localhost", "https://b1", "-oProxyCommand=x"] {
             assert!(store(refused).is_err(), "{refused}");
         }
-    }
-
-    #[test]
-    fn a_machine_without_nix_says_what_it_is() {
-        let (systems, features) = by_uname("8\nDarwin arm64\nkvm\n");
-        assert_eq!(systems, ["aarch64-darwin".to_owned()].into());
-        assert!(features.contains("kvm") && features.contains("big-parallel"));
     }
 }

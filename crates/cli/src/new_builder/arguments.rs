@@ -46,6 +46,9 @@ pub(crate) struct BootstrapArguments {
     /// The program for that machine; this very one where it needs no libraries
     #[arg(long, value_name = "FILE")]
     pub(crate) program: Option<PathBuf>,
+    /// Put it there though the machine has a Nix
+    #[arg(long)]
+    pub(crate) even_with_nix: bool,
     #[command(flatten)]
     pub(crate) line: LineArguments,
     #[command(flatten)]

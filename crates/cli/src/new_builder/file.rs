@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
+use drover_config::{Builders, Machine, Origin, StoreReference, parse_machines};
 use drover_doctor::{MachineLine, appended};
 
 use super::arguments::LineArguments;
 use crate::configuration::Configuration;
-use crate::file_turn::FileTurn;
-use crate::hook::MachinesFiles;
+use crate::file_turn::{self, FileTurn};
+use crate::hook::{MachinesFiles, Purpose};
+use crate::host::FileSystem;
 
 /// Returns the file that machines are listed in: where drover stands in the machines file, that of
 /// the machines behind it.
@@ -23,11 +25,45 @@ pub(super) fn choose(
     if let Some(file) = &arguments.machines_file {
         return Ok(configuration.host.environment.current_dir.join(file));
     }
-    let files = MachinesFiles::of(configuration)?;
+    let files = MachinesFiles::of(configuration, Purpose::Machine)?;
     Ok(match files.leads_to_drover()? {
         true => files.behind,
         false => files.machines,
     })
+}
+
+/// Returns the machine of a host, if the file has it.
+///
+/// # Errors
+///
+/// The file can't be read.
+pub(super) fn listed(
+    file: &Path,
+    store: &StoreReference,
+    configuration: &Configuration,
+) -> anyhow::Result<Option<Machine>> {
+    let builders = Builders {
+        text: &format!("@{}", file.display()),
+        origin: &Origin::Default,
+        default_system: &configuration.settings.system,
+        dir: Path::new("/"),
+    };
+    let read = parse_machines(&builders, &FileSystem)?;
+    let is_it = |machine: &Machine| {
+        machine.store_uri.scheme().is_ssh()
+            && !machine.store_uri.is_without_ssh()
+            && machine.store_uri.authority() == store.authority()
+    };
+    Ok(read.machines.into_iter().find(is_it))
+}
+
+/// Checks that the file can be written by this user.
+///
+/// # Errors
+///
+/// It can't.
+pub(super) fn check_writable(file: &Path) -> anyhow::Result<()> {
+    file_turn::check_writable(file, ", or name another file by --machines-file")
 }
 
 /// Checks that a machine isn't in the file yet.

@@ -8,17 +8,18 @@ use drover_doctor::{Route, Target};
 use drover_store_remote::Login;
 
 use super::arguments::LineArguments;
+use super::known_hosts::is_unheard_of;
 use crate::terminal::Terminal;
 
 /// Returns the host's public key, once the user believes it: because `known_hosts` has it, because
-/// its fingerprint was given, or because nothing is to be asked.
+/// its fingerprint was given, or because nothing is to be asked. `configuration` is what `ssh -G` says.
 ///
 /// # Errors
 ///
 /// The host shows another key than the one that is known or expected, or shows none.
 pub(super) async fn believed(
     login: &Login,
-    route: &Route,
+    configuration: &str,
     target: &Target,
     arguments: &LineArguments,
     terminal: &Terminal,
@@ -33,11 +34,19 @@ pub(super) async fn believed(
         }
         return Ok(key);
     }
-    let said = login.greeting().await?;
-    match standing(&said, &print) {
+    let (said, standing) = match is_unheard_of(configuration).await {
+        true => (String::new(), Standing::Unknown),
+        false => {
+            let said = login.greeting().await?;
+            let standing = standing(&said, &print);
+            (said, standing)
+        }
+    };
+    match standing {
         Standing::Known => terminal.info("that is the key in known_hosts"),
         Standing::Changed => {
-            let known = judge(&said, Expected::KnownHosts, route, target);
+            let route = Route::parse(configuration).unwrap_or_default();
+            let known = judge(&said, Expected::KnownHosts, &route, target);
             bail!(
                 "{host} shows another key than the one that is known or that it has shown before: somebody \
                  may stand between; {}",

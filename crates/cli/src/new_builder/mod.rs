@@ -4,10 +4,15 @@
 //! included: what is in the file afterwards works, or is not there.
 
 mod add;
+mod answer;
 mod arguments;
 mod bootstrap;
+mod elf;
 mod file;
+mod found;
 mod host_key;
+mod known_hosts;
+mod upload;
 
 use arguments::BuilderCommand;
 

@@ -210,11 +210,28 @@ fn the_machines_behind_the_hook_are_examined() {
         text.contains(&format!("odd: {drv}: no machine for x86_64-linux has quantum")),
         "{text}"
     );
-    let output = lab.drover(&["doctor", "nobody"]);
+    let output = lab.drover(&["doctor", "no/body"]);
     assert_code(&output, 1);
     assert!(
-        crate::stderr(&output).contains("no machine is called 'nobody': listed are ssh-ng://b1")
+        crate::stderr(&output).contains("no machine is called 'no/body': listed are ssh-ng://b1")
     );
+    // a name that isn't listed is a host's
+    let output = lab.drover(&["doctor", "alice@b2"]);
+    let text = stdout(&output);
+    assert!(text.contains("ssh-ng://alice@b2 (not listed): usable"), "{text}");
+}
+
+/// Paths of one store are nothing to another one in another folder, and that's what is said.
+#[test]
+fn a_store_in_another_folder() {
+    let lab = Lab::new("doctor-folder", Suite::Forky, Suite::Forky);
+    lab.b1.sh("mkdir -p /w/o/store /w/o/state /w/o/log").unwrap();
+    let uri = "ssh-ng://b1?remote-store=local%3Fstore=/w/o/store%26state=/w/o/state%26log=/w/o/log";
+    let report = report(&lab, &[line(uri)], 1);
+    let (grade, text, remedy) = step(&report, 0, "build");
+    assert_eq!(grade, "wrong", "{report}");
+    assert!(text.contains("is not in the Nix store"), "{text}");
+    assert!(remedy.contains("NIX_STORE_DIR"), "{remedy}");
 }
 
 /// A clock that is wrong and a disk that is full are seen, and what lies behind a jump host, too.

@@ -159,8 +159,9 @@ fn is_installed_and_taken_out_again() {
     assert_code(&unasked, 1);
     assert!(stderr(&unasked).contains("--yes"), "{}", stderr(&unasked));
     assert_eq!(client.read(machines).unwrap(), before.as_bytes());
-    for _ in 0..2 {
-        client.sh("drover hook install --yes 2>&1").unwrap();
+    for words in ["listed there go to", "the machine behind it: /etc/nix/drover-machines"] {
+        let said = client.sh("drover hook install --yes 2>&1").unwrap();
+        assert!(said.contains(words), "{said}");
         assert_eq!(client.read("/etc/nix/drover-machines").unwrap(), before.as_bytes());
         let lines = String::from_utf8(client.read(machines).unwrap()).unwrap();
         assert_eq!(lines.matches("ssh-ng://localhost").count(), 1, "{lines}");
@@ -176,6 +177,33 @@ fn is_installed_and_taken_out_again() {
     let again = client.run(&["drover", "hook", "uninstall", "--yes"]).unwrap();
     assert_code(&again, 1);
     assert!(stderr(&again).contains("does not lead to drover"), "{}", stderr(&again));
+}
+
+/// What is written down outlives an update: a path in the store goes with the next collection.
+#[test]
+fn lines_name_the_program_as_it_is_called() {
+    let lab = HookLab::new("hook-named", Suite::Forky, Users::Single, Way::BuildHook);
+    let client = &lab.client;
+    let stored = "/nix/store/00000000000000000000000000000000-drover/bin/drover";
+    let script = format!(
+        "mkdir -p ${{0%/*}} /opt/profile; mv /usr/local/bin/drover {stored}
+         ln -s {stored} /opt/profile/drover"
+    )
+    .replace("${0%/*}", stored.trim_end_matches("/drover"));
+    client.sh(&script).unwrap();
+    let line = |command: &str| client.sh(&format!("{command} 2>&1")).unwrap();
+    for command in [
+        "PATH=/opt/profile:$PATH drover",
+        "cd /opt; ./profile/drover",
+        &format!("PATH=/opt/profile:$PATH {stored}"),
+    ] {
+        let said = line(&format!("{command} hook line"));
+        assert!(said.contains("remote-program=/opt/profile/drover%20hook"), "{command}: {said}");
+    }
+    let said = line(&format!("{stored} hook line"));
+    assert!(said.contains(&format!("'{stored}' is in a store")), "{said}");
+    line("PATH=/opt/profile:$PATH drover compat install /w/names");
+    assert_eq!(line("readlink /w/names/nix-store").trim(), "/opt/profile/drover");
 }
 
 /// No machine answers: what Nix may build here it builds here, and with -j0 it says what is wrong.

@@ -102,6 +102,9 @@ fn machines(fleet: &Fleet) -> BTreeMap<String, Host> {
     for (name, host) in &hosts {
         host.sh("sed -i 's/^trusted-users = root$/trusted-users = root alice/' /etc/nix/nix.conf")
             .unwrap();
+        // as Nix has it by default, and what the page says about it
+        let shell = "sandbox = true\\nextra-sandbox-paths = \\/bin\\/sh=\\/usr\\/bin\\/busybox";
+        host.sh(&format!("sed -i 's/^sandbox = false$/{shell}/' /etc/nix/nix.conf")).unwrap();
         match name.as_str() {
             "head" => {
                 host.sh("pkill -x nix-daemon; rm -f /nix/var/nix/daemon-socket/socket").map(drop)

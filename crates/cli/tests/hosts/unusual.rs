@@ -29,11 +29,14 @@ PATH=/opt/programs:$PATH
 exec /usr/sbin/chroot $r sh -c "$1"' sh "${SSH_ORIGINAL_COMMAND:-$*}"
 "#;
 
-/// The same by ptrace, for systems without user namespaces.
-const PROOT: &str = r#"#!/bin/sh
-PATH=/opt/programs:$PATH
-exec proot -b /home/alice/nix:/nix sh -c "${SSH_ORIGINAL_COMMAND:-$*}"
-"#;
+/// The page that shows how it's done by ptrace, for systems without user namespaces.
+const PAGE: &str = include_str!("../../../../docs/builders.md");
+
+/// Returns the script that the page shows.
+fn shown_script() -> &'static str {
+    let (_, script) = PAGE.split_once("```sh\n").unwrap();
+    script.split_once("```").unwrap().0
+}
 
 /// Asserts that it was built in alice's own store.
 #[track_caller]
@@ -104,7 +107,9 @@ fn proot_behind_a_forced_command() {
     let lab = Lab::new("proot", Suite::Trixie, Suite::Forky);
     lab.b1.sh(MOVE).unwrap();
     put_proot(&lab.b1);
-    put_script(&lab.b1, "/opt/enter", PROOT);
+    assert!(PAGE.contains("command=\"/opt/enter\" ssh-ed25519"), "the page shows another command");
+    put_script(&lab.b1, "/opt/enter", shown_script());
+    lab.b1.sh("mkdir -p /opt/nix; ln -s ../programs /opt/nix/bin").unwrap();
     force(&lab.b1, "/opt/enter");
     assert_is_builder(&lab, "ssh-ng://alice@b1", "ok      program       nix-daemon of Nix 2.26");
     assert_is_builder(&lab, "ssh://alice@b1", "ok      disk");

@@ -13,6 +13,7 @@
 
 mod archive;
 mod book;
+mod debian;
 mod manual;
 mod nixos;
 mod service;

@@ -102,6 +102,34 @@ fn words_of_the_store_have_pages() {
     }
 }
 
+/// What a page lists is understood: the flag that is refused is the one that nobody knows.
+#[test]
+fn flags_of_words_of_the_store_are_understood() {
+    let folder = pages();
+    let folder_names = fs_err::read_dir(folder.path()).unwrap();
+    let names = folder_names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let words = names.filter_map(|name| {
+        Some(name.strip_prefix("drover-store-")?.strip_suffix(".1")?.to_owned())
+    });
+    let mut count = 0;
+    for word in words.filter(|word| word != "ping") {
+        let help = help(&["store".to_owned(), word.clone()]);
+        let lines = help.lines().map(str::trim).filter(|line| line.starts_with('-'));
+        for line in lines {
+            let long = line.split([' ', ',']).find(|part| part.starts_with("--")).unwrap();
+            let values = line.matches('<').count();
+            let mut command = Command::new(DROVER);
+            command.args(["store", &word, long]);
+            command.args(["max-jobs", "1"].iter().skip(2 - values.min(2)).take(values));
+            let said = text(&run(command.arg("--no-such-flag")).stderr);
+            let refused = said.contains("no-such-flag") || said.contains("unknown flag\n");
+            assert!(refused && !said.contains(&format!("'{long}'")), "{word} {long}: {said}");
+            count += 1;
+        }
+    }
+    assert!(60 < count, "{count} flags");
+}
+
 #[test]
 fn pages_are_well_formed() {
     let folder = pages();

@@ -120,6 +120,10 @@ fn the_daemon_takes_the_place_of_nix_s() {
     assert_eq!(*started, json!(["", line]));
     assert_eq!(case["broken"], json!([]));
     assert_eq!(case["warnings"], json!([]));
+    // what changes is read anew, without an end of what is built
+    let unit = &case["systemd"]["services"]["nix-daemon"];
+    assert_eq!(unit["reloadTriggers"], json!([MACHINES, "/etc/static/nix.conf"]));
+    assert_eq!(unit["restartTriggers"], json!([]));
     // and drover understands it
     let words = line.split(' ').skip(1).chain(["--store", "no such store"]);
     let output = crate::run(Command::new(DROVER).args(words));

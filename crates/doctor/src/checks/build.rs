@@ -20,6 +20,9 @@ pub enum Came {
     NotTried(String),
 }
 
+/// What Nix says of a path in another folder than its store's.
+const OTHER_FOLDER: &str = "is not in the Nix store";
+
 /// Judges what became of the build for a system.
 pub fn judge(system: &str, came: &Came) -> Verdict {
     match came {
@@ -39,6 +42,11 @@ pub fn judge(system: &str, came: &Came) -> Verdict {
         Came::Refused(why) => Verdict::wrong(
             format!("it refuses to build for us: {}", last_words(why)),
             "make the user there one of its trusted-users, and see what drover doctor says to 'trust'",
+        ),
+        Came::Failed(why) if why.contains(OTHER_FOLDER) => Verdict::wrong(
+            format!("the store there is in another folder than this one: {}", last_words(why)),
+            "paths of one are of no use in the other: have both in one folder, by NIX_STORE_DIR or by 'store' \
+             (local?store=…), or name a store there by ?remote-store=",
         ),
         Came::Failed(why) => Verdict::wrong(
             format!("a build for {system} that does nothing fails there: {}", last_words(why)),

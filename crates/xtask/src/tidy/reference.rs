@@ -2,8 +2,9 @@
 //!
 //! Invariant of `docs/messages.md`: what stands between backticks in the first column of its tables is a message of
 //! the program, with `…` for what differs, and so found in a string of the sources; and where a comment says
-//! `<!-- all of CRATE::ENUM -->`, each message of that error has its row. Invariant of `docs/settings.md`: each variable
-//! of the environment by a name of Nix's or of drover's that the program looks up is on it.
+//! `<!-- all of CRATE::ENUM -->`, each message of that error has its row. So has each text that the crates in [`TOLD`] end
+//! with (`bail!` and its kin) or judge a machine by, unless a page that this one links to tells it. Invariant of
+//! `docs/settings.md`: each variable of the environment by a name of Nix's or of drover's that the program looks up is on it.
 
 use std::collections::BTreeSet;
 
@@ -17,6 +18,24 @@ const VARIABLES: &str = "docs/settings.md";
 /// The crates that look variables up for users.
 const READERS: [&str; 4] = ["crates/cli", "crates/config", "crates/compat", "crates/store-local"];
 
+/// The crates all of whose messages are told.
+const TOLD: [&str; 4] = ["crates/cli", "crates/compat", "crates/control", "crates/doctor"];
+
+/// What a message is an argument of, and which.
+const OPENERS: [(&str, usize); 11] = [
+    ("bail!(", 0),
+    ("anyhow!(", 0),
+    ("ensure!(", 1),
+    (".context(", 0),
+    (".with_context(", 0),
+    ("CompatError::usage(", 0),
+    ("Verdict::wrong(", 0),
+    ("Verdict::odd(", 0),
+    ("Verdict::unknown(", 0),
+    ("Finding::warning(", 1),
+    ("Finding::hint(", 1),
+];
+
 /// Letters that a message must have beside what differs: fewer would be found anywhere.
 const FEWEST: usize = 6;
 
@@ -26,6 +45,8 @@ struct Text {
     folder: String,
     /// The error that it is a message of, by the name of its type.
     error: Option<String>,
+    /// Whether the program ends with it, or judges something by it.
+    is_verdict: bool,
     /// The string, with `…` for what is put into it.
     text: String,
 }
@@ -37,6 +58,11 @@ pub(super) fn check(files: &[(String, String)]) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some((_, page)) = page(PAGE) {
         findings.extend(check_messages(page, &texts));
+        let linked: Vec<&str> = linked(page)
+            .filter_map(|name| files.iter().find(|(path, _)| *path == name))
+            .map(|(_, text)| text.as_str())
+            .collect();
+        findings.extend(check_verdicts(page, &linked, &texts));
     }
     if let Some((_, page)) = page(VARIABLES) {
         findings.extend(check_variables(page, &texts));
@@ -94,6 +120,58 @@ fn check_messages(page: &str, texts: &[Text]) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Returns the pages beside this one that it links to.
+fn linked(page: &str) -> impl Iterator<Item = String> {
+    let targets = page.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    targets.filter(|target| target.ends_with(".md")).map(|target| format!("docs/{target}"))
+}
+
+/// Checks that what the program ends with, or judges by, is told.
+fn check_verdicts(page: &str, linked: &[&str], texts: &[Text]) -> Vec<Finding> {
+    let rows = rows(page);
+    let is_told = |text: &str| {
+        rows.iter().any(|(_, row)| holds(text, row))
+            || linked.iter().flat_map(|page| page.lines()).any(|line| holds(line, text))
+    };
+    let verdicts = texts.iter().filter(|text| {
+        let letters = text.text.chars().filter(|c| c.is_alphabetic()).count();
+        text.is_verdict && TOLD.contains(&text.folder.as_str()) && FEWEST <= letters
+    });
+    let untold: BTreeSet<(&str, &str)> = verdicts
+        .filter(|text| !is_told(&text.text))
+        .map(|text| (text.folder.as_str(), text.text.as_str()))
+        .collect();
+    let finding = |(folder, text): (&str, &str)| Finding {
+        path: PAGE.to_owned(),
+        line: 0,
+        rule: Rule::Reference,
+        message: format!("{folder} also says '{text}'"),
+        size: None,
+    };
+    untold.into_iter().map(finding).collect()
+}
+
+/// Whether a string that begins behind this code is the message of one of [`OPENERS`].
+fn opens_verdict(code: &str) -> bool {
+    let open = OPENERS.iter().filter_map(|(opener, at)| {
+        let begin = code.rfind(opener)?;
+        Some((begin, code.get(begin + opener.len()..)?, *at))
+    });
+    let Some((_, inside, at)) = open.max_by_key(|(begin, _, _)| *begin) else { return false };
+    let (mut depth, mut commas) = (0_usize, 0);
+    for c in inside.chars() {
+        match (c, depth) {
+            ('(' | '[' | '{', _) => depth += 1,
+            // it has ended before the string
+            (')' | ']' | '}', 0) => return false,
+            (')' | ']' | '}', _) => depth -= 1,
+            (',', 0) => commas += 1,
+            _ => {}
+        }
+    }
+    commas == at
 }
 
 /// Returns the messages in the first column of the page's tables, with their lines.
@@ -164,13 +242,15 @@ fn texts(path: &str, text: &str) -> Vec<Text> {
         error = named(&before).or(error);
         let (string, end) = literal(&raw, at + 1);
         let is_message = before.trim_end().ends_with("#[error(");
+        let is_verdict = opens_verdict(&before);
         let after: String = code.iter().skip(end).take(AFTER).collect();
         let error = match is_message {
             // a struct has its message before its name, an enum's are behind it
             true => struct_behind(&after).or_else(|| error.clone()),
             false => None,
         };
-        found.push(Text { folder: folder.to_owned(), error, text: with_gaps(&string) });
+        let text = with_gaps(&string);
+        found.push(Text { folder: folder.to_owned(), error, is_verdict, text });
         before.clear();
         at = end;
     }
@@ -301,6 +381,48 @@ mod tests { const X: &str = "only a test says this"; }
             .map(|(text, line)| format!("{line} nothing in the sources says '{text}'"))
             .collect();
         assert_eq!(found(page), expected);
+    }
+
+    #[test]
+    fn what_the_program_ends_with_is_told() {
+        let source = r#"//! a
+fn a() {
+    bail!("the cellar of '{house}' is flooded", "not this");
+    let deep = look(&place).with_context(|| format!("nobody looks into '{place}'"));
+    Verdict::wrong(format!("the roof of {house} leaks"), "call a roofer");
+    Finding::warning(&place, "the door is open", "shut it");
+    say("this is no end");
+}"#;
+        let found = |page: &str, other: &str| -> Vec<String> {
+            let files = [
+                (PAGE.to_owned(), page.to_owned()),
+                ("docs/other.md".to_owned(), other.to_owned()),
+                ("crates/cli/src/a.rs".to_owned(), source.to_owned()),
+            ];
+            let found = check_verdicts(
+                page,
+                &[other],
+                &files.iter().flat_map(|(path, text)| texts(path, text)).collect::<Vec<_>>(),
+            );
+            found.into_iter().map(|found| found.message).collect()
+        };
+        let says = |text: &str| format!("crates/cli also says '{text}'");
+        let all = [
+            "nobody looks into '…'",
+            "the cellar of '…' is flooded",
+            "the door is open",
+            "the roof of … leaks",
+        ];
+        assert_eq!(found("", ""), all.map(says));
+        let page = "| `the cellar of '…' is flooded` | pump |\n| `the door is open` | shut it |\n";
+        assert_eq!(found(page, "then nobody looks into 'b', or so"), [says(all[3])]);
+    }
+
+    #[test]
+    fn pages_are_named_by_links() {
+        let page = "see [one](one.md), [two](two.md#part) and [three](https://a/three.md)";
+        let expected = ["docs/one.md", "docs/two.md", "docs/https://a/three.md"];
+        assert!(linked(page).eq(expected));
     }
 
     #[test]

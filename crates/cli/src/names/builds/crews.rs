@@ -16,6 +16,7 @@ pub(in crate::names) struct Crew {
 impl Builds {
     /// Returns all lists of machines, the daemon's own first.
     pub(in crate::names) fn crews(&self) -> Vec<Crew> {
+        self.look_at_machines();
         let state = self.state();
         let brought = state.brought.iter().map(|(builders, service)| Crew {
             service: Arc::clone(service),

@@ -1,0 +1,38 @@
+//! The machines as their files list them: whoever changes a file needn't tell anybody.
+
+use std::sync::PoisonError;
+
+use super::{Builds, Stamp};
+use crate::configuration::Configuration;
+use crate::hook::listed_in;
+use crate::output_trust::service_options;
+
+/// Returns the files that machines are listed in, as they are now.
+pub(super) fn machine_files(configuration: &Configuration) -> Vec<Stamp> {
+    let builders = &configuration.settings.builders;
+    Stamp::of_all(&listed_in(builders, &configuration.host.environment))
+}
+
+impl Builds {
+    /// Reads the machines anew where a file that lists them has changed, as stock Nix does for each
+    /// build. What is built goes on; the settings stay as they were read.
+    pub(super) fn look_at_machines(&self) {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
+        let now = machine_files(&state.configuration);
+        if *read == now {
+            return;
+        }
+        *read = now;
+        let here = (self.store.as_ref(), state.builder.as_ref());
+        let machines = self.machine.machines(&state.configuration, None, here);
+        let options = service_options(&state.configuration.settings);
+        match machines.and_then(|machines| Ok((machines, options?))) {
+            Ok((machines, options)) => self.service.reload(machines, options),
+            Err(error) => {
+                self.machine.terminal.warn(&format!("the machines stay as they were: {error:#}"));
+            }
+        }
+        self.reload_brought(&mut state);
+    }
+}
