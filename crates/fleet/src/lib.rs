@@ -9,6 +9,7 @@ mod ahead;
 mod approach;
 mod bug;
 mod check;
+mod copied;
 mod driver;
 mod event;
 mod fault;
