@@ -79,16 +79,13 @@ impl FileTurn {
         }
     }
 
-    /// Returns what is in the file; nothing where it is not there.
+    /// Returns what is in the file, as [`text_of`] does; nothing where it is not there.
     ///
     /// # Errors
     ///
     /// It can't be read.
     pub(crate) fn read(&self) -> anyhow::Result<String> {
-        match self.target.exists() {
-            true => Ok(fs_err::read_to_string(&self.target)?),
-            false => Ok(String::new()),
-        }
+        text_of(&self.target)
     }
 
     /// Puts a file with this text in its place. It has the mode of the one before; what a link leads to is
@@ -107,7 +104,7 @@ impl FileTurn {
             .tempfile_in(folder)
             .with_context(what)?;
         draft
-            .write_all(text.as_bytes())
+            .write_all(&bytes_of(text))
             .and_then(|()| draft.as_file().sync_all())
             .with_context(what)?;
         draft.persist(&self.target).with_context(what)?;
@@ -115,9 +112,70 @@ impl FileTurn {
     }
 }
 
+/// Returns what is in a file; nothing where it is not there. Bytes that aren't UTF-8, such as those of a comment in
+/// another encoding, stand as characters that nobody uses, from which a [`FileTurn`] makes the same bytes again.
+///
+/// # Errors
+///
+/// It can't be read.
+pub(crate) fn text_of(file: &Path) -> anyhow::Result<String> {
+    let bytes = match file.exists() {
+        true => fs_err::read(file)?,
+        false => return Ok(String::new()),
+    };
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match stands_for(c) {
+                // lest it becomes one byte later
+                Some(_) => text.extend(stand_ins(c.encode_utf8(&mut [0; 4]).as_bytes())),
+                None => text.push(c),
+            }
+        }
+        text.extend(stand_ins(chunk.invalid()));
+    }
+    Ok(text)
+}
+
+/// The first of the characters that stand for bytes; they are for private use.
+const STAND_INS: u32 = 0x10_FE00;
+
+fn stand_ins(bytes: &[u8]) -> impl Iterator<Item = char> {
+    bytes.iter().filter_map(|byte| char::from_u32(STAND_INS + u32::from(*byte)))
+}
+
+fn stands_for(c: char) -> Option<u8> {
+    u8::try_from(u32::from(c).checked_sub(STAND_INS)?).ok()
+}
+
+fn bytes_of(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    for c in text.chars() {
+        match stands_for(c) {
+            Some(byte) => bytes.push(byte),
+            None => bytes.extend(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_come_back_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("machines");
+        let strange = "\u{10fe41}\u{10fe00}".as_bytes();
+        let bytes = [b"# f\xfcr dich \xe2\x82\nssh://b1 \xc3\xbc\n\xff", strange].concat();
+        fs_err::write(&file, &bytes).unwrap();
+        let turn = FileTurn::take(&file).unwrap();
+        let text = turn.read().unwrap();
+        assert!(text.lines().any(|line| line == "ssh://b1 ü"), "{text:?}");
+        turn.replace(&text).unwrap();
+        assert_eq!(fs_err::read(&file).unwrap(), bytes);
+    }
 
     fn replace(file: &Path, text: &str) {
         FileTurn::take(file).unwrap().replace(text).unwrap();

@@ -57,8 +57,8 @@ pub use graph::{Graph, GraphError, Node, NodeId};
 pub use machine::{MachineSpec, Site};
 pub use plan::{OtherMachines, Plan, PlannedJob};
 pub use service::{
-    BuildExplanation, BuildId, BuildList, BuildNumbers, BuildState, BuildView, Census, Duty,
-    KeptLog, MachineChoice, MachineCondition, MachineFailure, MachineView, Service, ServiceOptions,
-    Shutdown,
+    BuildEnding, BuildExplanation, BuildId, BuildList, BuildNumbers, BuildState, BuildView, Census,
+    Duty, KeptLog, MachineChoice, MachineCondition, MachineFailure, MachineView, Service,
+    ServiceOptions, Shutdown,
 };
 pub use vouched::OutputTrust;

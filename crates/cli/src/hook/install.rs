@@ -13,7 +13,8 @@ use super::arguments::{InstallArguments, LineArguments};
 use super::{behind, lines, machines};
 use crate::configuration::Configuration;
 use crate::exit::ExitStatus;
-use crate::file_turn::FileTurn;
+use crate::file_turn::{FileTurn, text_of};
+use crate::host;
 use crate::terminal::Terminal;
 
 /// What stands above our lines.
@@ -71,25 +72,26 @@ pub(super) fn install(
     let files = Files::of(&configuration)?;
     let before = files.read_machines()?;
     let found = behind::configured(&configuration, terminal)?;
-    let is_there = before.lines().any(is_our_line);
+    let is_there = before.lines().any(lines::is_own_line);
     let (kept, behind): (String, Vec<Machine>) = match (is_there, files.behind.exists()) {
         // machines may have changed meanwhile
-        (true, true) => (with_others(&fs_err::read_to_string(&files.behind)?, &before), found),
+        (true, true) => (with_others(&text_of(&files.behind)?, &before), found),
         (true, false) => bail!(
             "'{}' leads to drover, but its own machines are not listed: there is no '{}'",
             files.machines.display(),
             files.behind.display()
         ),
+        // one that was interrupted behind its first step, or a file that nobody has filled
+        (false, true) if !found.is_empty() && files.waits_for(&before)? => (before.clone(), found),
         (false, true) if !found.is_empty() => bail!(
             "machines are listed in '{}' and in '{}': put all of them into the latter, and empty the \
              former",
             files.machines.display(),
             files.behind.display()
         ),
-        (false, true) => (
-            fs_err::read_to_string(&files.behind)?,
-            behind::listed_or_configured(&configuration, terminal)?,
-        ),
+        (false, true) => {
+            (text_of(&files.behind)?, behind::listed_or_configured(&configuration, terminal)?)
+        }
         (false, false) => (before.clone(), found),
     };
     if behind.is_empty() {
@@ -131,12 +133,14 @@ pub(super) fn uninstall(
     let configuration = Configuration::load(&arguments.settings.overrides(), terminal)?;
     let files = Files::of(&configuration)?;
     if !files.leads_to_drover()? {
+        // one that was interrupted behind its first step
+        if files.behind.exists() && text_of(&files.behind)? == files.read_machines()? {
+            fs_err::remove_file(&files.behind)?;
+            return Ok(ExitStatus::SUCCESS);
+        }
         bail!("'{}' does not lead to drover", files.machines.display());
     }
-    let behind = match files.behind.exists() {
-        true => fs_err::read_to_string(&files.behind)?,
-        false => String::new(),
-    };
+    let behind = text_of(&files.behind)?;
     let before = files.read_machines()?;
     let kept = with_others(&behind, &before);
     terminal.info(&format!(
@@ -155,7 +159,7 @@ pub(super) fn uninstall(
 /// Adds the lines that somebody has put beside ours.
 fn with_others(kept: &str, machines: &str) -> String {
     let is_other =
-        |line: &&str| !is_our_line(line) && *line != HEADER.trim_end() && !line.is_empty();
+        |line: &&str| !lines::is_own_line(line) && *line != HEADER.trim_end() && !line.is_empty();
     let mut text = kept.to_owned();
     for line in machines.lines().filter(is_other) {
         if !text.is_empty() && !text.ends_with('\n') {
@@ -165,11 +169,6 @@ fn with_others(kept: &str, machines: &str) -> String {
         text.push('\n');
     }
     text
-}
-
-fn is_our_line(line: &str) -> bool {
-    let store = line.split_whitespace().next().unwrap_or_default();
-    store.parse().is_ok_and(|store| lines::is_own(&store))
 }
 
 /// The files that are written.
@@ -205,7 +204,8 @@ impl Files {
                 file.display()
             );
         }
-        Ok(Files { machines: file, behind: machines::file(&host.environment) })
+        let behind = machines::behind(&host.environment, &file, host::user());
+        Ok(Files { machines: file, behind })
     }
 
     /// Whether drover's own lines are in the machines file.
@@ -214,7 +214,14 @@ impl Files {
     ///
     /// It can't be read.
     pub(crate) fn leads_to_drover(&self) -> anyhow::Result<bool> {
-        Ok(self.read_machines()?.lines().any(is_our_line))
+        Ok(self.read_machines()?.lines().any(lines::is_own_line))
+    }
+
+    /// Whether the file behind drover has the lines of the machines file already, or no machine.
+    fn waits_for(&self, machines: &str) -> anyhow::Result<bool> {
+        let text = text_of(&self.behind)?;
+        let is_empty = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+        Ok(text == machines || text.lines().all(is_empty))
     }
 
     /// Takes the turn at the machines file, in which this stood when the user was asked.
@@ -230,10 +237,7 @@ impl Files {
     }
 
     fn read_machines(&self) -> anyhow::Result<String> {
-        match self.machines.exists() {
-            true => Ok(fs_err::read_to_string(&self.machines)?),
-            false => Ok(String::new()),
-        }
+        text_of(&self.machines)
     }
 }
 
@@ -268,8 +272,10 @@ mod tests {
 
     #[test]
     fn knows_its_own_lines() {
-        assert!(is_our_line("ssh-ng://localhost?remote-program=/d%20hook%20connect x86_64-linux"));
-        assert!(!is_our_line("# ssh-ng://localhost?remote-program=/d%20hook%20connect"));
-        assert!(!is_our_line("ssh://b1"));
+        assert!(lines::is_own_line(
+            "ssh-ng://localhost?remote-program=/d%20hook%20connect x86_64-linux"
+        ));
+        assert!(!lines::is_own_line("# ssh-ng://localhost?remote-program=/d%20hook%20connect"));
+        assert!(!lines::is_own_line("ssh://b1"));
     }
 }

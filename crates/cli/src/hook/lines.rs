@@ -32,6 +32,12 @@ pub(crate) fn is_own(store: &StoreReference) -> bool {
         && WORDS.iter().all(|word| words.next() == Some(word))
 }
 
+/// Whether a line of a machines file leads to drover itself.
+pub(super) fn is_own_line(line: &str) -> bool {
+    let store = line.split_whitespace().next().unwrap_or_default();
+    store.parse().is_ok_and(|store| is_own(&store))
+}
+
 /// What derivations must be like for machines to take them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind<'a> {

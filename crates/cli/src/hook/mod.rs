@@ -14,19 +14,16 @@ mod lines;
 mod machines;
 mod meeting;
 mod order;
+mod told;
 
-use std::path::PathBuf;
-
-use self::machines::Builders;
-use self::meeting::Meeting;
 use crate::arguments::Command;
-use crate::configuration::Configuration;
 use crate::exit::ExitStatus;
 use crate::terminal::Terminal;
 
 pub(crate) use arguments::HookArguments;
 use arguments::HookCommand;
 pub(crate) use install::Files as MachinesFiles;
+pub(crate) use meeting::questions;
 
 /// By this name the program is the build hook, for a Nix such as 2.8 whose `build-hook` can have no
 /// arguments.
@@ -47,14 +44,6 @@ pub(crate) fn leave_descriptors(command: &Command) -> std::io::Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Returns where daemons for hooks may listen, of a line and of the build hook.
-pub(crate) fn sockets(configuration: &Configuration) -> Vec<PathBuf> {
-    let configured = configuration.settings.builders.as_str();
-    let builders = [None, Some(configured)].map(|given| Builders::given(given, configuration));
-    let meetings = builders.iter().filter_map(|builders| Meeting::sought(configuration, builders));
-    meetings.map(|meeting| meeting.socket).collect()
 }
 
 /// Does what was asked for.
