@@ -178,7 +178,7 @@ pub(crate) struct BuildArguments {
     #[arg(
         long,
         help_heading = "How to build",
-        conflicts_with_all = ["dry_run", "rebuild", "copy_all_outputs", "print_out_paths", "json"]
+        conflicts_with_all = ["dry_run", "rebuild", "copy_all_outputs", "out_link", "print_out_paths", "json"]
     )]
     pub(crate) detach: bool,
     #[command(flatten)]
@@ -462,6 +462,7 @@ mod tests {
     #[rstest]
     #[case::file_and_expression(&["-f", "x", "-E", "1"])]
     #[case::half_an_option(&["--option", "cores"])]
+    #[case::links_of_detached(&["--detach", "-o", "x", "x.drv"])]
     #[case::unknown(&["--no-such-flag"])]
     fn refuses(#[case] line: &[&str]) {
         let words = ["drover", "build"].iter().chain(line);

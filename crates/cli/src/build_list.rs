@@ -122,6 +122,20 @@ fn state(build: &BuildReport) -> String {
     }
 }
 
+/// Says of a build that is over also how it ended, and how long it took.
+fn state_or_end(build: &BuildReport) -> String {
+    let Some(outcome) = &build.outcome else { return state(build) };
+    let how = match outcome.as_str() {
+        "unneeded" => "not needed after all".to_owned(),
+        "cancelled" => "ended, as nobody waited for it any more".to_owned(),
+        other => plain_text(other),
+    };
+    match build.seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+        Some(took) => format!("over: {how} in {}", units::time(took)),
+        None => format!("over: {how}"),
+    }
+}
+
 fn clients(build: &BuildReport) -> String {
     let names = build.clients.join(", ");
     match (build.client_count, names.is_empty()) {
@@ -137,7 +151,7 @@ fn explanation_as_text(explanation: &BuildExplanation) -> String {
     let at = build.machine.as_ref().map(|machine| format!(" on {machine}")).unwrap_or_default();
     let mut lines = vec![
         format!("build {}: {}", build.id, build.derivation),
-        format!("  {}{at}, for {}", state(build), clients(build)),
+        format!("  {}{at}, for {}", state_or_end(build), clients(build)),
     ];
     let waits = build.waits_for.iter().map(|path| format!("  waits for {path}"));
     lines.extend(waits.filter(|_| build.state == "waiting"));
@@ -275,6 +289,31 @@ build 8: /nix/store/3880j94arxkya3irs3d8nr2x076sp1m8-glibc.drv
   alpha: chosen: all slots were busy
   beta: not chosen: it lacks feature kvm";
         assert_eq!(explanation_as_text(&explanation), expected);
+    }
+
+    #[test]
+    fn one_that_is_over_says_how_it_ended() {
+        let over = BuildReport {
+            outcome: Some("built".to_owned()),
+            machine: Some("alpha".to_owned()),
+            seconds: Some(63.9),
+            ..build("7", "gcc-13", "over")
+        };
+        let told = |build: BuildReport| {
+            let explanation = BuildExplanation { build, machines: Vec::new() };
+            explanation_as_text(&explanation).lines().last().unwrap().to_owned()
+        };
+        assert_eq!(told(over.clone()), "  over: built in 1m03s on alpha, for ann");
+        let gone = BuildReport {
+            outcome: Some("cancelled".to_owned()),
+            machine: None,
+            seconds: None,
+            clients: Vec::new(),
+            client_count: 0,
+            ..over
+        };
+        let expected = "  over: ended, as nobody waited for it any more, for nobody";
+        assert_eq!(told(gone), expected);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use drover_config::{
-    Base, Environment, NixConf, Note, Origin, Override, Scheme, Settings, Severity, StoreReference,
-    whole_store_name,
+    Base, ConfigError, Environment, NixConf, Note, Origin, Override, Scheme, Settings, Severity,
+    StoreReference, whole_store_name,
 };
 use drover_core::StoreDir;
 use drover_store::BuildSettings;
@@ -52,9 +52,49 @@ impl Configuration {
         Ok(configuration)
     }
 
+    /// Reads the configuration without what is wrong with it, which is returned beside it.
+    ///
+    /// # Errors
+    ///
+    /// A setting with a value that it can't have, where it was typed.
+    pub(crate) fn load_what_is_sound(
+        overrides: &[Override],
+    ) -> anyhow::Result<(Configuration, Vec<ConfigError>)> {
+        let (host, overrides) = (Host::of_this_process(), with_whole_paths(overrides));
+        let environment = &host.environment;
+        let (mut conf, mut errors) =
+            NixConf::load_what_is_sound(environment, &FileSystem, &overrides)?;
+        loop {
+            match Settings::new(&conf, environment, &host::local_system()) {
+                Err(error @ ConfigError::BadValue { setting, .. })
+                    if matches!(
+                        conf.origin(setting),
+                        Origin::File { .. } | Origin::Environment { .. }
+                    ) =>
+                {
+                    conf = conf.without(setting);
+                    errors.push(error);
+                }
+                settings => {
+                    let configuration = Configuration::of(host, conf, settings?, overrides)?;
+                    return Ok((configuration, errors));
+                }
+            }
+        }
+    }
+
     fn read(host: Host, overrides: Vec<Override>) -> anyhow::Result<Configuration> {
         let conf = NixConf::load(&host.environment, &FileSystem, &overrides)?;
-        let mut settings = Settings::new(&conf, &host.environment, &host::local_system())?;
+        let settings = Settings::new(&conf, &host.environment, &host::local_system())?;
+        Configuration::of(host, conf, settings, overrides)
+    }
+
+    fn of(
+        host: Host,
+        conf: NixConf,
+        mut settings: Settings,
+        overrides: Vec<Override>,
+    ) -> anyhow::Result<Configuration> {
         if let Some(features) = features_of(&settings.store) {
             settings.system_features = features;
         }

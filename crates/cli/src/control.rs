@@ -34,7 +34,7 @@ fn socket(configuration: &Configuration) -> PathBuf {
     socket_beside(&listens)
 }
 
-/// Asks the daemon, or else one that schedules for hooks.
+/// Asks the daemon, or else those that schedule for hooks.
 ///
 /// # Errors
 ///
@@ -43,18 +43,40 @@ pub(crate) async fn ask(
     configuration: &Configuration,
     request: &Request,
 ) -> Result<Answer, ControlError> {
-    let mut answer = ask_at(&socket(configuration), request, LIMIT).await;
-    for hooks in hook::sockets(configuration) {
-        if !matches!(answer, Err(ControlError::NobodyThere { .. })) {
-            break;
-        }
-        let of_hooks = ask_at(&socket_beside(&hooks), request, LIMIT).await;
-        // who isn't there is the one that could be started
-        if !matches!(of_hooks, Err(ControlError::NobodyThere { .. })) {
-            answer = of_hooks;
-        }
+    let answer = ask_at(&socket(configuration), request, LIMIT).await;
+    if !matches!(answer, Err(ControlError::NobodyThere { .. })) {
+        return answer;
     }
-    answer
+    let mut answers = Vec::new();
+    for hooks in hook::questions(configuration) {
+        answers.push(ask_at(&hooks, request, LIMIT).await);
+    }
+    // who isn't there is the one that could be started
+    answers.retain(|answer| !matches!(answer, Err(ControlError::NobodyThere { .. })));
+    together(answers).unwrap_or(answer)
+}
+
+/// Puts together what several daemons say, each of builds and machines of its own.
+fn together(answers: Vec<Result<Answer, ControlError>>) -> Option<Result<Answer, ControlError>> {
+    // what one of them doesn't know another one may
+    let is_refusal =
+        |answer: &Result<Answer, ControlError>| matches!(answer, Err(_) | Ok(Answer::Refused(_)));
+    let (refused, given): (Vec<_>, Vec<_>) = answers.into_iter().partition(is_refusal);
+    let together = |all: Answer, one: Answer| match (all, one) {
+        (Answer::Machines(mut all), Answer::Machines(one)) => {
+            all.extend(one);
+            Answer::Machines(all)
+        }
+        (Answer::Builds(mut all), Answer::Builds(one)) => {
+            all.total += one.total;
+            all.builds.extend(one.builds);
+            all.detached.extend(one.detached);
+            Answer::Builds(all)
+        }
+        (first, _) => first,
+    };
+    let given = given.into_iter().filter_map(Result::ok).reduce(together);
+    given.map(Ok).or_else(|| refused.into_iter().next())
 }
 
 /// What to do where there is no daemon of drover.
@@ -94,11 +116,11 @@ pub(crate) async fn reach(configuration: &Configuration) -> anyhow::Result<Reach
         return reach_by_ssh(configuration).await;
     }
     let mut reached = connect(&socket(configuration)).await;
-    for hooks in hook::sockets(configuration) {
+    for hooks in hook::questions(configuration) {
         if reached.is_ok() {
             break;
         }
-        if let Ok(of_hooks) = connect(&socket_beside(&hooks)).await {
+        if let Ok(of_hooks) = connect(&hooks).await {
             reached = Ok(of_hooks);
         }
     }
@@ -142,8 +164,14 @@ pub(crate) async fn ask_needed(
     configuration: &Configuration,
     request: &Request,
 ) -> anyhow::Result<Answer> {
-    let answered = reach(configuration).await?.ask(request).await;
+    let answered = match configuration.settings.store.scheme().is_ssh() {
+        true => reach(configuration).await?.ask(request).await,
+        false => ask(configuration, request).await,
+    };
     match answered {
+        Err(nobody @ ControlError::NobodyThere { .. }) => {
+            Err(anyhow::Error::from(nobody).context(REMEDY))
+        }
         Err(error @ (ControlError::Lost { .. } | ControlError::NotUnderstood { .. })) => {
             Err(with_remedy(configuration, error))
         }
@@ -155,4 +183,45 @@ pub(crate) async fn ask_needed(
 pub(crate) fn with_remedy(configuration: &Configuration, error: ControlError) -> anyhow::Error {
     let is_there = configuration.settings.store.scheme().is_ssh();
     anyhow::Error::from(error).context(if is_there { REMEDY_THERE } else { REMEDY })
+}
+
+#[cfg(test)]
+mod tests {
+    use drover_control::{BuildList, BuildReport, MachineReport};
+
+    use super::*;
+
+    fn builds(id: &str) -> Result<Answer, ControlError> {
+        let build = BuildReport { id: id.to_owned(), ..BuildReport::default() };
+        Ok(Answer::Builds(BuildList { builds: vec![build], total: 3, ..BuildList::default() }))
+    }
+
+    fn refused(reason: &str) -> Result<Answer, ControlError> {
+        Err(ControlError::Refused { reason: reason.to_owned() })
+    }
+
+    /// Daemons for hooks that differ are asked all of them.
+    #[test]
+    fn answers_of_several_daemons_are_put_together() {
+        let Some(Ok(Answer::Builds(list))) = together(vec![builds("1"), builds("2")]) else {
+            panic!("builds")
+        };
+        let ids: Vec<&str> = list.builds.iter().map(|build| build.id.as_str()).collect();
+        assert_eq!((ids, list.total), (vec!["1", "2"], 6));
+        let machine = || Ok(Answer::Machines(vec![MachineReport::default()]));
+        let Some(Ok(Answer::Machines(machines))) = together(vec![machine(), machine()]) else {
+            panic!("machines")
+        };
+        assert_eq!(machines.len(), 2);
+    }
+
+    /// What one of them doesn't know another one may.
+    #[test]
+    fn one_that_can_is_enough() {
+        let done = together(vec![refused("there is no machine 'b1'"), Ok(Answer::Done)]);
+        assert!(matches!(done, Some(Ok(Answer::Done))));
+        let none = together(vec![refused("a"), refused("b")]);
+        assert!(matches!(none, Some(Err(ControlError::Refused { reason })) if reason == "a"));
+        assert!(together(Vec::new()).is_none());
+    }
 }

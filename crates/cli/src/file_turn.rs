@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use drover_core::{raw_bytes, raw_text};
 use fs_err::File;
 use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
@@ -79,16 +80,13 @@ impl FileTurn {
         }
     }
 
-    /// Returns what is in the file; nothing where it is not there.
+    /// Returns what is in the file, as [`text_of`] does; nothing where it is not there.
     ///
     /// # Errors
     ///
     /// It can't be read.
     pub(crate) fn read(&self) -> anyhow::Result<String> {
-        match self.target.exists() {
-            true => Ok(fs_err::read_to_string(&self.target)?),
-            false => Ok(String::new()),
-        }
+        text_of(&self.target)
     }
 
     /// Puts a file with this text in its place. It has the mode of the one before; what a link leads to is
@@ -107,7 +105,7 @@ impl FileTurn {
             .tempfile_in(folder)
             .with_context(what)?;
         draft
-            .write_all(text.as_bytes())
+            .write_all(&raw_bytes(text))
             .and_then(|()| draft.as_file().sync_all())
             .with_context(what)?;
         draft.persist(&self.target).with_context(what)?;
@@ -134,9 +132,36 @@ pub(crate) fn check_writable(file: &Path, otherwise: &str) -> anyhow::Result<()>
     }
 }
 
+/// Returns what is in a file; nothing where it is not there. Bytes that aren't UTF-8, such as those of a comment in
+/// another encoding, stand as characters that nobody uses, from which a [`FileTurn`] makes the same bytes again.
+///
+/// # Errors
+///
+/// It can't be read.
+pub(crate) fn text_of(file: &Path) -> anyhow::Result<String> {
+    match file.exists() {
+        true => Ok(raw_text(&fs_err::read(file)?)),
+        false => Ok(String::new()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_come_back_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("machines");
+        let strange = "\u{10fe41}\u{10fe00}".as_bytes();
+        let bytes = [b"# f\xfcr dich \xe2\x82\nssh://b1 \xc3\xbc\n\xff", strange].concat();
+        fs_err::write(&file, &bytes).unwrap();
+        let turn = FileTurn::take(&file).unwrap();
+        let text = turn.read().unwrap();
+        assert!(text.lines().any(|line| line == "ssh://b1 ü"), "{text:?}");
+        turn.replace(&text).unwrap();
+        assert_eq!(fs_err::read(&file).unwrap(), bytes);
+    }
 
     fn replace(file: &Path, text: &str) {
         FileTurn::take(file).unwrap().replace(text).unwrap();

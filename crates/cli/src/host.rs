@@ -151,13 +151,17 @@ fn text(name: &str) -> Option<String> {
     }
 }
 
-/// Returns what the defaults of some settings depend on.
-pub(crate) fn local_system() -> LocalSystem {
-    let user = match rustix::process::geteuid().is_root() {
+/// Returns who runs this.
+pub(crate) fn user() -> User {
+    match rustix::process::geteuid().is_root() {
         true => User::Root,
         false => User::Other,
-    };
-    let mut system = LocalSystem::new(&system_name(), user);
+    }
+}
+
+/// Returns what the defaults of some settings depend on.
+pub(crate) fn local_system() -> LocalSystem {
+    let mut system = LocalSystem::new(&system_name(), user());
     if rustix::fs::access("/dev/kvm", Access::READ_OK | Access::WRITE_OK).is_ok() {
         system.system_features.insert("kvm".to_owned());
     }

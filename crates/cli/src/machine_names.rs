@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use drover_config::Machine as MachineLine;
+use drover_config::{Machine as MachineLine, StoreReference};
 
 use crate::address::store_argument;
 use crate::builders::LOCAL;
@@ -35,12 +35,47 @@ impl Names {
 }
 
 fn short_name(line: &MachineLine) -> String {
-    match line.store_uri.authority() {
+    short_name_of(&line.store_uri)
+}
+
+fn short_name_of(store: &StoreReference) -> String {
+    match store.authority() {
         Some(authority) => {
             let mut authority = authority.clone();
             authority.password = None;
             authority.to_string()
         }
-        None => store_argument(&line.store_uri),
+        None => store_argument(store),
+    }
+}
+
+/// Returns which of these machines somebody means who names one as it's called or as its line says
+/// (`ssh-ng://HOST`).
+pub(crate) fn meant<'a>(wanted: &str, names: &'a [String]) -> Option<&'a str> {
+    let called = |name: &str| names.iter().map(String::as_str).find(|known| *known == name);
+    called(wanted).or_else(|| {
+        let store: StoreReference = wanted.parse().ok()?;
+        called(&store_argument(&store)).or_else(|| called(&short_name_of(&store)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_are_found_by_their_names_and_addresses() {
+        let names = ["b1", "ann@b2:2222", "ssh-ng://b3", "ssh://b3"].map(str::to_owned);
+        for (wanted, expected) in [
+            ("b1", Some("b1")),
+            ("ssh-ng://b1", Some("b1")),
+            ("ssh-ng://ann@b2:2222", Some("ann@b2:2222")),
+            ("ssh://b3", Some("ssh://b3")),
+            ("ssh-ng://b3", Some("ssh-ng://b3")),
+            ("b9", None),
+            ("ssh-ng://b9", None),
+        ] {
+            assert_eq!(meant(wanted, &names), expected, "{wanted}");
+        }
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Reader<'f, F: ?Sized> {
     files: &'f F,
     pub(crate) lines: Vec<Line>,
     pub(crate) notes: Vec<Note>,
+    /// What is wrong with lines, which were passed over.
+    pub(crate) errors: Vec<ConfigError>,
     /// The files being read, each included by the one before it.
     open: Vec<PathBuf>,
     includes: usize,
@@ -39,51 +41,40 @@ pub(crate) struct Reader<'f, F: ?Sized> {
 
 impl<'f, F: Files + ?Sized> Reader<'f, F> {
     pub(crate) fn new(files: &'f F) -> Reader<'f, F> {
-        Reader { files, lines: Vec::new(), notes: Vec::new(), open: Vec::new(), includes: 0 }
+        let (lines, notes, errors) = (Vec::new(), Vec::new(), Vec::new());
+        Reader { files, lines, notes, errors, open: Vec::new(), includes: 0 }
     }
 
     /// Reads a file that need not exist. One that cannot be read is skipped, as
     /// Nix does, with a note.
-    pub(crate) fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
+    pub(crate) fn file(&mut self, path: &Path) {
         match self.files.read(path) {
-            Ok(None) => Ok(()),
+            Ok(None) => {}
             Ok(Some(text)) => self.open_file(path, &text),
             Err(error) => {
                 self.unreadable(Origin::File { path: path.into(), line: 1 }, path, &error);
-                Ok(())
             }
         }
     }
 
     /// Reads the value of an environment variable; includes start from `base`.
-    pub(crate) fn variable(
-        &mut self,
-        name: &'static str,
-        text: &str,
-        base: &Path,
-    ) -> Result<(), ConfigError> {
-        self.text(text, base, |line| Origin::Environment { name, line })
+    pub(crate) fn variable(&mut self, name: &'static str, text: &str, base: &Path) {
+        self.text(text, base, |line| Origin::Environment { name, line });
     }
 
-    fn open_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
+    fn open_file(&mut self, path: &Path, text: &str) {
         self.open.push(path.to_owned());
         let shared: Arc<Path> = path.into();
         let base = path.parent().unwrap_or(path);
-        let result = self.text(text, base, |line| Origin::File { path: shared.clone(), line });
+        self.text(text, base, |line| Origin::File { path: shared.clone(), line });
         self.open.pop();
-        result
     }
 
-    fn text(
-        &mut self,
-        text: &str,
-        base: &Path,
-        origin: impl Fn(usize) -> Origin,
-    ) -> Result<(), ConfigError> {
+    fn text(&mut self, text: &str, base: &Path, origin: impl Fn(usize) -> Origin) {
         for (index, line) in text.split('\n').enumerate() {
-            self.line(without_comment(line), base, origin(index + 1))?;
+            let read = self.line(without_comment(line), base, origin(index + 1));
+            self.errors.extend(read.err());
         }
-        Ok(())
     }
 
     fn line(&mut self, line: &str, base: &Path, origin: Origin) -> Result<(), ConfigError> {
@@ -124,7 +115,10 @@ impl<'f, F: Files + ?Sized> Reader<'f, F> {
         }
         self.includes += 1;
         match self.files.read(path) {
-            Ok(Some(text)) => self.open_file(path, &text),
+            Ok(Some(text)) => {
+                self.open_file(path, &text);
+                Ok(())
+            }
             Ok(None) if must_exist => {
                 Err(ConfigError::IncludeNotFound { origin, path: path.to_owned() })
             }

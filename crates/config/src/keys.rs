@@ -110,6 +110,8 @@ pub(crate) const KEYS: &[Key] = &[
     key("max-substitution-jobs", Kind::Number32, &["substitution-max-jobs"]),
     key("min-free", Kind::Number64, &[]),
     key("min-free-check-interval", Kind::Number64, &[]),
+    // drover's own
+    key("naming-users", Kind::Words, &[]),
     key("narinfo-cache-negative-ttl", Kind::Number64, &[]),
     key("narinfo-cache-positive-ttl", Kind::Number64, &[]),
     key("netrc-file", Kind::Text, &[]),

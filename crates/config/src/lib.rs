@@ -53,6 +53,7 @@ mod percent;
 mod settings;
 mod store_reference;
 mod typed_store;
+mod unknown;
 mod value;
 mod words;
 
@@ -72,4 +73,5 @@ pub use store_reference::{
     Scheme, StoreReference, StoreReferenceError, StoreRule, without_password,
 };
 pub use typed_store::whole_store_name;
+pub use unknown::UnknownSetting;
 pub use value::{MaxJobs, Sandbox};

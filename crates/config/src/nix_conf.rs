@@ -109,24 +109,61 @@ impl NixConf {
         files: &(impl Files + ?Sized),
         overrides: &[Override],
     ) -> Result<NixConf, ConfigError> {
+        let (conf, errors) = NixConf::read(environment, files);
+        match errors.into_iter().next() {
+            Some(error) => Err(error),
+            None => conf.overridden(overrides),
+        }
+    }
+
+    /// Reads the same, but passes over lines that are wrong, and returns why they are: for those who look
+    /// for what is wrong.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong in `overrides`.
+    pub fn load_what_is_sound(
+        environment: &Environment,
+        files: &(impl Files + ?Sized),
+        overrides: &[Override],
+    ) -> Result<(NixConf, Vec<ConfigError>), ConfigError> {
+        let (conf, errors) = NixConf::read(environment, files);
+        Ok((conf.overridden(overrides)?, errors))
+    }
+
+    fn read(
+        environment: &Environment,
+        files: &(impl Files + ?Sized),
+    ) -> (NixConf, Vec<ConfigError>) {
         let mut reader = Reader::new(files);
-        reader.file(&environment.conf_dir().join("nix.conf"))?;
+        reader.file(&environment.conf_dir().join("nix.conf"));
         for file in environment.user_conf_files() {
-            reader.file(&file)?;
+            reader.file(&file);
         }
         if let Some(text) = &environment.nix_config {
-            reader.variable("NIX_CONFIG", text, &environment.current_dir)?;
+            reader.variable("NIX_CONFIG", text, &environment.current_dir);
         }
-        let Reader { lines, notes, .. } = reader;
+        let Reader { lines, notes, mut errors, .. } = reader;
         let mut conf = NixConf { settings: BTreeMap::new(), notes };
         for line in lines {
-            conf.set(line)?;
+            errors.extend(conf.set(line).err());
         }
+        (conf, errors)
+    }
+
+    fn overridden(mut self, overrides: &[Override]) -> Result<NixConf, ConfigError> {
         for Override { flag, name, value } in overrides {
             let origin = Origin::CommandLine { flag: flag.as_str().into() };
-            conf.set(Line { name: name.clone(), value: value.clone(), origin })?;
+            self.set(Line { name: name.clone(), value: value.clone(), origin })?;
         }
-        Ok(conf)
+        Ok(self)
+    }
+
+    /// Returns the same as if a setting had not been set.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> NixConf {
+        self.settings.remove(keys::find(name).map_or(name, |key| key.name));
+        self
     }
 
     /// Returns what has been set for a setting, by its current or an older name.

@@ -114,6 +114,8 @@ pub struct Settings {
     pub max_substitution_jobs: u32,
     /// `require-sigs`: take only paths signed by a trusted key.
     pub require_sigs: bool,
+    /// `naming-users`, which is drover's own: who may say by what names connections come, trusted or not.
+    pub naming_users: Vec<String>,
     /// `require-sigs-from-builders`, which is drover's own: take only what is signed by a trusted key
     /// of what other machines have built, too.
     pub require_sigs_from_builders: bool,
@@ -189,6 +191,7 @@ impl Settings {
                 .value("max-substitution-jobs", value::number32)?
                 .unwrap_or(16),
             require_sigs: get.switch("require-sigs", true)?,
+            naming_users: get.words("naming-users", &[]),
             require_sigs_from_builders: get.switch("require-sigs-from-builders", false)?,
             sandbox: get.value("sandbox", value::sandbox)?.unwrap_or(default_sandbox(host)),
             sandbox_fallback: get.switch("sandbox-fallback", true)?,

@@ -75,8 +75,11 @@ pub struct BuildReport {
     pub state: String,
     /// Where it runs, or was sent.
     pub machine: Option<String>,
-    /// For how many seconds it has run.
+    /// For how many seconds it has run, or ran.
     pub seconds: Option<f64>,
+    /// How one that is over ended: `built`, `failed`, `unneeded`, `cancelled`.
+    #[serde(default)]
+    pub outcome: Option<String>,
     /// The phase that it is in.
     pub phase: Option<String>,
     /// Whole paths of derivations that it waits for; not all where they are many.

@@ -49,7 +49,8 @@ mod wires;
 
 pub use activation::sockets_from_systemd;
 pub use drover_wire::{
-    ClientOptions, Need, Outlook, control_opening, introduction, is_client_name, need, question,
+    ClientOptions, Need, Outlook, Wait, activity, control_opening, introduction, is_client_name,
+    need, question,
 };
 pub use error::DaemonError;
 pub use forward::Forwarder;
@@ -61,6 +62,6 @@ pub use policy::{Policy, Refusal};
 pub use realise::exit_status;
 pub use relay::relay;
 pub use serve::{ServeServer, WriteAccess};
-pub use server::{Client, ClientTrust, Controls, Machines, Named, Server};
+pub use server::{Client, ClientTrust, Controls, Machines, Named, Naming, Server};
 pub use stdio::{Stdio, stdio};
 pub use supervisor::{Supervisor, SupervisorState};

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rustix::process::geteuid;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
@@ -271,23 +272,28 @@ impl Visit {
             return Err(format!("user {uid} has {most} connections to the daemon already"));
         }
         let client = match self.rule {
-            TrustRule::Forced(trust) => Client { user: Some(uid.to_string()), trust },
+            TrustRule::Forced(trust) => Client::new(Some(uid.to_string()), trust),
             TrustRule::OwnUser if uid != 0 && uid != geteuid().as_raw() => {
                 return Err(format!("user {uid} is not the one that this daemon is for"));
             }
             TrustRule::OwnUser => {
-                Client { user: Some(uid.to_string()), trust: ClientTrust::Trusted }
+                let Peer { user, .. } = look_up(credentials).await?;
+                Client::new(Some(user), ClientTrust::Trusted)
             }
             TrustRule::ByPolicy => {
-                let peer = spawn_blocking(move || Peer::of(credentials))
-                    .await
-                    .map_err(|error| format!("cannot look up user {uid}: {error}"))?;
+                let peer = look_up(credentials).await?;
                 let policy = Arc::clone(&self.server.shared.policy.borrow());
                 policy.admit(&peer).map_err(|refusal| refusal.to_string())?
             }
         };
         Ok((client, [in_all, of_user]))
     }
+}
+
+async fn look_up(credentials: UCred) -> Result<Peer, String> {
+    let uid = credentials.uid();
+    let found = spawn_blocking(move || Peer::of(credentials)).await;
+    found.map_err(|error| format!("cannot look up user {uid}: {error}"))
 }
 
 /// Says why and hangs up, without having read a byte. Nix's clients show what they can't understand.

@@ -6,7 +6,7 @@
 use drover_store::{AfterFailure, BuildSettings, Substitute};
 
 use crate::peer::Peer;
-use crate::server::{Client, ClientTrust};
+use crate::server::{Client, ClientTrust, Naming};
 
 /// Who may connect, who is trusted, and what holds for a connection that says nothing else.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct Policy {
     pub trusted_users: Vec<String>,
     /// `allowed-users`: names, `@group`, `*`.
     pub allowed_users: Vec<String>,
+    /// `naming-users`: those who may say by what names their connections come, as trusted ones may.
+    pub naming_users: Vec<String>,
     /// `build-users-group`, whose members never connect.
     pub build_users_group: Option<String>,
     /// `substituters`.
@@ -35,6 +37,7 @@ impl Default for Policy {
         Policy {
             trusted_users: vec!["root".to_owned()],
             allowed_users: vec!["*".to_owned()],
+            naming_users: Vec::new(),
             build_users_group: None,
             substituters: Vec::new(),
             trusted_substituters: Vec::new(),
@@ -67,7 +70,11 @@ impl Policy {
             return Err(Refusal { user: peer.user.clone() });
         }
         let trust = if trusted { ClientTrust::Trusted } else { ClientTrust::NotTrusted };
-        Ok(Client { user: Some(peer.user.clone()), trust })
+        let client = Client::new(Some(peer.user.clone()), trust);
+        Ok(match peer.matches(&self.naming_users) {
+            true => Client { naming: Naming::Counts, ..client },
+            false => client,
+        })
     }
 }
 
@@ -126,5 +133,19 @@ mod tests {
                 assert_eq!(refusal.to_string(), text);
             }
         }
+    }
+
+    /// Names of those who aren't trusted count where somebody vouches for them, and make nobody trusted.
+    #[test]
+    fn who_may_say_names_is_trusted_with_nothing_else() {
+        let policy = Policy { naming_users: list("@teams"), ..Policy::default() };
+        let admitted = |groups: &str| {
+            let user = "builds".to_owned();
+            let peer = Peer { user, uid: 1000, groups: list(groups), process: None };
+            let Client { trust, naming, .. } = policy.admit(&peer).unwrap();
+            (trust, naming)
+        };
+        assert_eq!(admitted("teams"), (ClientTrust::NotTrusted, Naming::Counts));
+        assert_eq!(admitted("users"), (ClientTrust::NotTrusted, Naming::PassedOver));
     }
 }

@@ -32,6 +32,29 @@ pub struct Client {
     pub user: Option<String>,
     /// What it may do.
     pub trust: ClientTrust,
+    /// Whether the names count that come ahead of its connections.
+    pub naming: Naming,
+}
+
+/// Whether somebody may say of his connections by what names they come, as one who runs a forced command
+/// for each of several keys does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// The names count.
+    Counts,
+    /// They are passed over: a name that somebody takes without being believed is nobody's.
+    PassedOver,
+}
+
+impl Client {
+    /// Returns a client whose names count if it's trusted.
+    pub fn new(user: Option<String>, trust: ClientTrust) -> Client {
+        let naming = match trust {
+            ClientTrust::Trusted => Naming::Counts,
+            ClientTrust::NotTrusted => Naming::PassedOver,
+        };
+        Client { user, trust, naming }
+    }
 }
 
 /// Whether a client has said a name of its own beside that of its user.

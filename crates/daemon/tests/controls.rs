@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use drover_daemon::{
-    Client, ClientOptions, ClientTrust, Controls, Limits, Named, Policy, Server, control_opening,
-    grant, introduction,
+    Client, ClientOptions, ClientTrust, Controls, Limits, Named, Naming, Policy, Server,
+    control_opening, grant, introduction,
 };
 use drover_store::AfterFailure;
 use support::{client, world};
@@ -44,14 +44,14 @@ fn server() -> Server {
 }
 
 /// What a server answers to somebody who says all this at once.
-async fn answer(server: &Server, trust: ClientTrust, said: &[u8]) -> String {
+async fn answer(server: &Server, client: Client, said: &[u8]) -> String {
     let (mut near, far) = tokio::io::duplex(1 << 16);
     let (input, output) = tokio::io::split(far);
     near.write_all(said).await.unwrap();
     near.shutdown().await.unwrap();
     let mut answer = String::new();
     let reading = near.read_to_string(&mut answer);
-    let (served, read) = tokio::join!(server.serve(client(trust), input, output), reading);
+    let (served, read) = tokio::join!(server.serve(client, input, output), reading);
     served.unwrap();
     read.unwrap();
     answer
@@ -62,19 +62,23 @@ async fn what_follows_is_for_the_daemon_itself() {
     let server = server();
     let plain = [control_opening(), b"how are you".to_vec()].concat();
     let named = [introduction("alice"), plain.clone()].concat();
-    for (trust, said, expected) in [
-        (ClientTrust::Trusted, &plain, "test ByUser: how are you"),
-        (ClientTrust::Trusted, &named, "test/alice Itself: how are you"),
-        // a name that somebody takes without being trusted is nobody's
-        (ClientTrust::NotTrusted, &named, "test ByUser: how are you"),
+    let (trusted, untrusted) = (client(ClientTrust::Trusted), client(ClientTrust::NotTrusted));
+    // who may name those who come as this user, without being trusted with anything else
+    let naming = Client { naming: Naming::Counts, ..untrusted.clone() };
+    for (client, said, expected) in [
+        (&trusted, &plain, "test ByUser: how are you"),
+        (&trusted, &named, "test/alice Itself: how are you"),
+        // a name that somebody takes without being believed is nobody's
+        (&untrusted, &named, "test ByUser: how are you"),
+        (&naming, &named, "test/alice Itself: how are you"),
     ] {
-        assert_eq!(answer(&server, trust, said).await, expected);
+        assert_eq!(answer(&server, client.clone(), said).await, expected);
     }
 }
 
 #[tokio::test]
 async fn a_server_that_has_nothing_to_say_says_so() {
-    let said = answer(&world().server, ClientTrust::Trusted, &control_opening()).await;
+    let said = answer(&world().server, client(ClientTrust::Trusted), &control_opening()).await;
     assert_eq!(said, "error: no daemon of drover schedules builds here\n");
 }
 

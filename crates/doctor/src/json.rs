@@ -21,6 +21,7 @@ pub fn report_as_json(report: &Report) -> Value {
             "builders": { "value": builders, "origin": origin },
             "lines": report.lines.iter().map(line).collect::<Value>(),
             "rejectedLines": report.rejected,
+            "rejectedSettings": report.bad_settings,
             "findings": report.findings.iter().map(finding).collect::<Value>(),
         },
         "machines": report.machines.iter().map(machine).collect::<Value>(),

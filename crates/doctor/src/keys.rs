@@ -35,10 +35,37 @@ pub enum KeyState {
     },
 }
 
-/// Says what is wrong with a key; `reader` is the user as whom `ssh` runs here.
-pub fn judge_key(key: &KeyFile, reader: &str) -> Option<Finding> {
+/// Who has looked at a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader<'a> {
+    /// The user of this name, as whom `ssh` runs for builds.
+    Ssh(&'a str),
+    /// The user of this name, whereas `ssh` runs as root, for Nix's daemon.
+    NotSsh(&'a str),
+}
+
+/// Says what is wrong with a key.
+pub fn judge_key(key: &KeyFile, reader: Reader<'_>) -> Option<Finding> {
     let path = key.path.display();
-    match &key.state {
+    match (&key.state, reader) {
+        // others than root aren't meant to read it
+        (KeyState::Unreadable { .. }, Reader::NotSsh(user)) => Some(
+            Finding::hint(
+                &key.origin,
+                format!(
+                    "SSH key '{path}' can't be read by {user}, nor need it be: Nix's daemon reads it as root, \
+                     and only root can tell whether it's good"
+                ),
+            )
+            .mended_by("sudo drover doctor shows what root finds"),
+        ),
+        (state, Reader::Ssh(user) | Reader::NotSsh(user)) => judge_state(key, state, user),
+    }
+}
+
+fn judge_state(key: &KeyFile, state: &KeyState, reader: &str) -> Option<Finding> {
+    let path = key.path.display();
+    match state {
         KeyState::Readable { mode } if mode & OTHERS != 0 => Some(Finding::warning(
             &key.origin,
             format!(
@@ -60,7 +87,7 @@ pub fn judge_key(key: &KeyFile, reader: &str) -> Option<Finding> {
         KeyState::Unreadable { reason } => Some(Finding::warning(
             &key.origin,
             format!("SSH key '{path}' can't be read by {reader}: {reason}"),
-            format!("chown {reader} {path} && chmod 600 {path}; Nix's daemon reads it as root"),
+            format!("chown {reader} {path} && chmod 600 {path}"),
         )),
     }
 }
@@ -87,8 +114,19 @@ mod tests {
     )]
     fn keys(#[case] state: KeyState, #[case] expected: Option<&str>) {
         let key = KeyFile { origin: "/m:1".to_owned(), path: "/k".into(), state };
-        let finding = judge_key(&key, "alice");
+        let finding = judge_key(&key, Reader::Ssh("alice"));
         assert_eq!(finding.as_ref().map(|finding| finding.text.as_str()), expected);
         assert!(finding.is_none_or(|finding| finding.remedy.is_some()));
+    }
+
+    /// A key of root's must stay root's.
+    #[test]
+    fn a_key_for_the_daemon_is_roots_alone() {
+        let state = KeyState::Unreadable { reason: "Permission denied".to_owned() };
+        let key = KeyFile { origin: "/m:1".to_owned(), path: "/root/k".into(), state };
+        let finding = judge_key(&key, Reader::NotSsh("alice")).unwrap();
+        assert_eq!(finding.severity, drover_config::Severity::Hint);
+        assert!(finding.text.contains("only root can tell"), "{}", finding.text);
+        assert!(!finding.remedy.unwrap().contains("chown"));
     }
 }

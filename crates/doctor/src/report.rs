@@ -21,6 +21,8 @@ pub struct Report {
     pub lines: Vec<LineRead>,
     /// How many lines of machines can't be read.
     pub rejected: usize,
+    /// How many lines of settings can't be read.
+    pub bad_settings: usize,
     /// What is odd about the configuration.
     pub findings: Vec<Finding>,
     /// The machines, each examined.
@@ -120,8 +122,9 @@ impl Report {
     }
 
     /// Whether there are machines, all of them can be built on, and all lines can be read: stock Nix
-    /// uses no machine at all where one line is wrong.
+    /// uses no machine at all where one line is wrong, and does nothing where one of its settings is.
     pub fn is_well(&self) -> bool {
-        !self.machines.is_empty() && self.usable() == self.machines.len() && self.rejected == 0
+        let all_are_read = self.rejected == 0 && self.bad_settings == 0;
+        !self.machines.is_empty() && self.usable() == self.machines.len() && all_are_read
     }
 }

@@ -11,6 +11,39 @@ pub struct Route {
     pub user: String,
     /// What stands between: a jump host, or a command that connects.
     pub via: Option<String>,
+    /// What `ssh` does with a host key that isn't the known one.
+    pub checking: KeyChecking,
+}
+
+/// What `ssh` does with a host key that isn't the known one (`StrictHostKeyChecking`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyChecking {
+    /// It refuses it, as nobody can be asked.
+    #[default]
+    Strict,
+    /// It takes it where none is known, and notes it (`accept-new`).
+    AcceptNew,
+    /// It takes any (`no`, `off`).
+    Off,
+}
+
+impl KeyChecking {
+    fn parse(value: &str) -> KeyChecking {
+        match value {
+            "accept-new" => KeyChecking::AcceptNew,
+            "false" | "no" | "off" => KeyChecking::Off,
+            _ => KeyChecking::Strict,
+        }
+    }
+
+    /// Returns it as it's written in ssh's configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            KeyChecking::Strict => "yes",
+            KeyChecking::AcceptNew => "accept-new",
+            KeyChecking::Off => "no",
+        }
+    }
 }
 
 impl Route {
@@ -31,6 +64,8 @@ impl Route {
             port: value("port").and_then(|port| port.parse().ok()).unwrap_or(22),
             user: value("user").unwrap_or_default(),
             via: jump.or_else(command),
+            checking: set("stricthostkeychecking")
+                .map_or(KeyChecking::Strict, |value| KeyChecking::parse(&value)),
         })
     }
 }
@@ -90,5 +125,14 @@ mod tests {
         let arguments = vec!["-p".to_owned(), "2222".to_owned()];
         let target = Target { destination: "alice@b1".to_owned(), arguments };
         assert_eq!(target.ssh("true"), "ssh -p 2222 alice@b1 true");
+    }
+
+    #[rstest]
+    #[case::asks("ask", KeyChecking::Strict)]
+    #[case::new("accept-new", KeyChecking::AcceptNew)]
+    #[case::off("false", KeyChecking::Off)]
+    fn reads_what_is_done_with_other_keys(#[case] value: &str, #[case] expected: KeyChecking) {
+        let route = Route::parse(&format!("hostname b1\nstricthostkeychecking {value}\n"));
+        assert_eq!(route.unwrap().checking, expected);
     }
 }

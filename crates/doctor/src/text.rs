@@ -120,11 +120,13 @@ fn summary(report: &Report) -> String {
         (usable, all) if usable == all => format!("all {all} machines are usable"),
         (usable, all) => format!("{usable} of {all} machines are usable"),
     };
-    match report.rejected {
-        0 => machines,
-        1 => format!("{machines}; 1 line of machines can't be read"),
-        count => format!("{machines}; {count} lines of machines can't be read"),
-    }
+    let unread = |count: usize, what: &str| match count {
+        0 => String::new(),
+        1 => format!("; 1 line of {what} can't be read"),
+        count => format!("; {count} lines of {what} can't be read"),
+    };
+    let lines = unread(report.rejected, "machines");
+    machines + &lines + &unread(report.bad_settings, "settings")
 }
 
 fn line(out: &mut String, text: &str) {
@@ -171,6 +173,7 @@ mod tests {
                 mandatory_features: vec![],
             }],
             rejected: 1,
+            bad_settings: 0,
             findings: vec![
                 Finding::hint("/etc/nix/machines:1", "i686-linux must be listed"),
                 Finding::warning("/etc/nix/machines:1", "key has mode 0644", "chmod 600 /k"),
@@ -255,6 +258,15 @@ ssh://b2 (/etc/nix/machines:2): not usable
                 "origins": ["/etc/nix/nix.conf:3", "NIX_CONFIG:1"],
             }])
         );
+    }
+
+    /// Stock Nix does nothing at all where a line of nix.conf is wrong.
+    #[test]
+    fn what_cant_be_read_of_the_settings_is_counted() {
+        let report = Report { bad_settings: 2, ..Report::default() };
+        assert!(!report.is_well());
+        let text = report_as_text(&report);
+        assert!(text.ends_with("; 2 lines of settings can't be read\n"), "{text}");
     }
 
     /// A line that can't be read keeps stock Nix from all machines, however well they are.

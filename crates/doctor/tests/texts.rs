@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 fn route() -> Route {
-    Route { host: "b1".to_owned(), port: 22, user: "alice".to_owned(), via: None }
+    Route { host: "b1".to_owned(), port: 22, user: "alice".to_owned(), ..Route::default() }
 }
 
 fn target() -> Target {
@@ -72,6 +72,13 @@ fn names() {
     Grade::Wrong,
     "port 22 answers, but not as an SSH server: '220 mail ESMTP'",
     Some("'Port N'")
+)]
+#[case::shut_out(
+    port::Answer::Words("Not allowed at this time\r\n".to_owned()),
+    Grade::Wrong,
+    "the SSH server at port 22 of b1 shuts this machine out for a while, as it has come often without logging in \
+     (PerSourcePenalties): 'Not allowed at this time'",
+    Some("PerSourcePenaltyExemptList")
 )]
 #[case::refused(
     port::Answer::Refused,

@@ -160,6 +160,8 @@ impl BuildLog for JobLog {
                     self.news.notify_one();
                 }
             }
+            // a machine is called here as its line calls it
+            LogEvent::On(_) => {}
             LogEvent::Ended => self.over.cancel(),
             LogEvent::Heard(bytes) => self.hears(bytes),
             LogEvent::Line(line) => {

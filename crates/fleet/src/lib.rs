@@ -9,6 +9,7 @@ mod ahead;
 mod approach;
 mod bug;
 mod check;
+mod copied;
 mod driver;
 mod event;
 mod fault;
@@ -56,8 +57,8 @@ pub use graph::{Graph, GraphError, Node, NodeId};
 pub use machine::{MachineSpec, Site};
 pub use plan::{OtherMachines, Plan, PlannedJob};
 pub use service::{
-    BuildExplanation, BuildId, BuildList, BuildNumbers, BuildState, BuildView, Census, Duty,
-    KeptLog, MachineChoice, MachineCondition, MachineFailure, MachineView, OwnKind, Service,
+    BuildEnding, BuildExplanation, BuildId, BuildList, BuildNumbers, BuildState, BuildView, Census,
+    Duty, KeptLog, MachineChoice, MachineCondition, MachineFailure, MachineView, OwnKind, Service,
     ServiceOptions, Shutdown,
 };
 pub use vouched::OutputTrust;

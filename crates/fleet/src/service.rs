@@ -65,7 +65,8 @@ use crate::service::router::{ClientId, Router};
 use crate::service::table::{Table, Uses};
 use crate::shared::{Happened, Shared};
 pub use builds::{
-    BuildExplanation, BuildId, BuildList, BuildState, BuildView, KeptLog, MachineChoice,
+    BuildEnding, BuildExplanation, BuildId, BuildList, BuildState, BuildView, KeptLog,
+    MachineChoice,
 };
 pub use control::Duty;
 pub use options::{BuildNumbers, OwnKind, ServiceOptions, Shutdown};

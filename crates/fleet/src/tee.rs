@@ -16,6 +16,7 @@ use drover_store::{PathStream, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::copied::Copied;
 use crate::merge::Merged;
 use crate::transfer::{Landing, broken_off, landed};
 
@@ -82,7 +83,7 @@ impl Tees {
         let held =
             Held { info: Some(info.clone()), pieces, last: None, is_wanted: Some(is_wanted) };
         let store = Arc::clone(store);
-        let import = async move { store.import(Box::new(held)).await };
+        let import = async move { store.import(Box::new(Copied(held))).await };
         let added = AbortOnDropHandle::new(self.tracker.spawn(alongside(import, source)));
         tees.insert(info.path.clone(), Tee { wanted, added });
         true

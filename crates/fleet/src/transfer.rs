@@ -16,6 +16,7 @@ use drover_store::{PathStream, Store, StoreError};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::copied::Copied;
 use crate::merge::{Culprit, Merged};
 use crate::places::Berth;
 use crate::shared::Shared;
@@ -176,7 +177,7 @@ async fn copy_groups(
         landed(&mut waits).await?;
         let infos: Vec<PathInfo> = group.iter().map(|(info, _)| info.clone()).collect();
         let merged = open(shared, to, group).await?;
-        to.store.import(Box::new(merged)).await?;
+        to.store.import(Box::new(Copied(merged))).await?;
         shared.places.landed(&infos, to.berth);
         done.send_replace(true);
     }
@@ -243,7 +244,7 @@ async fn copy_one(
             Registered::No => open_one(shared, to, path).await?,
         },
     };
-    to.store.import(Box::new(Gated { stream, gates, held: None })).await
+    to.store.import(Box::new(Copied(Gated { stream, gates, held: None }))).await
 }
 
 pub(crate) async fn open(

@@ -239,8 +239,9 @@ impl Scheduler {
     }
 
     fn take(&mut self, job: JobId, offer: Offer, why: Why, others: &[Offer]) {
-        let mut next =
-            others.iter().map(|other| (other.machine, other.finish.since(self.now).into()));
+        let mut next = others.iter().map(|other| {
+            (other.machine, other.finish.since(self.now).into(), offer.edge_over(other))
+        });
         let decision = Decision {
             machine: offer.machine,
             why,

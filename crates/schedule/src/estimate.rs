@@ -12,6 +12,7 @@ use crate::index::load;
 use crate::job::{JobRecord, State};
 use crate::machine::MachineRecord;
 use crate::path::Presence;
+use crate::reason::Edge;
 use crate::scheduler::Scheduler;
 use crate::table::RequirementId;
 
@@ -45,6 +46,21 @@ pub(crate) struct Offer {
     position: usize,
     pub(crate) machine: MachineId,
     pub(crate) lane: u32,
+}
+
+impl Offer {
+    /// Says in what it is before one that is worse.
+    pub(crate) fn edge_over(&self, other: &Offer) -> Edge {
+        if self.finish != other.finish {
+            Edge::Sooner
+        } else if self.missing != other.missing {
+            Edge::LessToBring
+        } else if self.load != other.load {
+            Edge::LessToDo
+        } else {
+            Edge::Listed
+        }
+    }
 }
 
 impl Scheduler {

@@ -9,7 +9,7 @@ use crate::explanation::{
 use crate::id::{JobId, MachineId};
 use crate::job::{JobRecord, State};
 use crate::machine::{Duty, Link, MachineRecord, Trust};
-use crate::reason::Reason;
+use crate::reason::{Edge, Reason};
 use crate::scheduler::Scheduler;
 
 impl Scheduler {
@@ -113,10 +113,11 @@ impl Scheduler {
                 let considered = decision.others.iter().flatten();
                 let estimate = considered
                     .copied()
-                    .find_map(|(other, estimate)| (other == machine).then_some(estimate));
+                    .find_map(|(other, here, edge)| (other == machine).then_some((here, edge)));
                 Choice::NotChosen(match (estimate, self.hindrance(job, machine, record)) {
-                    (Some(here), _) => {
-                        Reason::Later { here: here.into(), than, there: decision.estimate.into() }
+                    (Some((here, edge)), _) => {
+                        let there = decision.estimate.into();
+                        Reason::Later { here: here.into(), than, there, edge }
                     }
                     (None, Some(reason)) => reason,
                     (None, None) => Reason::NotAmongBest { than },
@@ -145,6 +146,7 @@ impl Scheduler {
                 here: here.since(self.now),
                 than: self.machines.at(other).description.name.clone(),
                 there: there.since(self.now),
+                edge: Edge::Sooner,
             }),
             _ => Choice::Possible,
         }

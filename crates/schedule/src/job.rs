@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::description::{Demand, Preference};
 use crate::explanation::{Outcome, Why};
 use crate::id::{JobId, Lane, MachineId, PathId};
+use crate::reason::Edge;
 use crate::table::RequirementId;
 
 /// All that is known of one job.
@@ -117,8 +118,8 @@ pub(crate) struct Decision {
     pub(crate) machine: MachineId,
     pub(crate) why: Why,
     pub(crate) estimate: Millis,
-    /// The next best machines with their estimates.
-    pub(crate) others: [Option<(MachineId, Millis)>; 3],
+    /// The next best machines with their estimates, and in what this one is before them.
+    pub(crate) others: [Option<(MachineId, Millis, Edge)>; 3],
 }
 
 /// The order of ready jobs: critical path first, then the longer one, then the earlier one.

@@ -78,6 +78,6 @@ pub use explanation::{
 };
 pub use id::{Bandwidth, ByteCount, JobId, Lane, MachineId, Moment, OwnerId, PathId, Place};
 pub use job::Afterwards;
-pub use reason::Reason;
+pub use reason::{Edge, Reason};
 pub use scheduler::Scheduler;
 pub use settings::{OnFailure, Policy, Rounding, Settings};

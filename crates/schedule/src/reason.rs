@@ -85,12 +85,27 @@ pub enum Reason {
         than: String,
         /// How long until it is done there.
         there: Duration,
+        /// What decided where both take as long.
+        edge: Edge,
     },
     /// Another machine was chosen, and this one was not among the best.
     NotAmongBest {
         /// The chosen machine's name.
         than: String,
     },
+}
+
+/// In what one machine is before another that would be done with a job as soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    /// It is done sooner, be it by little.
+    Sooner,
+    /// Less has to be brought there.
+    LessToBring,
+    /// It has less to do.
+    LessToDo,
+    /// It stands before the other among the machines.
+    Listed,
 }
 
 impl Reason {
@@ -177,12 +192,20 @@ impl fmt::Display for Reason {
             Reason::Draining => f.write_str("it is draining and takes no further jobs"),
             Reason::Removed => f.write_str("it was removed from the configuration"),
             Reason::FailedThere { cause } => write!(f, "the job was tried there already: {cause}"),
-            Reason::Later { here, than, there } => write!(
-                f,
-                "it would be done there in {:.1} s, on {than} in {:.1} s",
-                here.as_secs_f64(),
-                there.as_secs_f64()
-            ),
+            Reason::Later { here, than, there, edge } => {
+                let [shown, other] =
+                    [here, there].map(|time| format!("{:.1} s", time.as_secs_f64()));
+                if shown != other {
+                    return write!(f, "it would be done there in {shown}, on {than} in {other}");
+                }
+                let what = match edge {
+                    Edge::Sooner => "was a little sooner",
+                    Edge::LessToBring => "had more of its inputs",
+                    Edge::LessToDo => "had less to do",
+                    Edge::Listed => "comes first in the list of machines",
+                };
+                write!(f, "it would be done in {shown} there as on {than}, which {what}")
+            }
             Reason::NotAmongBest { than } => {
                 write!(f, "{than} was chosen, and this one was not among the next best")
             }

@@ -291,6 +291,18 @@ fn a_later_batch_can_raise_the_rank_of_an_earlier_job() {
     assert_eq!(bench.on(connected(0))[0], start(2, 0, 0, None));
 }
 
+/// Of two that are alike it is said what decided.
+#[test]
+fn what_decides_between_equals_is_told() {
+    let (bench, _) = Bench::running(vec![machine(1), machine(1)], vec![job(&[])]);
+    let text = bench.reason(0, 1);
+    let expected = "done in 10.0 s there as on m0, which comes first in the list of machines";
+    assert!(text.ends_with(expected), "{text}");
+    let (bench, _) = Bench::running(vec![machine(2), machine(2)], vec![job(&[]), job(&[])]);
+    let text = bench.reason(1, 0);
+    assert!(text.ends_with("as on m1, which had less to do"), "{text}");
+}
+
 #[test]
 fn a_fast_machine_is_waited_for_when_that_clearly_wins() {
     let fast = Machine { speed_factor: 10.0, ..machine(1) };

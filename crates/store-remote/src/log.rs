@@ -57,7 +57,14 @@ fn pass_on(message: LogMessage, log: &Arc<dyn BuildLog>) {
         LogMessage::Next(text) => {
             log.event(LogEvent::Message(plain_text(text.trim_end())));
         }
-        LogMessage::StartActivity { kind: activity::BUILD, .. } => log.event(LogEvent::Started),
+        LogMessage::StartActivity { kind: activity::BUILD, fields, .. } => {
+            if let Some(Field::Text(machine)) = fields.get(1)
+                && !machine.is_empty()
+            {
+                log.event(LogEvent::On(plain_text(machine)));
+            }
+            log.event(LogEvent::Started);
+        }
         LogMessage::StartActivity { level, text, .. }
             if level < SHOWN_LEVEL && !text.is_empty() =>
         {

@@ -259,6 +259,8 @@ pub enum BuildOutcome {
 /// What a builder says while it works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogEvent {
+    /// The build is given to a machine behind the one that was asked, which calls it so.
+    On(String),
     /// The build began to run.
     Started,
     /// A line of the build's own output.

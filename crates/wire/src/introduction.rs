@@ -62,12 +62,26 @@ pub enum Outlook {
         open: u32,
     },
     /// None is connected, and it isn't known yet whether one can be.
-    Unknown,
+    Unknown {
+        /// Whether that is worth waiting for by one who could do without.
+        wait: Wait,
+        /// What is known of each meanwhile.
+        trouble: String,
+    },
     /// None can be used now.
     Unusable {
         /// Why, for each.
         reason: String,
     },
+}
+
+/// Whether it's worth waiting for a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// It may be up in a moment.
+    Worthwhile,
+    /// It has been waited for.
+    InVain,
 }
 
 impl Outlook {
@@ -79,7 +93,11 @@ impl Outlook {
                 out.number(0);
                 [slots, free, open].into_iter().for_each(|count| out.number(u64::from(*count)));
             }
-            Outlook::Unknown => out.number(1),
+            Outlook::Unknown { wait, trouble } => {
+                out.number(1);
+                out.flag(*wait == Wait::Worthwhile);
+                out.text(trouble);
+            }
             Outlook::Unusable { reason } => {
                 out.number(2);
                 out.text(reason);
@@ -107,7 +125,10 @@ impl Outlook {
             0 => {
                 Ok(Outlook::Usable { slots: count(from)?, free: count(from)?, open: count(from)? })
             }
-            1 => Ok(Outlook::Unknown),
+            1 => {
+                let wait = if from.flag()? { Wait::Worthwhile } else { Wait::InVain };
+                Ok(Outlook::Unknown { wait, trouble: from.message()? })
+            }
             _ => Ok(Outlook::Unusable { reason: from.message()? }),
         }
     }
@@ -216,7 +237,8 @@ mod tests {
         assert_eq!(read_opening(&mut from), Ok(Opening::Asked(kvm)));
         for outlook in [
             Outlook::Usable { slots: 8, free: 3, open: 5 },
-            Outlook::Unknown,
+            Outlook::Unknown { wait: Wait::Worthwhile, trouble: String::new() },
+            Outlook::Unknown { wait: Wait::InVain, trouble: "b1 is silent".to_owned() },
             Outlook::Unusable { reason: "b1 is down".to_owned() },
         ] {
             assert_eq!(Outlook::decode(&mut Decoder::new(&outlook.encode())), Ok(outlook));

@@ -35,7 +35,7 @@ pub use error::DecodeError;
 pub use frame::{FRAME_END, MAX_FRAME, frame_header, read_frame_header};
 pub use garbage::{GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult};
 pub use introduction::{
-    Need, Opening, Outlook, control_opening, introduction, is_client_name, need, question,
+    Need, Opening, Outlook, Wait, control_opening, introduction, is_client_name, need, question,
     read_opening,
 };
 pub use log::{ActivityId, Field, LogMessage, RemoteError, activity, result};

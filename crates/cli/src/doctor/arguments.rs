@@ -1,6 +1,6 @@
 //! What the user typed behind `drover doctor`.
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use drover_config::Override;
 
 use crate::arguments::{SettingArguments, SourceArguments, VerbosityArguments};
@@ -16,9 +16,15 @@ pub(crate) struct DoctorArguments {
     /// an attribute
     #[arg(long = "for", value_name = "INSTALLABLE")]
     pub(crate) wanted: Vec<String>,
-    /// Where --for names attributes, the Nix file that they are in
-    #[arg(short, long, value_name = "FILE", requires = "wanted")]
+    /// The Nix file that --for names attributes of; without --for, all of what it comes to
+    #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<String>,
+    /// Pass an expression to the function in the file
+    #[arg(long, num_args = 2, value_names = ["NAME", "EXPR"], action = ArgAction::Append, allow_hyphen_values = true, requires = "file")]
+    pub(crate) arg: Vec<String>,
+    /// Pass a string to the function in the file
+    #[arg(long, num_args = 2, value_names = ["NAME", "VALUE"], action = ArgAction::Append, allow_hyphen_values = true, requires = "file")]
+    pub(crate) argstr: Vec<String>,
     /// Machines as in /etc/nix/machines, in the place of those that are configured
     #[arg(long, value_name = "MACHINES")]
     pub(crate) builders: Option<String>,
@@ -40,12 +46,19 @@ impl DoctorArguments {
         overrides
     }
 
-    /// Returns the derivations that `--for` is about.
+    /// Whether it's to be said what derivations ask for and no machine has.
+    pub(crate) fn asks(&self) -> bool {
+        !self.wanted.is_empty() || self.file.is_some()
+    }
+
+    /// Returns the derivations that are to be looked at.
     pub(crate) fn source(&self) -> SourceArguments {
         // with a file, installables are its attributes
         SourceArguments {
             installables: self.wanted.clone(),
             file: self.file.clone(),
+            arg: self.arg.clone(),
+            argstr: self.argstr.clone(),
             ..SourceArguments::default()
         }
     }

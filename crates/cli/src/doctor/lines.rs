@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use drover_config::{Files as _, Machine, Origin, Sandbox};
+use drover_config::{ConfigError, Files as _, Machine, Origin, Sandbox, UnknownSetting};
 use drover_doctor::{
-    BuildersSetting, FileRead, Finding, KeyFile, KeyState, LineRead, LocalTrust, Presence, Report,
-    Requirement, VariableRead, changed_settings, judge_builders, judge_hook, judge_key,
+    BuildersSetting, FileRead, Finding, KeyFile, KeyState, LineRead, LocalTrust, Presence, Reader,
+    Report, Requirement, VariableRead, changed_settings, judge_builders, judge_hook, judge_key,
     judge_lines, settings_in_force,
 };
 use drover_store::{Store as _, Trust};
@@ -39,6 +39,7 @@ pub(super) async fn report(
     let Configuration { conf, settings, host, .. } = configuration;
     let machines = &listed.machines;
     let mut findings: Vec<Finding> = conf.notes().iter().map(Finding::from).collect();
+    findings.extend(conf.unknown().map(|unknown| unknown_setting(&unknown)));
     findings.extend(machines.notes.iter().map(Finding::from));
     findings.extend(machines.rejected.iter().map(|error| {
         let remedy =
@@ -55,13 +56,18 @@ pub(super) async fn report(
     findings.extend(own_lines(&own, configuration).iter().flat_map(judge_hook));
     findings.extend(judge_lines(&machines.machines, asked));
     let user = surroundings.user.as_str();
-    findings.extend(keys(&machines.machines).iter().filter_map(|key| judge_key(key, user)));
+    let trust = local_trust(configuration, surroundings).await;
+    let reader = match (user, trust) {
+        ("root", _) | (_, LocalTrust::NoDaemon) => Reader::Ssh(user),
+        _ => Reader::NotSsh(user),
+    };
+    findings.extend(keys(&machines.machines).iter().filter_map(|key| judge_key(key, reader)));
     let origin = conf.origin("builders");
     findings.extend(judge_builders(&BuildersSetting {
         origin,
         is_of_system: is_of_system(origin, &host.environment.conf_dir()),
         user,
-        trust: local_trust(configuration, surroundings).await,
+        trust,
     }));
     findings.extend(network_of_builds(configuration)?);
     let is_set = host.environment.nix_config.is_some();
@@ -73,6 +79,7 @@ pub(super) async fn report(
         builders: (settings.builders.clone(), configuration.places("builders").join(", ")),
         lines: machines.machines.iter().map(line).collect(),
         rejected: machines.rejected.len(),
+        bad_settings: 0,
         findings,
         machines: Vec::new(),
     })
@@ -95,6 +102,20 @@ fn network_of_builds(configuration: &Configuration) -> anyhow::Result<Option<Fin
         Some(_) => finding,
         None => finding.mended_by("install pasta (in passt), or name it by 'pasta-path'"),
     }))
+}
+
+/// Says of a line of nix.conf what is wrong with it.
+pub(super) fn bad_line(error: &ConfigError) -> Finding {
+    let remedy = "mend or take away the line: stock Nix does nothing at all while it's there";
+    Finding::warning("nix.conf", error.to_string(), remedy)
+}
+
+fn unknown_setting(UnknownSetting { origin, name, nearest }: &UnknownSetting<'_>) -> Finding {
+    let remedy = match nearest {
+        Some(nearest) => format!("is '{nearest}' meant? As it is, it has no effect"),
+        None => "take it away, or look its name up: as it is, it has no effect".to_owned(),
+    };
+    Finding::warning(origin, format!("unknown setting '{name}'"), remedy)
 }
 
 fn chain(error: &drover_config::MachinesError) -> String {

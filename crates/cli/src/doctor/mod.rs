@@ -16,6 +16,7 @@ mod way;
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use drover_config::Machine;
 use drover_doctor::{MachineReport, Report, report_as_json, report_as_text};
 use tokio::task::JoinSet;
@@ -28,7 +29,8 @@ pub(crate) use way::Way;
 
 use crate::configuration::Configuration;
 use crate::connector::Connector;
-use crate::exit::ExitStatus;
+use crate::exit::{ExitStatus, Interrupted};
+use crate::signals::Signals;
 use crate::terminal::Terminal;
 
 /// Examines the configuration and the machines.
@@ -40,13 +42,22 @@ pub(crate) async fn run(
     arguments: DoctorArguments,
     terminal: &Terminal,
 ) -> anyhow::Result<ExitStatus> {
+    let signals = Signals::watch().context("cannot wait for signals")?;
+    let report = tokio::select! {
+        report = find_out(&arguments, terminal) => report?,
+        () = signals.first.cancelled() => return Err(Interrupted.into()),
+    };
+    print(&report, arguments.json, terminal)
+}
+
+async fn find_out(arguments: &DoctorArguments, terminal: &Terminal) -> anyhow::Result<Report> {
     // what is odd stands in the report
     let silent = terminal.silent();
-    let configuration = Configuration::load(&arguments.overrides(), &silent)?;
+    let (configuration, errors) = Configuration::load_what_is_sound(&arguments.overrides())?;
     let listed = listed::machines(&configuration)?;
-    let asked = match arguments.wanted.is_empty() {
-        true => None,
-        false => Some(lines::requirements(&arguments, &configuration, &silent).await?),
+    let asked = match arguments.asks() {
+        false => None,
+        true => Some(lines::requirements(arguments, &configuration, &silent).await?),
     };
     let chosen = listed::chosen(&arguments.builders_to_examine, &listed, &configuration)?;
     let connector = Connector::new(&configuration)?;
@@ -55,8 +66,10 @@ pub(crate) async fn run(
         lines::report(&configuration, &listed, asked.as_deref(), &surroundings),
         examine_all(chosen, &surroundings)
     );
-    let report = Report { machines, ..report? };
-    print(&report, arguments.json, terminal)
+    let mut report = Report { machines, ..report? };
+    report.findings.splice(0..0, errors.iter().map(lines::bad_line));
+    report.bad_settings = errors.len();
+    Ok(report)
 }
 
 async fn examine_all(

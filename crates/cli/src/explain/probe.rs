@@ -44,9 +44,7 @@ impl Probe<'_> {
     /// Returns what the daemon knows of machines, by name.
     async fn known(&self) -> BTreeMap<String, MachineReport> {
         match control::ask(self.configuration, &Request::Machines).await {
-            Ok(Answer::Machines(machines)) => {
-                machines.into_iter().map(|machine| (machine.name.clone(), machine)).collect()
-            }
+            Ok(Answer::Machines(machines)) => by_name(machines),
             // there is none, or none that helps
             _ => BTreeMap::new(),
         }
@@ -75,6 +73,22 @@ impl Probe<'_> {
         };
         Availability::Unusable(Unusable::Down { cause })
     }
+}
+
+/// Returns how machines are, by name. What runs there for clients who brought lists of their own takes
+/// slots as well; how the machine is otherwise says the daemon's own list, which comes first.
+fn by_name(machines: Vec<MachineReport>) -> BTreeMap<String, MachineReport> {
+    let mut known: BTreeMap<String, MachineReport> = BTreeMap::new();
+    for report in machines {
+        match known.get_mut(&report.name) {
+            Some(first) => {
+                let busy = first.busy.unwrap_or(0).saturating_add(report.busy.unwrap_or(0));
+                first.busy = Some(busy);
+            }
+            None => drop(known.insert(report.name.clone(), report)),
+        }
+    }
+    known
 }
 
 /// Returns how a machine is, where the daemon knows it.
@@ -108,6 +122,18 @@ mod tests {
 
     fn report(state: &str) -> MachineReport {
         MachineReport { state: state.to_owned(), busy: Some(3), ..MachineReport::default() }
+    }
+
+    #[test]
+    fn what_clients_lists_have_there_counts_as_well() {
+        let row = |busy, brought: Option<&str>| MachineReport {
+            name: "b1".to_owned(),
+            busy: Some(busy),
+            brought_by_clients: brought.map(str::to_owned),
+            ..report("connected")
+        };
+        let known = by_name(vec![row(2, None), row(0, Some("ssh-ng://b1")), row(1, Some("b1"))]);
+        assert_eq!(told(&known["b1"]), Some(Availability::Usable { busy: 3 }));
     }
 
     #[test]

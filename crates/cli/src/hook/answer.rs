@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use drover_config::{Machine, Override};
-use drover_daemon::{Need, Outlook, question as asking};
+use drover_daemon::{Need, Outlook, Wait, question as asking};
 use drover_hook::{Choice, Conversation, LocalMachine, Question, Reply, Settings, choose, refusal};
 use drover_store_local::{Layout, Place};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -152,7 +152,9 @@ async fn answer(
             Reply::Postpone
         }
         // where Nix can't build it, what is wrong with the machines is told when it's known
-        Outlook::Usable { .. } | Outlook::Unknown => Reply::Accept { machine: name_of(&fitting) },
+        Outlook::Usable { .. } | Outlook::Unknown { .. } => {
+            Reply::Accept { machine: name_of(&fitting) }
+        }
         Outlook::Unusable { reason } => {
             let words = format!("cannot build '{derivation}' elsewhere: {reason}");
             return Ok(decline(Some(words)));
@@ -168,8 +170,8 @@ fn name_of(fitting: &[&Machine]) -> String {
     }
 }
 
-/// Asks the daemon how it is with the machines, and again for a while if that isn't known and Nix could
-/// build itself.
+/// Asks the daemon how it is with the machines, and again for a while if that will be known in a moment and
+/// Nix could build itself.
 async fn outlook_in_time(
     configuration: &Configuration,
     builders: &Builders,
@@ -178,17 +180,22 @@ async fn outlook_in_time(
 ) -> Outlook {
     let end = Instant::now() + PATIENCE;
     loop {
-        let (outlook, unknown) = match outlook(configuration, builders, need).await {
-            Ok(Some(outlook)) => (outlook, "no machine has greeted yet"),
+        let outlook = match outlook(configuration, builders, need).await {
+            Ok(Some(outlook)) => outlook,
             // one that is kept from answering for a moment says nothing of its machines
-            Ok(None) => (Outlook::Unknown, "the daemon for hooks doesn't answer"),
+            Ok(None) => {
+                let trouble = "the daemon for hooks doesn't answer".to_owned();
+                Outlook::Unknown { wait: Wait::Worthwhile, trouble }
+            }
             Err(error) => return Outlook::Unusable { reason: format!("{error:#}") },
         };
         match outlook {
-            Outlook::Unknown if is_local && Instant::now() < end => sleep(AGAIN).await,
-            // it has taken long already, and here it can be built
-            Outlook::Unknown if is_local => {
-                return Outlook::Unusable { reason: unknown.to_owned() };
+            Outlook::Unknown { wait: Wait::Worthwhile, .. } if is_local && Instant::now() < end => {
+                sleep(AGAIN).await;
+            }
+            // here it can be built at once
+            Outlook::Unknown { trouble: reason, .. } if is_local => {
+                return Outlook::Unusable { reason };
             }
             outlook => return outlook,
         }
@@ -201,7 +208,7 @@ async fn outlook(
     builders: &Builders,
     need: &Need,
 ) -> anyhow::Result<Option<Outlook>> {
-    let mut daemon = connect::reach(configuration, builders).await?;
+    let mut daemon = connect::reach(configuration, builders).await?.stream;
     let asked = async {
         daemon.write_all(&asking(need)).await?;
         let mut answer = Vec::new();

@@ -47,6 +47,40 @@ pub(super) fn configured(
     usable(in_place_of_own(read, configuration)?, terminal)
 }
 
+/// Returns the machines that a value of `builders` comes to, whose files start from a folder, saying nothing
+/// of what is wrong with it.
+///
+/// # Errors
+///
+/// What is wrong in the value itself, or a file that can't be read.
+pub(crate) fn meant(
+    configuration: &Configuration,
+    text: &str,
+    dir: &Path,
+) -> anyhow::Result<Vec<Machine>> {
+    let default_system = &configuration.settings.system;
+    let builders = Builders { text, origin: &Origin::Default, default_system, dir };
+    let read = in_place_of_own(parse_machines(&builders, &FileSystem)?, configuration)?;
+    Ok(read.machines.into_iter().filter(|line| !is_own(line)).collect())
+}
+
+/// Returns machines in a form that is the same for lists that mean the same, however they are written.
+pub(crate) fn as_listed(machines: &[Machine]) -> Vec<String> {
+    let mut lines: Vec<String> = machines.iter().map(one_as_listed).collect();
+    lines.sort_unstable();
+    lines
+}
+
+fn one_as_listed(machine: &Machine) -> String {
+    let Machine { store_uri, systems, ssh_key, max_jobs, speed_factor, .. } = machine;
+    let Machine { supported_features, mandatory_features, public_host_key, .. } = machine;
+    format!(
+        "{store_uri} {systems:?} {ssh_key:?} {max_jobs} {} {supported_features:?} \
+         {mandatory_features:?} {public_host_key:?}",
+        speed_factor.get()
+    )
+}
+
 /// Warns of what can't be used.
 fn usable(read: Machines, terminal: &Terminal) -> anyhow::Result<Vec<Machine>> {
     tell(&read.notes, terminal);
@@ -88,4 +122,33 @@ pub(crate) fn in_place_of_own(
 /// Whether a line leads to drover itself.
 pub(crate) fn is_own(machine: &Machine) -> bool {
     lines::is_own(&machine.store_uri)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn listed(text: &str) -> Vec<String> {
+        let (origin, default_system) = (&Origin::Default, "x86_64-linux");
+        let builders = Builders { text, origin, default_system, dir: Path::new("/") };
+        let none = BTreeMap::<PathBuf, String>::new();
+        as_listed(&parse_machines(&builders, &none).unwrap().machines)
+    }
+
+    #[test]
+    fn lists_that_mean_the_same_are_alike() {
+        let one = listed("ssh-ng://a x86_64-linux - 2 1 kvm,big; ssh://b");
+        assert_eq!(one, listed("b  x86_64-linux\nssh-ng://a - - 2 1 big,kvm # near"));
+        for other in [
+            "ssh-ng://a - - 3 1 big,kvm; b",
+            "ssh-ng://a - - 2 1 big; b",
+            "ssh://b",
+            "ssh-ng://a - /key 2 1 big,kvm; b",
+        ] {
+            assert_ne!(one, listed(other), "{other}");
+        }
+    }
 }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::arguments::ConnectArguments;
 use super::daemon::READY;
 use super::machines::Builders;
-use super::meeting::Meeting;
+use super::meeting::{Meeting, Met};
 use super::{behind, lines};
 use crate::configuration::Configuration;
 use crate::exit::ExitStatus;
@@ -43,7 +43,7 @@ pub(super) async fn connect(
     let wires = stdio()?;
     let builders = Builders::given(None, &configuration);
     let machines = behind::listed_or_configured(&configuration, terminal)?;
-    let (input, mut output) = reach(&configuration, &builders).await?.into_split();
+    let (input, mut output) = reach(&configuration, &builders).await?.stream.into_split();
     if let Some(needed) = lines::need_of(&machines, arguments.group) {
         output.write_all(&need(&needed)).await?;
     }
@@ -59,17 +59,17 @@ pub(super) async fn connect(
 pub(super) async fn reach(
     configuration: &Configuration,
     builders: &Builders,
-) -> anyhow::Result<UnixStream> {
+) -> anyhow::Result<Met> {
     let meeting = Meeting::of(configuration, builders)?;
     let deadline = Instant::now() + START;
     loop {
-        if let Ok(daemon) = UnixStream::connect(&meeting.socket).await {
-            return Ok(daemon);
+        if let Some(met) = meeting.join().await {
+            return Ok(met);
         }
         if let Some(lock) = try_lock(&meeting)? {
             // whoever had the lock may have started it
-            if let Ok(daemon) = UnixStream::connect(&meeting.socket).await {
-                return Ok(daemon);
+            if let Some(met) = meeting.join().await {
+                return Ok(met);
             }
             start(&meeting, configuration, builders, deadline).await?;
             drop(lock);

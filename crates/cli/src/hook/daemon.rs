@@ -1,6 +1,7 @@
 //! The daemon that schedules the builds of all hooks of a user on this machine.
 
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,7 +9,7 @@ use drover_config::Override;
 
 use super::arguments::DaemonArguments;
 use super::machines::Builders;
-use super::meeting::Meeting;
+use super::meeting::{Meeting, note_machines};
 use crate::configuration::Configuration;
 use crate::exit::ExitStatus;
 use crate::names::{ForHooks, serve_hooks};
@@ -33,13 +34,21 @@ pub(super) async fn run(
     let hooks = ForHooks {
         files: builders.files(&configuration.host.environment),
         socket: &meeting.socket,
+        questions: meeting.public_questions(),
+        note: Arc::new({
+            let note = meeting.note();
+            move |configuration: &Configuration| note_machines(&note, configuration)
+        }),
         idle: arguments.idle.map(Duration::from_secs),
         ready: || match arguments.detached {
             true => say_ready(),
             false => terminal.info(&format!("drover listens at '{}'", meeting.socket.display())),
         },
     };
-    serve_hooks(overrides(&builders, store), hooks, terminal).await?;
+    let served = serve_hooks(overrides(&builders, store), hooks, terminal).await;
+    // nobody is to look for it any more; who does finds out by himself
+    drop(fs_err::remove_file(meeting.note()));
+    served?;
     Ok(ExitStatus::SUCCESS)
 }
 

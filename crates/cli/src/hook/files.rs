@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 
-use super::{lines, machines};
+use super::lines::is_own_line;
+use super::machines;
 use crate::configuration::Configuration;
-use crate::file_turn::FileTurn;
+use crate::file_turn::{FileTurn, text_of};
+use crate::host;
 
 /// What the files are to be written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +74,8 @@ impl Files {
                 purpose.on_nixos()
             );
         }
-        Ok(Files { machines: file, behind: machines::file(&host.environment) })
+        let behind = machines::behind(&host.environment, &file, host::user());
+        Ok(Files { machines: file, behind })
     }
 
     /// Whether drover's own lines are in the machines file.
@@ -81,7 +84,14 @@ impl Files {
     ///
     /// It can't be read.
     pub(crate) fn leads_to_drover(&self) -> anyhow::Result<bool> {
-        Ok(self.read_machines()?.lines().any(is_our_line))
+        Ok(self.read_machines()?.lines().any(is_own_line))
+    }
+
+    /// Whether the file behind drover has the lines of the machines file already, or no machine.
+    pub(super) fn waits_for(&self, machines: &str) -> anyhow::Result<bool> {
+        let text = text_of(&self.behind)?;
+        let is_empty = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+        Ok(text == machines || text.lines().all(is_empty))
     }
 
     /// Takes the turn at the machines file, in which this stood when the user was asked.
@@ -97,27 +107,6 @@ impl Files {
     }
 
     pub(super) fn read_machines(&self) -> anyhow::Result<String> {
-        match self.machines.exists() {
-            true => Ok(fs_err::read_to_string(&self.machines)?),
-            false => Ok(String::new()),
-        }
-    }
-}
-
-/// Whether a line leads to drover.
-pub(super) fn is_our_line(line: &str) -> bool {
-    let store = line.split_whitespace().next().unwrap_or_default();
-    store.parse().is_ok_and(|store| lines::is_own(&store))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn knows_its_own_lines() {
-        assert!(is_our_line("ssh-ng://localhost?remote-program=/d%20hook%20connect x86_64-linux"));
-        assert!(!is_our_line("# ssh-ng://localhost?remote-program=/d%20hook%20connect"));
-        assert!(!is_our_line("ssh://b1"));
+        text_of(&self.machines)
     }
 }

@@ -10,11 +10,12 @@ use anyhow::bail;
 use drover_config::Machine;
 
 use super::arguments::{InstallArguments, LineArguments};
-use super::files::{Files, Purpose, is_our_line};
+use super::files::{Files, Purpose};
+use super::lines::is_own_line;
 use super::{behind, lines, machines};
 use crate::configuration::Configuration;
 use crate::exit::ExitStatus;
-use crate::file_turn::{FileTurn, check_writable};
+use crate::file_turn::{FileTurn, check_writable, text_of};
 use crate::own_program::own_program;
 use crate::terminal::Terminal;
 
@@ -87,7 +88,7 @@ pub(super) fn install(
         .iter()
         .map(|line| format!("{line}\n"))
         .collect();
-    let what = match before.lines().any(is_our_line) {
+    let what = match before.lines().any(is_own_line) {
         true => format!("the {} behind it: {}", counted(behind.len()), files.behind.display()),
         false => format!(
             "and the {} listed there go to {}, where drover finds them",
@@ -122,24 +123,27 @@ impl Behind<'_> {
         terminal: &Terminal,
     ) -> anyhow::Result<(String, Vec<Machine>)> {
         let Behind { files, before, found } = self;
-        Ok(match (before.lines().any(is_our_line), files.behind.exists()) {
+        Ok(match (before.lines().any(is_own_line), files.behind.exists()) {
             // machines may have changed meanwhile
-            (true, true) => (with_others(&fs_err::read_to_string(&files.behind)?, before), found),
+            (true, true) => (with_others(&text_of(&files.behind)?, before), found),
             (true, false) => bail!(
                 "'{}' leads to drover, but its own machines are not listed: there is no '{}'",
                 files.machines.display(),
                 files.behind.display()
             ),
+            // one that was interrupted behind its first step, or a file that nobody has filled
+            (false, true) if !found.is_empty() && files.waits_for(before)? => {
+                (before.to_owned(), found)
+            }
             (false, true) if !found.is_empty() => bail!(
                 "machines are listed in '{}' and in '{}': put all of them into the latter, and empty the \
                  former",
                 files.machines.display(),
                 files.behind.display()
             ),
-            (false, true) => (
-                fs_err::read_to_string(&files.behind)?,
-                behind::listed_or_configured(configuration, terminal)?,
-            ),
+            (false, true) => {
+                (text_of(&files.behind)?, behind::listed_or_configured(configuration, terminal)?)
+            }
             (false, false) => (before.to_owned(), found),
         })
     }
@@ -165,12 +169,14 @@ pub(super) fn uninstall(
     let files = Files::of(&configuration, Purpose::Hook)?;
     check_writable(&files.machines, "")?;
     if !files.leads_to_drover()? {
+        // one that was interrupted behind its first step
+        if files.behind.exists() && text_of(&files.behind)? == files.read_machines()? {
+            fs_err::remove_file(&files.behind)?;
+            return Ok(ExitStatus::SUCCESS);
+        }
         bail!("'{}' does not lead to drover", files.machines.display());
     }
-    let behind = match files.behind.exists() {
-        true => fs_err::read_to_string(&files.behind)?,
-        false => String::new(),
-    };
+    let behind = text_of(&files.behind)?;
     let before = files.read_machines()?;
     let kept = with_others(&behind, &before);
     terminal.info(&format!(
@@ -189,7 +195,7 @@ pub(super) fn uninstall(
 /// Adds the lines that somebody has put beside ours.
 fn with_others(kept: &str, machines: &str) -> String {
     let is_other =
-        |line: &&str| !is_our_line(line) && *line != HEADER.trim_end() && !line.is_empty();
+        |line: &&str| !is_own_line(line) && *line != HEADER.trim_end() && !line.is_empty();
     let mut text = kept.to_owned();
     for line in machines.lines().filter(is_other) {
         if !text.is_empty() && !text.ends_with('\n') {

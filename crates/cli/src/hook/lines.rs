@@ -37,6 +37,12 @@ pub(crate) fn program_of(store: &StoreReference) -> Option<PathBuf> {
     store.param("remote-program")?.split_ascii_whitespace().next().map(PathBuf::from)
 }
 
+/// Whether a line of a machines file leads to drover itself.
+pub(super) fn is_own_line(line: &str) -> bool {
+    let store = line.split_whitespace().next().unwrap_or_default();
+    store.parse().is_ok_and(|store| is_own(&store))
+}
+
 /// What derivations must be like for machines to take them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind<'a> {

@@ -1,10 +1,12 @@
 //! The machines that stand behind the hook: they can't be in the machines file, as drover itself is
 //! what stock Nix finds there.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
-use drover_config::Environment;
+use drover_config::{Environment, User};
 
+use super::lines::is_own_line;
 use crate::configuration::Configuration;
 
 /// The file beside `nix.conf`: lines as of a machines file.
@@ -17,6 +19,21 @@ pub(crate) fn file(environment: &Environment) -> PathBuf {
     let beside = of_users.filter_map(|conf| Some(conf.parent()?.join(NAME)));
     let system = environment.conf_dir().join(NAME);
     beside.into_iter().find(|file| file.exists()).unwrap_or(system)
+}
+
+/// Returns where the machines of a machines file go when drover takes their place: for a user who has a machines
+/// file of his own that is beside his `nix.conf`, as those of the system aren't his to write.
+pub(super) fn behind(environment: &Environment, machines: &Path, user: User) -> PathBuf {
+    let usual = file(environment);
+    let system = environment.conf_dir();
+    if user == User::Root || machines.parent() == Some(&system) || usual.parent() != Some(&system) {
+        return usual;
+    }
+    let folders = environment.user_conf_files().into_iter().rev();
+    let folders: Vec<PathBuf> =
+        folders.filter_map(|conf| conf.parent().map(Path::to_owned)).collect();
+    let beside = folders.iter().find(|folder| machines.parent() == Some(folder.as_path()));
+    beside.or(folders.first()).map_or(usual, |folder| folder.join(NAME))
 }
 
 /// The machines of a daemon for hooks, as a value of `builders`.
@@ -34,6 +51,27 @@ impl Builders {
 
     pub(crate) fn text(&self) -> &str {
         &self.0
+    }
+
+    /// Returns where they are listed, by what tells lists apart: files by their real paths, drover's own lines
+    /// by the file of the machines behind them.
+    pub(super) fn sources(&self, configuration: &Configuration) -> String {
+        let real = |file: PathBuf| fs_err::canonicalize(&file).unwrap_or(file);
+        let behind = || format!("@{}", real(file(&configuration.host.environment)).display());
+        let source = |entry: &str| match entry.strip_prefix('@') {
+            _ if is_own_line(entry) => behind(),
+            Some(path) => {
+                let path = real(Path::new("/").join(path.trim()));
+                match fs_err::read_to_string(&path) {
+                    Ok(text) if text.lines().any(is_own_line) => behind(),
+                    _ => format!("@{}", path.display()),
+                }
+            }
+            None => entry.split_whitespace().collect::<Vec<_>>().join(" "),
+        };
+        let entries = self.0.split([';', '\n']).map(str::trim).filter(|entry| !entry.is_empty());
+        let sources: BTreeSet<String> = entries.map(source).collect();
+        sources.into_iter().collect::<Vec<_>>().join("\n")
     }
 
     /// Returns the files that they may be read from, with those of the settings. Files that such files
@@ -70,5 +108,23 @@ mod tests {
         let own = folder.path().join(NAME);
         fs_err::write(&own, "").unwrap();
         assert_eq!(file(&environment), own);
+    }
+
+    #[test]
+    fn a_users_own_machines_go_beside_his_nix_conf() {
+        let environment = Environment {
+            nix_conf_dir: Some("/etc/other".to_owned()),
+            nix_config_home: Some("/home/ann/.config/nix".to_owned()),
+            ..Environment::default()
+        };
+        for (machines, user, expected) in [
+            ("/home/ann/.config/nix/machines", User::Other, "/home/ann/.config/nix"),
+            ("/home/ann/machines", User::Other, "/home/ann/.config/nix"),
+            ("/etc/other/machines", User::Other, "/etc/other"),
+            ("/root/machines", User::Root, "/etc/other"),
+        ] {
+            let found = behind(&environment, Path::new(machines), user);
+            assert_eq!(found, Path::new(expected).join(NAME), "{machines}");
+        }
     }
 }

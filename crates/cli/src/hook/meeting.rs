@@ -1,26 +1,50 @@
 //! Where hooks and the daemon that schedules their builds meet.
 //!
-//! A folder that only this user can enter: whoever can connect is trusted. Hooks of other stores or
-//! other configurations meet elsewhere.
+//! A folder that only this user can enter: whoever can connect is trusted. Hooks meet at one daemon that are for
+//! the same store and the same machines, however the store is named and wherever the machines are listed: what
+//! runs on a machine is counted by one scheduler then. Hooks of other stores or machines meet elsewhere.
 
+use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use drover_core::{Hash, HashAlgorithm};
+use drover_store_local::Place;
+use tokio::net::UnixStream;
 
+use super::behind;
 use super::machines::Builders;
 use crate::configuration::Configuration;
+use crate::own_store;
+
+/// Where root's daemons for hooks answer questions of everybody: who may enter the folder of the hooks
+/// themselves has builds done.
+const QUESTIONS: &str = "/run/drover-hook-control";
+
+/// Where a daemon's own machines are noted, by which others find it who mean the same.
+const NOTE: &str = "machines";
 
 /// Where they meet.
 pub(crate) struct Meeting {
+    folder: PathBuf,
+    /// What the names of all begin with that are for the same store.
+    store: String,
+    /// What the machines are, if that can be told.
+    machines: Option<String>,
     /// Where the daemon listens.
     pub(crate) socket: PathBuf,
-    /// Whoever starts the daemon holds a lock on it meanwhile.
+    /// Whoever starts a daemon for this store holds a lock on it meanwhile.
     pub(crate) lock: PathBuf,
     /// What the daemon says.
     pub(crate) log: PathBuf,
+}
+
+/// A daemon for hooks that listens.
+pub(crate) struct Met {
+    pub(crate) stream: UnixStream,
+    pub(crate) socket: PathBuf,
 }
 
 impl Meeting {
@@ -34,36 +58,115 @@ impl Meeting {
         builders: &Builders,
     ) -> anyhow::Result<Meeting> {
         let folder = folder();
-        match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                let what = format!("cannot make the folder '{}'", folder.display());
-                return Err(anyhow::Error::from(error).context(what));
-            }
-            _ => {}
-        }
+        make_folder(&folder, 0o700)?;
         check_private(&folder)?;
-        Ok(Meeting::in_folder(&folder, configuration, builders))
+        let store = store_key(configuration);
+        let around = surroundings(configuration);
+        let list = short_hash(&[&builders.sources(configuration), &around]);
+        let named = |ending: &str| folder.join(format!("{store}-{list}.{ending}"));
+        Ok(Meeting {
+            machines: machines_key(configuration, builders),
+            socket: named("socket"),
+            lock: folder.join(format!("{store}.lock")),
+            log: named("log"),
+            folder,
+            store,
+        })
     }
 
-    /// Returns the same where the folder is there already.
-    pub(crate) fn sought(configuration: &Configuration, builders: &Builders) -> Option<Meeting> {
-        let folder = folder();
-        check_private(&folder).ok()?;
-        Some(Meeting::in_folder(&folder, configuration, builders))
+    /// Connects to the daemon: the one for this list, or else one that has the same machines from another.
+    pub(crate) async fn join(&self) -> Option<Met> {
+        let alike = self.alike();
+        for socket in std::iter::once(&self.socket).chain(&alike) {
+            if let Ok(stream) = UnixStream::connect(socket).await {
+                return Some(Met { stream, socket: socket.clone() });
+            }
+        }
+        None
     }
 
-    fn in_folder(folder: &Path, configuration: &Configuration, builders: &Builders) -> Meeting {
-        let key = key(configuration, builders);
-        let named = |ending: &str| folder.join(format!("{key}.{ending}"));
-        Meeting { socket: named("socket"), lock: named("lock"), log: named("log") }
+    /// Returns where daemons listen, or have listened, that have the same machines.
+    fn alike(&self) -> Vec<PathBuf> {
+        let Some(machines) = &self.machines else { return Vec::new() };
+        let notes = files_of(&self.folder, &self.store, NOTE);
+        let same = notes.into_iter().filter(|note| {
+            // one that is being written is another one for now
+            fs_err::read_to_string(note).is_ok_and(|noted| noted == *machines)
+        });
+        same.map(|note| note.with_extension("socket")).collect()
+    }
+
+    /// Returns where the daemon notes its machines.
+    pub(crate) fn note(&self) -> PathBuf {
+        self.socket.with_extension(NOTE)
+    }
+
+    /// Returns where it answers those who may not enter the folder: all users of this machine, of root's.
+    /// Without such a place it goes on.
+    pub(crate) fn public_questions(&self) -> Option<PathBuf> {
+        let name = self.socket.file_name().filter(|_| self.folder == Path::new(OF_ROOT))?;
+        let folder = Path::new(QUESTIONS);
+        make_folder(folder, 0o755).ok()?;
+        // whatever mask this process was started with
+        fs_err::set_permissions(folder, Permissions::from_mode(0o755)).ok()?;
+        Some(folder.join(name))
     }
 }
+
+/// Returns where daemons for hooks answer questions that are for the store of the settings: those of this
+/// user, and root's.
+pub(crate) fn questions(configuration: &Configuration) -> Vec<PathBuf> {
+    let (own, store) = (folder(), store_key(configuration));
+    let mut found = match check_private(&own) {
+        Ok(()) => files_of(&own, &store, "control"),
+        Err(_) => Vec::new(),
+    };
+    if own != Path::new(OF_ROOT) {
+        found.extend(files_of(Path::new(QUESTIONS), &store, "control"));
+    }
+    found
+}
+
+/// Returns the files of a store that end so, in their order.
+fn files_of(folder: &Path, store: &str, ending: &str) -> Vec<PathBuf> {
+    let is_it = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.strip_prefix(store).is_some_and(|rest| rest.starts_with('-'))
+            && path.extension().is_some_and(|found| found == ending)
+    };
+    // without the folder there are none
+    let entries = fs_err::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_it).collect();
+    files.sort_unstable();
+    files
+}
+
+/// Notes which machines a daemon has now, for those who mean the same.
+pub(crate) fn note_machines(note: &Path, configuration: &Configuration) {
+    let builders = Builders::given(Some(&configuration.settings.builders), configuration);
+    let machines = machines_key(configuration, &builders).unwrap_or_default();
+    // where it can't be noted, those who list them elsewhere start a daemon of their own
+    drop(fs_err::write(note, machines));
+}
+
+fn make_folder(folder: &Path, mode: u32) -> anyhow::Result<()> {
+    match std::fs::DirBuilder::new().mode(mode).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            let what = format!("cannot make the folder '{}'", folder.display());
+            Err(anyhow::Error::from(error).context(what))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The folder of root's hooks.
+const OF_ROOT: &str = "/run/drover-hook";
 
 /// Returns the folder of this user, whatever session it's asked in: the environment doesn't count.
 fn folder() -> PathBuf {
     let uid = rustix::process::geteuid();
     if uid.is_root() && Path::new("/run").is_dir() {
-        return PathBuf::from("/run/drover-hook");
+        return PathBuf::from(OF_ROOT);
     }
     let of_user = PathBuf::from(format!("/run/user/{}", uid.as_raw()));
     let is_own = fs_err::metadata(&of_user).is_ok_and(|found| found.uid() == uid.as_raw());
@@ -88,23 +191,42 @@ fn check_private(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns a name for what a daemon's builds depend on: the store, the configuration, the machines.
-fn key(configuration: &Configuration, builders: &Builders) -> String {
-    let Configuration { host, settings, store_dir, .. } = configuration;
-    let environment = &host.environment;
-    let text = [
-        settings.store.to_string(),
-        store_dir.to_string(),
-        host.state_dir.display().to_string(),
-        environment.conf_dir().display().to_string(),
-        format!("{:?}", environment.user_conf_files()),
-        builders.text().to_owned(),
-        // with which it reaches the machines
-        host.ssh_options.clone(),
-        std::env::var("SSH_AUTH_SOCK").unwrap_or_default(),
-    ]
-    .join("\n");
-    let hash = Hash::of(HashAlgorithm::Sha256, text.as_bytes());
+/// Returns a name for the store of the settings: by its state directory, which no two stores share, be it
+/// opened here or behind its daemon.
+fn store_key(configuration: &Configuration) -> String {
+    let store = &configuration.settings.store;
+    let state = match own_store::place(store) {
+        Ok(Some(Place::Local(layout) | Place::Own(layout))) => Some(layout.state),
+        Ok(Some(Place::Daemon(socket))) => Some(match socket.parent().zip(socket.file_name()) {
+            Some((folder, name)) if folder.ends_with("daemon-socket") && name == "socket" => {
+                folder.parent().unwrap_or(folder).to_owned()
+            }
+            _ => socket,
+        }),
+        Ok(None) | Err(_) => None,
+    };
+    let real = |path: PathBuf| fs_err::canonicalize(&path).unwrap_or(path);
+    let name = state.map_or_else(|| store.to_string(), |state| real(state).display().to_string());
+    short_hash(&[&name])
+}
+
+/// Returns a name for what a list of machines comes to; nothing where that can't be told.
+fn machines_key(configuration: &Configuration, builders: &Builders) -> Option<String> {
+    let machines = behind::meant(configuration, builders.text(), Path::new("/")).ok()?;
+    Some(short_hash(&[&behind::as_listed(&machines).join("\n"), &surroundings(configuration)]))
+}
+
+/// Returns what else decides how machines are reached. Root's daemon is one for all who are root.
+fn surroundings(configuration: &Configuration) -> String {
+    let agent = match rustix::process::geteuid().is_root() {
+        true => String::new(),
+        false => std::env::var("SSH_AUTH_SOCK").unwrap_or_default(),
+    };
+    format!("{}\n{agent}", configuration.host.ssh_options)
+}
+
+fn short_hash(texts: &[&str]) -> String {
+    let hash = Hash::of(HashAlgorithm::Sha256, texts.join("\n").as_bytes());
     hash.digest().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 

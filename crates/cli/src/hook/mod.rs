@@ -16,13 +16,9 @@ mod machines;
 mod meeting;
 mod order;
 mod renewal;
+mod told;
 
-use std::path::PathBuf;
-
-use self::machines::Builders;
-use self::meeting::Meeting;
 use crate::arguments::Command;
-use crate::configuration::Configuration;
 use crate::exit::ExitStatus;
 use crate::terminal::Terminal;
 
@@ -30,6 +26,7 @@ pub(crate) use arguments::HookArguments;
 use arguments::HookCommand;
 pub(crate) use files::{Files as MachinesFiles, Purpose};
 pub(crate) use machines::listed_in;
+pub(crate) use meeting::questions;
 pub(crate) use renewal::{Renewal, own_lines, renew};
 
 /// By this name the program is the build hook, for a Nix such as 2.8 whose `build-hook` can have no
@@ -51,14 +48,6 @@ pub(crate) fn leave_descriptors(command: &Command) -> std::io::Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Returns where daemons for hooks may listen, of a line and of the build hook.
-pub(crate) fn sockets(configuration: &Configuration) -> Vec<PathBuf> {
-    let configured = configuration.settings.builders.as_str();
-    let builders = [None, Some(configured)].map(|given| Builders::given(given, configuration));
-    let meetings = builders.iter().filter_map(|builders| Meeting::sought(configuration, builders));
-    meetings.map(|meeting| meeting.socket).collect()
 }
 
 /// Does what was asked for.

@@ -2,33 +2,28 @@
 //! the store of the Nix that waits for them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use drover_core::{DrvOutput, PathInfo, Realisation, StorePath, raw_bytes};
+use drover_core::{DrvOutput, PathInfo, Realisation, StorePath};
 use drover_derivation::{Derivation, DerivationKind, derivation_name};
 use drover_hook::{Order, Question};
 use drover_store::{
     BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildWishes, Builder as _, Keeper as _,
-    LogEvent, SignatureCheck, Store as _, WhenValid, closure_order,
+    SignatureCheck, Store as _, WhenValid, closure_order,
 };
 use drover_store_local::{Layout, LocalStore};
 use drover_store_remote::Address;
-use fs_err::File;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::connect;
 use super::machines::Builders;
-use super::meeting::Meeting;
+use super::told::Told;
 use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::exit::ExitStatus;
 use crate::{own_store, runtime_dir};
-
-/// Where the output of the build is to go (`log-fd` of Nix's own hook).
-const LOG: &str = "/proc/self/fd/4";
 
 /// A build that was accepted.
 pub(super) struct Accepted {
@@ -52,9 +47,10 @@ pub(super) async fn carry_out(
     let Accepted { question, order, machine, layout } = accepted;
     let derivation = question.derivation;
     let shown = layout.store_dir.display(&derivation);
-    let nix = Arc::new(OutputOfBuild::open()?);
+    let nix = Arc::new(Told::open(shown.clone())?);
     end_with_nix()?;
     let done = build(&derivation, order, layout, configuration, builders, &nix).await;
+    nix.ended();
     match done {
         Ok(()) => Ok(ExitStatus::SUCCESS),
         Err(error) => {
@@ -92,7 +88,7 @@ async fn build(
     layout: Layout,
     configuration: &Configuration,
     builders: &Builders,
-    nix: &Arc<OutputOfBuild>,
+    nix: &Arc<Told>,
 ) -> anyhow::Result<()> {
     let Configuration { settings, conf, .. } = configuration;
     let reader = own_store::open(layout.clone(), settings, conf)?;
@@ -113,8 +109,7 @@ async fn build(
         bring: None,
     };
     // it is there: the answer to the question came from it
-    drop(connect::reach(configuration, builders).await?);
-    let address = Address::Socket(Meeting::of(configuration, builders)?.socket);
+    let address = Address::Socket(connect::reach(configuration, builders).await?.socket);
     let connector = Connector::new(configuration)?;
     // a Nix that is interrupted kills its hook, and a socket needs no folder for connections
     runtime_dir::remove_all();
@@ -127,7 +122,8 @@ async fn build(
         BuildOutcome::Built(built) => built.outputs,
         BuildOutcome::Failed(failure) => bail!("{}", failure.into_message()),
     };
-    fetch(&daemon, &store, outputs.values().cloned().collect()).await?;
+    nix.ended();
+    fetch(&daemon, &store, outputs.values().cloned().collect(), nix).await?;
     register(&store, path, &derivation, &outputs).await
 }
 
@@ -143,10 +139,18 @@ async fn fetch(
     daemon: &drover_store_remote::RemoteStore,
     store: &LocalStore,
     outputs: Vec<PathInfo>,
+    nix: &Told,
 ) -> anyhow::Result<()> {
     let paths = outputs.iter().map(|info| info.path.clone()).collect();
     let valid = store.hold_valid(&paths, drover_store::Substitute::No).await?;
-    let missing = outputs.into_iter().filter(|info| !valid.contains(&info.path)).collect();
+    // whoever has built it, it wasn't built here: where signatures are wanted it needs one
+    let missing: Vec<PathInfo> = outputs
+        .into_iter()
+        .filter(|info| !valid.contains(&info.path))
+        .map(|info| PathInfo { ultimate: false, ..info })
+        .collect();
+    let names = missing.iter().map(|info| store.store_dir().display(&info.path)).collect();
+    let _copying = nix.copying(names);
     let stream = daemon.export(closure_order(missing)).await?;
     // its machines' results are taken because the machines are listed
     store.add_paths(stream, SignatureCheck::Skip, WhenValid::Keep).await?;
@@ -171,45 +175,4 @@ async fn register(
         store.register_realisation(&realisation, SignatureCheck::Skip).await?;
     }
     Ok(())
-}
-
-/// What Nix hears while it waits: the output of the build at one descriptor, messages at another.
-struct OutputOfBuild {
-    log: Mutex<File>,
-}
-
-impl OutputOfBuild {
-    fn open() -> anyhow::Result<OutputOfBuild> {
-        let log = fs_err::OpenOptions::new().write(true).open(LOG);
-        let log =
-            log.context("Nix has given this hook no descriptor for the output of the build")?;
-        Ok(OutputOfBuild { log: Mutex::new(log) })
-    }
-
-    /// With nobody to hear it there is nobody to tell; that the build goes on then is seen to by
-    /// whoever ends this process.
-    fn line(&self, line: &str) {
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(log.write_all(&raw_bytes(&format!("{line}\n"))));
-    }
-
-    fn message(&self, level: u8, text: &str) {
-        let message = serde_json::json!({ "action": "msg", "level": level, "msg": text });
-        let line = format!("@nix {message}\n");
-        drop(std::io::stderr().lock().write_all(line.as_bytes()));
-    }
-}
-
-impl BuildLog for OutputOfBuild {
-    fn event(&self, event: LogEvent) {
-        match event {
-            LogEvent::Line(line) => self.line(&line),
-            LogEvent::Phase(phase) => {
-                let phase = serde_json::json!({ "action": "setPhase", "phase": phase });
-                self.line(&format!("@nix {phase}"));
-            }
-            LogEvent::Message(text) => self.message(3, &text),
-            LogEvent::Started | LogEvent::Ended | LogEvent::Heard(_) => {}
-        }
-    }
 }

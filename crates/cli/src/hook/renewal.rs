@@ -9,8 +9,9 @@ use anyhow::bail;
 use drover_config::{Builders, Machine, Origin, parse_machines};
 use drover_doctor::HookLines;
 
-use super::files::{Files, Purpose, is_our_line};
+use super::files::{Files, Purpose};
 use super::install::{HEADER, program};
+use super::lines::is_own_line;
 use super::{behind, lines};
 use crate::configuration::Configuration;
 use crate::host::FileSystem;
@@ -35,7 +36,7 @@ pub(crate) enum Renewal {
 pub(crate) fn renew(configuration: &Configuration, terminal: &Terminal) -> anyhow::Result<Renewal> {
     let files = Files::of(configuration, Purpose::Machine)?;
     let before = files.read_machines()?;
-    let ours: Vec<&str> = before.lines().filter(|line| is_our_line(line)).collect();
+    let ours: Vec<&str> = before.lines().filter(|line| is_own_line(line)).collect();
     let Some(first) = ours.first() else { return Ok(Renewal::NoLines) };
     let store = first.split_whitespace().next().unwrap_or_default().parse()?;
     // the drover that is there stays the one that is asked
@@ -49,7 +50,7 @@ pub(crate) fn renew(configuration: &Configuration, terminal: &Terminal) -> anyho
         return Ok(Renewal::AsTheyWere);
     }
     let is_other =
-        |line: &&str| !is_our_line(line) && *line != HEADER.trim_end() && !line.trim().is_empty();
+        |line: &&str| !is_own_line(line) && *line != HEADER.trim_end() && !line.trim().is_empty();
     if before.lines().any(|line| is_other(&line)) {
         bail!("other lines stand beside drover's in '{}'", files.machines.display());
     }

@@ -1,9 +1,9 @@
 //! What builds for the clients of this process: the machines of `builders`, or those that a client
 //! names in their place.
 //!
-//! Each list of machines that clients bring has a scheduler of its own: its slots are counted over
+//! Each list of other machines that clients bring has a scheduler of its own: its slots are counted over
 //! all clients that bring the same list, and apart from those of the configured one. The daemon
-//! takes such a list from trusted clients only. Who asks for no builds on this machine, or for none on
+//! takes such a list from trusted clients only; one that comes to the configured machines has their scheduler. Who asks for no builds on this machine, or for none on
 //! others, shares the one scheduler with everybody.
 //!
 //! What was built for somebody who asked for it is signed with the keys of `secret-key-files`.
@@ -35,7 +35,9 @@ use super::ThisMachine;
 use super::signer::Signer;
 use super::stamps::Stamp;
 use crate::after_build::{self, BuiltElsewhere};
+use crate::builders::folder_of;
 use crate::configuration::Configuration;
+use crate::hook::behind;
 use crate::host::processors;
 use crate::output_trust::service_options;
 use crate::{own_builder, signing};
@@ -144,6 +146,10 @@ impl Builds {
         let State { configuration, builder, brought, forgotten, .. } = state;
         forgotten.retain(|service| service.strong_count() > 0);
         brought.retain(|builders, service| {
+            if means_the_same(configuration, builders) {
+                forgotten.push(Arc::downgrade(service));
+                return false;
+            }
             let here = (self.store.as_ref(), builder.as_ref());
             let machines = self.machine.machines(configuration, Some(builders), here);
             let options = service_options(&configuration.settings);
@@ -212,6 +218,9 @@ impl Builds {
         if let Some(service) = state.brought.get(&builders) {
             return Ok(Arc::clone(service));
         }
+        if means_the_same(&state.configuration, &builders) {
+            return Ok(Arc::clone(&self.service));
+        }
         let here = (self.store.as_ref(), state.builder.as_ref());
         let machines = self.machine.machines(&state.configuration, Some(&builders), here);
         let options = service_options(&state.configuration.settings);
@@ -229,6 +238,22 @@ impl Builds {
         }
         state.brought.insert(builders, Arc::clone(&service));
         Ok(service)
+    }
+}
+
+/// Whether a client's list comes to the very machines that are configured: their slots are counted once.
+fn means_the_same(configuration: &Configuration, builders: &str) -> bool {
+    let Configuration { conf, settings, host, .. } = configuration;
+    let here = host.environment.current_dir.as_path();
+    let dir = folder_of(conf.origin("builders"), here);
+    let configured = behind::meant(configuration, &settings.builders, dir);
+    let brought = behind::meant(configuration, builders, here);
+    match (configured, brought) {
+        (Ok(configured), Ok(brought)) => {
+            behind::as_listed(&configured) == behind::as_listed(&brought)
+        }
+        // what is wrong with it is told where it's read
+        _ => false,
     }
 }
 

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use drover_control::{
     Answer, BuildExplanation, BuildList, BuildLog, BuildReport, Caller, ChoiceReport,
-    FailureReport, MachineReport, Power, Request, Responder, Server, Socket, converse,
-    socket_beside,
+    DetachedBuild, FailureReport, MachineReport, Power, Request, Responder, Server, Socket,
+    converse, socket_beside,
 };
 use drover_core::{StoreDir, StorePath};
 use drover_daemon::{Client, ClientTrust, Controls, Named, Peer, Policy, TrustRule};
-use drover_fleet::{BuildId, BuildState, BuildView, Duty, MachineCondition, MachineView, Service};
+use drover_fleet::{
+    BuildEnding, BuildId, BuildState, BuildView, Duty, MachineCondition, MachineView, Service,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::UCred;
 use tokio::sync::watch;
@@ -19,6 +21,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 
 use super::builds::{Builds, Crew};
 use super::detached::Detached;
+use crate::machine_names;
 use crate::terminal::Terminal;
 
 /// Answers from what the builds of this process know.
@@ -82,12 +85,12 @@ impl Controls for Overseer {
 impl Responder for Desk {
     async fn admit(&self, credentials: UCred) -> Result<Caller, String> {
         let uid = credentials.uid();
-        let Client { user, trust } = match self.rule {
-            TrustRule::Forced(trust) => Client { user: None, trust },
+        let Client { user, trust, .. } = match self.rule {
+            TrustRule::Forced(trust) => Client::new(None, trust),
             TrustRule::OwnUser if uid != 0 && uid != rustix::process::geteuid().as_raw() => {
                 return Err(format!("user {uid} is not the one that this daemon is for"));
             }
-            TrustRule::OwnUser => Client { user: None, trust: ClientTrust::Trusted },
+            TrustRule::OwnUser => Client::new(None, ClientTrust::Trusted),
             TrustRule::ByPolicy => {
                 let peer = spawn_blocking(move || Peer::of(credentials)).await;
                 let peer = peer.map_err(|error| format!("cannot look up user {uid}: {error}"))?;
@@ -135,18 +138,18 @@ impl Overseer {
             Request::Builds => Answer::Builds(self.list().await),
             Request::Explain { build } => match self.find(&build).await {
                 Some((service, id)) => self.explain(&service, id, &build).await,
-                None => unknown_build(&build),
+                None => self.not_found(&build),
             },
             Request::Log { build } => match self.find(&build).await {
                 Some((service, id)) => self.log(&service, id, &build).await,
-                None => unknown_build(&build),
+                None => self.not_found(&build),
             },
             Request::Drain { machine } => self.order(&machine, Duty::Draining).await,
             Request::Resume { machine } => self.order(&machine, Duty::Working).await,
             Request::Detach(order) => match &self.detached {
                 Some(detached) => {
                     let policy = Arc::clone(&self.policy.borrow());
-                    let client = Client { user: Some(caller.user.clone()), trust };
+                    let client = Client::new(Some(caller.user.clone()), trust);
                     detached.accept(order, &client, &policy).await
                 }
                 None => holds_nothing(),
@@ -187,8 +190,14 @@ impl Overseer {
         list
     }
 
-    /// Returns the build that is meant by a number, or by the name of its derivation.
+    /// Returns the build that is meant by a number, by the name of its derivation, or by the name of a
+    /// detached build of one derivation.
     async fn find(&self, wanted: &str) -> Option<(Arc<Service>, BuildId)> {
+        let of_detached = self.detached_one(wanted).filter(|held| held.derivation_count == 1);
+        let wanted = of_detached
+            .as_ref()
+            .and_then(|held| held.derivations.first())
+            .map_or(wanted, String::as_str);
         let number = wanted.parse().ok().map(BuildId);
         let name = wanted.rsplit('/').next().unwrap_or(wanted);
         for Crew { service, .. } in self.builds.crews() {
@@ -203,6 +212,23 @@ impl Overseer {
             }
         }
         None
+    }
+
+    fn detached_one(&self, name: &str) -> Option<DetachedBuild> {
+        let held = self.detached.as_ref()?.list();
+        held.into_iter().find(|held| held.id == name)
+    }
+
+    /// Says of a build that isn't known what to ask for in its place.
+    fn not_found(&self, wanted: &str) -> Answer {
+        let Some(held) = self.detached_one(wanted) else { return unknown_build(wanted) };
+        let bases = held.derivations.iter().map(|path| path.rsplit('/').next().unwrap_or(path));
+        let names: Vec<&str> = bases.collect();
+        Answer::Refused(format!(
+            "'{wanted}' is a detached build: 'drover builds attach {wanted}' shows what it says and how it ends; \
+             ask for one of its derivations while it is built: {}",
+            names.join(", ")
+        ))
     }
 
     async fn explain(&self, service: &Service, id: BuildId, wanted: &str) -> Answer {
@@ -231,6 +257,8 @@ impl Overseer {
             let views = service.machines().await;
             names.extend(views.into_iter().map(|view| view.description.name));
         }
+        let machine = machine_names::meant(machine, &names).unwrap_or(machine).to_owned();
+        let machine = machine.as_str();
         if !names.iter().any(|name| name == machine) {
             names.sort_unstable();
             names.dedup();
@@ -277,8 +305,23 @@ impl Overseer {
                 waits_for_count: count,
                 ..report
             },
-            BuildState::Over => BuildReport { state: "over".to_owned(), ..report },
+            BuildState::Over { outcome, machine, took } => BuildReport {
+                outcome: Some(outcome_name(outcome).to_owned()),
+                seconds: took.map(|took| took.as_secs_f64()),
+                state: "over".to_owned(),
+                machine,
+                ..report
+            },
         }
+    }
+}
+
+fn outcome_name(outcome: BuildEnding) -> &'static str {
+    match outcome {
+        BuildEnding::Built => "built",
+        BuildEnding::Failed => "failed",
+        BuildEnding::Unneeded => "unneeded",
+        BuildEnding::Cancelled => "cancelled",
     }
 }
 

@@ -78,7 +78,7 @@ async fn on_stdio(
         ClientTrust::Default | ClientTrust::Forced => drover_daemon::ClientTrust::Trusted,
         ClientTrust::Refused => drover_daemon::ClientTrust::NotTrusted,
     };
-    let client = Client { user: None, trust };
+    let client = Client::new(None, trust);
     let served = serving.server.serve(client, wires.input, wires.output).await;
     serving.end(Shutdown::Cancel).await;
     served?;

@@ -1,6 +1,8 @@
 //! The daemon that schedules what stock Nix's hooks have built: nothing is built on this machine, and
 //! what was built waits beside the store.
 
+mod awaited;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +16,9 @@ use drover_fleet::{MachineCondition, MachineView};
 use drover_store::{Keeper, Realiser};
 use drover_store_overlay::OverlayStore;
 use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
 
+use self::awaited::{AwaitedSince, is_awaited, is_up};
 use super::builds::Builds;
 use super::control::Overseer;
 use super::daemon::Outside;
@@ -34,7 +38,12 @@ struct HookMachines {
     /// What the machines were read from.
     files: Vec<PathBuf>,
     read: Mutex<Vec<Stamp>>,
+    awaited: Mutex<AwaitedSince>,
+    note: Note,
 }
+
+/// Takes note of the settings, whenever they were read.
+pub(super) type Note = Arc<dyn Fn(&Configuration) + Send + Sync>;
 
 impl HookMachines {
     /// Reads the machines anew if a file has changed: stock Nix reads them for each build.
@@ -46,14 +55,17 @@ impl HookMachines {
         }
         let Options { overrides, .. } = &self.options;
         let configuration = Configuration::load(overrides, &self.machine.terminal)?;
-        self.builds.reload(Arc::new(configuration), None)?;
+        let configuration = Arc::new(configuration);
+        self.builds.reload(Arc::clone(&configuration), None)?;
+        (self.note)(&configuration);
         *read = now;
         Ok(())
     }
 
-    /// Returns the machines that could take a build, as they are.
+    /// Returns the machines that could take a build, as they are; all are taken note of.
     async fn fitting(&self, need: &Need) -> Vec<MachineView> {
         let mut views = self.builds.configured().machines().await;
+        self.awaited.lock().await.note(&views, Instant::now());
         views.retain(|view| view.refuses(&need.system, &need.features).is_none());
         views
     }
@@ -89,21 +101,20 @@ impl Machines for HookMachines {
         // one that has just failed is known to be down, though it's being tried again by now
         let asked_for = began.elapsed();
         if views.iter().any(|view| is_awaited(view) && !has_failed_within(view, asked_for)) {
-            return Outlook::Unknown;
+            let wait = self.awaited.lock().await.wait_for(&views, Instant::now());
+            return Outlook::Unknown { wait, trouble: troubles(&views, need) };
         }
-        let reason = match views.is_empty() {
-            true => format!("no machine that is listed builds for {}", need.system),
-            false => {
-                let troubles: Vec<String> = views.iter().map(trouble).collect();
-                format!("no machine can be used now: {}", troubles.join("; "))
-            }
-        };
-        Outlook::Unusable { reason }
+        Outlook::Unusable { reason: troubles(&views, need) }
     }
 }
 
-fn is_up(view: &MachineView) -> bool {
-    matches!(view.condition, MachineCondition::Connected | MachineCondition::OnProbation)
+/// Says why none of the machines can be used.
+fn troubles(views: &[MachineView], need: &Need) -> String {
+    if views.is_empty() {
+        return format!("no machine that is listed builds for {}", need.system);
+    }
+    let troubles: Vec<String> = views.iter().map(trouble).collect();
+    format!("no machine can be used now: {}", troubles.join("; "))
 }
 
 /// Whether it isn't known if a machine can be used: also where it has been left alone for long enough.
@@ -112,11 +123,6 @@ fn is_unknown(view: &MachineView) -> bool {
         MachineCondition::Down { again } => again.is_zero(),
         _ => is_awaited(view),
     }
-}
-
-/// Whether a machine hasn't answered yet.
-fn is_awaited(view: &MachineView) -> bool {
-    matches!(view.condition, MachineCondition::Unused | MachineCondition::Connecting)
 }
 
 fn has_failed_within(view: &MachineView, period: Duration) -> bool {
@@ -141,6 +147,10 @@ pub(crate) struct ForHooks<'a, R> {
     pub(crate) files: Vec<PathBuf>,
     /// Where it listens: a place that only this user can reach.
     pub(crate) socket: &'a Path,
+    /// Beside what it answers questions of those who can't reach that place, if it does.
+    pub(crate) questions: Option<PathBuf>,
+    /// Takes note of the settings, whenever they were read.
+    pub(crate) note: Arc<dyn Fn(&Configuration) + Send + Sync>,
     /// After how long without a client it ends.
     pub(crate) idle: Option<Duration>,
     /// Called when it listens.
@@ -156,7 +166,7 @@ pub(super) async fn run<R: FnOnce()>(
     raise_file_limit();
     let supervisor = Supervisor::new(|name| std::env::var_os(name));
     let mut signals = Signals::new(supervisor.watchdog())?;
-    let serving = serving(machine, options, hooks.files)?;
+    let serving = serving(machine, options, hooks.files, Arc::clone(&hooks.note))?;
     let mut listeners = sockets_from_systemd()?;
     let draft = match listeners.is_empty() {
         true => Some(Listener::draft(hooks.socket)?),
@@ -170,6 +180,10 @@ pub(super) async fn run<R: FnOnce()>(
     };
     // whoever finds the socket finds the other one, too
     let mut questions = serving.answer_questions(machine, hooks.socket, TrustRule::OwnUser);
+    let mut of_others = match &hooks.questions {
+        Some(beside) => serving.answer_questions(machine, beside, TrustRule::ByPolicy),
+        None => JoinSet::new(),
+    };
     if let Some(draft) = draft {
         listeners.push(draft.show()?);
     }
@@ -178,6 +192,7 @@ pub(super) async fn run<R: FnOnce()>(
     let rule = TrustRule::OwnUser;
     outside.serve(listeners, rule, &mut signals, unused).await;
     questions.shutdown().await;
+    of_others.shutdown().await;
     Ok(())
 }
 
@@ -186,8 +201,10 @@ fn serving(
     machine: &ThisMachine,
     options: &Options,
     files: Vec<PathBuf>,
+    note: Note,
 ) -> anyhow::Result<Serving> {
     let configuration = Configuration::load(&options.overrides, &machine.terminal)?;
+    note(&configuration);
     let read = Mutex::new(Stamp::of_all(&files));
     let store = keeper(machine.open(None, &configuration)?);
     let (policy, policies) = watch::channel(Arc::new(policy(&configuration)));
@@ -199,6 +216,8 @@ fn serving(
         builds: Arc::clone(&builds),
         files,
         read,
+        awaited: Mutex::default(),
+        note: Arc::clone(&note),
     };
     let realiser = Arc::clone(&builds) as Arc<dyn Realiser>;
     let (limits, version) = (Limits::default(), NIX_VERSION.to_owned());
@@ -217,5 +236,50 @@ fn serving(
     let (built_by, overseer) = (BuiltBy::ThisProcess(builds), Some(overseer));
     let server = answering(server, overseer.as_ref());
     let outputs = Outputs::Aside(overlay);
-    Ok(Serving { server, outputs, policy, built_by, overseer, keeper })
+    Ok(Serving { server, outputs, policy, built_by, overseer, keeper, note: Some(note) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use drover_schedule::{Bandwidth, Machine, MachineKind};
+
+    use super::*;
+
+    /// Returns a machine that nobody has needed so far.
+    pub(super) fn unused(name: &str) -> MachineView {
+        let description = Machine {
+            name: name.to_owned(),
+            kind: MachineKind::Remote,
+            systems: BTreeSet::from(["x86_64-linux".to_owned()]),
+            slots: 2,
+            speed_factor: 1.0,
+            supported_features: BTreeSet::new(),
+            mandatory_features: BTreeSet::new(),
+            round_trip: Duration::ZERO,
+            bandwidth: Bandwidth(0),
+            other_terms: Vec::new(),
+        };
+        let condition = MachineCondition::Unused;
+        MachineView { description, condition, busy: 0, queued: 0, last_failure: None }
+    }
+
+    /// One that is being tried again is still told to be down, with what it said.
+    #[test]
+    fn what_is_known_of_a_machine_stays_known() {
+        let failure = drover_fleet::MachineFailure {
+            fault: drover_schedule::MachineFault::Unreachable,
+            cause: "Connection refused".to_owned(),
+            ago: Duration::from_secs(3),
+        };
+        let again = MachineView {
+            condition: MachineCondition::Connecting,
+            last_failure: Some(failure),
+            ..unused("b1")
+        };
+        let told = troubles(&[again, unused("b2")], &Need::default());
+        let expected = "no machine can be used now: 'b1' 3 s ago: Connection refused; 'b2' has not greeted yet";
+        assert_eq!(told, expected);
+    }
 }

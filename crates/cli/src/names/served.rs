@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use super::builds::Builds;
 use super::control::Overseer;
 use super::detached::Detached;
+use super::hooks::Note;
 use super::{BuiltBy, NIX_VERSION, Opened, ThisMachine};
 use crate::builders::substitute;
 use crate::configuration::Configuration;
@@ -52,6 +53,8 @@ pub(super) struct Serving {
     pub(super) overseer: Option<Arc<Overseer>>,
     /// Sends the newest view of the store.
     pub(super) keeper: watch::Sender<Arc<dyn Keeper>>,
+    /// Takes note of settings that were read anew.
+    pub(super) note: Option<Note>,
 }
 
 impl Serving {
@@ -92,7 +95,8 @@ impl Serving {
         let first = Arc::clone(&keeper.borrow());
         let server = Server::new(first, realiser, policies, Limits::default(), version);
         let server = answering(server, overseer.as_ref());
-        Ok(Serving { server, outputs: Outputs::Stored, policy, built_by, overseer, keeper })
+        let outputs = Outputs::Stored;
+        Ok(Serving { server, outputs, policy, built_by, overseer, keeper, note: None })
     }
 
     /// Reads the settings and the machines anew. Builds go on; who connects from now on finds the
@@ -109,6 +113,9 @@ impl Serving {
                 builds.reload(Arc::clone(&configuration), builder)?;
             }
             _ => {}
+        }
+        if let Some(note) = &self.note {
+            note(&configuration);
         }
         let keeper = keeper(opened);
         let keeper = match &self.outputs {
@@ -185,6 +192,7 @@ pub(super) fn policy(configuration: &Configuration) -> Policy {
     Policy {
         trusted_users: settings.trusted_users.clone(),
         allowed_users: settings.allowed_users.clone(),
+        naming_users: settings.naming_users.clone(),
         build_users_group: Some(settings.build_users_group.clone()),
         substituters: settings.substituters.iter().map(ToString::to_string).collect(),
         trusted_substituters: settings

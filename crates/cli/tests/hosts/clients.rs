@@ -4,6 +4,7 @@
 use drover_testkit::Suite;
 use rstest::rstest;
 
+use crate::hook::{assert_slots, counting};
 use crate::own::{assert_sound, become_the_daemon};
 use crate::{Lab, builders};
 
@@ -74,4 +75,25 @@ fn each_release_of_nix_is_a_client(#[case] suite: Suite, #[case] builder: Suite)
     for host in [server, client] {
         assert_sound(host);
     }
+}
+
+/// A client that names the daemon's very machines shares their slots with everybody.
+#[test]
+fn a_list_of_the_same_machines_shares_their_slots() {
+    let lab = Lab::new("samelist", Suite::Forky, Suite::Forky);
+    let client = &lab.client;
+    become_the_daemon(client, &builders("ssh-ng", &["b1"], 2));
+    let [one, two] = ["one", "two"].map(|who| counting(client, &[&lab.b1], who, 5));
+    let arch = std::env::consts::ARCH;
+    let same = format!("ssh-ng://b1  {arch}-linux - 2 1.0 big-parallel -");
+    let script = format!(
+        "export NIX_REMOTE=daemon
+         nix-store -r {one} -j0 2>/root/one & one=$!
+         nix-store -r {two} -j0 --builders '{same}' 2>/root/two & two=$!
+         wait $one || {{ cat /root/one; exit 1; }}; wait $two || {{ cat /root/two; exit 1; }}"
+    );
+    client.sh(&script).unwrap();
+    assert_slots(client, &format!("{one} {two}"), 2);
+    let told = client.sh("drover machines").unwrap();
+    assert!(!told.contains("client's list"), "{told}");
 }

@@ -1,11 +1,12 @@
 //! What `drover doctor` finds, at real machines with real troubles.
 
-use drover_testkit::Suite;
+use drover_testkit::{Signal, Suite};
 use serde_json::{Value, json};
 
 use crate::connections::swallow_everything;
+use crate::failures::until;
 use crate::own::become_the_daemon;
-use crate::{Lab, assert_code, stdout};
+use crate::{LIMIT, Lab, assert_code, stderr, stdout};
 
 /// Returns the report on machines, each a line, and asserts the exit code.
 #[track_caller]
@@ -301,5 +302,80 @@ fn the_configuration_of_a_user() {
     {
         let expected = json!({ "name": name, "value": value, "origins": [place] });
         assert!(settings.contains(&expected), "{expected}\n{settings:?}");
+    }
+}
+
+/// A line of nix.conf that is wrong, or misspelt, is told of, and the machines are examined all the same.
+#[test]
+fn what_is_wrong_with_the_settings_is_told() {
+    let lab = Lab::new("doctor-conf", Suite::Forky, Suite::Forky);
+    lab.client.write("/etc/nix/machines", line("ssh-ng://b1")).unwrap();
+    let conf =
+        "max-jobs = many\nthis is no line\nbuilder-use-substitutes = true\nwarn-dirty = false\n";
+    lab.client.write("/root/.config/nix/nix.conf", conf).unwrap();
+    let output = lab.drover(&["doctor"]);
+    assert_code(&output, 1);
+    let text = stdout(&output);
+    for said in [
+        "/root/.config/nix/nix.conf:1: setting 'max-jobs' has invalid value 'many'",
+        "/root/.config/nix/nix.conf:2: syntax error in 'this is no line'",
+        "unknown setting 'builder-use-substitutes'",
+        "is 'builders-use-substitutes' meant?",
+        "the machine is usable; 2 lines of settings can't be read",
+    ] {
+        assert!(text.contains(said), "{said}\n{text}");
+    }
+    assert!(!text.contains("warn-dirty"), "{text}");
+    // what is typed must be right
+    let typed = lab.drover(&["doctor", "--option", "max-jobs", "many"]);
+    assert!(stderr(&typed).contains("--option max-jobs"), "{}", stderr(&typed));
+}
+
+/// A key that nobody knows isn't called known where ssh takes any, and looking notes none.
+#[test]
+fn a_host_key_that_ssh_would_take_is_odd() {
+    let lab = Lab::new("doctor-anykey", Suite::Forky, Suite::Forky);
+    lab.client
+        .sh("mkdir -p /root/.ssh; printf 'StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\n\
+             GlobalKnownHostsFile /dev/null\n' > /root/any; cat /root/any /root/.ssh/config > /root/config || \
+             cp /root/any /root/config; mv /root/config /root/.ssh/config; chmod 600 /root/.ssh/config")
+        .unwrap();
+    let report = report(&lab, &[line("ssh-ng://b1")], 0);
+    let (grade, text, remedy) = step(&report, 0, "host-key");
+    assert_eq!(grade, "odd", "{text}");
+    assert!(
+        text.contains("no key of it is known") && text.contains("StrictHostKeyChecking is no"),
+        "{text}"
+    );
+    assert!(remedy.contains("ssh-keyscan"), "{remedy}");
+}
+
+/// A user who may not read root's key is not told to take it.
+#[test]
+fn a_key_of_roots_stays_roots() {
+    let lab = Lab::new("doctor-rootkey", Suite::Forky, Suite::Forky);
+    let line = format!("ssh-ng://b1 {}-linux /root/.ssh/id_ed25519 2", std::env::consts::ARCH);
+    lab.client.write("/etc/nix/machines", line).unwrap();
+    lab.client.sh("chmod 700 /root /root/.ssh").unwrap();
+    let output = lab.client.run(&["su", "alice", "-c", "drover doctor"]).unwrap();
+    let text = stdout(&output);
+    assert!(text.contains("only root can tell"), "{text}");
+    assert!(text.contains("sudo drover doctor") && !text.contains("chown alice"), "{text}");
+}
+
+/// Ctrl-C ends it, and nothing stays behind.
+#[test]
+fn one_that_is_interrupted_leaves_nothing() {
+    let lab = Lab::new("doctor-int", Suite::Forky, Suite::Forky);
+    swallow_everything(&lab.b2, &lab.client);
+    lab.client.write("/etc/nix/machines", line("ssh-ng://b2")).unwrap();
+    for signal in [Signal::Interrupt, Signal::Terminate] {
+        let limit = ["--option", "connect-timeout", "600"];
+        let doctor = lab.client.spawn(&[&["drover", "doctor"][..], &limit].concat()).unwrap();
+        let folders = || lab.client.sh("ls -d /tmp/drover-* 2>/dev/null || :").unwrap();
+        until("it has begun", || !folders().is_empty());
+        doctor.signal(signal);
+        assert_code(&doctor.wait(LIMIT).unwrap(), 130);
+        assert_eq!(folders(), "");
     }
 }

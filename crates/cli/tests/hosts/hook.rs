@@ -3,6 +3,7 @@
 use drover_testkit::{Fleet, Host, Signal, Suite};
 use rstest::rstest;
 
+use crate::connections::swallow_everything;
 use crate::failures::until;
 use crate::{LIMIT, assert_code, stderr};
 
@@ -114,6 +115,16 @@ fn nix_hands_its_builds_over(
     assert_code(&built, 0);
     lab.client.sh(&format!("nix-store --verify-path $(nix-store -q {drv})")).unwrap();
     lab.client.sh("nix-store --verify --check-contents 2>&1").unwrap();
+    // what another machine has built wasn't built here, and so needs a signature where those are asked for
+    let infos = "NIX_REMOTE=local nix --extra-experimental-features nix-command path-info --json";
+    let infos = lab.client.sh(&format!("{infos} $(nix-store -qR $(nix-store -q {drv}))")).unwrap();
+    assert!(!infos.replace(' ', "").contains("\"ultimate\":true"), "{infos}");
+    if matches!(way, Way::BuildHook) {
+        let told = stderr(&built);
+        for words in [" on 'b1'", " on 'b2'", "copying path"] {
+            assert!(told.contains(words), "{words:?} is not in {told}");
+        }
+    }
     let log = lab.client.sh(&format!("nix-store --read-log {drv}")).unwrap();
     assert!(log.contains("graph-layers ends"), "{log}");
     for builder in [&lab.b1, &lab.b2] {
@@ -206,6 +217,171 @@ fn lines_name_the_program_as_it_is_called() {
     assert_eq!(line("readlink /w/names/nix-store").trim(), "/opt/profile/drover");
 }
 
+/// One that was ended between its two writes goes on when it is repeated; files needn't be UTF-8.
+#[test]
+fn is_installed_again_after_it_was_ended() {
+    let lab = HookLab::new("hook-again", Suite::Forky, Users::Multi, Way::BuildHook);
+    let client = &lab.client;
+    let [machines, behind] = ["/etc/nix/machines", "/etc/nix/drover-machines"];
+    let line = format!("ssh-ng://b1 {}-linux - 2 1 big-parallel # f", std::env::consts::ARCH);
+    let before = [line.as_bytes(), b"\xfcr dich\n"].concat();
+    client.write(machines, &before).unwrap();
+    client.write(behind, &before).unwrap();
+    client.sh("drover hook install --yes 2>&1").unwrap();
+    assert_eq!(client.read(behind).unwrap(), before);
+    let lines = String::from_utf8(client.read(machines).unwrap()).unwrap();
+    assert_eq!(lines.matches("ssh-ng://localhost").count(), 1, "{lines}");
+    client.write(machines, &before).unwrap();
+    client.sh("drover hook uninstall --yes 2>&1").unwrap();
+    assert_eq!(client.read(machines).unwrap(), before);
+    assert!(client.read(behind).is_err());
+    // a file without a machine is no list of machines
+    client.write(behind, "# none yet\n").unwrap();
+    client.sh("drover hook install --yes 2>&1").unwrap();
+    assert_eq!(client.read(behind).unwrap(), before);
+}
+
+/// A user without root has his machines beside his own nix.conf.
+#[test]
+fn a_user_installs_it_for_himself() {
+    let lab = HookLab::new("hook-user", Suite::Forky, Users::Multi, Way::BuildHook);
+    let client = &lab.client;
+    let folder = "/home/alice/.config/nix";
+    let line = format!("ssh-ng://b1 {}-linux - 2\n", std::env::consts::ARCH);
+    client.write(&format!("{folder}/machines"), &line).unwrap();
+    client
+        .write(&format!("{folder}/nix.conf"), format!("builders = @{folder}/machines\n"))
+        .unwrap();
+    let as_alice = "chown -R alice: /home/alice/.config; su alice -s /bin/sh -c";
+    client.sh(&format!("{as_alice} 'drover hook install --yes' 2>&1")).unwrap();
+    let behind = client.read(&format!("{folder}/drover-machines")).unwrap();
+    assert_eq!(behind, line.as_bytes());
+    let told = client.sh(&format!("{as_alice} 'drover hook line' 2>&1")).unwrap();
+    assert!(told.contains("- 4 4 "), "{told}");
+}
+
+/// Builds that count how many run beside them, each noted where it is built.
+const COUNTING: &str = r#"
+{ who, n }: builtins.genList (i: derivation {
+  name = "count-${who}-${toString i}";
+  system = builtins.currentSystem;
+  builder = "/bin/sh";
+  args = [ "-c" ''
+    echo $name >> /w/built; /bin/mkdir /w/run/$name
+    set -- /w/run/*; echo $# > $out
+    /bin/sleep 1; /bin/rmdir /w/run/$name
+  '' ];
+}) n
+"#;
+
+/// Returns the derivations of so many builds that count.
+pub(crate) fn counting(client: &Host, builders: &[&Host], who: &str, n: u32) -> String {
+    for builder in builders {
+        builder
+            .sh("mkdir -p /w/run; chmod 1777 /w /w/run; touch /w/built; chmod 666 /w/built")
+            .unwrap();
+    }
+    client.write("/tmp/count.nix", COUNTING).unwrap();
+    let instantiate = "nix-instantiate /tmp/count.nix";
+    let line = format!("{instantiate} --argstr who {who} --arg n {n} 2>/dev/null");
+    client.sh(&line).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Asserts that never more than so many ran beside each other on a machine, by what they have counted.
+pub(crate) fn assert_slots(client: &Host, derivations: &str, slots: u32) {
+    let counts = client.sh(&format!("cat $(nix-store -q --outputs {derivations})")).unwrap();
+    let most = counts.split_whitespace().filter_map(|count| count.parse::<u32>().ok()).max();
+    assert!(most.is_some_and(|most| most <= slots), "of {slots} slots there ran {counts}");
+}
+
+/// One store by two names, from two environments: they are one scheduler's, and slots aren't exceeded.
+#[rstest]
+fn environments_share_the_scheduler(#[values(Way::Line, Way::BuildHook)] way: Way) {
+    let lab = HookLab::new("hook-envs", Suite::Forky, Users::Multi, way);
+    let client = &lab.client;
+    let line = format!("ssh-ng://b1 {}-linux - 2 1 big-parallel", std::env::consts::ARCH);
+    let environment = match way {
+        Way::Line => {
+            client.write("/etc/nix/drover-machines", format!("{line}\n")).unwrap();
+            "HOME=/root/other SSH_AUTH_SOCK=/nowhere"
+        }
+        // the same machines, listed elsewhere
+        Way::BuildHook => {
+            client.write("/etc/nix/machines", format!("{line}\n")).unwrap();
+            client.write("/root/elsewhere", format!("# the same\n{line}\n")).unwrap();
+            "HOME=/root/other NIX_CONFIG='builders = @/root/elsewhere'"
+        }
+    };
+    client.sh("mkdir /root/other").unwrap();
+    let [one, two] = ["one", "two"].map(|who| counting(client, &[&lab.b1], who, 6));
+    let script = format!(
+        "NIX_REMOTE=daemon nix-store -r {one} -j0 2>/root/one & one=$!
+         {environment} NIX_REMOTE=local nix-store -r {two} -j0 2>/root/two & two=$!
+         wait $one || {{ cat /root/one; exit 1; }}; wait $two || {{ cat /root/two; exit 1; }}
+         pgrep -fc '[d]rover hook daemon'"
+    );
+    let told = client.sh(&script).unwrap();
+    assert_slots(client, &format!("{one} {two}"), 2);
+    assert_eq!(told.lines().last(), Some("1"), "one daemon for both: {told}");
+    // and whoever asks hears of it
+    for asks in ["NIX_REMOTE=daemon", "HOME=/root/other NIX_REMOTE=local"] {
+        let told = client.sh(&format!("{asks} drover builds; {asks} drover machines")).unwrap();
+        assert!(told.contains("nothing is built") && told.contains(" connected "), "{told}");
+    }
+}
+
+/// Where daemons must differ, as they have different machines, all of them are asked.
+#[test]
+fn all_daemons_for_hooks_are_asked() {
+    let lab = HookLab::new("hook-several", Suite::Forky, Users::Multi, Way::BuildHook);
+    let client = &lab.client;
+    let list = |host: &str| format!("{host} {}-linux - 2", std::env::consts::ARCH);
+    let graph = |n: &str| client.instantiate(&[("shape", "wide"), ("n", n), ("sleep", "600")]);
+    let builds: Vec<_> = [("b1", "1"), ("b2", "2")]
+        .into_iter()
+        .map(|(host, n)| {
+            let machines = format!("builders = ssh-ng://{}", list(host));
+            let line = format!("exec nix-store -r {} -j0", graph(n).unwrap());
+            let environment = ["env", "NIX_REMOTE=local"];
+            let conf = format!("NIX_CONFIG={machines}");
+            client.spawn(&[&environment[..], &[conf.as_str(), "sh", "-c", &line]].concat()).unwrap()
+        })
+        .collect();
+    until("both daemons are told of", || {
+        let told = client.sh("drover builds 2>&1 || :").unwrap();
+        told.contains("b1 ") && told.contains("b2 ")
+    });
+    let told = client.sh("drover machines").unwrap();
+    assert!(told.contains("b1 ") && told.contains("b2 "), "{told}");
+    client.sh("drover machines drain ssh-ng://b2 2>&1").unwrap();
+    let told = client.sh("drover machines").unwrap();
+    assert!(
+        told.lines().any(|line| line.starts_with("b2 ") && line.contains("draining")),
+        "{told}"
+    );
+    for build in builds {
+        build.signal(Signal::Interrupt);
+        build.wait(LIMIT).unwrap();
+    }
+}
+
+/// Machines that take connections and say nothing: what Nix may build here it builds here.
+#[rstest]
+fn with_silent_machines_nix_builds_here(#[values(Way::Line, Way::BuildHook)] way: Way) {
+    let lab = HookLab::new("hook-silent", Suite::Forky, Users::Multi, way);
+    for host in [&lab.b1, &lab.b2] {
+        swallow_everything(host, &lab.client);
+    }
+    for n in ["4", "3"] {
+        let drv = lab.client.instantiate(&[("shape", "wide"), ("n", n)]).unwrap();
+        assert_code(&lab.build("NIX_REMOTE=daemon", &format!("{drv} -j2")), 0);
+    }
+    let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "2")]).unwrap();
+    let refused = lab.build("NIX_REMOTE=daemon", &format!("{drv} -j0"));
+    assert_code(&refused, 1);
+    assert!(stderr(&refused).contains("timed out"), "{}", stderr(&refused));
+}
+
 /// No machine answers: what Nix may build here it builds here, and with -j0 it says what is wrong.
 #[rstest]
 fn with_no_machine_up_nix_builds_here(
@@ -291,6 +467,18 @@ fn a_client_leaves(
     for words in ["wide-0 ", "wide-1 ", " building ", "b1 ", "b2 ", " connected "] {
         assert!(told.contains(words), "{words:?} is not in {told}");
     }
+    assert!(told.contains(" root\n"), "for whom it is: {told}");
+    if matches!(users, Users::Multi) {
+        // others may ask root's daemon, and no more
+        let by_alice = |line: &str| {
+            let line = format!("su alice -s /bin/sh -c '{line}' 2>&1 || :");
+            lab.client.sh(&line).unwrap()
+        };
+        let told = by_alice("drover builds");
+        assert!(told.contains("wide-0 ") && told.contains("wide-1 "), "{told}");
+        let told = by_alice("drover machines drain b1");
+        assert!(told.contains("may only ask"), "{told}");
+    }
     running.signal(Signal::Interrupt);
     let ended = running.wait(LIMIT).unwrap();
     assert_code(&ended, 1);
@@ -311,19 +499,26 @@ fn a_client_leaves(
     });
 }
 
-/// Two clients want the same: it is built once.
+/// Two clients want the same: it is built once, in no more slots than there are.
 #[rstest]
 fn clients_share(#[values(Way::Line, Way::BuildHook)] way: Way) {
     let lab = HookLab::new("hook-clients", Suite::Forky, Users::Multi, way);
-    let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "6"), ("sleep", "1")]).unwrap();
+    let builders = [&lab.b1, &lab.b2];
+    let drvs = counting(&lab.client, &builders, "same", 6);
     let script = format!(
         "export NIX_REMOTE=daemon
-         nix-store -r {drv} -j0 2>/root/one & one=$!
-         nix-store -r {drv} -j0 2>/root/two & two=$!
+         nix-store -r {drvs} -j0 2>/root/one & one=$!
+         nix-store -r {drvs} -j0 2>/root/two & two=$!
          wait $one && wait $two"
     );
     lab.client.sh(&script).unwrap();
     lab.client.sh("nix-store --verify --check-contents 2>&1").unwrap();
+    assert_slots(&lab.client, &drvs, 2);
+    let built = builders.map(|host| host.sh("cat /w/built").unwrap()).join("\n");
+    let mut names: Vec<&str> = built.split_whitespace().collect();
+    names.sort_unstable();
+    let each: Vec<String> = (0..6).map(|i| format!("count-same-{i}")).collect();
+    assert_eq!(names, each, "each is built once");
 }
 
 /// The daemon for hooks is kept from answering for a while: nobody takes that for machines that can't be used.

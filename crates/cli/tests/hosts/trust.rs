@@ -4,6 +4,7 @@ use drover_testkit::{Host, Suite};
 use rstest::rstest;
 
 use crate::failures::script_drv;
+use crate::own::become_the_daemon;
 use crate::{Lab, assert_code, builders, stderr};
 
 #[rstest]
@@ -95,4 +96,34 @@ fn a_local_store_that_distrusts_is_explained() {
     let failed = lab.client.run(&["su", "alice", "-c", &line]).unwrap();
     assert_code(&failed, 1);
     assert!(stderr(&failed).contains("trusted-users"), "{}", stderr(&failed));
+}
+
+/// What another machine has built wasn't built here, whichever way it comes: where signatures are asked for
+/// it needs one. What was built here needs none.
+#[test]
+fn what_others_have_built_was_not_built_here() {
+    let lab = Lab::new("ultimate", Suite::Forky, Suite::Forky);
+    let (client, machines) = (&lab.client, builders("ssh-ng", &["b1", "b2"], 2));
+    client.sh("mkdir -p /w").unwrap();
+    let built_here = |drv: &str| {
+        let infos =
+            "NIX_REMOTE=local nix --extra-experimental-features nix-command path-info --json";
+        let outputs = format!("$(nix-store -q --outputs {drv})");
+        let told = client.sh(&format!("{infos} {outputs}")).unwrap();
+        told.replace(' ', "").contains("\"ultimate\":true")
+    };
+    let graph =
+        |n: &str| client.instantiate(&[("shape", "layers"), ("n", n), ("d", "2"), ("k", "1")]);
+    let build = |drv: &str, more: &str| {
+        let line = format!("NIX_REMOTE=local drover build --no-link {drv} {more} 2>&1");
+        client.sh(&line).unwrap();
+    };
+    let [run, here, served] = ["2", "3", "4"].map(|n| graph(n).unwrap());
+    build(&run, &format!("-j0 --builders '{machines}'"));
+    assert!(!built_here(&run), "by drover build");
+    build(&here, "-j2 --builders ''");
+    assert!(built_here(&here), "what was built here");
+    become_the_daemon(client, &machines);
+    client.sh(&format!("NIX_REMOTE=daemon nix-store -r {served} -j0 2>&1")).unwrap();
+    assert!(!built_here(&served), "by the daemon");
 }

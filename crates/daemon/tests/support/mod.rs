@@ -38,7 +38,7 @@ pub fn world_with(limits: Limits, policy: Policy) -> World {
 }
 
 pub fn client(trust: ClientTrust) -> Client {
-    Client { user: Some("test".to_owned()), trust }
+    Client::new(Some("test".to_owned()), trust)
 }
 
 impl World {

@@ -4,7 +4,7 @@ use data_encoding::{BASE64, BASE64_NOPAD};
 use drover_core::{Hash, HashAlgorithm};
 
 use crate::checks::last_words;
-use crate::route::{Route, Target};
+use crate::route::{KeyChecking, Route, Target};
 use crate::step::Verdict;
 
 /// Where the key that is expected is written.
@@ -71,7 +71,8 @@ pub fn fingerprint(said: &str) -> Option<&str> {
     said.lines().find_map(|line| Some(line.strip_prefix(SHOWN)?.trim()))
 }
 
-/// Judges what `ssh -v` said while it connected and didn't log in.
+/// Judges what `ssh -v` said while it connected with `StrictHostKeyChecking=yes`: whether the key is known,
+/// and where it isn't, whether builds go on without.
 pub fn judge(said: &str, expected: Expected, route: &Route, target: &Target) -> Verdict {
     let shown = fingerprint(said).unwrap_or("a key").to_owned();
     let (host, port) = (&route.host, route.port);
@@ -90,7 +91,13 @@ pub fn judge(said: &str, expected: Expected, route: &Route, target: &Target) -> 
             ),
         };
     }
-    match (expected, said.contains("IDENTIFICATION HAS CHANGED")) {
+    let has_changed = said.contains("IDENTIFICATION HAS CHANGED");
+    if expected == Expected::KnownHosts
+        && let Some(verdict) = taken_all_the_same(&shown, has_changed, route, &scan)
+    {
+        return verdict;
+    }
+    match (expected, has_changed) {
         (Expected::Line, _) => Verdict::wrong(
             format!("{host} shows {shown}, which is not the key in column 8 of its line"),
             format!(
@@ -112,11 +119,37 @@ pub fn judge(said: &str, expected: Expected, route: &Route, target: &Target) -> 
     }
 }
 
+/// Says of a key that isn't the known one that `ssh` takes it for builds all the same, where it does.
+fn taken_all_the_same(
+    shown: &str,
+    has_changed: bool,
+    route: &Route,
+    scan: &str,
+) -> Option<Verdict> {
+    let Route { host, checking, .. } = route;
+    let what = match (checking, has_changed) {
+        (KeyChecking::Strict, _) | (KeyChecking::AcceptNew, true) => return None,
+        (KeyChecking::AcceptNew | KeyChecking::Off, false) => "no key of it is known",
+        (KeyChecking::Off, true) => "another key of it is known",
+    };
+    let told = checking.as_str();
+    Some(Verdict::odd(
+        format!(
+            "{host} shows {shown}, and {what}: ssh goes on whoever that is, as StrictHostKeyChecking is {told}"
+        ),
+        format!(
+            "compare the fingerprint with the machine's own, then: {scan} >> ~/.ssh/known_hosts (root's, for Nix's \
+             daemon), and take StrictHostKeyChecking out of ssh's configuration"
+        ),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::step::Grade;
 
     const KEY: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGHVlR3ALXclIQCPAwwon+dxFEY1Pvb+/aM89m1Q3um5 b1";
@@ -156,5 +189,30 @@ mod tests {
     #[case::nothing("ssh: connect to host h port 22: Connection refused\n", Standing::Untold)]
     fn only_what_ssh_itself_says_counts(#[case] said: &str, #[case] expected: Standing) {
         assert_eq!(standing(said, "k SHA256:a"), expected);
+    }
+
+    const UNKNOWN: &str = "debug1: Server host key: k SHA256:a\nNo ED25519 host key is known for h and you have \
+                           requested strict checking.\nHost key verification failed.\n";
+    const CHANGED: &str = "debug1: Server host key: k SHA256:a\n\
+                           @    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n\
+                           Host key verification failed.\n";
+
+    /// A key that nobody knows isn't the one that is known, whatever ssh does with it.
+    #[rstest]
+    #[case::new(UNKNOWN, KeyChecking::AcceptNew, Grade::Odd, "no key of it is known")]
+    #[case::off(UNKNOWN, KeyChecking::Off, Grade::Odd, "StrictHostKeyChecking is no")]
+    #[case::strict(UNKNOWN, KeyChecking::Strict, Grade::Wrong, "no key of it is known")]
+    #[case::changed(CHANGED, KeyChecking::AcceptNew, Grade::Wrong, "another key than the one")]
+    #[case::changed_and_off(CHANGED, KeyChecking::Off, Grade::Odd, "another key of it is known")]
+    fn what_is_not_known_is_told(
+        #[case] said: &str,
+        #[case] checking: KeyChecking,
+        #[case] grade: Grade,
+        #[case] words: &str,
+    ) {
+        let route = Route { host: "h".to_owned(), port: 22, checking, ..Route::default() };
+        let verdict = judge(said, Expected::KnownHosts, &route, &Target::default());
+        assert_eq!(verdict.grade, grade);
+        assert!(verdict.text.contains(words), "{}", verdict.text);
     }
 }

@@ -37,6 +37,17 @@ pub fn judge(route: &Route, answer: &Answer) -> Verdict {
         }
         Answer::Words(words) => match words.trim().strip_prefix("SSH-") {
             Some(version) => Verdict::good(format!("SSH {} at port {port}", last_words(version))),
+            // the whole of what OpenSSH says from 9.8 on to those whom it shuts out
+            None if words.trim() == "Not allowed at this time" => Verdict::wrong(
+                format!(
+                    "the SSH server at port {port} of {host} shuts this machine out for a while, as it has come \
+                     often without logging in (PerSourcePenalties): 'Not allowed at this time'"
+                ),
+                format!(
+                    "wait some minutes; or on {host}, in /etc/ssh/sshd_config: PerSourcePenaltyExemptList with the \
+                     address of this machine, then: sudo systemctl reload sshd (ssh on Debian)"
+                ),
+            ),
             None => Verdict::wrong(
                 format!("port {port} answers, but not as an SSH server: '{}'", last_words(words)),
                 format!("name the port of its sshd: 'Host {host}' and 'Port N' in ~/.ssh/config"),

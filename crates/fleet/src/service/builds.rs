@@ -9,7 +9,7 @@ use drover_schedule::{Choice, JobId, JobStatus, Lane};
 
 use crate::service::engine::Engine;
 use crate::service::router::Glance;
-use crate::service::table::{Entry, Progress};
+use crate::service::table::{End, Entry, Progress};
 
 /// Builds in one answer.
 const BUILDS: usize = 5_000;
@@ -45,7 +45,8 @@ pub struct BuildView {
     pub derivation: StorePath,
     /// What it's doing.
     pub state: BuildState,
-    /// Who waits for it, each once, up to eight of them. Those of whom nothing is known aren't here.
+    /// Who waits for it, or did until it was over, each once, up to eight of them. Those of whom nothing is
+    /// known aren't here.
     pub clients: Vec<String>,
     /// How many clients wait for it.
     pub waiting: usize,
@@ -92,7 +93,27 @@ pub enum BuildState {
         count: usize,
     },
     /// It is over.
-    Over,
+    Over {
+        /// How it ended.
+        outcome: BuildEnding,
+        /// Where it ran, if it did.
+        machine: Option<String>,
+        /// For how long it ran.
+        took: Option<Duration>,
+    },
+}
+
+/// How a build ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildEnding {
+    /// It was built.
+    Built,
+    /// It failed, or couldn't be tried.
+    Failed,
+    /// It wasn't needed after all.
+    Unneeded,
+    /// Nobody waited for it any more.
+    Cancelled,
 }
 
 /// Why a build is where it is.
@@ -219,22 +240,40 @@ impl Engine {
         let entry = self.table.get(job)?;
         let glance = self.router.glance(entry.node)?;
         let log_lines = glance.lines;
-        let mut clients: Vec<String> = entry
-            .waiters
-            .iter()
-            .filter_map(|client| self.clients.get(client)?.name.clone())
-            .collect();
-        clients.sort_unstable();
-        clients.dedup();
-        clients.truncate(NAMED);
+        let (clients, waiting) = match &entry.end {
+            Some(end) => end.clients.clone(),
+            None => self.clients_of(entry),
+        };
         Some(BuildView {
             id: BuildId(entry.node.0),
             derivation: entry.key.derivation.clone(),
             state: self.state_of(job, glance),
             clients,
-            waiting: entry.waiters.len(),
+            waiting,
             log_lines,
         })
+    }
+
+    /// Returns who waits for a job, and how many they are.
+    fn clients_of(&self, entry: &Entry) -> (Vec<String>, usize) {
+        let names =
+            entry.waiters.iter().filter_map(|client| self.clients.get(client)?.name.clone());
+        let mut names: Vec<String> = names.collect();
+        names.sort_unstable();
+        names.dedup();
+        names.truncate(NAMED);
+        (names, entry.waiters.len())
+    }
+
+    /// Returns what is to be known of a job that ends now.
+    pub(crate) fn end_of(&self, job: JobId) -> Option<End> {
+        let entry = self.table.get(job)?;
+        let glance = self.router.glance(entry.node);
+        let machine = glance.as_ref().and_then(|glance| glance.machine.clone());
+        let began = self.router.began(entry.node);
+        // a clock that was set back meanwhile
+        let took = began.and_then(|began| SystemTime::now().duration_since(began).ok());
+        Some(End { machine, took, clients: self.clients_of(entry) })
     }
 
     fn state_of(&self, job: JobId, glance: Glance) -> BuildState {
@@ -260,7 +299,20 @@ impl Engine {
                 let on = on.into_iter().filter_map(named).take(NAMED).collect();
                 BuildState::Waiting { on, count }
             }
-            (Some(JobStatus::Done(_)) | None, _) => BuildState::Over,
+            (Some(JobStatus::Done(_)) | None, _) => self.over(job),
         }
+    }
+
+    fn over(&self, job: JobId) -> BuildState {
+        let entry = self.table.get(job);
+        let outcome = match entry.map(|entry| &entry.progress) {
+            Some(Progress::Built) => BuildEnding::Built,
+            Some(Progress::Failed(_)) => BuildEnding::Failed,
+            Some(Progress::Unneeded) => BuildEnding::Unneeded,
+            Some(Progress::Open) | None => BuildEnding::Cancelled,
+        };
+        let end = entry.and_then(|entry| entry.end.clone());
+        let (machine, took) = end.map_or((None, None), |end| (end.machine, end.took));
+        BuildState::Over { outcome, machine, took }
     }
 }

@@ -272,6 +272,8 @@ impl Engine {
             verdict => Progress::Failed(self.failure(job, verdict)),
         };
         let node = self.table.get(job)?.node;
+        let end = self.end_of(job);
+        self.table.get_mut(job)?.end = end;
         if progress == Progress::Built {
             let period = self.router.began(node).map(|began| (began, SystemTime::now()));
             let made: Vec<StorePath> = self.outputs_of(job).into_values().collect();

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use drover_core::{OutputName, StorePath};
 use drover_schedule::{JobId, MachineKind, Scope};
@@ -71,6 +71,17 @@ pub(crate) enum Progress {
     Failed(Failure),
 }
 
+/// What is known of a job that is over, for those who ask later.
+#[derive(Clone, Debug)]
+pub(crate) struct End {
+    /// Where it ran, if it did.
+    pub(crate) machine: Option<String>,
+    /// For how long.
+    pub(crate) took: Option<Duration>,
+    /// Who waited for it, by name, and how many they were.
+    pub(crate) clients: (Vec<String>, usize),
+}
+
 /// A job in the table.
 pub(crate) struct Entry {
     pub(crate) key: Key,
@@ -85,6 +96,8 @@ pub(crate) struct Entry {
     pub(crate) bundle: Option<BundleId>,
     pub(crate) progress: Progress,
     pub(crate) period: Option<(SystemTime, SystemTime)>,
+    /// Where and how it ended, once it has.
+    pub(crate) end: Option<End>,
     /// Its place among those that are only kept for whoever asks next.
     pub(crate) retained: Option<u64>,
 }
@@ -254,6 +267,7 @@ impl Table {
             bundle: None,
             progress: Progress::Open,
             period: None,
+            end: None,
             retained: None,
         };
         if let Some(slot) = self.entries.get_mut(job.0 as usize) {

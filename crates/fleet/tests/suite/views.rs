@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use drover_fleet::{
-    BuildId, BuildList, BuildState, Duty, MachineCondition, MachineView, ServiceOptions,
+    BuildEnding, BuildId, BuildList, BuildState, Duty, MachineCondition, MachineView,
+    ServiceOptions,
 };
 use drover_schedule::MachineFault;
 use drover_store::{AfterFailure, RealiseSettings};
@@ -232,7 +233,11 @@ async fn builds_are_told_with_where_they_are_and_who_waits() {
     for (id, path) in [(first.id, &slow.path), (second.id, &top.path)] {
         assert_eq!(daemon.service.last_build(path.base_name()).await, Some(id));
         let explanation = daemon.service.explain(id).await.unwrap();
-        assert_eq!(explanation.build.state, BuildState::Over);
+        let BuildState::Over { outcome, took, .. } = &explanation.build.state else {
+            panic!("{explanation:?}")
+        };
+        assert_eq!((*outcome, took.is_some()), (BuildEnding::Built, true));
+        assert_ne!(explanation.build.clients, Vec::<String>::new(), "for whom it was stays known");
         assert!(explanation.machines[0].text.starts_with("chosen: "), "{explanation:?}");
     }
     let failure = drover_store::BuildFailure::Failed { message: "no".to_owned() };
@@ -241,7 +246,11 @@ async fn builds_are_told_with_where_they_are_and_who_waits() {
     ask_as(&daemon, &[&bad], "ann").await.unwrap();
     let id = daemon.service.last_build(bad.path.base_name()).await.unwrap();
     let explanation = daemon.service.explain(id).await.unwrap();
-    assert_eq!(explanation.build.state, BuildState::Over);
+    let BuildState::Over { outcome, .. } = &explanation.build.state else {
+        panic!("{explanation:?}")
+    };
+    assert_eq!(*outcome, BuildEnding::Failed);
+    assert_eq!(explanation.build.clients, ["ann"]);
     assert!(explanation.machines[0].text.starts_with("chosen: "), "{explanation:?}");
     // what fails at once leaves nothing behind
     ask_as(&daemon, &[&alien], "ann").await.unwrap();
