@@ -44,12 +44,7 @@ pub(super) async fn report(
             "mend or take away the line: stock Nix uses no machine at all if one line is wrong";
         Finding::warning("machines", chain(error), remedy)
     }));
-    findings.extend(listed.own_lines().map(|own| {
-        Finding::hint(
-            &own.origin,
-            "leads to drover, which builds on the machines behind it; those are examined",
-        )
-    }));
+    findings.extend(listed.own_lines().map(own_line));
     findings.extend(judge_lines(&machines.machines, asked));
     let user = surroundings.user.as_str();
     let trust = local_trust(configuration, surroundings).await;
@@ -84,6 +79,11 @@ pub(super) async fn report(
 pub(super) fn bad_line(error: &ConfigError) -> Finding {
     let remedy = "mend or take away the line: stock Nix does nothing at all while it's there";
     Finding::warning("nix.conf", error.to_string(), remedy)
+}
+
+fn own_line(own: &Machine) -> Finding {
+    let text = "leads to drover, which builds on the machines behind it; those are examined";
+    Finding::hint(&own.origin, text)
 }
 
 fn unknown_setting(UnknownSetting { origin, name, nearest }: &UnknownSetting<'_>) -> Finding {
