@@ -174,7 +174,7 @@ impl Settings {
             caches: get.caches(environment)?,
             compress_build_log: get.switch("compress-build-log", true)?,
             connect_timeout: get.seconds("connect-timeout", 15)?,
-            cores: get.value("cores", value::number32)?.unwrap_or(0),
+            cores: get.number("cores", 0)?,
             experimental_features: get.set("experimental-features", &BTreeSet::new()),
             extra_platforms: get.set("extra-platforms", &host.extra_platforms),
             fallback: get.switch("fallback", false)?,
@@ -187,11 +187,9 @@ impl Settings {
             max_jobs: get.value("max-jobs", value::jobs)?.unwrap_or(MaxJobs::Count(1)),
             max_log_size: get.limit("max-build-log-size")?,
             max_silent_time: get.seconds("max-silent-time", 0)?,
-            max_substitution_jobs: get
-                .value("max-substitution-jobs", value::number32)?
-                .unwrap_or(16),
-            require_sigs: get.switch("require-sigs", true)?,
+            max_substitution_jobs: get.number("max-substitution-jobs", 16)?,
             naming_users: get.words("naming-users", &[]),
+            require_sigs: get.switch("require-sigs", true)?,
             require_sigs_from_builders: get.switch("require-sigs-from-builders", false)?,
             sandbox: get.value("sandbox", value::sandbox)?.unwrap_or(default_sandbox(host)),
             sandbox_fallback: get.switch("sandbox-fallback", true)?,
@@ -260,6 +258,10 @@ impl Lookup<'_> {
             value: text,
             accepted,
         })
+    }
+
+    fn number(&self, name: &'static str, default: u32) -> Result<u32, ConfigError> {
+        Ok(self.value(name, value::number32)?.unwrap_or(default))
     }
 
     fn switch(&self, name: &'static str, default: bool) -> Result<bool, ConfigError> {

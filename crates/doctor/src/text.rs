@@ -266,7 +266,7 @@ ssh://b2 (/etc/nix/machines:2): not usable
         let report = Report { bad_settings: 2, ..Report::default() };
         assert!(!report.is_well());
         let text = report_as_text(&report);
-        assert!(text.ends_with("; 2 lines of settings can't be read\n"), "{text}");
+        assert!(text.ends_with("; 2 lines of settings can't be read"), "{text}");
     }
 
     /// A line that can't be read keeps stock Nix from all machines, however well they are.

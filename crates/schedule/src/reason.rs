@@ -192,25 +192,32 @@ impl fmt::Display for Reason {
             Reason::Draining => f.write_str("it is draining and takes no further jobs"),
             Reason::Removed => f.write_str("it was removed from the configuration"),
             Reason::FailedThere { cause } => write!(f, "the job was tried there already: {cause}"),
-            Reason::Later { here, than, there, edge } => {
-                let [shown, other] =
-                    [here, there].map(|time| format!("{:.1} s", time.as_secs_f64()));
-                if shown != other {
-                    return write!(f, "it would be done there in {shown}, on {than} in {other}");
-                }
-                let what = match edge {
-                    Edge::Sooner => "was a little sooner",
-                    Edge::LessToBring => "had more of its inputs",
-                    Edge::LessToDo => "had less to do",
-                    Edge::Listed => "comes first in the list of machines",
-                };
-                write!(f, "it would be done in {shown} there as on {than}, which {what}")
-            }
+            Reason::Later { here, than, there, edge } => later(f, (*here, *there), than, *edge),
             Reason::NotAmongBest { than } => {
                 write!(f, "{than} was chosen, and this one was not among the next best")
             }
         }
     }
+}
+
+/// Says that a job would be done here later than there, or what decided where that is the same time.
+fn later(
+    f: &mut fmt::Formatter<'_>,
+    (here, there): (Duration, Duration),
+    than: &str,
+    edge: Edge,
+) -> fmt::Result {
+    let [shown, other] = [here, there].map(|time| format!("{:.1} s", time.as_secs_f64()));
+    if shown != other {
+        return write!(f, "it would be done there in {shown}, on {than} in {other}");
+    }
+    let what = match edge {
+        Edge::Sooner => "was a little sooner",
+        Edge::LessToBring => "had more of its inputs",
+        Edge::LessToDo => "had less to do",
+        Edge::Listed => "comes first in the list of machines",
+    };
+    write!(f, "it would be done in {shown} there as on {than}, which {what}")
 }
 
 impl fmt::Display for MachineFault {

@@ -46,12 +46,7 @@ pub(super) async fn report(
             "mend or take away the line: stock Nix uses no machine at all if one line is wrong";
         Finding::warning("machines", chain(error), remedy)
     }));
-    findings.extend(listed.own_lines().map(|own| {
-        Finding::hint(
-            &own.origin,
-            "leads to drover, which builds on the machines behind it; those are examined",
-        )
-    }));
+    findings.extend(listed.own_lines().map(own_line));
     let own: Vec<&Machine> = listed.own_lines().collect();
     findings.extend(own_lines(&own, configuration).iter().flat_map(judge_hook));
     findings.extend(judge_lines(&machines.machines, asked));
@@ -108,6 +103,11 @@ fn network_of_builds(configuration: &Configuration) -> anyhow::Result<Option<Fin
 pub(super) fn bad_line(error: &ConfigError) -> Finding {
     let remedy = "mend or take away the line: stock Nix does nothing at all while it's there";
     Finding::warning("nix.conf", error.to_string(), remedy)
+}
+
+fn own_line(own: &Machine) -> Finding {
+    let text = "leads to drover, which builds on the machines behind it; those are examined";
+    Finding::hint(&own.origin, text)
 }
 
 fn unknown_setting(UnknownSetting { origin, name, nearest }: &UnknownSetting<'_>) -> Finding {
