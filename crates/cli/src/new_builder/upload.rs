@@ -70,8 +70,8 @@ impl Upload {
                 bail!("'{folder}' has a blank, so it can't be named in a machines file")
             }
             None => {
-                let steps = printed.lines().filter_map(|line| line.strip_prefix("step "));
-                Err(trouble(steps.last().unwrap_or_default(), &answer))
+                let mut steps = printed.lines().filter_map(|line| line.strip_prefix("step "));
+                Err(trouble(steps.next_back().unwrap_or_default(), &answer))
             }
         }
     }

@@ -555,7 +555,7 @@ async fn words_of_the_older_commands_print_lists_for_scripts() {
     }
     // where nothing prints a list, nobody takes the flag for said
     let done = host.run_own(&["store", "dump", "--json", A]).await;
-    assert!(done.err.contains("unknown flag '--json'"), "{done:?}");
+    assert!(done.err.contains("unknown flag"), "{done:?}");
 }
 
 #[tokio::test]
