@@ -44,6 +44,17 @@ fn can_be_run(file: &Path) -> bool {
     file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
+/// Returns what gives such builds a network of their own, unless they have one or aren't to have one.
+pub(crate) fn remedy(conf: &NixConf, forwarder: Option<&Forwarder>) -> Option<&'static str> {
+    match forwarder {
+        None if conf.raw(SETTING).is_none() => Some(match Forwarder::has_device() {
+            true => "install pasta (in passt), or name it by 'pasta-path'",
+            false => "have '/dev/net/tun' there (modprobe tun), for this user to read and write",
+        }),
+        _ => None,
+    }
+}
+
 /// Says which network such builds have.
 pub(crate) fn told(conf: &NixConf, forwarder: Option<&Forwarder>) -> String {
     let builds = "fixed-output and impure builds that drover does here";

@@ -295,6 +295,8 @@ impl Carrying<'_> {
 
     /// Waits until the program ends, or nobody wants it any more.
     fn watch_over(&self, program: &NewProcess) -> Result<Infallible, Failure> {
+        // who is killed with the supervisor can't kill anybody
+        rustix::process::set_parent_process_death_signal(None).at(STEP)?;
         // the log and the supervisor's other sockets are for nobody here to keep open
         rustix::stdio::dup2_stdin(&self.supervisor).at(STEP)?;
         rustix::stdio::dup2_stdout(&program.pidfd).at(STEP)?;

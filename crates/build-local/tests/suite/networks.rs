@@ -338,6 +338,61 @@ fn what_carries_ends_with_the_build(#[case] how: &str) {
     });
 }
 
+/// What carries ends with the supervisor also where the kernel sends it no signal, as where it got another
+/// profile, and where there is no user by whom it's found.
+#[test]
+fn what_carries_is_watched_over() {
+    if !is_there("networks::what_carries_is_watched_over", As::Nobody, "usual") {
+        return;
+    }
+    run(async {
+        let folder = scripts();
+        let own_name = folder.path().join("own-pasta");
+        std::os::unix::fs::symlink(pasta(), &own_name).unwrap();
+        let own_name = own_name.to_str().unwrap();
+        let start = format!("#!/bin/sh\nexec setpriv --pdeathsig clear {own_name} \"$@\"\n");
+        let program = script(&folder, &start);
+        let bench = Bench::with(|settings| settings.forwarder = Some(Forwarder { program }));
+        let drv = bench.instantiate(Whose::Ours, "fetchesForEver");
+        let lane = bench.builder.machine().open_lane().await.unwrap();
+        let heard = Arc::new(Heard::default());
+        let log = Arc::clone(&heard) as Arc<dyn BuildLog>;
+        let outcome = lane.build(request(&drv, BuildWishes::default()), log);
+        until(|| !heard.lines().is_empty()).await;
+        let named = || -> Vec<String> {
+            let line = |number: &String| std::fs::read(format!("/proc/{number}/cmdline"));
+            let is_named = |line: Vec<u8>| line.starts_with(own_name.as_bytes());
+            let all = processes().into_iter();
+            all.filter(|number| line(number).is_ok_and(is_named)).collect()
+        };
+        let [carrier] = named().try_into().unwrap();
+        let watching = status(&carrier, "PPid:").unwrap();
+        let supervisor = status(&watching, "PPid:").unwrap().parse().unwrap();
+        let supervisor = rustix::process::Pid::from_raw(supervisor).unwrap();
+        rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
+        let outcome = outcome.await.unwrap();
+        assert!(matches!(outcome, BuildOutcome::Failed(_)), "{outcome:#?}");
+        drop(lane);
+        bench.builder.ended().await;
+        until(|| named().is_empty()).await;
+    });
+}
+
+/// Makes a folder that everybody may go through.
+fn scripts() -> tempfile::TempDir {
+    let folder = tempfile::Builder::new().prefix("pasta").tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    folder
+}
+
+/// Makes a program that stands for `pasta`.
+fn script(folder: &tempfile::TempDir, text: &str) -> PathBuf {
+    let file = folder.path().join("pasta");
+    std::fs::write(&file, text).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    file
+}
+
 /// Waits until something is so.
 async fn until(is_so: impl Fn() -> bool) {
     for _ in 0..12_000 {
@@ -364,13 +419,11 @@ fn without_its_network_it_fails(
         return;
     }
     run(async {
-        let folder = tempfile::Builder::new().prefix("pasta").tempdir().unwrap();
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
-        let file = folder.path().join("pasta");
-        if let Some(text) = program {
-            std::fs::write(&file, text).unwrap();
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-        }
+        let folder = scripts();
+        let file = match program {
+            Some(text) => script(&folder, text),
+            None => folder.path().join("pasta"),
+        };
         let bench = Bench::with(|settings| {
             settings.forwarder = Some(Forwarder { program: file });
         });

@@ -93,9 +93,9 @@ fn network_of_builds(configuration: &Configuration) -> anyhow::Result<Option<Fin
         None => forwarding::SETTING.to_owned(),
     };
     let finding = Finding::hint(origin, forwarding::told(conf, forwarder.as_ref()));
-    Ok(Some(match forwarder {
-        Some(_) => finding,
-        None => finding.mended_by("install pasta (in passt), or name it by 'pasta-path'"),
+    Ok(Some(match forwarding::remedy(conf, forwarder.as_ref()) {
+        Some(remedy) => finding.mended_by(remedy),
+        None => finding,
     }))
 }
 
