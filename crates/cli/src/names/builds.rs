@@ -3,8 +3,9 @@
 //!
 //! Each list of other machines that clients bring has a scheduler of its own: its slots are counted over
 //! all clients that bring the same list, and apart from those of the configured one. The daemon
-//! takes such a list from trusted clients only; one that comes to the configured machines has their scheduler. Who asks for no builds on this machine, or for none on
-//! others, shares the one scheduler with everybody.
+//! takes such a list from trusted clients only; one that comes to the configured machines has their
+//! scheduler. Who asks for no builds on this machine, or for none on others, shares the one scheduler
+//! with everybody.
 //!
 //! What was built for somebody who asked for it is signed with the keys of `secret-key-files`.
 
@@ -29,15 +30,13 @@ use drover_store::{
 use drover_store_local::LocalStore;
 use tokio::sync::OnceCell;
 
-use self::listed::machine_files;
+use self::listed::{machine_files, means_the_same};
 use self::noting::note_outputs;
 use super::ThisMachine;
 use super::signer::Signer;
 use super::stamps::Stamp;
 use crate::after_build::{self, BuiltElsewhere};
-use crate::builders::folder_of;
 use crate::configuration::Configuration;
-use crate::hook::behind;
 use crate::host::processors;
 use crate::output_trust::service_options;
 use crate::{own_builder, signing};
@@ -238,22 +237,6 @@ impl Builds {
         }
         state.brought.insert(builders, Arc::clone(&service));
         Ok(service)
-    }
-}
-
-/// Whether a client's list comes to the very machines that are configured: their slots are counted once.
-fn means_the_same(configuration: &Configuration, builders: &str) -> bool {
-    let Configuration { conf, settings, host, .. } = configuration;
-    let here = host.environment.current_dir.as_path();
-    let dir = folder_of(conf.origin("builders"), here);
-    let configured = behind::meant(configuration, &settings.builders, dir);
-    let brought = behind::meant(configuration, builders, here);
-    match (configured, brought) {
-        (Ok(configured), Ok(brought)) => {
-            behind::as_listed(&configured) == behind::as_listed(&brought)
-        }
-        // what is wrong with it is told where it's read
-        _ => false,
     }
 }
 

@@ -3,8 +3,9 @@
 use std::sync::PoisonError;
 
 use super::{Builds, Stamp};
+use crate::builders::folder_of;
 use crate::configuration::Configuration;
-use crate::hook::listed_in;
+use crate::hook::{behind, listed_in};
 use crate::output_trust::service_options;
 
 /// Returns the files that machines are listed in, as they are now.
@@ -34,5 +35,21 @@ impl Builds {
             }
         }
         self.reload_brought(&mut state);
+    }
+}
+
+/// Whether a client's list comes to the very machines that are configured: their slots are counted once.
+pub(super) fn means_the_same(configuration: &Configuration, builders: &str) -> bool {
+    let Configuration { conf, settings, host, .. } = configuration;
+    let here = host.environment.current_dir.as_path();
+    let dir = folder_of(conf.origin("builders"), here);
+    let configured = behind::meant(configuration, &settings.builders, dir);
+    let brought = behind::meant(configuration, builders, here);
+    match (configured, brought) {
+        (Ok(configured), Ok(brought)) => {
+            behind::as_listed(&configured) == behind::as_listed(&brought)
+        }
+        // what is wrong with it is told where it's read
+        _ => false,
     }
 }
