@@ -186,10 +186,15 @@ fn signal_name(signal: i32) -> Option<&'static str> {
         7 => "Bus error",
         8 => "Floating point exception",
         9 => "Killed",
+        10 => "User defined signal 1",
         11 => "Segmentation fault",
+        12 => "User defined signal 2",
         13 => "Broken pipe",
         14 => "Alarm clock",
         15 => "Terminated",
+        24 => "CPU time limit exceeded",
+        25 => "File size limit exceeded",
+        31 => "Bad system call",
         _ => return None,
     })
 }

@@ -111,7 +111,9 @@ fn last_written(line: &[u8]) -> Vec<u8> {
 fn message(json: &[u8]) -> Result<Option<LogEvent>, MessageError> {
     let json: Value = serde_json::from_slice(json).map_err(MessageError::Json)?;
     let text = |field| {
-        let text = json.get(field).and_then(Value::as_str).map(str::to_owned);
+        let text = json.get(field).and_then(Value::as_str);
+        // also where characters are written that stand for bytes
+        let text = text.map(|text| raw_text(text.as_bytes()));
         text.ok_or(MessageError::Field { field, expected: "a string" })
     };
     let number = |field| {

@@ -1,7 +1,7 @@
 //! This very program, as it is called: by a path that an update in its place keeps.
 
 use std::ffi::OsString;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -28,7 +28,9 @@ pub(crate) fn own_program(host: &Host, terminal: &Terminal) -> anyhow::Result<Pa
         path.starts_with(store) || path.starts_with("/nix/store")
     };
     let places = places(called, host).into_iter().filter(|path| leads_to(path, &file));
-    let lasting = places.into_iter().find(|path| !is_in_store(path));
+    let is_root = rustix::process::geteuid().is_root();
+    let mut places = places.filter(|path| !is_root || is_of_root(path));
+    let lasting = places.find(|path| !is_in_store(path));
     let program = lasting.unwrap_or(file);
     if is_in_store(&program) {
         terminal.warn(&format!(
@@ -50,6 +52,32 @@ fn places(called: OsString, host: &Host) -> Vec<PathBuf> {
     let folders = std::env::split_paths(&host.path).chain(PROFILES.map(PathBuf::from));
     let found = folders.filter(|folder| folder.is_absolute()).map(|folder| folder.join(&name));
     as_called.into_iter().chain(found).collect()
+}
+
+/// Whether nobody but root can have a path, or the links that it leads over, lead elsewhere: what root writes
+/// down is started by root.
+fn is_of_root(path: &Path) -> bool {
+    const MOST_LINKS: usize = 40;
+    const WRITABLE_BY_OTHERS: u32 = 0o022;
+    const STICKY: u32 = 0o1000;
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let is_kept = path.ancestors().all(|part| {
+            fs_err::symlink_metadata(part).is_ok_and(|found| {
+                let mode = found.permissions().mode();
+                let is_closed = mode & WRITABLE_BY_OTHERS == 0 || mode & STICKY != 0;
+                found.uid() == 0 && (is_closed || found.is_symlink())
+            })
+        });
+        if !is_kept {
+            return false;
+        }
+        match path.read_link() {
+            Ok(next) => path = path.parent().unwrap_or(&path).join(next),
+            Err(_) => return true,
+        }
+    }
+    false
 }
 
 /// Whether a path can be run and is this file, by whatever links.
@@ -74,6 +102,19 @@ mod tests {
         // a relative folder of the PATH is another one tomorrow
         assert_eq!(places("drover")[0], Path::new("/usr/bin/drover"));
         assert_eq!(places("/opt/drover-2")[1], Path::new("/usr/bin/drover-2"));
+    }
+
+    #[test]
+    fn what_others_can_turn_is_not_of_root() {
+        assert!(is_of_root(Path::new("/bin/sh")));
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        fs_err::os::unix::fs::symlink("/bin/sh", &link).unwrap();
+        let own = rustix::process::geteuid().is_root();
+        assert_eq!(is_of_root(&link), own);
+        fs_err::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(!is_of_root(&link));
+        assert!(!is_of_root(&folder.path().join("none")));
     }
 
     #[test]

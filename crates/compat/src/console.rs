@@ -1,11 +1,11 @@
 //! Standard output and error of one command.
 
-use drover_core::raw_bytes;
+use drover_core::without_raw;
 use serde_json::Value;
 use tokio::io::{AsyncWriteExt as _, BufWriter};
 
 use crate::error::CompatError;
-use crate::escapes::harmless;
+use crate::escapes::harmless_bytes;
 use crate::host::{Destination, Host, Output};
 use crate::json_log;
 use crate::options::{LogFormat, Options, ResultForm, Verbosity};
@@ -128,8 +128,12 @@ impl Console {
     async fn tell(&mut self, text: String) -> Result<(), CompatError> {
         self.flush().await?;
         // builds have a say in it, and a terminal does what they say
-        let text = harmless(&text, self.err_to);
-        self.err.write_all(&raw_bytes(&text)).await.map_err(writing)?;
+        // a terminal could take bytes that aren't UTF-8 for commands, too
+        let bytes = match self.err_to {
+            Destination::Terminal => harmless_bytes(&without_raw(&text), self.err_to),
+            Destination::Elsewhere => harmless_bytes(&text, self.err_to),
+        };
+        self.err.write_all(&bytes).await.map_err(writing)?;
         self.err.flush().await.map_err(writing)
     }
 

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use std::iter::Peekable;
 use std::str::Chars;
 
+use drover_core::{raw_bytes, raw_text};
+
 use crate::host::Destination;
 
 /// What begins and ends sequences.
@@ -32,6 +34,24 @@ pub(crate) fn harmless(text: &str, to: Destination) -> Cow<'_, str> {
         }
     }
     Cow::Owned(shown)
+}
+
+/// Returns the bytes of a text, harmless in the same way: what is taken out may have kept bytes apart that are
+/// a command together.
+pub(crate) fn harmless_bytes(text: &str, to: Destination) -> Vec<u8> {
+    let mut shown = harmless(text, to).into_owned();
+    loop {
+        let bytes = match raw_bytes(&shown) {
+            Cow::Borrowed(bytes) => return bytes.to_vec(),
+            Cow::Owned(bytes) => bytes,
+        };
+        let together = raw_text(&bytes);
+        let filtered = harmless(&together, to);
+        if filtered.len() == together.len() {
+            return bytes;
+        }
+        shown = filtered.into_owned();
+    }
 }
 
 fn is_command(c: char) -> bool {
@@ -77,6 +97,20 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+
+    /// What is taken out between two bytes makes no command of them.
+    #[rstest]
+    #[case::bell(b"\xc2\x07\x9b2J")]
+    #[case::colour(b"\xc2\x1b]0;x\x07\x9d52;c;")]
+    #[case::twice(b"\xc2\xc2\x07\x9b\x9b2J")]
+    fn bytes_that_were_kept_apart_are_no_command(#[case] bytes: &[u8]) {
+        for to in [Destination::Terminal, Destination::Elsewhere] {
+            let shown = raw_text(&harmless_bytes(&raw_text(bytes), to));
+            assert!(!shown.chars().any(is_command), "{shown:?}");
+        }
+        let kept = b"f\xfcr \xff\n";
+        assert_eq!(harmless_bytes(&raw_text(kept), Destination::Elsewhere), kept);
+    }
 
     #[rstest]
     #[case::plain("a\tb\n", "a\tb\n", "a\tb\n")]

@@ -7,7 +7,7 @@ use drover_wire::{Opening, Outlook, read_opening};
 
 use crate::connection::{Input, Output};
 use crate::error::DaemonError;
-use crate::server::{Client, Named, Naming, Shared};
+use crate::server::{Client, ClientTrust, Named, Naming, Shared};
 
 /// Whether a client's own words follow what was said before them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,11 @@ pub(crate) async fn open(
     for _ in 0..MOST {
         match (input.message(read_opening).await?, &shared.machines) {
             (Opening::Client, _) => return Ok(Opened::Client),
-            (Opening::Introduced(name), _) if client.naming == Naming::Counts => {
+            // who isn't trusted gets the name that is told first, by who lets him in
+            (Opening::Introduced(name), _)
+                if client.naming == Naming::Counts
+                    && (client.trust == ClientTrust::Trusted || named == Named::ByUser) =>
+            {
                 client.user = Some(match client.user.take() {
                     Some(user) => format!("{user}/{name}"),
                     None => name,

@@ -64,6 +64,7 @@ async fn what_follows_is_for_the_daemon_itself() {
     let named = [introduction("alice"), plain.clone()].concat();
     let (trusted, untrusted) = (client(ClientTrust::Trusted), client(ClientTrust::NotTrusted));
     // who may name those who come as this user, without being trusted with anything else
+    let twice = [introduction("alice"), introduction("bob"), plain.clone()].concat();
     let naming = Client { naming: Naming::Counts, ..untrusted.clone() };
     for (client, said, expected) in [
         (&trusted, &plain, "test ByUser: how are you"),
@@ -71,6 +72,8 @@ async fn what_follows_is_for_the_daemon_itself() {
         // a name that somebody takes without being believed is nobody's
         (&untrusted, &named, "test ByUser: how are you"),
         (&naming, &named, "test/alice Itself: how are you"),
+        // who lets it in has named it, and it can't have another
+        (&naming, &twice, "test/alice Itself: how are you"),
     ] {
         assert_eq!(answer(&server, client.clone(), said).await, expected);
     }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use drover_core::raw_bytes;
 use drover_store::{BuildLog, LogEvent};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -165,7 +166,7 @@ impl BuildLog for JobLog {
             LogEvent::Ended => self.over.cancel(),
             LogEvent::Heard(bytes) => self.hears(bytes),
             LogEvent::Line(line) => {
-                self.hears(line.len() + 1);
+                self.hears(raw_bytes(&line).len() + 1);
                 self.keep(&line);
                 self.observer.event(FleetEvent::LogLine { node, line });
             }

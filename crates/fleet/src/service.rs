@@ -155,7 +155,9 @@ impl Service {
         let mut state = self.state();
         match &mut *state {
             State::Asleep { machines: before, options: options_before, .. } => {
-                (*before, *options_before) = (machines, options);
+                *before = machines;
+                let numbers = options_before.numbers.clone();
+                *options_before = ServiceOptions { numbers, ..options };
             }
             State::Running(handle) => handle.send(Command::Reload { machines, options }),
             State::Stopped => {}

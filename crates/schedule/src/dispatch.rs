@@ -257,6 +257,7 @@ impl Scheduler {
         let duration = self.duration_on(self.jobs.at(job), lane.machine);
         self.note_coming(job, lane.machine, transfer.latest);
         self.set_state(job, State::Started { lane });
+        self.jobs.at_mut(job).without_room = None;
         self.jobs.at_mut(job).decision = Some(decision);
         if decision.why == Why::Prefetch {
             self.prefetched.insert(job);

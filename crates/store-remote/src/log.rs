@@ -1,6 +1,5 @@
 //! From a server's messages to the events of a build.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use drover_core::without_raw;
@@ -87,6 +86,8 @@ fn pass_on(message: LogMessage, log: &Arc<dyn BuildLog>) {
 /// Returns a text without terminal escapes and other control characters, line ends and tabs apart, and with
 /// what isn't UTF-8 replaced.
 pub fn plain_text(text: &str) -> String {
+    // first of all: what is dropped may have kept bytes apart that are a command together
+    let text = without_raw(text);
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
@@ -97,10 +98,7 @@ pub fn plain_text(text: &str) -> String {
             c => plain.push(c),
         }
     }
-    match without_raw(&plain) {
-        Cow::Borrowed(_) => plain,
-        Cow::Owned(shown) => shown,
-    }
+    plain
 }
 
 /// Skips the rest of an escape sequence: `[`, parameters, a letter; or one character.
@@ -118,5 +116,14 @@ mod tests {
     fn colours_are_taken_away() {
         assert_eq!(plain_text("\u{1b}[31;1merror:\u{1b}[0m no\r\n"), "error: no\n");
         assert_eq!(plain_text(&drover_core::raw_text(b"f\xfcr\n")), "f\u{fffd}r\n");
+    }
+
+    /// What is dropped between two bytes makes no command of them.
+    #[test]
+    fn bytes_that_were_kept_apart_are_no_command() {
+        for bytes in [&b"\xc2\x07\x9b2J"[..], b"\xc2\x1b[m\x9d52;c;", b"\xc2\x9b2J"] {
+            let plain = plain_text(&drover_core::raw_text(bytes));
+            assert!(!plain.chars().any(char::is_control), "{plain:?}");
+        }
     }
 }

@@ -46,8 +46,10 @@ pub(super) async fn run(
         },
     };
     let served = serve_hooks(overrides(&builders, store), hooks, terminal).await;
-    // nobody is to look for it any more; who does finds out by himself
-    drop(fs_err::remove_file(meeting.note()));
+    // nobody is to look for it any more, unless it's another daemon's by now
+    if std::os::unix::net::UnixStream::connect(&meeting.socket).is_err() {
+        drop(fs_err::remove_file(meeting.note()));
+    }
     served?;
     Ok(ExitStatus::SUCCESS)
 }

@@ -8,6 +8,7 @@ use drover_config::{Environment, User};
 
 use super::lines::is_own_line;
 use crate::configuration::Configuration;
+use crate::file_turn::text_of;
 
 /// The file beside `nix.conf`: lines as of a machines file.
 const NAME: &str = "drover-machines";
@@ -62,7 +63,7 @@ impl Builders {
             _ if is_own_line(entry) => behind(),
             Some(path) => {
                 let path = real(Path::new("/").join(path.trim()));
-                match fs_err::read_to_string(&path) {
+                match text_of(&path) {
                     Ok(text) if text.lines().any(is_own_line) => behind(),
                     _ => format!("@{}", path.display()),
                 }

@@ -72,10 +72,7 @@ pub(super) fn check_writable(file: &Path) -> anyhow::Result<()> {
 ///
 /// It is, or its line can't be written.
 pub(super) fn check_absent(file: &Path, line: &MachineLine) -> anyhow::Result<()> {
-    let before = match file.exists() {
-        true => fs_err::read_to_string(file)?,
-        false => String::new(),
-    };
+    let before = file_turn::text_of(file)?;
     with_line(file, &before, line).map(drop)
 }
 

@@ -356,7 +356,7 @@ impl Engine {
         for job in &makers {
             let Some(entry) = self.table.get_mut(*job) else { continue };
             if entry.progress == Progress::Built {
-                entry.progress = Progress::Open;
+                (entry.progress, entry.end) = (Progress::Open, None);
                 self.driver.build_again(*job);
             }
         }

@@ -56,7 +56,7 @@ impl Engine {
 
     fn open_again(&mut self, job: JobId) {
         if let Some(entry) = self.table.get_mut(job) {
-            entry.progress = Progress::Open;
+            (entry.progress, entry.end) = (Progress::Open, None);
             self.tell_scheduler(Event::Rebuild { job });
         }
     }
