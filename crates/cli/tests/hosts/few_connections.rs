@@ -19,6 +19,8 @@ fn wide(client: &Host) -> String {
 )]
 fn one_connection_is_enough(#[case] option: &str) {
     let lab = Lab::new("one", Suite::Forky, Suite::Forky);
+    // several that open a store which was never opened stumble over each other in stock Nix
+    lab.b1.sh("nix-store --init").unwrap();
     lab.client.sh("mkdir -p /w").unwrap();
     lab.client.write("/w/more", format!("Host b1\n  {option}\n")).unwrap();
     lab.client.sh("cat /root/.ssh/config >> /w/more; mv /w/more /root/.ssh/config").unwrap();
