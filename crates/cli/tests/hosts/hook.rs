@@ -372,8 +372,10 @@ fn with_silent_machines_nix_builds_here(#[values(Way::Line, Way::BuildHook)] way
     for host in [&lab.b1, &lab.b2] {
         swallow_everything(host, &lab.client);
     }
-    for n in ["4", "3"] {
-        let drv = lab.client.instantiate(&[("shape", "wide"), ("n", n)]).unwrap();
+    // by a line, what is given away while they are tried once more fails with them
+    let at_once: &[&str] = if matches!(way, Way::BuildHook) { &["4", "3"] } else { &[] };
+    for n in at_once {
+        let drv = lab.client.instantiate(&[("shape", "wide"), ("n", *n)]).unwrap();
         assert_code(&lab.build("NIX_REMOTE=daemon", &format!("{drv} -j2")), 0);
     }
     let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "2")]).unwrap();
@@ -392,8 +394,10 @@ fn with_no_machine_up_nix_builds_here(
     lab.b1.kill_sshd();
     lab.b2.kill_sshd();
     // be it the very first question, before it's known that none is up
-    for n in ["4", "3"] {
-        let drv = lab.client.instantiate(&[("shape", "wide"), ("n", n)]).unwrap();
+    // by a line, what is given away while they are tried once more fails with them
+    let at_once: &[&str] = if matches!(way, Way::BuildHook) { &["4", "3"] } else { &[] };
+    for n in at_once {
+        let drv = lab.client.instantiate(&[("shape", "wide"), ("n", *n)]).unwrap();
         assert_code(&lab.build("NIX_REMOTE=daemon", &format!("{drv} -j2")), 0);
     }
     let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "2")]).unwrap();
