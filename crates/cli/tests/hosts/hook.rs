@@ -81,6 +81,22 @@ impl HookLab {
         let line = self.line(environment, arguments);
         self.client.run_within(LIMIT, &["sh", "-c", &line]).unwrap()
     }
+
+    /// Has Nix build what it may build here, twice.
+    fn builds_here(&self) {
+        for n in ["4", "3"] {
+            let drv = self.client.instantiate(&[("shape", "wide"), ("n", n)]).unwrap();
+            assert_code(&self.build("NIX_REMOTE=daemon", &format!("{drv} -j2")), 0);
+        }
+    }
+
+    /// Has Nix build what it may not build here and nobody else builds.
+    fn refuses_to_build_here(&self) -> std::process::Output {
+        let drv = self.client.instantiate(&[("shape", "wide"), ("n", "2")]).unwrap();
+        let refused = self.build("NIX_REMOTE=daemon", &format!("{drv} -j0"));
+        assert_code(&refused, 1);
+        refused
+    }
 }
 
 /// Returns what runs in a host whose command line has one of these words.
@@ -373,14 +389,10 @@ fn with_silent_machines_nix_builds_here(#[values(Way::Line, Way::BuildHook)] way
         swallow_everything(host, &lab.client);
     }
     // by a line, what is given away while they are tried once more fails with them
-    let at_once: &[&str] = if matches!(way, Way::BuildHook) { &["4", "3"] } else { &[] };
-    for n in at_once {
-        let drv = lab.client.instantiate(&[("shape", "wide"), ("n", *n)]).unwrap();
-        assert_code(&lab.build("NIX_REMOTE=daemon", &format!("{drv} -j2")), 0);
+    if matches!(way, Way::BuildHook) {
+        lab.builds_here();
     }
-    let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "2")]).unwrap();
-    let refused = lab.build("NIX_REMOTE=daemon", &format!("{drv} -j0"));
-    assert_code(&refused, 1);
+    let refused = lab.refuses_to_build_here();
     assert!(stderr(&refused).contains("timed out"), "{}", stderr(&refused));
 }
 
@@ -394,15 +406,8 @@ fn with_no_machine_up_nix_builds_here(
     lab.b1.kill_sshd();
     lab.b2.kill_sshd();
     // be it the very first question, before it's known that none is up
-    // by a line, what is given away while they are tried once more fails with them
-    let at_once: &[&str] = if matches!(way, Way::BuildHook) { &["4", "3"] } else { &[] };
-    for n in at_once {
-        let drv = lab.client.instantiate(&[("shape", "wide"), ("n", *n)]).unwrap();
-        assert_code(&lab.build("NIX_REMOTE=daemon", &format!("{drv} -j2")), 0);
-    }
-    let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "2")]).unwrap();
-    let refused = lab.build("NIX_REMOTE=daemon", &format!("{drv} -j0"));
-    assert_code(&refused, 1);
+    lab.builds_here();
+    let refused = lab.refuses_to_build_here();
     let told = stderr(&refused);
     assert!(told.contains("b1") && told.contains("refused"), "{told}");
     // and once one is up again it's used
