@@ -63,12 +63,12 @@ pub(super) async fn reach(
     let meeting = Meeting::of(configuration, builders)?;
     let deadline = Instant::now() + START;
     loop {
-        if let Some(met) = meeting.join().await {
+        if let Some(met) = meeting.join(configuration, builders).await {
             return Ok(met);
         }
         if let Some(lock) = try_lock(&meeting)? {
             // whoever had the lock may have started it
-            if let Some(met) = meeting.join().await {
+            if let Some(met) = meeting.join(configuration, builders).await {
                 return Ok(met);
             }
             start(&meeting, configuration, builders, deadline).await?;

@@ -31,8 +31,6 @@ pub(crate) struct Meeting {
     folder: PathBuf,
     /// What the names of all begin with that are for the same store.
     store: String,
-    /// What the machines are, if that can be told.
-    machines: Option<String>,
     /// Where the daemon listens.
     pub(crate) socket: PathBuf,
     /// Whoever starts a daemon for this store holds a lock on it meanwhile.
@@ -65,7 +63,6 @@ impl Meeting {
         let list = short_hash(&[&builders.sources(configuration), &around]);
         let named = |ending: &str| folder.join(format!("{store}-{list}.{ending}"));
         Ok(Meeting {
-            machines: machines_key(configuration, builders),
             socket: named("socket"),
             lock: folder.join(format!("{store}.lock")),
             log: named("log"),
@@ -75,23 +72,29 @@ impl Meeting {
     }
 
     /// Connects to the daemon: the one for this list, or else one that has the same machines from another.
-    pub(crate) async fn join(&self) -> Option<Met> {
-        let alike = self.alike();
-        for socket in std::iter::once(&self.socket).chain(&alike) {
-            if let Ok(stream) = UnixStream::connect(socket).await {
-                return Some(Met { stream, socket: socket.clone() });
+    /// Lists are read only where the first isn't there: each question of Nix comes this way.
+    pub(crate) async fn join(
+        &self,
+        configuration: &Configuration,
+        builders: &Builders,
+    ) -> Option<Met> {
+        if let Some(met) = meet(self.socket.clone()).await {
+            return Some(met);
+        }
+        for socket in self.alike(&machines_key(configuration, builders)?) {
+            if let Some(met) = meet(socket).await {
+                return Some(met);
             }
         }
         None
     }
 
     /// Returns where daemons listen, or have listened, that have the same machines.
-    fn alike(&self) -> Vec<PathBuf> {
-        let Some(machines) = &self.machines else { return Vec::new() };
+    fn alike(&self, machines: &str) -> Vec<PathBuf> {
         let notes = files_of(&self.folder, &self.store, NOTE);
         let same = notes.into_iter().filter(|note| {
             // one that is being written is another one for now
-            fs_err::read_to_string(note).is_ok_and(|noted| noted == *machines)
+            fs_err::read_to_string(note).is_ok_and(|noted| noted == machines)
         });
         same.map(|note| note.with_extension("socket")).collect()
     }
@@ -111,6 +114,11 @@ impl Meeting {
         fs_err::set_permissions(folder, Permissions::from_mode(0o755)).ok()?;
         Some(folder.join(name))
     }
+}
+
+async fn meet(socket: PathBuf) -> Option<Met> {
+    let stream = UnixStream::connect(&socket).await.ok()?;
+    Some(Met { stream, socket })
 }
 
 /// Returns where daemons for hooks answer questions that are for the store of the settings: those of this
