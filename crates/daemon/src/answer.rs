@@ -51,7 +51,10 @@ impl Context {
     /// Answers a request that no data follows.
     pub(crate) async fn answer(self, request: Request) -> Answer {
         match request {
-            Request::IsValidPath(path) => Ok(Response::Flag(self.find(&path).await?.is_some())),
+            Request::IsValidPath(path) => {
+                let valid = self.told(self.keeper.valid(&[path].into()).await)?;
+                Ok(Response::Flag(!valid.is_empty()))
+            }
             Request::QueryPathInfo(path) => {
                 Ok(Response::PathInfo(self.find(&path).await?.map(Box::new)))
             }
@@ -208,10 +211,7 @@ impl Context {
             let valid = self.keeper.hold_valid(&paths, Substitute::Yes).await;
             return self.told(valid).map(Response::Paths);
         }
-        let paths: Vec<StorePath> = paths.into_iter().collect();
-        let infos = self.told(self.keeper.path_infos(&paths).await)?;
-        let valid = paths.into_iter().zip(infos).filter(|(_, info)| info.is_some());
-        Ok(Response::Paths(valid.map(|(path, _)| path).collect()))
+        self.told(self.keeper.valid(&paths).await).map(Response::Paths)
     }
 
     async fn add_text(&self, name: &str, text: Vec<u8>, references: BTreeSet<StorePath>) -> Answer {

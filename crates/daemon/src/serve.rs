@@ -202,11 +202,7 @@ impl Serving<'_> {
         if fetch == Substitute::Yes || (lock == Lock::Yes && write) {
             return self.work(async move { keeper.hold_valid(&paths, fetch).await }).await;
         }
-        let asked: Vec<StorePath> = paths.into_iter().collect();
-        let known = async { keeper.path_infos(&asked).await };
-        let infos = self.work(known).await?;
-        let valid = asked.iter().zip(infos).filter(|(_, info)| info.is_some());
-        Ok(valid.map(|(path, _)| path.clone()).collect())
+        self.work(async move { keeper.valid(&paths).await }).await
     }
 
     async fn closure(

@@ -56,6 +56,13 @@ impl Database {
         &self,
         paths: impl IntoIterator<Item = &'a StorePath> + Clone,
     ) -> Result<BTreeSet<StorePath>, DbError> {
+        let mut few = paths.clone().into_iter();
+        if let (Some(path), None) = (few.next(), few.next()) {
+            // One question sees one state by itself: a transaction would take as long as the question.
+            let full = self.store_dir.display(path);
+            let found = self.retry(|connection| row_id(connection, &full))?;
+            return Ok(found.map(|_| path.clone()).into_iter().collect());
+        }
         self.read(|connection| {
             let mut valid = BTreeSet::new();
             for path in paths.clone() {

@@ -178,12 +178,28 @@ impl Store for LocalStore {
         self.hold_valid(paths, Substitute::No).await
     }
 
+    async fn valid(&self, paths: &BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, StoreError> {
+        if paths.len() <= FEW
+            && let Some(opened) = self.shared.already_open()
+            && let Some(answer) = opened.read_at_once(|database| database.valid(paths))
+        {
+            return answer.map_err(|error| self.told(error));
+        }
+        let paths = paths.clone();
+        self.blocking(move |view| {
+            let valid = view.valid(&paths)?;
+            view.opened.make_hasty()?;
+            Ok(valid)
+        })
+        .await
+    }
+
     async fn path_infos(&self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, StoreError> {
         if paths.len() <= FEW
             && let Some(opened) = self.shared.already_open()
             && let Some(answer) = opened.read_at_once(|database| database.path_infos(paths))
         {
-            return answer.map_err(|error| error.into_store_error(&self.shared.layout.name));
+            return answer.map_err(|error| self.told(error));
         }
         let paths = paths.to_vec();
         self.blocking(move |view| {

@@ -47,6 +47,15 @@ impl Store for OverlayStore {
         Ok(valid)
     }
 
+    async fn valid(&self, paths: &BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, StoreError> {
+        let (mut valid, others): (BTreeSet<_>, BTreeSet<_>) =
+            paths.iter().cloned().partition(|path| self.kept(path).is_some());
+        if !others.is_empty() {
+            valid.extend(self.below.valid(&others).await?);
+        }
+        Ok(valid)
+    }
+
     async fn path_infos(&self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, StoreError> {
         let mut infos: Vec<Option<PathInfo>> =
             paths.iter().map(|path| self.kept(path).map(|kept| kept.info().clone())).collect();

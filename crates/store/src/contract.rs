@@ -136,6 +136,8 @@ async fn answers(store: &dyn Store, a: &PathInfo, b: &PathInfo, name: &str) {
         assert_eq!(found.nar_size, expected.nar_size);
         assert_eq!(found.references, expected.references);
     }
+    let valid = ok(store.valid(&asked.clone().into()).await, "asking which are valid");
+    assert_eq!(valid, [a.path.clone(), b.path.clone()].into());
     let files = ok(store.read_files(std::slice::from_ref(&a.path)).await, "reading a file");
     assert_eq!(files, [Bytes::from_static(b"the contents of a")]);
 }

@@ -100,6 +100,14 @@ pub trait Store: Send + Sync {
         self.hold_valid(paths, Substitute::Yes).await
     }
 
+    /// Returns those of the paths that are valid, and protects none of them.
+    async fn valid(&self, paths: &BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, StoreError> {
+        let asked: Vec<StorePath> = paths.iter().cloned().collect();
+        let infos = self.path_infos(&asked).await?;
+        let valid = asked.into_iter().zip(infos).filter(|(_, info)| info.is_some());
+        Ok(valid.map(|(path, _)| path).collect())
+    }
+
     /// Looks up paths, all in one go; in the order of the question.
     async fn path_infos(&self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, StoreError>;
 
