@@ -1,6 +1,5 @@
 //! Why one of them failed.
 
-use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
 
@@ -108,17 +107,6 @@ fn at_member(member: &Option<PathBuf>) -> String {
 }
 
 impl BuiltinError {
-    /// Returns it with its causes.
-    pub(crate) fn report(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = self.source();
-        while let Some(source) = next {
-            text = format!("{text}: {source}");
-            next = source.source();
-        }
-        text
-    }
-
     pub(crate) fn io(
         doing: &'static str,
         path: impl Into<PathBuf>,

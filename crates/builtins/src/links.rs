@@ -184,7 +184,8 @@ mod tests {
             out: format!("{folder}/out").into_bytes(),
             fetching: Fetching::default(),
         };
-        let done = task.carry_out().map_err(|error| error.report().replace(&folder, ""));
+        let done =
+            task.carry_out().map_err(|error| drover_core::with_causes(&error).replace(&folder, ""));
         done.map(|()| listing(home.path(), &home.path().join("out")))
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::time::Duration;
 
+use drover_core::with_causes;
 use drover_download::{Certificates, Netrc, Proxies, Retries, Settings};
 use serde::{Deserialize, Serialize};
 
@@ -97,7 +98,7 @@ pub fn run(task: &[u8]) -> u8 {
     match task.and_then(|task| task.carry_out()) {
         Ok(()) => 0,
         Err(error) => {
-            say(&format!("error: {}", error.report()));
+            say(&format!("error: {}", with_causes(&error)));
             1
         }
     }

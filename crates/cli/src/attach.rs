@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use drover_control::{Answer, ControlError, DetachedOutcome, FollowedBuild, FollowedLine, Request};
-use drover_store_remote::plain_text;
+use drover_core::plain_text;
 
 use crate::build_list::name;
 use crate::configuration::Configuration;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use drover_control::{
     Answer, BuildExplanation, BuildList, BuildLog, BuildReport, DetachedBuild, Request,
 };
-use drover_store_remote::plain_text;
+use drover_core::plain_text;
 
 use crate::arguments::{BuildsArguments, BuildsCommand};
 use crate::configuration::Configuration;

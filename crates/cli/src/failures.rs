@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use drover_core::StoreDir;
+use drover_core::{StoreDir, plain_text};
 use drover_fleet::{FailureKind, JobFailureReport};
-use drover_store_remote::plain_text;
 
 use crate::builders::LOCAL;
 use crate::units;

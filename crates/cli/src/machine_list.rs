@@ -131,7 +131,7 @@ fn row(machine: &MachineReport) -> [String; 6] {
         features = format!("{features} (only for {})", words(&machine.mandatory_features));
     }
     let failure = machine.last_failure.as_ref().map(|failure| {
-        let cause = drover_store_remote::plain_text(&failure.cause).replace('\n', " ");
+        let cause = drover_core::plain_text(&failure.cause).replace('\n', " ");
         format!("{} ago, {}: {cause}", seconds(failure.seconds_ago), failure.kind)
     });
     let name = match &machine.brought_by_clients {

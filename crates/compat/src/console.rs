@@ -1,11 +1,10 @@
 //! Standard output and error of one command.
 
-use drover_core::without_raw;
+use drover_core::{Colours, harmless_bytes, without_raw};
 use serde_json::Value;
 use tokio::io::{AsyncWriteExt as _, BufWriter};
 
 use crate::error::CompatError;
-use crate::escapes::harmless_bytes;
 use crate::host::{Destination, Host, Output};
 use crate::json_log;
 use crate::options::{LogFormat, Options, ResultForm, Verbosity};
@@ -130,8 +129,8 @@ impl Console {
         // builds have a say in it, and a terminal does what they say
         // a terminal could take bytes that aren't UTF-8 for commands, too
         let bytes = match self.err_to {
-            Destination::Terminal => harmless_bytes(&without_raw(&text), self.err_to),
-            Destination::Elsewhere => harmless_bytes(&text, self.err_to),
+            Destination::Terminal => harmless_bytes(&without_raw(&text), Colours::Kept),
+            Destination::Elsewhere => harmless_bytes(&text, Colours::Dropped),
         };
         self.err.write_all(&bytes).await.map_err(writing)?;
         self.err.flush().await.map_err(writing)

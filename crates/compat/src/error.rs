@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use drover_core::{HashError, KeyError, StorePathError};
+use drover_core::{HashError, KeyError, StorePathError, with_causes};
 use drover_derivation::DerivationError;
 use drover_nar::NarError;
 use drover_store::StoreError;
@@ -113,17 +113,11 @@ impl CompatError {
 
     /// Returns the message with all that led to it.
     pub(crate) fn words(&self) -> String {
-        let mut words = self.to_string();
-        if let CompatError::File { .. } | CompatError::Stream { .. } = self {
+        match self {
             // in Nix's words the cause is in the message
-            return words;
+            CompatError::File { .. } | CompatError::Stream { .. } => self.to_string(),
+            error => with_causes(error),
         }
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            words.push_str(&format!(": {error}"));
-            cause = error.source();
-        }
-        words
     }
 
     /// Returns what Nix would print on standard error, line feed included: further lines are

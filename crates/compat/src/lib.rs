@@ -16,7 +16,6 @@ mod console;
 mod copy_closure;
 mod daemon;
 mod error;
-mod escapes;
 mod exit;
 mod export_format;
 mod foreign;

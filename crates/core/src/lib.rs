@@ -5,6 +5,7 @@
 //! its own.
 
 mod base32;
+mod causes;
 mod compression;
 mod content_address;
 mod hash;
@@ -17,8 +18,10 @@ mod realisation;
 mod realisation_file;
 mod signature;
 mod store_path;
+mod terminal;
 
 pub use base32::{Base32Error, decode_base32, encode_base32};
+pub use causes::with_causes;
 pub use compression::{Compression, CompressionError};
 pub use content_address::{ContentAddress, ContentAddressError, IngestionMethod, References};
 pub use hash::{Hash, HashAlgorithm, HashError, HashNotation, Hasher, NarHash};
@@ -33,3 +36,4 @@ pub use signature::{Signature, SignatureError};
 pub use store_path::{
     StoreDir, StoreDirError, StoreName, StoreNameError, StorePath, StorePathError, StorePathProblem,
 };
+pub use terminal::{Colours, harmless_bytes, plain_text};

@@ -2,9 +2,7 @@
 //!
 //! Follows the messages of `src/libstore/store-api.cc` and `local-store.cc` of Nix.
 
-use std::error::Error as _;
-
-use drover_core::StoreDir;
+use drover_core::{StoreDir, with_causes};
 use drover_store::StoreError;
 use drover_wire::RemoteError;
 
@@ -40,16 +38,7 @@ impl Failure {
                 expected.0,
                 actual.0
             ),
-            error => {
-                let mut message = error.to_string();
-                let mut source = error.source();
-                while let Some(cause) = source {
-                    message.push_str(": ");
-                    message.push_str(&cause.to_string());
-                    source = cause.source();
-                }
-                message
-            }
+            error => with_causes(error),
         })
     }
 

@@ -1,10 +1,9 @@
 //! Why the local store could not do what it was asked.
 
-use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
-use drover_core::{ContentAddressError, NarHash, NarSize, StorePath};
+use drover_core::{ContentAddressError, NarHash, NarSize, StorePath, with_causes};
 use drover_derivation::DerivationError;
 use drover_store::StoreError;
 use drover_store_db::DbError;
@@ -240,13 +239,6 @@ impl LocalError {
     }
 
     pub(crate) fn into_store_error(self, store: &str) -> StoreError {
-        let mut message = self.to_string();
-        let mut source = self.source();
-        while let Some(error) = source {
-            message.push_str(": ");
-            message.push_str(&error.to_string());
-            source = error.source();
-        }
-        StoreError::Refused { store: store.to_owned(), message }
+        StoreError::Refused { store: store.to_owned(), message: with_causes(&self) }
     }
 }

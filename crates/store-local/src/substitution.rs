@@ -14,7 +14,7 @@ mod supply;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use drover_core::{PathInfo, StorePath};
+use drover_core::{PathInfo, StorePath, with_causes};
 use drover_store::{
     BuildLog, FetchSize, LogEvent, Offer, Offered, Offers, Plan, SignatureCheck, Store, StoreError,
     Substitute, Substituter, Vouching, WhenValid,
@@ -256,12 +256,7 @@ impl Trouble {
         let name = supply.name(self.by);
         let path = self.path.as_ref().map(|path| store.layout().store_dir.display(path));
         let path = path.unwrap_or_else(|| "paths".to_owned());
-        let mut why = self.error.to_string();
-        let mut source = std::error::Error::source(&self.error);
-        while let Some(error) = source {
-            why = format!("{why}: {error}");
-            source = error.source();
-        }
+        let why = with_causes(&self.error);
         let text = match self.error {
             // what is offered and isn't there any more was as good as never offered
             StoreError::NotValid { .. } => {

@@ -5,12 +5,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use drover_core::{StoreDir, StorePath};
+use drover_core::{StoreDir, StorePath, plain_text};
 use drover_store::{FetchEvent, FetchObserver, RealiseEvent, RealiseObserver};
 use drover_wire::{ActivityId, Field, LogMessage, activity, result};
 
 use crate::fetches::Fetches;
-use crate::log::{Messages, SHOWN_LEVEL, plain_text};
+use crate::log::{Messages, SHOWN_LEVEL};
 
 /// Builds that are followed at once; what a server begins beyond is not told apart.
 const MAX_RUNNING: usize = 100_000;

@@ -17,7 +17,7 @@ pub(crate) fn realised_of(result: &BuildResult) -> Realised {
     };
     Realised {
         status: status_of(result),
-        message: crate::log::plain_text(&result.error),
+        message: drover_core::plain_text(&result.error),
         outputs: result.outputs.clone(),
         period,
     }

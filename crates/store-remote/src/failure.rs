@@ -19,7 +19,7 @@ pub(crate) enum Asked {
 
 /// Turns a failed result into a failure that says whose it is.
 pub(crate) fn failure(result: &BuildResult, asked: Asked) -> BuildFailure {
-    let message = crate::log::plain_text(&result.error);
+    let message = drover_core::plain_text(&result.error);
     match (result.status, asked) {
         (BuildStatus::TimedOut, _) => BuildFailure::TimedOut { message },
         (BuildStatus::NotDeterministic, _) => BuildFailure::NotDeterministic { message },
@@ -48,7 +48,7 @@ pub(crate) fn exited(status: u64, message: &str) -> BuildFailure {
         104 => |message| BuildFailure::NotDeterministic { message },
         _ => machine,
     };
-    by_words(crate::log::plain_text(message), otherwise)
+    by_words(drover_core::plain_text(message), otherwise)
 }
 
 /// Turns an error that the server raised instead of answering into a failure.

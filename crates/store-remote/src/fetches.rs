@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use drover_core::StoreDir;
+use drover_core::{StoreDir, plain_text};
 use drover_store::{FetchEvent, FetchObserver};
 use drover_wire::{ActivityId, Field, LogMessage, activity, result};
 
-use crate::log::{Messages, SHOWN_LEVEL, plain_text};
+use crate::log::{Messages, SHOWN_LEVEL};
 
 /// Transfers that are followed at once; those that a server begins beyond are not shown.
 const MAX_RUNNING: usize = 10_000;

@@ -91,7 +91,7 @@ where
         match message.await? {
             LogMessage::Last => break,
             LogMessage::Error(error) => {
-                let message = crate::log::plain_text(&error.message);
+                let message = drover_core::plain_text(&error.message);
                 return Err(StoreError::Refused { store: reader.peer().name.clone(), message });
             }
             _ => {}

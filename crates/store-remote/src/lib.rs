@@ -55,7 +55,6 @@ mod wide;
 mod writer;
 
 pub use dial::{Address, AddressError, ConnectOptions, KeepAlive, Program, Wire};
-pub use log::plain_text;
 pub use login::{Login, Ran};
 pub use realiser::{RemoteRealiser, client_options};
 pub use ssh::{Compression, SshTarget};

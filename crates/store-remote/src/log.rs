@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use drover_core::without_raw;
+use drover_core::plain_text;
 use drover_store::{BuildLog, LogEvent, SilentLog};
 use drover_wire::{Field, LogMessage, activity, result};
 
@@ -80,50 +80,5 @@ fn pass_on(message: LogMessage, log: &Arc<dyn BuildLog>) {
             }
         }
         _ => {}
-    }
-}
-
-/// Returns a text without terminal escapes and other control characters, line ends and tabs apart, and with
-/// what isn't UTF-8 replaced.
-pub fn plain_text(text: &str) -> String {
-    // first of all: what is dropped may have kept bytes apart that are a command together
-    let text = without_raw(text);
-    let mut plain = String::with_capacity(text.len());
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\u{1b}' => skip_escape(&mut chars),
-            '\n' | '\t' => plain.push(c),
-            c if c.is_control() => {}
-            c => plain.push(c),
-        }
-    }
-    plain
-}
-
-/// Skips the rest of an escape sequence: `[`, parameters, a letter; or one character.
-fn skip_escape(chars: &mut std::str::Chars<'_>) {
-    if chars.next() == Some('[') {
-        chars.find(char::is_ascii_alphabetic);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn colours_are_taken_away() {
-        assert_eq!(plain_text("\u{1b}[31;1merror:\u{1b}[0m no\r\n"), "error: no\n");
-        assert_eq!(plain_text(&drover_core::raw_text(b"f\xfcr\n")), "f\u{fffd}r\n");
-    }
-
-    /// What is dropped between two bytes makes no command of them.
-    #[test]
-    fn bytes_that_were_kept_apart_are_no_command() {
-        for bytes in [&b"\xc2\x07\x9b2J"[..], b"\xc2\x1b[m\x9d52;c;", b"\xc2\x9b2J"] {
-            let plain = plain_text(&drover_core::raw_text(bytes));
-            assert!(!plain.chars().any(char::is_control), "{plain:?}");
-        }
     }
 }

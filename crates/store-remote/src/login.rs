@@ -219,7 +219,7 @@ fn without_debug(said: &str) -> String {
 }
 
 fn text(bytes: &[u8]) -> String {
-    crate::log::plain_text(&String::from_utf8_lossy(bytes))
+    drover_core::plain_text(&String::from_utf8_lossy(bytes))
 }
 
 #[cfg(test)]

@@ -271,7 +271,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
             match (message, &awaiting.pulls) {
                 (LogMessage::Last, _) => return Ok(None),
                 (LogMessage::Error(error), _) => {
-                    let message = crate::log::plain_text(&error.message);
+                    let message = drover_core::plain_text(&error.message);
                     return Ok(Some(StoreError::Refused {
                         store: self.peer.name.clone(),
                         message,

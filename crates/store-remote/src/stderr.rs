@@ -119,7 +119,7 @@ impl StderrTail {
     /// Returns the words as lines without control characters, or nothing if there were none.
     pub(crate) fn text(&self) -> Option<String> {
         let kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = crate::log::plain_text(&String::from_utf8_lossy(&kept.tail));
+        let text = drover_core::plain_text(&String::from_utf8_lossy(&kept.tail));
         let lines: Vec<&str> =
             text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
         if lines.is_empty() { None } else { Some(lines.join("; ")) }

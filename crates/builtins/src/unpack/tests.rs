@@ -148,7 +148,7 @@ fn a_channel_is_unpacked(#[case] compress: fn(&[u8]) -> Vec<u8>) {
 #[case::much(vec![file("a"), file("b"), file("c")], "3 files at its top")]
 fn what_is_refused(#[case] members: Vec<Member>, #[case] what: &str) {
     let (home, done) = unpack_bytes(&tar(&members), "mine");
-    let said = done.unwrap_err().report();
+    let said = drover_core::with_causes(&done.unwrap_err());
     assert!(said.contains(what), "{said}");
     assert!(!home.path().join("evil").exists() && !Path::new("/tmp/evil").exists());
 }
@@ -172,7 +172,7 @@ fn absolute_paths_are_relative() {
 fn what_is_broken(#[case] archive: &[u8], #[case] what: &str) {
     let (_home, done) = unpack_bytes(archive, "mine");
     let error = done.unwrap_err();
-    let said = format!("{error:?} {}", error.report());
+    let said = format!("{error:?} {}", drover_core::with_causes(&error));
     assert!(said.contains(what), "{said}");
 }
 

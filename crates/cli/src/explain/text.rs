@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use drover_core::plain_text;
 use drover_forecast::{Answer, Availability, Candidate, Expected, Group};
 use drover_schedule::{MachineKind, Preference};
-use drover_store_remote::plain_text;
 
 use super::{Told, remedy};
 use crate::units::count;

@@ -8,7 +8,7 @@ use drover_control::{
     Answer, Caller, DetachOrder, DetachedBuild, DetachedOutcome, DetachedResult, FollowedBuild,
     FollowedLine, Power,
 };
-use drover_core::{StoreDir, StorePath};
+use drover_core::{StoreDir, StorePath, with_causes};
 use drover_daemon::{Client, ClientOptions, Policy, exit_status, grant};
 use drover_detached::{
     Asker, Condition, DetachedView, Ending, Followed, HoldError, Holder, Order, Outcome, Reach,
@@ -54,7 +54,7 @@ impl Detached {
         let wanted = wanted?;
         let granted = grant(policy, client, &options(order));
         let keeper = Arc::clone(&self.keeper.borrow());
-        let keeper = keeper.session().await.map_err(|error| told(&error))?;
+        let keeper = keeper.session().await.map_err(|error| with_causes(&error))?;
         keeper.set_own(&granted.store);
         self.hold(&*keeper, &wanted).await?;
         let owner = client.user.clone().unwrap_or_default();
@@ -68,7 +68,7 @@ impl Detached {
         let derivations: BTreeSet<StorePath> =
             wanted.iter().filter_map(derivation).cloned().collect();
         let held = keeper.hold_valid(&derivations, Substitute::No).await;
-        let held = held.map_err(|error| told(&error))?;
+        let held = held.map_err(|error| with_causes(&error))?;
         match derivations.iter().find(|derivation| !held.contains(derivation)) {
             None => Ok(()),
             Some(missing) => Err(format!(
@@ -156,7 +156,7 @@ impl Detached {
             results: Vec::new(),
         };
         match &ending.outcome {
-            Outcome::Store(error) => failed(told(error)),
+            Outcome::Store(error) => failed(with_causes(error)),
             Outcome::Cancelled { by: Some(user) } => {
                 failed(format!("it was cancelled by '{user}'"))
             }
@@ -223,16 +223,6 @@ fn refused(build: &str, error: &HoldError) -> Answer {
         false => "",
     };
     Answer::Refused(format!("{error}{hint}"))
-}
-
-fn told(error: &StoreError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn derivation(wanted: &Wanted) -> Option<&StorePath> {

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use drover_core::plain_text;
 use drover_fleet::{FailureKind, FleetEvent};
-use drover_store_remote::plain_text;
 
 use super::names::Names;
 use super::state::{MachineState, Progress};

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use drover_core::{OutputName, StorePath};
+use drover_core::{OutputName, StorePath, with_causes};
 use drover_derivation::{Derivation, derivation_name};
 use drover_schedule::JobId;
 use drover_store::{
@@ -340,15 +340,7 @@ pub(crate) async fn plan(
 
 /// Turns an error into an answer, unless it is the store's own.
 fn refusal(error: BuildError) -> Result<Realised, StoreError> {
-    let text = {
-        let mut text = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(source) = cause {
-            text = format!("{text}: {source}");
-            cause = source.source();
-        }
-        text
-    };
+    let text = with_causes(&error);
     match error {
         BuildError::Store(StoreError::NotValid { .. })
         | BuildError::Graph(GraphError::Store { source: StoreError::NotValid { .. } }) => {

@@ -7,17 +7,31 @@ use std::borrow::Cow;
 use std::iter::Peekable;
 use std::str::Chars;
 
-use drover_core::{raw_bytes, raw_text};
-
-use crate::host::Destination;
+use crate::raw_text::{raw_bytes, raw_text, without_raw};
 
 /// What begins and ends sequences.
 const ESCAPE: char = '\u{1b}';
 const BELL: char = '\u{7}';
 
+/// What becomes of the sequences that colour a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colours {
+    /// They stay, as on a terminal.
+    Kept,
+    /// They go like all other sequences.
+    Dropped,
+}
+
+/// Returns a text without escape sequences and other control characters, line ends and tabs apart, and
+/// with what isn't UTF-8 replaced.
+pub fn plain_text(text: &str) -> String {
+    // first of all: what is dropped may have kept bytes apart that are a command together
+    harmless(&without_raw(text), Colours::Dropped).into_owned()
+}
+
 /// Returns a text without escape sequences and other control characters, line ends and tabs apart, and apart
-/// from colours where it goes to a terminal.
-pub(crate) fn harmless(text: &str, to: Destination) -> Cow<'_, str> {
+/// from colours where they are kept.
+fn harmless(text: &str, colours: Colours) -> Cow<'_, str> {
     if !text.chars().any(is_command) {
         return Cow::Borrowed(text);
     }
@@ -26,7 +40,7 @@ pub(crate) fn harmless(text: &str, to: Destination) -> Cow<'_, str> {
     while let Some(c) = rest.next() {
         match c {
             ESCAPE => {
-                let colour = sequence(&mut rest).filter(|_| to == Destination::Terminal);
+                let colour = sequence(&mut rest).filter(|_| colours == Colours::Kept);
                 shown.extend(colour);
             }
             c if is_command(c) => {}
@@ -37,16 +51,16 @@ pub(crate) fn harmless(text: &str, to: Destination) -> Cow<'_, str> {
 }
 
 /// Returns the bytes of a text, harmless in the same way: what is taken out may have kept bytes apart that are
-/// a command together.
-pub(crate) fn harmless_bytes(text: &str, to: Destination) -> Vec<u8> {
-    let mut shown = harmless(text, to).into_owned();
+/// a command together. The text may be one of [`raw_text`].
+pub fn harmless_bytes(text: &str, colours: Colours) -> Vec<u8> {
+    let mut shown = harmless(text, colours).into_owned();
     loop {
         let bytes = match raw_bytes(&shown) {
             Cow::Borrowed(bytes) => return bytes.to_vec(),
             Cow::Owned(bytes) => bytes,
         };
         let together = raw_text(&bytes);
-        let filtered = harmless(&together, to);
+        let filtered = harmless(&together, colours);
         if filtered.len() == together.len() {
             return bytes;
         }
@@ -102,14 +116,18 @@ mod tests {
     #[rstest]
     #[case::bell(b"\xc2\x07\x9b2J")]
     #[case::colour(b"\xc2\x1b]0;x\x07\x9d52;c;")]
+    #[case::c1(b"\xc2\x9b2J")]
     #[case::twice(b"\xc2\xc2\x07\x9b\x9b2J")]
     fn bytes_that_were_kept_apart_are_no_command(#[case] bytes: &[u8]) {
-        for to in [Destination::Terminal, Destination::Elsewhere] {
-            let shown = raw_text(&harmless_bytes(&raw_text(bytes), to));
+        for colours in [Colours::Kept, Colours::Dropped] {
+            let shown = raw_text(&harmless_bytes(&raw_text(bytes), colours));
             assert!(!shown.chars().any(is_command), "{shown:?}");
         }
+        let plain = plain_text(&raw_text(bytes));
+        assert!(!plain.chars().any(is_command), "{plain:?}");
         let kept = b"f\xfcr \xff\n";
-        assert_eq!(harmless_bytes(&raw_text(kept), Destination::Elsewhere), kept);
+        assert_eq!(harmless_bytes(&raw_text(kept), Colours::Dropped), kept);
+        assert_eq!(plain_text(&raw_text(kept)), "f\u{fffd}r \u{fffd}\n");
     }
 
     #[rstest]
@@ -129,7 +147,7 @@ mod tests {
         #[case] on_terminals: &str,
         #[case] elsewhere: &str,
     ) {
-        assert_eq!(harmless(text, Destination::Terminal), on_terminals);
-        assert_eq!(harmless(text, Destination::Elsewhere), elsewhere);
+        assert_eq!(harmless(text, Colours::Kept), on_terminals);
+        assert_eq!(harmless(text, Colours::Dropped), elsewhere);
     }
 }
