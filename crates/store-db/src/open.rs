@@ -1,6 +1,7 @@
 //! Opening the database.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -179,10 +180,15 @@ fn connect(file: &Path, options: &OpenOptions) -> Result<(Connection, Identity),
     Err(DbError::Absent { file: file.to_owned() })
 }
 
+/// Makes the file where there is none. One that is there isn't even opened: SQLite's locks on it belong to
+/// the process, and all of them end when any descriptor of it is closed. Then another process takes the log
+/// away under the connections that this one has.
 fn create(file: &Path) -> Result<(), DbError> {
-    let mut options = fs::OpenOptions::new();
-    let made = options.read(true).write(true).create(true).truncate(false).open(file);
-    made.map(drop).map_err(|source| DbError::Io { doing: "create", path: file.to_owned(), source })
+    match fs::OpenOptions::new().write(true).create_new(true).open(file) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(source) => Err(DbError::Io { doing: "create", path: file.to_owned(), source }),
+    }
 }
 
 /// A store that can't be written, such as one on a disk that is mounted so, has no room for the

@@ -59,3 +59,25 @@ fn processes_keep_out_of_each_others_way() {
     let referrers = database.referrers(&path("common")).expect("referrers");
     assert_eq!(referrers.len(), all.len() - 1);
 }
+
+/// A process that opens a database twice keeps its locks: otherwise the next one that closes it takes the log
+/// away, and what is registered here after that is lost.
+#[test]
+fn opening_twice_gives_no_locks_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut first = create(folder.path());
+    drop(create(folder.path()));
+    first.register(&[info("before", &[]).into()]).expect("registered");
+    let visitor = |question: &str| {
+        let mut command = Command::new("sqlite3");
+        let output = command.arg(folder.path().join("db.sqlite")).arg(question).output();
+        let output = output.expect("sqlite3 (Debian: apt install sqlite3)");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text").trim_end().to_owned()
+    };
+    let count = "select count(*) from ValidPaths";
+    assert_eq!(visitor(count), "1");
+    assert!(folder.path().join("db.sqlite-wal").exists(), "the log went with a visitor");
+    first.register(&[info("after", &[]).into()]).expect("registered");
+    assert_eq!(visitor(count), "2");
+}
