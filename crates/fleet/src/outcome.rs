@@ -297,12 +297,24 @@ impl Driver {
             }
             None if matches!(error, StoreError::Waiting { .. }) => self.not_sent(job, cause),
             None if is_own_limit(error) => self.try_elsewhere(job, cause),
+            None if self.ended_for_want_of_an_input(job, error) => {
+                self.came_back(job);
+                self.tell_scheduler(Event::Stopped { job });
+            }
             None if error.is_infrastructure() => {
                 self.retried(job, &cause);
                 self.machine_failed(machine, cause, fault_of(error));
             }
             None => self.build_failed(machine, job, refusal_of(cause), Vec::new()),
         }
+    }
+
+    /// Whether a job that is to stop has ended by itself, as what should have made an input ahead of it has
+    /// failed: that's no fault of the machine.
+    fn ended_for_want_of_an_input(&self, job: JobId, error: &StoreError) -> bool {
+        let state = self.jobs.get(job.0 as usize);
+        state.is_some_and(|state| matches!(state.state, JobPhase::Stopping))
+            && matches!(error, StoreError::NotValid { .. })
     }
 
     /// Fails a job for what is wrong with the machine that this runs on, which no other makes good.

@@ -95,6 +95,21 @@ fn failures_have_their_codes(
     told.fails(code, &["build of x failed\n", words, "nix-store --read-log /nix/store/"]);
 }
 
+/// A build that fails takes nothing along but what depends on it.
+#[test]
+fn a_failure_leaves_other_builds_alone() {
+    let world = world("");
+    let counting = |to: u32| format!("i=0; while [ $i -lt {to} ]; do i=$((i+1)); done");
+    let fails = shell("fails", &format!("{}; exit 1", counting(100_000)), "");
+    let follower = shell("follower", "echo > $out", &format!("fails = {fails};"));
+    let long = shell("long", &format!("{}; echo > $out", counting(2_000_000)), "");
+    let both = format!("[ ({follower}) ({long}) ]");
+    let told = run(&world, &["build", "-k", "-j2", "-E", &both]);
+    told.fails(100, &["fails"]);
+    assert_eq!(told.err.matches("building long on local\n").count(), 1, "{told:#?}");
+    assert!(!told.err.contains("cannot use"), "{told:#?}");
+}
+
 #[test]
 fn no_jobs_means_no_builds_here() {
     let world = world("");
