@@ -25,10 +25,12 @@ pub(crate) fn output_trust(settings: &Settings) -> anyhow::Result<OutputTrust> {
 ///
 /// As [`output_trust`].
 pub(crate) fn service_options(settings: &Settings) -> anyhow::Result<ServiceOptions> {
+    let mut features = settings.system_features.clone();
+    features.insert("ca-derivations".to_owned());
     let own_kind = OwnKind {
         system: settings.system.clone(),
         other_systems: settings.extra_platforms.clone(),
-        features: settings.system_features.clone(),
+        features,
     };
     let outputs = output_trust(settings)?;
     Ok(ServiceOptions { outputs, own_kind: Some(own_kind), ..ServiceOptions::default() })

@@ -202,7 +202,7 @@ async fn target(store: &dyn Keeper, found: PathWithOutputs) -> Result<Target, Co
     let shown = store.store_dir().display(&path);
     if outputs.len() > 1 {
         let message = "building more than one derivation output is not supported";
-        let names = outputs.into_iter().collect::<Vec<String>>().join(",");
+        let names = outputs.join(",");
         return Err(CompatError::failed(format!("{message}, in '{shown}!{names}'")));
     }
     let named = outputs.into_iter().next();

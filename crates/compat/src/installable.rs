@@ -3,7 +3,6 @@
 //! Follows `Store::followLinksToStore` (`src/libstore/store-api.cc`), `toStorePath` and
 //! `parsePathWithOutputs` (`src/libstore/path-with-outputs.cc`) of Nix.
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
@@ -67,8 +66,8 @@ fn name_in_store<'a>(store_dir: &StoreDir, path: &'a Path) -> Option<&'a OsStr> 
 pub(crate) struct PathWithOutputs {
     /// The path.
     pub(crate) path: StorePath,
-    /// The outputs, as given; none means all.
-    pub(crate) outputs: BTreeSet<String>,
+    /// The outputs, as given, in that order; none means all.
+    pub(crate) outputs: Vec<String>,
 }
 
 impl PathWithOutputs {
@@ -97,7 +96,7 @@ impl PathWithOutputs {
     pub(crate) fn wanted(&self) -> Wanted {
         let path = self.path.clone();
         match (path.is_derivation(), self.outputs.is_empty()) {
-            (_, false) => Wanted::Outputs(path, self.outputs.clone()),
+            (_, false) => Wanted::Outputs(path, self.outputs.iter().cloned().collect()),
             (true, true) => Wanted::AllOutputs(path),
             (false, true) => Wanted::Path(path),
         }
@@ -106,6 +105,8 @@ impl PathWithOutputs {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use rstest::rstest;
 
     use super::*;

@@ -11,7 +11,7 @@ pub fn whole_store_name(typed: &str, base: &Path) -> String {
         Some((name, parameters)) => (name, Some(parameters)),
         None => (typed, None),
     };
-    if name.contains("://") || !name.contains('/') || name.starts_with('/') {
+    if has_scheme(name) || !name.contains('/') || name.starts_with('/') {
         return typed.to_owned();
     }
     let mut whole = PathBuf::new();
@@ -26,6 +26,14 @@ pub fn whole_store_name(typed: &str, base: &Path) -> String {
         Some(parameters) => format!("{}?{parameters}", whole.display()),
         None => whole.display().to_string(),
     }
+}
+
+/// Whether it's an address: `ssh://host/x`, and `file:/x` as well.
+fn has_scheme(name: &str) -> bool {
+    name.split_once(":/").is_some_and(|(scheme, _)| {
+        let is_of_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.chars().all(is_of_scheme)
+    })
 }
 
 #[cfg(test)]
@@ -43,6 +51,9 @@ mod tests {
     #[case("auto", "auto")]
     #[case("local?root=./x", "local?root=./x")]
     #[case("ssh-ng://h/./x", "ssh-ng://h/./x")]
+    #[case("file:/x/y", "file:/x/y")]
+    #[case("./file:/x", "/a/b/file:/x")]
+    #[case("a/b:/x", "/a/b/a/b:/x")]
     fn begins_at_the_root(#[case] typed: &str, #[case] expected: &str) {
         assert_eq!(whole_store_name(typed, Path::new("/a/b")), expected);
     }

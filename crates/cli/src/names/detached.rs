@@ -14,7 +14,7 @@ use drover_detached::{
     Asker, Condition, DetachedView, Ending, Followed, HoldError, Holder, Order, Outcome, Reach,
     Said,
 };
-use drover_store::{Keeper, RealiseStatus, Realised, StoreError, Substitute, Wanted};
+use drover_store::{Keeper, RealiseStatus, Realised, Substitute, Wanted};
 use tokio::sync::watch;
 
 /// Derivations of an order that are told.

@@ -43,7 +43,7 @@ impl Session<'_> {
         let known = keeper.output_map(&path).await?;
         let (mut paths, mut floating) = (Vec::new(), Vec::new());
         for (name, output) in &derivation.outputs {
-            if !wanted.is_empty() && !wanted.contains(name.as_str()) {
+            if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == name.as_str()) {
                 continue;
             }
             let Some(out) = known.get(name.as_str()).cloned().flatten() else {

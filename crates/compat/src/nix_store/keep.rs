@@ -112,7 +112,7 @@ pub(super) async fn force(
     path: &StorePath,
     roots: &mut Roots,
 ) -> Result<(), CompatError> {
-    let path = PathWithOutputs { path: path.clone(), outputs: BTreeSet::new() };
+    let path = PathWithOutputs { path: path.clone(), outputs: Vec::new() };
     let work = Work::new(session.host, session.options, session.store.clone()).await?;
     let wanted: Vec<Wanted> = vec![path.wanted()];
     work.realise(wanted, RealiseMode::Normal, &mut session.console).await?;
