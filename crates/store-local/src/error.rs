@@ -223,7 +223,6 @@ pub(crate) enum LocalError {
 }
 
 impl LocalError {
-    /// Returns the error as one that a store of any kind gives.
     /// Whether it's the store that is at fault, whatever is added to it.
     pub(crate) fn is_of_the_store(&self) -> bool {
         matches!(
@@ -239,6 +238,7 @@ impl LocalError {
         )
     }
 
+    /// Returns the error as one that a store of any kind gives.
     pub(crate) fn into_store_error(self, store: &str) -> StoreError {
         let mut message = self.to_string();
         let mut source = self.source();
