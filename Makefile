@@ -18,7 +18,7 @@ AS_ROOT = $(if $(filter 0,$(shell id -u)),,$(RUNNER)='sudo -E env PATH=$(PATH)')
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: ## Build a small release on two throw-away builders, here and now (no root needed)
+demo: ## Build a small release on two throw-away builders, here and now (apt may want sudo)
 	@scripts/install-needs demo
 	@cargo build --release --package drover-cli
 	@scripts/demo

@@ -24,6 +24,17 @@ let
   cfg = config.services.drover;
   drover = "${cfg.package}/bin/drover";
 
+  # Some releases before 2.34 pass over build-hook in nix.conf without a word.
+  nixVersion = config.nix.package.version or null;
+  mayIgnoreHook = nixVersion != null && builtins.compareVersions nixVersion "2.34" < 0;
+
+  # In no nix.conf: NixOS has Nix check that, which doesn't know the setting.
+  naming =
+    if cfg.head.enable && !cfg.head.trusted then
+      " --option extra-naming-users ${cfg.head.user}"
+    else
+      "";
+
   # nix.distributedBuilds = false means no machines, as it does for Nix.
   machines = if config.nix.distributedBuilds then import ./machines.nix config.nix.buildMachines else "";
 
@@ -138,7 +149,7 @@ in
         default = true;
         description = ''
           Whether what they send is taken at their word, unsigned inputs as well. They can then do what root
-          can do with the store.
+          can do with the store. Otherwise inputs must be signed or content-addressed; names count all the same.
         '';
       };
     };
@@ -219,7 +230,10 @@ in
           )
           [
             "services.drover: nix.buildMachines has machines, but nix.distributedBuilds is false, so none of them is used."
-          ];
+          ]
+        ++ optionals (cfg.hook.enable && mayIgnoreHook) [
+          "services.drover: Nix ${nixVersion} may pass over 'build-hook', as some releases before 2.34 do. If 'drover builds' doesn't show your builds, hook.enable has no effect: use daemon.enable instead."
+        ];
     }
 
     (mkIf cfg.daemon.enable {
@@ -238,7 +252,7 @@ in
           # the empty one takes away what the unit of Nix has
           ExecStart = [
             ""
-            "${drover} daemon --option builders @/etc/drover/machines"
+            "${drover} daemon --option builders @/etc/drover/machines${naming}"
           ];
           ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
         };

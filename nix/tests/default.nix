@@ -101,6 +101,14 @@ in
     hook = {
       services.drover.hook.enable = true;
     };
+    oldHook = {
+      services.drover.hook.enable = true;
+      nix.package.version = "2.33.3";
+    };
+    newHook = {
+      services.drover.hook.enable = true;
+      nix.package.version = "2.34.0pre20260101_abcdef0";
+    };
     head = {
       services.drover.head.enable = true;
       services.drover.head.clients.alice = [ "ssh-ed25519 AAAA alice" ];

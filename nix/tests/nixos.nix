@@ -35,6 +35,7 @@ in
     nix = {
       enable = option types.bool true;
       buildMachines = option (types.listOf (types.submodule machine)) [ ];
+      package = anything;
       distributedBuilds = option types.bool false;
       # lists that several modules set are joined
       settings = option (types.attrsOf (types.either (types.listOf types.str) types.anything)) { };

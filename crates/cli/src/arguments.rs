@@ -32,15 +32,15 @@ use crate::store_ping::PingArguments;
 const EXIT_STATUS: &str = "\
 Exit status:
   0    all went well
-  1    something went wrong that is no failed build: a command line, a setting, a store, a machine; for
-       drover doctor, something is wrong with a machine or a line
+  1    something else went wrong: a command line, a setting, a store, a machine
+       (doctor: a machine or a line is wrong)
   100  a build failed, or nothing suits it
   101  a build took too long, or was silent for too long
   102  what was built or fetched has another hash than was asked for
   104  what was built again differs from what was there
   130  it was ended by the user
-Of several kinds the union of their bits is told, as by nix-store (103: one build took too long, and another
-has another hash).";
+Of several kinds the union of their bits is told, as by nix-store (103: one build
+took too long, and another has another hash).";
 
 /// Spreads Nix builds over every machine that you can reach by SSH.
 #[derive(Debug, Parser)]
@@ -80,28 +80,28 @@ pub(crate) enum Command {
     /// Serve a store to Nix's own clients and drover's, as nix-daemon does
     #[command(disable_help_flag = true)]
     Daemon {
-        /// --stdio, --force-trusted, --force-untrusted, --store URI, --option NAME VALUE
+        /// Flags as of nix-daemon
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
     /// Copy paths with all that they refer to, as nix copy does
     #[command(disable_help_flag = true)]
     Copy {
-        /// --from URI, --to URI, --no-check-sigs, --json, PATH...
+        /// Flags and paths as of nix copy
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
     /// Say what is known of paths, as nix path-info does
     #[command(disable_help_flag = true)]
     PathInfo {
-        /// PATH..., --json, -r, -s, -S, -h, --sigs, --store URI
+        /// Flags and paths as of nix path-info
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
     /// Delete what nothing needs, as nix store gc does
     #[command(disable_help_flag = true)]
     Gc {
-        /// --dry-run, --max N, --json
+        /// Flags as of nix store gc
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },

@@ -1,5 +1,7 @@
 //! Asks the daemon of drover about its machines and builds.
 
+mod several;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use drover_store_local::Place;
 use drover_store_remote::KeepAlive;
 use tokio::io::AsyncWriteExt as _;
 
+use self::several::{Said, disobeyed, meant, together};
 use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::hook;
@@ -43,40 +46,59 @@ pub(crate) async fn ask(
     configuration: &Configuration,
     request: &Request,
 ) -> Result<Answer, ControlError> {
-    let answer = ask_at(&socket(configuration), request, LIMIT).await;
-    if !matches!(answer, Err(ControlError::NobodyThere { .. })) {
-        return answer;
+    let asked = ask_all(configuration, request).await;
+    match asked.before_the_store {
+        Some(answer) => answer,
+        None => together(request, asked.of_hooks),
     }
-    let mut answers = Vec::new();
-    for hooks in hook::questions(configuration) {
-        answers.push(ask_at(&hooks, request, LIMIT).await);
-    }
-    // who isn't there is the one that could be started
-    answers.retain(|answer| !matches!(answer, Err(ControlError::NobodyThere { .. })));
-    together(answers).unwrap_or(answer)
 }
 
-/// Puts together what several daemons say, each of builds and machines of its own.
-fn together(answers: Vec<Result<Answer, ControlError>>) -> Option<Result<Answer, ControlError>> {
-    // what one of them doesn't know another one may
-    let is_refusal =
-        |answer: &Result<Answer, ControlError>| matches!(answer, Err(_) | Ok(Answer::Refused(_)));
-    let (refused, given): (Vec<_>, Vec<_>) = answers.into_iter().partition(is_refusal);
-    let together = |all: Answer, one: Answer| match (all, one) {
-        (Answer::Machines(mut all), Answer::Machines(one)) => {
-            all.extend(one);
-            Answer::Machines(all)
-        }
-        (Answer::Builds(mut all), Answer::Builds(one)) => {
-            all.total += one.total;
-            all.builds.extend(one.builds);
-            all.detached.extend(one.detached);
-            Answer::Builds(all)
-        }
-        (first, _) => first,
+/// What was answered.
+struct Asked {
+    /// By the daemon that stands before the store, or else that nobody is there where no other daemon is.
+    before_the_store: Option<Result<Answer, ControlError>>,
+    /// By those for hooks, where there is no such daemon.
+    of_hooks: Vec<Said>,
+}
+
+async fn ask_all(configuration: &Configuration, request: &Request) -> Asked {
+    let answer = ask_at(&socket(configuration), request, LIMIT).await;
+    if !matches!(answer, Err(ControlError::NobodyThere { .. })) {
+        return Asked { before_the_store: Some(answer), of_hooks: Vec::new() };
+    }
+    let mut of_hooks = Vec::new();
+    let (request, daemons) = meant(request, hook::daemons(configuration));
+    for daemon in daemons {
+        let answer = ask_at(&daemon.questions, &request, LIMIT).await;
+        of_hooks.push(Said { daemon, answer });
+    }
+    // who isn't there is the one that could be started
+    of_hooks.retain(|said| !matches!(said.answer, Err(ControlError::NobodyThere { .. })));
+    Asked { before_the_store: of_hooks.is_empty().then_some(answer), of_hooks }
+}
+
+/// Has all daemons do something with their machines, and returns what those say who haven't, though they have
+/// such a machine.
+///
+/// # Errors
+///
+/// None has done it.
+pub(crate) async fn order(
+    configuration: &Configuration,
+    request: &Request,
+) -> anyhow::Result<Vec<String>> {
+    if configuration.settings.store.scheme().is_ssh() {
+        ask_needed(configuration, request).await?;
+        return Ok(Vec::new());
+    }
+    let asked = ask_all(configuration, request).await;
+    let disobeyed = disobeyed(&asked.of_hooks);
+    let answered = match asked.before_the_store {
+        Some(answer) => answer,
+        None => together(request, asked.of_hooks),
     };
-    let given = given.into_iter().filter_map(Result::ok).reduce(together);
-    given.map(Ok).or_else(|| refused.into_iter().next())
+    needed(configuration, answered)?;
+    Ok(disobeyed)
 }
 
 /// What to do where there is no daemon of drover.
@@ -116,11 +138,11 @@ pub(crate) async fn reach(configuration: &Configuration) -> anyhow::Result<Reach
         return reach_by_ssh(configuration).await;
     }
     let mut reached = connect(&socket(configuration)).await;
-    for hooks in hook::questions(configuration) {
+    for hooks in hook::daemons(configuration) {
         if reached.is_ok() {
             break;
         }
-        if let Ok(of_hooks) = connect(&hooks).await {
+        if let Ok(of_hooks) = connect(&hooks.questions).await {
             reached = Ok(of_hooks);
         }
     }
@@ -168,6 +190,14 @@ pub(crate) async fn ask_needed(
         true => reach(configuration).await?.ask(request).await,
         false => ask(configuration, request).await,
     };
+    needed(configuration, answered)
+}
+
+/// Says of an answer that is none what to do about it.
+fn needed(
+    configuration: &Configuration,
+    answered: Result<Answer, ControlError>,
+) -> anyhow::Result<Answer> {
     match answered {
         Err(nobody @ ControlError::NobodyThere { .. }) => {
             Err(anyhow::Error::from(nobody).context(REMEDY))
@@ -183,45 +213,4 @@ pub(crate) async fn ask_needed(
 pub(crate) fn with_remedy(configuration: &Configuration, error: ControlError) -> anyhow::Error {
     let is_there = configuration.settings.store.scheme().is_ssh();
     anyhow::Error::from(error).context(if is_there { REMEDY_THERE } else { REMEDY })
-}
-
-#[cfg(test)]
-mod tests {
-    use drover_control::{BuildList, BuildReport, MachineReport};
-
-    use super::*;
-
-    fn builds(id: &str) -> Result<Answer, ControlError> {
-        let build = BuildReport { id: id.to_owned(), ..BuildReport::default() };
-        Ok(Answer::Builds(BuildList { builds: vec![build], total: 3, ..BuildList::default() }))
-    }
-
-    fn refused(reason: &str) -> Result<Answer, ControlError> {
-        Err(ControlError::Refused { reason: reason.to_owned() })
-    }
-
-    /// Daemons for hooks that differ are asked all of them.
-    #[test]
-    fn answers_of_several_daemons_are_put_together() {
-        let Some(Ok(Answer::Builds(list))) = together(vec![builds("1"), builds("2")]) else {
-            panic!("builds")
-        };
-        let ids: Vec<&str> = list.builds.iter().map(|build| build.id.as_str()).collect();
-        assert_eq!((ids, list.total), (vec!["1", "2"], 6));
-        let machine = || Ok(Answer::Machines(vec![MachineReport::default()]));
-        let Some(Ok(Answer::Machines(machines))) = together(vec![machine(), machine()]) else {
-            panic!("machines")
-        };
-        assert_eq!(machines.len(), 2);
-    }
-
-    /// What one of them doesn't know another one may.
-    #[test]
-    fn one_that_can_is_enough() {
-        let done = together(vec![refused("there is no machine 'b1'"), Ok(Answer::Done)]);
-        assert!(matches!(done, Some(Ok(Answer::Done))));
-        let none = together(vec![refused("a"), refused("b")]);
-        assert!(matches!(none, Some(Err(ControlError::Refused { reason })) if reason == "a"));
-        assert!(together(Vec::new()).is_none());
-    }
 }

@@ -35,9 +35,15 @@ pub(crate) async fn run(
             (Request::Resume { machine }, done)
         }
     };
-    control::ask_needed(&configuration, &request).await?;
+    let disobeyed = control::order(&configuration, &request).await?;
     terminal.info(&done);
-    Ok(ExitStatus::SUCCESS)
+    for daemon in &disobeyed {
+        terminal.error(daemon);
+    }
+    Ok(match disobeyed.is_empty() {
+        true => ExitStatus::SUCCESS,
+        false => ExitStatus::GENERAL,
+    })
 }
 
 async fn list(
@@ -103,7 +109,7 @@ pub(crate) fn described(machine: &Machine) -> MachineReport {
 
 fn as_text(machines: &[MachineReport]) -> String {
     if machines.is_empty() {
-        return "there are no machines: 'builders' names none, and max-jobs is 0".to_owned();
+        return "no other machines are configured: 'builders' names none".to_owned();
     }
     let rows: Vec<[String; 6]> = machines.iter().map(row).collect();
     table(["MACHINE", "STATE", "BUSY", "SYSTEMS", "FEATURES", "LAST FAILURE"], &rows)

@@ -1,8 +1,8 @@
-//! The `drover` command: parse, configure, wire, print, exit.
+//! The `drover` command: what is typed and configured, and who works with whom for it.
 //!
 //! Arguments go through two steps: what was typed ([`arguments`]), and what it means together with
 //! the configuration and the environment ([`configuration`]). Only this crate names concrete stores
-//! and builders, and only [`terminal`] and [`progress`] write to the terminal.
+//! and builders (and `build-local` the store that it builds in), and only [`terminal`] and [`progress`] write to the terminal.
 
 mod address;
 mod after_build;

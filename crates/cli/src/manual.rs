@@ -13,7 +13,7 @@ use clap_mangen::Man;
 
 use crate::arguments::{self, Arguments, StoreCommand};
 use crate::exit::ExitStatus;
-use crate::store_words::STORE_WORDS;
+use crate::store_words::{OWN_WORDS, STORE_WORDS};
 
 /// The arguments of `drover completions`.
 #[derive(Debug, Args)]
@@ -33,8 +33,14 @@ pub(crate) struct ManPageArguments {
 
 /// Returns the command with all that it understands, as pages and completions tell of it.
 fn whole_command() -> Command {
-    Arguments::command()
-        .mut_subcommand("store", |store| store.subcommands(STORE_WORDS.map(|word| word.command())))
+    let whole = Arguments::command()
+        .mut_subcommand("store", |store| store.subcommands(STORE_WORDS.map(|word| word.command())));
+    let mut order = 0..;
+    whole.mut_subcommands(|below| {
+        let place = order.next();
+        let told = OWN_WORDS.iter().find(|word| word.name == below.get_name());
+        told.map_or(below, |word| word.command().display_order(place))
+    })
 }
 
 /// Prints the completions for a shell.
@@ -74,7 +80,9 @@ pub(crate) fn asked_of(command: &arguments::Command) -> Option<String> {
         }
         _ => return None,
     };
-    if !rest.iter().any(|argument| argument == "--help") {
+    // -h stands for something else in path-info
+    let is_alone = rest.len() == 1 && rest.iter().any(|argument| argument == "-h");
+    if !is_alone && !rest.iter().any(|argument| argument == "--help") {
         return None;
     }
     let mut whole = whole_command();
@@ -190,9 +198,11 @@ What drover does by [the names of Nix's programs](names.md) isn't here: it's wha
         for words in [&["daemon"][..], &["copy"], &["path-info"], &["gc"], &["store", "optimise"]] {
             assert_eq!(asked(words), None);
             let help = asked(&[words, &["--help"]].concat()).unwrap();
+            assert_eq!(asked(&[words, &["-h"]].concat()), Some(help.clone()));
             assert!(help.contains(&format!("Usage: drover {}", words.join(" "))), "{help}");
         }
         assert_eq!(asked(&["store", "no-such-word", "--help"]), None);
+        assert_eq!(asked(&["path-info", "-h", "/nix/store/x"]), None);
     }
 
     #[test]

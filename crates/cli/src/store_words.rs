@@ -1,4 +1,5 @@
-//! The words of `drover store` that are handed on as they are: what pages and completions tell of them.
+//! The words of `drover store`, and the commands, that are handed on as they are: what pages and completions tell
+//! of them.
 //!
 //! The parser takes any word there, so that those of a newer Nix are refused in Nix's way.
 
@@ -53,6 +54,63 @@ const QUERY: &[Flag] = &[
     JSON,
 ];
 
+/// The commands beside `drover store`.
+pub(crate) const OWN_WORDS: [Word; 4] = [
+    word(
+        "daemon",
+        "Serve a store to Nix's own clients and drover's, as nix-daemon does",
+        None,
+        &[
+            ("--stdio", "Serve one client, on standard input and output"),
+            (
+                "--process-ops",
+                "With --stdio: in this process, where a daemon stands before the store",
+            ),
+            ("--force-trusted", "Trust whoever connects"),
+            ("--force-untrusted", "Trust nobody"),
+            (
+                "--default-trust",
+                "Trust those whom trusted-users names; so it is where nothing is said",
+            ),
+        ],
+    ),
+    word(
+        "copy",
+        "Copy paths with all that they refer to, as nix copy does",
+        Some("PATH"),
+        &[
+            ("--from URI", "The store that has them; this machine's, where it isn't given"),
+            ("--to URI", "The store that gets them; this machine's, where it isn't given"),
+            ("--no-check-sigs", "Take them without signatures"),
+            ("-s, --substitute-on-destination", "Have the other store fetch what it can by itself"),
+            ("--no-recursive", "Not what they refer to"),
+            ALL,
+            DERIVATION,
+            JSON,
+        ],
+    ),
+    word(
+        "path-info",
+        "Say what is known of paths, as nix path-info does",
+        Some("PATH"),
+        &[
+            ("-s, --size", "The size of their contents"),
+            ("-S, --closure-size", "That of all that they refer to, too"),
+            ("-h, --human-readable", "Sizes with units"),
+            ("--sigs", "Who has signed them"),
+            ALL,
+            CLOSURE,
+            DERIVATION,
+            JSON,
+            ("--json-format N", "1 or 2: the form of it"),
+        ],
+    ),
+    word("gc", "Delete what nothing needs, as nix store gc does", None, GC),
+];
+
+/// What a collection takes.
+const GC: &[Flag] = &[DRY_RUN, ("--max N", "End when so many bytes were freed"), JSON];
+
 /// All words, in their order.
 pub(crate) const STORE_WORDS: [Word; 21] = [
     word("add", "Add files to the store, as nix-store --add does", Some("FILE"), &[JSON]),
@@ -86,12 +144,7 @@ pub(crate) const STORE_WORDS: [Word; 21] = [
         Some("PATH"),
         &[],
     ),
-    word(
-        "gc",
-        "Delete what nothing needs, as nix store gc does",
-        None,
-        &[DRY_RUN, ("--max N", "End when so many bytes were freed"), JSON],
-    ),
+    word("gc", "Delete what nothing needs, as nix store gc does", None, GC),
     word("import", "Read what export has printed, as nix-store --import does", None, &[]),
     word("live", "Print what is needed, as nix-store --gc --print-live does", None, &[JSON]),
     word("load-db", "Register what dump-db has printed, as nix-store --load-db does", None, &[]),

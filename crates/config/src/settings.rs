@@ -102,6 +102,8 @@ pub struct Settings {
     pub keep_failed: bool,
     /// `keep-going`: go on with other builds when one fails.
     pub keep_going: bool,
+    /// `local-speed-factor`, which is drover's own, as it's written: how fast this machine is beside the others.
+    pub local_speed_factor: String,
     /// `log-lines`: how much of a failed build's log to show.
     pub log_lines: u64,
     /// `max-jobs`: builds at once on this machine.
@@ -183,6 +185,7 @@ impl Settings {
             keep_build_log: get.switch("keep-build-log", true)?,
             keep_failed: get.switch("keep-failed", false)?,
             keep_going: get.switch("keep-going", false)?,
+            local_speed_factor: get.text("local-speed-factor", || "1".to_owned()),
             log_lines: get.value("log-lines", value::number64)?.unwrap_or(25),
             max_jobs: get.value("max-jobs", value::jobs)?.unwrap_or(MaxJobs::Count(1)),
             max_log_size: get.limit("max-build-log-size")?,

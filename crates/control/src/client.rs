@@ -61,6 +61,14 @@ pub enum ControlError {
         /// The beginning of it.
         said: String,
     },
+    /// It is the number of one build of each of several daemons. Only who asks several of them says so.
+    #[error("'{build}' is known by several daemons for hooks: name one of {choices}")]
+    Ambiguous {
+        /// What was asked for.
+        build: String,
+        /// By what each of them is named alone.
+        choices: String,
+    },
     /// It refuses, and says why.
     #[error("the daemon refuses: {reason}")]
     Refused {

@@ -9,6 +9,15 @@ use crate::connection::{Input, Output};
 use crate::error::DaemonError;
 use crate::server::{Client, ClientTrust, Named, Naming, Shared};
 
+/// Returns what speaks against taking a build. A machine of which nothing is known after all that time is no better
+/// than one that is down: Nix may have another way.
+fn against(outlook: Outlook) -> Option<String> {
+    match outlook {
+        Outlook::Usable { .. } => None,
+        Outlook::Unusable { reason } | Outlook::Unknown { trouble: reason, .. } => Some(reason),
+    }
+}
+
 /// Whether a client's own words follow what was said before them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opened {
@@ -60,7 +69,7 @@ pub(crate) async fn open(
                 return Ok(Opened::Answered);
             }
             (Opening::Needed(need), Some(machines)) => {
-                if let Outlook::Unusable { reason } = machines.outlook(&need, PATIENCE).await {
+                if let Some(reason) = against(machines.outlook(&need, PATIENCE).await) {
                     // Nix's clients show what they can't understand
                     output.push(format!("error: {reason}\n").as_bytes());
                     return Ok(Opened::Answered);
@@ -69,4 +78,22 @@ pub(crate) async fn open(
         }
     }
     Err(DaemonError::NotOffered { what: "so much before a greeting".to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use drover_wire::Wait;
+
+    use super::*;
+
+    #[test]
+    fn builds_are_taken_for_machines_that_are_up_only() {
+        assert_eq!(against(Outlook::Usable { slots: 2, free: 0, open: 9 }), None);
+        let unusable = Outlook::Unusable { reason: "b1 is down".to_owned() };
+        assert_eq!(against(unusable).as_deref(), Some("b1 is down"));
+        for wait in [Wait::Worthwhile, Wait::InVain] {
+            let unknown = Outlook::Unknown { wait, trouble: "b1 is silent".to_owned() };
+            assert_eq!(against(unknown).as_deref(), Some("b1 is silent"));
+        }
+    }
 }

@@ -61,7 +61,7 @@ fn for_others(value: Value) -> Value {
     }
 }
 
-fn values(settings: &Settings) -> [(&'static str, Value); 11] {
+fn values(settings: &Settings) -> [(&'static str, Value); 14] {
     let stores: Vec<String> = settings.substituters.iter().map(ToString::to_string).collect();
     let max_jobs = match settings.max_jobs {
         MaxJobs::Auto => json!("auto"),
@@ -70,9 +70,12 @@ fn values(settings: &Settings) -> [(&'static str, Value); 11] {
     [
         ("builders", json!(settings.builders)),
         ("builders-use-substitutes", json!(settings.builders_use_substitutes)),
+        ("connect-timeout", json!(settings.connect_timeout.map_or(0, |limit| limit.as_secs()))),
         ("cores", json!(settings.cores)),
         ("extra-platforms", json!(settings.extra_platforms)),
+        ("local-speed-factor", json!(settings.local_speed_factor)),
         ("max-jobs", max_jobs),
+        ("require-sigs-from-builders", json!(settings.require_sigs_from_builders)),
         ("store", json!(settings.store.to_string())),
         ("substituters", json!(stores)),
         ("system", json!(settings.system)),
@@ -110,12 +113,16 @@ mod tests {
         assert_eq!(
             changed(
                 "max-jobs = 0\nextra-platforms = \nbuilders-use-substitutes = yes\nstore = daemon\n\
-                 extra-substituters = https://me:secret@c\nsystem-features = kvm\n"
+                 extra-substituters = https://me:secret@c\nsystem-features = kvm\nconnect-timeout = 3\n\
+                 local-speed-factor = 2\nrequire-sigs-from-builders = true\n"
             ),
             [
                 "builders-use-substitutes = true (/n:1)",
+                "connect-timeout = 3 (/n:1)",
                 "extra-platforms =  (/n:1)",
+                "local-speed-factor = 2 (/n:1)",
                 "max-jobs = 0 (/n:1)",
+                "require-sigs-from-builders = true (/n:1)",
                 "store = daemon (/n:1)",
                 "substituters = https://cache.nixos.org/ https://me:…@c (/n:1)",
                 "system-features = kvm (/n:1)",

@@ -222,7 +222,6 @@ pub(crate) enum LocalError {
 }
 
 impl LocalError {
-    /// Returns the error as one that a store of any kind gives.
     /// Whether it's the store that is at fault, whatever is added to it.
     pub(crate) fn is_of_the_store(&self) -> bool {
         matches!(
@@ -238,6 +237,7 @@ impl LocalError {
         )
     }
 
+    /// Returns the error as one that a store of any kind gives.
     pub(crate) fn into_store_error(self, store: &str) -> StoreError {
         StoreError::Refused { store: store.to_owned(), message: with_causes(&self) }
     }

@@ -1,5 +1,5 @@
-//! Chores of the repository: `cargo xtask tidy` checks the house rules that the compiler does not,
-//! `cargo xtask bench` measures drover against stock Nix.
+//! Chores of the repository: `cargo xtask tidy` checks the house rules that the compiler does not
+//! (`--write` draws the map of the crates anew), `cargo xtask bench` measures drover against stock Nix.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program for people at a terminal
 
 mod bench;
@@ -8,13 +8,14 @@ mod tidy;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask tidy | bench";
+const USAGE: &str = "usage: cargo xtask tidy [--write] | bench";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["tidy"] => tidy::run(&workspace()),
+        ["tidy", "--write"] => tidy::write(&workspace()),
         ["bench"] => bench::run(&workspace()),
         _ => {
             eprintln!("{USAGE}");

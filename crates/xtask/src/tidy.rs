@@ -4,6 +4,7 @@
 //! reason and, for sizes, another limit. A waiver that nothing needs is an error too.
 
 mod layers;
+mod map;
 mod reference;
 mod rules;
 mod source;
@@ -52,10 +53,12 @@ enum Rule {
     Reference,
     /// What a script expects to fail would be noticed if it didn't.
     Refusal,
+    /// The map of the crates is that of the crates.
+    Map,
 }
 
 impl Rule {
-    const ALL: [Rule; 10] = [
+    const ALL: [Rule; 11] = [
         Rule::Layer,
         Rule::ModuleDoc,
         Rule::FileLength,
@@ -66,6 +69,7 @@ impl Rule {
         Rule::ForeignPath,
         Rule::Reference,
         Rule::Refusal,
+        Rule::Map,
     ];
 
     fn name(self) -> &'static str {
@@ -80,6 +84,7 @@ impl Rule {
             Rule::ForeignPath => "foreign-path",
             Rule::Reference => "reference",
             Rule::Refusal => "refusal",
+            Rule::Map => "map",
         }
     }
 
@@ -101,7 +106,10 @@ pub(crate) fn run(workspace: &Path) -> Result<()> {
         Err(_) => Waivers::default(),
     };
     let files = files(workspace)?;
-    let mut findings = layers::check(&manifests(workspace)?)?;
+    let crates = layers::read(&manifests(workspace)?)?;
+    let mut findings = layers::check(&crates);
+    let page = files.iter().find(|(path, _)| path == map::PAGE);
+    findings.extend(page.into_iter().flat_map(|(_, page)| map::check(page, &crates)));
     findings.extend(rules::check(&files));
     findings.extend(reference::check(&files));
     let left = waivers.apply(findings);
@@ -113,6 +121,14 @@ pub(crate) fn run(workspace: &Path) -> Result<()> {
         0 => Ok(()),
         count => bail!("{count} breaches of the house rules"),
     }
+}
+
+/// Draws the map of the crates anew.
+pub(crate) fn write(workspace: &Path) -> Result<()> {
+    let page = workspace.join(map::PAGE);
+    let crates = layers::read(&manifests(workspace)?)?;
+    let text = map::rewrite(&fs::read_to_string(&page)?, &crates)?;
+    Ok(fs::write(page, text)?)
 }
 
 /// Returns every text file of the repository: relative path and contents.

@@ -19,6 +19,7 @@ use super::arguments::ConnectArguments;
 use super::daemon::READY;
 use super::machines::Builders;
 use super::meeting::{Meeting, Met};
+use super::surroundings::Whose;
 use super::{behind, lines};
 use crate::configuration::Configuration;
 use crate::exit::ExitStatus;
@@ -117,6 +118,8 @@ async fn start(
         .args(["hook", "daemon", "--detached", "--idle", &IDLE.as_secs().to_string()])
         .args(["--builders", builders.text()])
         .args(store.flat_map(|given| ["--store", &given.value]))
+        .env_clear()
+        .envs(Whose::started_here().environment(std::env::vars_os()))
         .current_dir("/")
         .stdin(Redirected::null())
         .stdout(Redirected::piped())

@@ -94,6 +94,19 @@ impl Files {
         Ok(text == machines || text.lines().all(is_empty))
     }
 
+    /// Returns the lines of the file behind drover that stay when the machines go there: none where it
+    /// has those already.
+    pub(super) fn comments_behind(&self, machines: &str) -> anyhow::Result<String> {
+        let mut text = text_of(&self.behind)?;
+        if text == machines {
+            text.clear();
+        }
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        Ok(text)
+    }
+
     /// Takes the turn at the machines file, in which this stood when the user was asked.
     pub(super) fn turn(&self, before: &str) -> anyhow::Result<FileTurn> {
         let turn = FileTurn::take(&self.machines)?;

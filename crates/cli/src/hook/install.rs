@@ -11,16 +11,13 @@ use drover_config::Machine;
 
 use super::arguments::{InstallArguments, LineArguments};
 use super::files::{Files, Purpose};
-use super::lines::is_own_line;
+use super::lines::{HEADER, is_own_line};
 use super::{behind, lines, machines};
 use crate::configuration::Configuration;
 use crate::exit::ExitStatus;
 use crate::file_turn::{FileTurn, check_writable, text_of};
 use crate::own_program::own_program;
 use crate::terminal::Terminal;
-
-/// What stands above our lines.
-pub(super) const HEADER: &str = "# drover builds for this machine (drover hook install).\n";
 
 /// Prints the lines for the machines file.
 ///
@@ -131,9 +128,8 @@ impl Behind<'_> {
                 files.machines.display(),
                 files.behind.display()
             ),
-            // one that was interrupted behind its first step, or a file that nobody has filled
             (false, true) if !found.is_empty() && files.waits_for(before)? => {
-                (before.to_owned(), found)
+                (files.comments_behind(before)? + before, found)
             }
             (false, true) if !found.is_empty() => bail!(
                 "machines are listed in '{}' and in '{}': put all of them into the latter, and empty the \
@@ -171,6 +167,13 @@ pub(super) fn uninstall(
     if !files.leads_to_drover()? {
         // one that was interrupted behind its first step
         if files.behind.exists() && text_of(&files.behind)? == files.read_machines()? {
+            terminal.info(&format!(
+                "{} doesn't lead to drover, and {} says the same, as where 'drover hook install' was \
+                 interrupted: the latter goes",
+                files.machines.display(),
+                files.behind.display()
+            ));
+            confirm(arguments)?;
             fs_err::remove_file(&files.behind)?;
             return Ok(ExitStatus::SUCCESS);
         }
@@ -194,10 +197,8 @@ pub(super) fn uninstall(
 
 /// Adds the lines that somebody has put beside ours.
 fn with_others(kept: &str, machines: &str) -> String {
-    let is_other =
-        |line: &&str| !is_own_line(line) && *line != HEADER.trim_end() && !line.is_empty();
     let mut text = kept.to_owned();
-    for line in machines.lines().filter(is_other) {
+    for line in lines::others(machines) {
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');
         }

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use drover_config::{Machine, Scheme, StoreReference};
 use drover_daemon::Need;
 
+/// What stands above our lines.
+pub(super) const HEADER: &str = "# drover builds for this machine (drover hook install).\n";
+
 /// What stands behind the program in a line of ours.
 const WORDS: [&str; 2] = ["hook", "connect"];
 
@@ -41,6 +44,13 @@ pub(crate) fn program_of(store: &StoreReference) -> Option<PathBuf> {
 pub(super) fn is_own_line(line: &str) -> bool {
     let store = line.split_whitespace().next().unwrap_or_default();
     store.parse().is_ok_and(|store| is_own(&store))
+}
+
+/// Returns the lines that somebody has put beside ours.
+pub(super) fn others(machines: &str) -> impl Iterator<Item = &str> {
+    let is_other =
+        |line: &&str| !is_own_line(line) && *line != HEADER.trim_end() && !line.trim().is_empty();
+    machines.lines().filter(is_other)
 }
 
 /// What derivations must be like for machines to take them.
@@ -158,6 +168,13 @@ mod tests {
         assert_eq!(program_of(&read.store_uri).unwrap(), Path::new("/bin/drover"));
         assert_eq!(read.max_jobs, 8);
         assert_eq!(read.supported_features, ["kvm".to_owned()].into());
+    }
+
+    #[test]
+    fn blank_lines_are_no_others() {
+        let ours = &lines(&machines("ssh://a"), Path::new("/bin/drover"))[0];
+        let text = format!("{HEADER}{ours}\n\n  \n# mine\nssh://c # new\n");
+        assert_eq!(others(&text).collect::<Vec<_>>(), ["# mine", "ssh://c # new"]);
     }
 
     #[rstest]

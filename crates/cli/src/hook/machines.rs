@@ -78,18 +78,19 @@ impl Builders {
     /// Returns the files that they may be read from, with those of the settings. Files that such files
     /// include aren't among them.
     pub(crate) fn files(&self, environment: &Environment) -> Vec<PathBuf> {
-        let mut files = listed_in(&self.0, environment);
+        let mut files = listed_in(&self.0, &environment.current_dir, environment);
         files.push(environment.conf_dir().join("nix.conf"));
         files.extend(environment.user_conf_files());
         files
     }
 }
 
-/// Returns the files that the machines of a value of `builders` may be listed in, files left out that such
-/// files include.
-pub(crate) fn listed_in(builders: &str, environment: &Environment) -> Vec<PathBuf> {
-    let entries = builders.split([';', '\n']).filter_map(|entry| entry.trim().strip_prefix('@'));
-    let files = entries.map(|file| PathBuf::from(file.trim()));
+/// Returns the files that the machines of a value of `builders` may be listed in, which starts from a folder;
+/// files left out that such files include.
+pub(crate) fn listed_in(builders: &str, dir: &Path, environment: &Environment) -> Vec<PathBuf> {
+    let lines = builders.lines().map(|line| line.split('#').next().unwrap_or_default());
+    let entries = lines.flat_map(|line| line.split(';'));
+    let files = entries.filter_map(|entry| Some(dir.join(entry.trim().strip_prefix('@')?.trim())));
     files.chain([file(environment)]).collect()
 }
 
@@ -109,6 +110,19 @@ mod tests {
         let own = folder.path().join(NAME);
         fs_err::write(&own, "").unwrap();
         assert_eq!(file(&environment), own);
+    }
+
+    /// Files are watched where they are read.
+    #[test]
+    fn files_start_from_the_folder_of_the_value() {
+        let environment = Environment {
+            nix_conf_dir: Some("/etc/other".to_owned()),
+            nix_config_home: Some("/nowhere".to_owned()),
+            ..Environment::default()
+        };
+        let files = listed_in("@etc/a # near; @no\nssh://b;@ /c", Path::new("/"), &environment);
+        let expected = ["/etc/a", "/c", "/etc/other/drover-machines"].map(PathBuf::from);
+        assert_eq!(files, expected);
     }
 
     #[test]

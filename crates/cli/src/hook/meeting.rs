@@ -39,6 +39,15 @@ pub(crate) struct Meeting {
     pub(crate) log: PathBuf,
 }
 
+/// A daemon for hooks that may be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Daemon {
+    /// Where it answers questions.
+    pub(crate) questions: PathBuf,
+    /// What it's called beside others: hexadecimal digits.
+    pub(crate) name: String,
+}
+
 /// A daemon for hooks that listens.
 pub(crate) struct Met {
     pub(crate) stream: UnixStream,
@@ -121,9 +130,8 @@ async fn meet(socket: PathBuf) -> Option<Met> {
     Some(Met { stream, socket })
 }
 
-/// Returns where daemons for hooks answer questions that are for the store of the settings: those of this
-/// user, and root's.
-pub(crate) fn questions(configuration: &Configuration) -> Vec<PathBuf> {
+/// Returns the daemons for hooks that are for the store of the settings: those of this user, and root's.
+pub(crate) fn daemons(configuration: &Configuration) -> Vec<Daemon> {
     let (own, store) = (folder(), store_key(configuration));
     let mut found = match check_private(&own) {
         Ok(()) => files_of(&own, &store, "control"),
@@ -132,7 +140,11 @@ pub(crate) fn questions(configuration: &Configuration) -> Vec<PathBuf> {
     if own != Path::new(OF_ROOT) {
         found.extend(files_of(Path::new(QUESTIONS), &store, "control"));
     }
-    found
+    let called = |questions: PathBuf| {
+        let name = short_hash(&[&questions.display().to_string()]);
+        Daemon { questions, name }
+    };
+    found.into_iter().map(called).collect()
 }
 
 /// Returns the files of a store that end so, in their order.

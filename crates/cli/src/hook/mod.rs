@@ -16,6 +16,7 @@ mod machines;
 mod meeting;
 mod order;
 mod renewal;
+mod surroundings;
 mod told;
 
 use crate::arguments::Command;
@@ -26,7 +27,7 @@ pub(crate) use arguments::HookArguments;
 use arguments::HookCommand;
 pub(crate) use files::{Files as MachinesFiles, Purpose};
 pub(crate) use machines::listed_in;
-pub(crate) use meeting::questions;
+pub(crate) use meeting::{Daemon, daemons};
 pub(crate) use renewal::{Renewal, own_lines, renew};
 
 /// By this name the program is the build hook, for a Nix such as 2.8 whose `build-hook` can have no

@@ -10,8 +10,8 @@ use drover_config::{Builders, Machine, Origin, parse_machines};
 use drover_doctor::HookLines;
 
 use super::files::{Files, Purpose};
-use super::install::{HEADER, program};
-use super::lines::is_own_line;
+use super::install::program;
+use super::lines::{HEADER, is_own_line};
 use super::{behind, lines};
 use crate::configuration::Configuration;
 use crate::host::FileSystem;
@@ -49,9 +49,7 @@ pub(crate) fn renew(configuration: &Configuration, terminal: &Terminal) -> anyho
     if wanted == ours {
         return Ok(Renewal::AsTheyWere);
     }
-    let is_other =
-        |line: &&str| !is_own_line(line) && *line != HEADER.trim_end() && !line.trim().is_empty();
-    if before.lines().any(|line| is_other(&line)) {
+    if lines::others(&before).next().is_some() {
         bail!("other lines stand beside drover's in '{}'", files.machines.display());
     }
     let text: String = wanted.iter().map(|line| format!("{line}\n")).collect();

@@ -29,6 +29,9 @@ use super::{BuiltBy, NIX_VERSION, ThisMachine};
 use crate::configuration::Configuration;
 use crate::host::raise_file_limit;
 
+/// How often it's looked whether machines have answered.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// The machines of a daemon for hooks, as they are now.
 struct HookMachines {
     machine: ThisMachine,
@@ -62,6 +65,20 @@ impl HookMachines {
         Ok(())
     }
 
+    /// Returns the machines that could take a build as they are when one of them is up or all have answered, or
+    /// as they are after so long: that machines were reached may be said of others that are up.
+    async fn settled(&self, need: &Need, began: Instant, patience: Duration) -> Vec<MachineView> {
+        loop {
+            let views = self.fitting(need).await;
+            let is_settled =
+                views.iter().any(is_up) || !views.iter().any(|view| is_unanswered(view, began));
+            if is_settled || patience <= began.elapsed() {
+                return views;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Returns the machines that could take a build, as they are; all are taken note of.
     async fn fitting(&self, need: &Need) -> Vec<MachineView> {
         let mut views = self.builds.configured().machines().await;
@@ -80,12 +97,11 @@ impl Machines for HookMachines {
         let (began, service) = (Instant::now(), self.builds.configured());
         let mut views = self.fitting(need).await;
         if !views.iter().any(is_up) && views.iter().any(is_unknown) {
-            // what it says of all machines is asked anew of those that fit
             let reached = service.reach(self.store.as_ref(), patience).await;
             if let Err(error) = reached {
                 return Outlook::Unusable { reason: error.to_string() };
             }
-            views = self.fitting(need).await;
+            views = self.settled(need, began, patience).await;
         }
         if views.iter().any(is_up) {
             let slots =
@@ -98,9 +114,7 @@ impl Machines for HookMachines {
                 open: u32::try_from(open).unwrap_or(u32::MAX),
             };
         }
-        // one that has just failed is known to be down, though it's being tried again by now
-        let asked_for = began.elapsed();
-        if views.iter().any(|view| is_awaited(view) && !has_failed_within(view, asked_for)) {
+        if views.iter().any(|view| is_unanswered(view, began)) {
             let wait = self.awaited.lock().await.wait_for(&views, Instant::now());
             return Outlook::Unknown { wait, trouble: troubles(&views, need) };
         }
@@ -125,8 +139,12 @@ fn is_unknown(view: &MachineView) -> bool {
     }
 }
 
-fn has_failed_within(view: &MachineView, period: Duration) -> bool {
-    view.last_failure.as_ref().is_some_and(|failure| failure.ago <= period)
+/// Whether a machine hasn't answered since somebody has begun to wait for it. One that has failed meanwhile is
+/// known to be down, though it's being tried again by now.
+fn is_unanswered(view: &MachineView, began: Instant) -> bool {
+    let waited = began.elapsed();
+    let has_failed = view.last_failure.as_ref().is_some_and(|failure| failure.ago <= waited);
+    is_awaited(view) && !has_failed
 }
 
 /// Says why a machine can't be used.

@@ -67,3 +67,43 @@ fn a_team_shares_the_machines_behind_a_head() {
     until("nothing of alice's runs any more", || running(&worker, "8") == 0);
     assert_sound(&head);
 }
+
+/// As `docs/team.md` sets a head up: a user who can only speak to the daemon, whom nobody trusts, and whose clients are
+/// told apart all the same.
+#[test]
+fn a_team_whose_members_are_not_trusted() {
+    let fleet = Fleet::new("team").unwrap();
+    let [head, alice, worker] = fleet
+        .hosts([("head", Suite::Forky), ("alice", Suite::Forky), ("worker", Suite::Trixie)])
+        .unwrap();
+    for host in [&head, &alice] {
+        host.put(env!("CARGO_BIN_EXE_drover"), "/usr/local/bin/drover").unwrap();
+    }
+    head.sh("printf 'max-jobs = 0\nnaming-users = builds\n' >> /etc/nix/nix.conf").unwrap();
+    become_the_daemon(&head, &builders("ssh-ng", &["worker"], 4));
+    let key = "ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/head && cat /root/.ssh/head.pub";
+    let key = alice.sh(key).unwrap();
+    let command = "env DROVER_CLIENT=alice /usr/local/bin/drover daemon --stdio";
+    let line = format!("command=\"{command}\",restrict {}\n", key.trim());
+    head.write("/w/line", line).unwrap();
+    let user = "useradd --system --create-home --shell /bin/sh --password '*' builds
+                install -d -o builds -m 700 /home/builds/.ssh
+                install -o builds -m 600 /w/line /home/builds/.ssh/authorized_keys";
+    head.sh(user).unwrap();
+    let arch = std::env::consts::ARCH;
+    let line = format!("ssh-ng://builds@head {arch}-linux /root/.ssh/head 64 1 -\n");
+    alice.write("/etc/nix/machines", line).unwrap();
+    let of_alice = build(&alice, "2", "20");
+    until("alice's builds run", || running(&worker, "20") == 2);
+    let store = "--store 'ssh-ng://builds@head?ssh-key=/root/.ssh/head'";
+    let told = alice.sh(&format!("drover builds --json {store}")).unwrap();
+    assert!(told.contains("builds/alice"), "{told}");
+    let refused =
+        alice.run(&["sh", "-c", &format!("drover machines drain worker {store}")]).unwrap();
+    assert_code(&refused, 1);
+    assert!(stderr(&refused).contains("may only ask"), "{}", stderr(&refused));
+    assert_code(&of_alice.wait(LONG).unwrap(), 0);
+    let ran =
+        alice.run(&["ssh", "-oBatchMode=yes", "-i/root/.ssh/head", "builds@head", "id"]).unwrap();
+    assert!(!String::from_utf8_lossy(&ran.stdout).contains("uid="), "a key runs what it wants");
+}

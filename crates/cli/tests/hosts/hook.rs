@@ -107,7 +107,8 @@ fn remains(host: &Host, words: &[&str]) -> Vec<String> {
 
 fn environment(users: Users) -> &'static str {
     match users {
-        Users::Single => "NIX_REMOTE=local",
+        // as of one who has called sudo
+        Users::Single => "NIX_REMOTE=local SUDO_USER=alice SSH_AUTH_SOCK=/nowhere",
         Users::Multi => "NIX_REMOTE=daemon",
     }
 }
@@ -149,6 +150,12 @@ fn nix_hands_its_builds_over(
     }
     // lest Nix has done it without drover
     assert_ne!(remains(&lab.client, &["drover hook daemon"]), Vec::<String>::new());
+    let script = "tr '\\0' '\\n' < /proc/$(pgrep -of '[d]rover hook daemon')/environ";
+    let daemons = lab.client.sh(script).unwrap();
+    assert!(daemons.contains("PATH="), "{daemons}");
+    for foreign in ["SUDO_USER", "SSH_AUTH_SOCK"] {
+        assert!(!daemons.contains(foreign), "root's daemon has what a user has: {daemons}");
+    }
 }
 
 /// The store of the Nix that asks is in no file and no variable: the daemon for hooks is told of it.
@@ -248,13 +255,17 @@ fn is_installed_again_after_it_was_ended() {
     let lines = String::from_utf8(client.read(machines).unwrap()).unwrap();
     assert_eq!(lines.matches("ssh-ng://localhost").count(), 1, "{lines}");
     client.write(machines, &before).unwrap();
+    let unasked = client.run(&["drover", "hook", "uninstall"]).unwrap();
+    assert_code(&unasked, 1);
+    assert!(stderr(&unasked).contains("the latter goes"), "{}", stderr(&unasked));
+    assert_eq!(client.read(behind).unwrap(), before);
     client.sh("drover hook uninstall --yes 2>&1").unwrap();
     assert_eq!(client.read(machines).unwrap(), before);
     assert!(client.read(behind).is_err());
-    // a file without a machine is no list of machines
-    client.write(behind, "# none yet\n").unwrap();
+    // a file without a machine is no list of machines, and what it says stays
+    client.write(behind, "# none yet").unwrap();
     client.sh("drover hook install --yes 2>&1").unwrap();
-    assert_eq!(client.read(behind).unwrap(), before);
+    assert_eq!(client.read(behind).unwrap(), [b"# none yet\n", &before[..]].concat());
 }
 
 /// A user without root has his machines beside his own nix.conf.
@@ -369,6 +380,19 @@ fn all_daemons_for_hooks_are_asked() {
     });
     let told = client.sh("drover machines").unwrap();
     assert!(told.contains("b1 ") && told.contains("b2 "), "{told}");
+    // each has a first build
+    let list = client.sh("drover builds --json").unwrap();
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    let builds_of_both = list["builds"].as_array().unwrap().iter();
+    let ids: Vec<&str> = builds_of_both.filter_map(|build| build["id"].as_str()).collect();
+    let first: Vec<&&str> = ids.iter().filter(|id| id.ends_with(":1")).collect();
+    assert_eq!(first.len(), 2, "{ids:?}");
+    let which = client.run(&["drover", "builds", "explain", "1"]).unwrap();
+    assert_code(&which, 1);
+    for id in first {
+        assert!(stderr(&which).contains(id), "{}", stderr(&which));
+        client.sh(&format!("drover builds explain {id} && drover builds log {id}")).unwrap();
+    }
     client.sh("drover machines drain ssh-ng://b2 2>&1").unwrap();
     let told = client.sh("drover machines").unwrap();
     assert!(
@@ -388,12 +412,30 @@ fn with_silent_machines_nix_builds_here(#[values(Way::Line, Way::BuildHook)] way
     for host in [&lab.b1, &lab.b2] {
         swallow_everything(host, &lab.client);
     }
-    // by a line, what is given away while they are tried once more fails with them
-    if matches!(way, Way::BuildHook) {
-        lab.builds_here();
-    }
+    lab.builds_here();
     let refused = lab.refuses_to_build_here();
     assert!(stderr(&refused).contains("timed out"), "{}", stderr(&refused));
+}
+
+/// A machine that is up and takes other builds only is no reason to take those of one that is silent.
+#[test]
+fn a_machine_for_others_stands_in_for_none() {
+    let lab = HookLab::new("hook-kinds", Suite::Forky, Users::Multi, Way::Line);
+    let client = &lab.client;
+    let arch = std::env::consts::ARCH;
+    let lines = format!(
+        "ssh-ng://b1 {arch}-linux - 2\nssh-ng://b2 {arch}-linux - 2 1 big-parallel big-parallel\n"
+    );
+    client.write("/etc/nix/drover-machines", lines).unwrap();
+    client.sh("drover hook line > /etc/nix/machines").unwrap();
+    swallow_everything(&lab.b1, client);
+    let expression = "derivation { name = \"x\"; builder = \"/bin/sh\"; \
+                      system = builtins.currentSystem; args = [ \"-c\" \"echo built > $out\" ]; \
+                      requiredSystemFeatures = [ \"big-parallel\" ]; }";
+    client.write("/root/x.nix", expression).unwrap();
+    let drv = client.sh("nix-instantiate /root/x.nix 2>/dev/null").unwrap();
+    assert_code(&lab.build("NIX_REMOTE=daemon", &format!("{} -j0", drv.trim())), 0);
+    lab.builds_here();
 }
 
 /// No machine answers: what Nix may build here it builds here, and with -j0 it says what is wrong.

@@ -138,6 +138,16 @@ fn the_hook_is_nix_s_build_hook() {
     assert_eq!(case["systemd"]["services"], json!({}));
 }
 
+/// Where the option may have no effect that is said.
+#[rstest]
+#[case::old("oldHook", true)]
+#[case::new("newHook", false)]
+#[case::unknown("hook", false)]
+fn a_nix_that_may_pass_over_its_hook_is_warned_of(#[case] name: &str, #[case] warned: bool) {
+    let warnings = case(name)["warnings"].to_string();
+    assert_eq!(warnings.contains("2.33.3 may pass over 'build-hook'"), warned, "{warnings}");
+}
+
 #[test]
 fn a_head_lets_its_clients_in() {
     let case = case("head");
@@ -151,7 +161,13 @@ fn a_head_lets_its_clients_in() {
     let trusted = case["nix"]["settings"]["trusted-users"].as_array().unwrap();
     assert!(trusted.contains(&json!("drover")) && trusted.contains(&json!("root")), "{trusted:?}");
     assert_ne!(service(&case, "nix-daemon"), Value::Null);
-    assert_eq!(self::case("untrusted")["nix"]["settings"], json!({}));
+    let untrusted = self::case("untrusted");
+    assert_eq!(untrusted["nix"]["settings"], json!({}));
+    // without trust, names would be passed over
+    let line = service(&untrusted, "nix-daemon")["ExecStart"][1].clone();
+    assert!(line.as_str().unwrap().ends_with(" --option extra-naming-users drover"), "{line}");
+    let line = service(&case, "nix-daemon")["ExecStart"][1].clone();
+    assert!(!line.as_str().unwrap().contains("naming-users"), "{line}");
 }
 
 #[test]

@@ -14,26 +14,52 @@ const TEST_KIT: &str = "drover-testkit";
 /// Measures with the test kit's hosts; nothing depends on it.
 const CHORES: &str = "drover-xtask";
 
-/// Checks the manifests, given as path and text.
-pub(super) fn check(manifests: &[(String, String)]) -> Result<Vec<Finding>> {
+/// What the layers and the map are made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Crate {
+    /// Its manifest, relative to the workspace.
+    pub(super) path: String,
+    pub(super) name: String,
+    /// As it states it.
+    pub(super) layer: Option<i64>,
+    /// The packages that it is built with, on whatever platform.
+    pub(super) dependencies: Vec<String>,
+}
+
+/// Reads the manifests, given as path and text.
+///
+/// # Errors
+///
+/// One isn't TOML, or is of no package.
+pub(super) fn read(manifests: &[(String, String)]) -> Result<Vec<Crate>> {
+    manifests.iter().map(|(path, text)| read_one(path, text)).collect()
+}
+
+fn read_one(path: &str, text: &str) -> Result<Crate> {
+    let table: Table = text.parse().with_context(|| path.to_owned())?;
+    let package = table.get("package").and_then(Value::as_table);
+    let package = package.with_context(|| format!("{path} has no [package]"))?;
+    let name = package.get("name").and_then(Value::as_str).unwrap_or_default();
+    let layer = package.get("metadata").and_then(|it| it.get("layer"));
+    Ok(Crate {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        layer: layer.and_then(Value::as_integer),
+        dependencies: dependencies(&table),
+    })
+}
+
+/// Checks the crates.
+pub(super) fn check(crates: &[Crate]) -> Vec<Finding> {
+    let layers: BTreeMap<&str, i64> =
+        crates.iter().filter_map(|it| Some((it.name.as_str(), it.layer?))).collect();
     let mut findings = Vec::new();
-    let mut crates = Vec::new();
-    let mut layers = BTreeMap::new();
-    for (path, text) in manifests {
-        let table: Table = text.parse().with_context(|| path.clone())?;
-        let package = table.get("package").and_then(Value::as_table);
-        let package = package.with_context(|| format!("{path} has no [package]"))?;
-        let name = package.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let layer = package.get("metadata").and_then(|it| it.get("layer"));
-        match layer.and_then(Value::as_integer) {
-            Some(layer) => drop(layers.insert(name.clone(), layer)),
-            None => findings.push(breach(path, "no layer in [package.metadata]".to_owned())),
+    for Crate { path, name, layer, dependencies } in crates {
+        if layer.is_none() {
+            findings.push(breach(path, "no layer in [package.metadata]".to_owned()));
         }
-        crates.push((path, name, table));
-    }
-    for (path, name, table) in &crates {
-        for dependency in dependencies(table) {
-            let message = match (layers.get(name), layers.get(&dependency)) {
+        for dependency in dependencies {
+            let message = match (layer, layers.get(dependency.as_str())) {
                 _ if dependency == TEST_KIT && name != CHORES => {
                     format!("{TEST_KIT} is for [dev-dependencies] only")
                 }
@@ -45,7 +71,7 @@ pub(super) fn check(manifests: &[(String, String)]) -> Result<Vec<Finding>> {
             findings.push(breach(path, message));
         }
     }
-    Ok(findings)
+    findings
 }
 
 fn breach(path: &str, message: String) -> Finding {
@@ -100,7 +126,7 @@ mod tests {
             manifest(TEST_KIT, 0, ""),
             manifest("me", 2, rest),
         ];
-        let findings = check(&manifests).unwrap();
+        let findings = check(&read(&manifests).unwrap());
         assert_eq!(findings.len(), breaches, "{findings:?}");
         assert!(findings.iter().all(|finding| finding.path == "crates/me/Cargo.toml"));
     }
@@ -108,7 +134,7 @@ mod tests {
     #[test]
     fn a_crate_must_state_its_layer() {
         let manifests = [("crates/a/Cargo.toml".to_owned(), "[package]\nname='a'".to_owned())];
-        let findings = check(&manifests).unwrap();
+        let findings = check(&read(&manifests).unwrap());
         assert!(findings[0].message.contains("no layer"));
     }
 }

@@ -10,8 +10,9 @@ use crate::output_trust::service_options;
 
 /// Returns the files that machines are listed in, as they are now.
 pub(super) fn machine_files(configuration: &Configuration) -> Vec<Stamp> {
-    let builders = &configuration.settings.builders;
-    Stamp::of_all(&listed_in(builders, &configuration.host.environment))
+    let Configuration { conf, settings, host, .. } = configuration;
+    let dir = folder_of(conf.origin("builders"), &host.environment.current_dir);
+    Stamp::of_all(&listed_in(&settings.builders, dir, &host.environment))
 }
 
 impl Builds {
