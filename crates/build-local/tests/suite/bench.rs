@@ -334,8 +334,8 @@ impl Bench {
         Begun { lane, outcome, heard }
     }
 
-    /// Returns the numbers of all processes that run of its builds: as one of its users, or with what only its
-    /// derivations know in a command line.
+    /// Returns the numbers of all processes that run of its builds: as one of its users, or with a path in their
+    /// command lines or environments that only its derivations know.
     pub(crate) fn running(&self) -> Vec<i32> {
         let users = self.first..self.first + EACH;
         let mark = self.home.path().as_os_str().as_encoded_bytes();
@@ -343,8 +343,10 @@ impl Bench {
             let lives = status(*number, "State:").is_some_and(|it| !it.starts_with(['Z', 'X']));
             let user = status(*number, "Uid:");
             let user = user.and_then(|ids| ids.split_whitespace().next()?.parse().ok());
-            let line = std::fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
-            let is_marked = line.windows(mark.len()).any(|part| part == mark);
+            let is_marked = ["cmdline", "environ"].iter().any(|file| {
+                let text = std::fs::read(format!("/proc/{number}/{file}")).unwrap_or_default();
+                text.windows(mark.len()).any(|part| part == mark)
+            });
             lives && (is_marked || user.is_some_and(|user| users.contains(&user)))
         };
         processes().into_iter().filter(is_of_build).collect()
