@@ -76,16 +76,18 @@ async fn symlinks_lead_nowhere() {
     bench.assert_sound();
 }
 
-/// Nor where it has planted something in the store itself, as it can that isn't shut in. Whether that keeps it
-/// from going well is its own affair.
+/// Nor where it has planted something in the store itself, as it can that isn't shut in: that's refused.
 pub(crate) async fn planted_in_the_store(bench: &Bench) {
     for attribute in ["plants", "plantsFixed", "plantsFloating"] {
         let outside = Outside::new(bench);
         let drv = bench.instantiate(Whose::Ours, attribute);
         let wishes = BuildWishes { optimise: Some(Optimise::OnImport), ..BuildWishes::default() };
         let (outcome, heard) = bench.build(&drv, wishes).await;
-        println!("{attribute}: {outcome:?} {:?}", heard.lines());
         outside.assert_untouched();
+        let BuildOutcome::Failed(failure) = outcome else { panic!("{attribute}: {outcome:#?}") };
+        // which says that it has met what was planted
+        let said = failure.into_message();
+        assert!(said.contains("exists already"), "{attribute}: {said} {:#?}", heard.lines());
     }
     bench.nix_ok(Whose::Ours, "nix-store", &["--verify", "--check-contents"]);
 }

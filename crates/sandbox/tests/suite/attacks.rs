@@ -213,7 +213,6 @@ async fn a_command_cannot_take_hold_of_its_supervisor(#[case] way: Way) {
 async fn without_root_it_cannot_take_hold_of_its_supervisor_either() {
     let scene = Scene::new();
     if !Scope::is_supported() {
-        println!("this kernel can't");
         return;
     }
     let user = fresh_user();
