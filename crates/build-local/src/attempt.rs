@@ -14,11 +14,12 @@ use drover_sandbox::{
 };
 use drover_store::{BuildFailure, Keeper as _, LogEvent, OwnSetting, Store as _};
 use drover_store_local::{LocalStore, Workshop};
-use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use crate::builtin;
-use crate::failure::{Failing, Trouble, machine, of_bug, of_range, rejected};
+use crate::failure::{
+    Failing, Trouble, machine, of_bug, of_range, rejected, with_full_disk, with_lost_network,
+};
 use crate::folders::{BuildFolders, Entrance, Parent, Sticky};
 use crate::group::Group;
 use crate::hooks::{ask_before_build, of_hook};
@@ -30,7 +31,7 @@ use crate::process::{Ending, Limits, Process, terminal};
 use crate::reach::network;
 use crate::settings::{Groups, KeepLog, LocalSettings, SandboxPath};
 use crate::suitable;
-use crate::surroundings::{Scene, make_store, namespaces, store_paths_of};
+use crate::surroundings::{Scene, let_in, make_store, namespaces, shut_out, store_paths_of};
 use crate::users::{BuildUser, Need};
 
 /// A build that is about to run.
@@ -101,12 +102,19 @@ impl Attempt<'_> {
     fn folders(&self, user: &BuildUser) -> Result<BuildFolders, Trouble> {
         let parent = parent(self.job.settings, &self.job.store);
         let entrance = match (self.subject.shelter, user) {
-            (Shelter::Namespaces, BuildUser::Caller(_) | BuildUser::One(_)) => Entrance::Closed,
+            (_, BuildUser::Caller(_)) | (Shelter::Namespaces, BuildUser::One(_)) => {
+                Entrance::Closed
+            }
             // what is shown is found as the first of these users
-            (Shelter::Namespaces, BuildUser::Range(_)) | (Shelter::None, _) => Entrance::Passable,
+            (Shelter::Namespaces, BuildUser::Range(_)) | (Shelter::None, _) => Entrance::OfItsGroup,
         };
         let name = self.subject.derivation.name.to_string();
-        let made = BuildFolders::new(&parent, &name, user.ids(), entrance);
+        let made = BuildFolders::new(&parent, &name, user.ids(), entrance).and_then(|folders| {
+            if self.subject.shelter == Shelter::Namespaces {
+                folders.add_tmp(user.ids())?;
+            }
+            Ok(folders)
+        });
         made.map_err(|error| {
             let doing = format!("make a folder for the build in '{}'", parent.path.display());
             machine(&doing, &error).into()
@@ -157,16 +165,19 @@ impl Attempt<'_> {
             plan.cgroup = Cgroup::Leaf(handles.add(folder));
         }
         let process = self.process();
-        self.let_in(user, 0o711)?;
+        let_in(workshop, user).map_err(|error| machine("open the build's store", &error))?;
         let ending = process.run(&plan, handles, upper).await;
-        self.let_in(user, 0o700)?;
+        shut_out(workshop, user).map_err(|error| machine("close the build's store", &error))?;
         let Ending { ended, tail } = ending?;
         let known = subject.derivation.outputs.values().filter_map(Output::path);
         let paths = known.map(|path| job.store.store_dir().display(path)).collect();
         let failing = Failing { derivation: &subject.shown, outputs: paths, tail: &tail };
         match failing.of_exit(ended.exit) {
             None => Ok(outputs),
-            Some(failure) => Err(self.with_full_disk(failure, folders).into()),
+            Some(failure) => {
+                let failure = with_lost_network(failure, ended.connection);
+                Err(self.with_full_disk(failure, folders).into())
+            }
         }
     }
 
@@ -218,18 +229,6 @@ impl Attempt<'_> {
             }
         };
         Ok(Shown { paths, closure })
-    }
-
-    /// Sets who may go through the workshop's folder, where nothing but the build's own store is yet:
-    /// a range of users finds that as the first of them.
-    fn let_in(&self, user: &BuildUser, mode: u32) -> Result<(), Trouble> {
-        match user {
-            BuildUser::Range(_) => {
-                let set = rustix::fs::fchmod(self.workshop.folder(), Mode::from_raw_mode(mode));
-                set.map_err(|errno| machine("open the build's store", &errno.into()).into())
-            }
-            BuildUser::Caller(_) | BuildUser::One(_) => Ok(()),
-        }
     }
 
     /// What a build begins with.
@@ -340,17 +339,10 @@ impl Attempt<'_> {
 
     /// A build that fails where the disk is full has failed for that, most likely.
     fn with_full_disk(&self, failure: BuildFailure, folders: &BuildFolders) -> BuildFailure {
-        let BuildFailure::Failed { message } = failure else { return failure };
         let outer = folders.outer();
-        let is_full = is_almost_full(self.workshop.folder()) || outer.is_ok_and(is_almost_full);
-        match is_full {
-            true => BuildFailure::Machine {
-                message: format!(
-                    "{message}\nnote: build failure may have been caused by lack of free disk space"
-                ),
-                disk_full: true,
-            },
-            false => BuildFailure::Failed { message },
+        match is_almost_full(self.workshop.folder()) || outer.is_ok_and(is_almost_full) {
+            true => with_full_disk(failure),
+            false => failure,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{fmt, io};
 use drover_core::{OutputName, StorePath};
 use drover_derivation::DerivationError;
 use drover_recipe::{RecipeError, Violation};
-use drover_sandbox::{Exit, Failure, Reason, SpawnError, Step, WaitError};
+use drover_sandbox::{Connection, Exit, Failure, Reason, SpawnError, Step, WaitError};
 use drover_store::{BuildFailure, StoreError};
 use drover_store_files::FilesError;
 use rustix::io::Errno;
@@ -236,6 +236,33 @@ impl Failing<'_> {
             text.push_str(&format!("\nFor full logs, run:\n  nix log {derivation}"));
         }
         text
+    }
+}
+
+/// Puts a failure down to a full disk.
+pub(crate) fn with_full_disk(failure: BuildFailure) -> BuildFailure {
+    match failure {
+        BuildFailure::Failed { message } => BuildFailure::Machine {
+            message: format!(
+                "{message}\nnote: build failure may have been caused by lack of free disk space"
+            ),
+            disk_full: true,
+        },
+        other => other,
+    }
+}
+
+/// Puts a failure down to the build's network, if that went away while it ran.
+pub(crate) fn with_lost_network(failure: BuildFailure, connection: Connection) -> BuildFailure {
+    match (failure, connection) {
+        (BuildFailure::Failed { message }, Connection::Lost) => BuildFailure::Machine {
+            message: format!(
+                "{message}\nnote: 'pasta' ended while it was built, so its network went away; look at \
+                 'pasta-path'"
+            ),
+            disk_full: false,
+        },
+        (other, _) => other,
     }
 }
 

@@ -9,7 +9,7 @@ mod kept;
 mod way;
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -46,10 +46,10 @@ pub(crate) enum Sticky {
 /// Who may go through the outer folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entrance {
-    /// Nobody but this process's user: the build sees its folder elsewhere.
+    /// Nobody but this process's user: the build sees its folder elsewhere, or is that user.
     Closed,
-    /// Who knows the way: the build itself needs it.
-    Passable,
+    /// The build's group as well: the build itself takes this way.
+    OfItsGroup,
 }
 
 /// Where the folders of builds are made.
@@ -109,11 +109,15 @@ impl BuildFolders {
         let path = path.join(&name);
         let folders = BuildFolders { around, outer, name, path };
         folders.add(BUILD, 0o700, owner)?;
-        folders.add(TMP, 0o1777, owner)?;
-        if entrance == Entrance::Passable {
-            rustix::fs::fchmod(&folders.outer, Mode::from_raw_mode(0o711))?;
+        if entrance == Entrance::OfItsGroup {
+            let_through(&folders.outer, owner)?;
         }
         Ok(folders)
+    }
+
+    /// Makes what the build takes for `/tmp`. In there everybody may write who gets that far.
+    pub(crate) fn add_tmp(&self, owner: Ids) -> io::Result<()> {
+        self.add(TMP, 0o1777, owner)
     }
 
     fn add(&self, name: &str, mode: u32, owner: Ids) -> io::Result<()> {
@@ -227,6 +231,13 @@ fn make_outer(around: &OwnedFd, derivation: &str) -> io::Result<(String, OwnedFd
         }
     }
     Err(Errno::EXIST.into())
+}
+
+/// Lets a build's group go through a folder of this process's user, and nobody else. A range of users has a
+/// group that is nobody else's.
+pub(crate) fn let_through(folder: impl AsFd, Ids { gid, .. }: Ids) -> io::Result<()> {
+    rustix::fs::fchown(&folder, None, Some(Gid::from_raw(gid)))?;
+    Ok(rustix::fs::fchmod(folder, Mode::from_raw_mode(0o710))?)
 }
 
 /// Gives a file or folder to the build's user, where that is another one.

@@ -389,8 +389,8 @@ fn built(outputs: Outputs, began: Option<Instant>) -> BuildOutcome {
     })
 }
 
-/// Returns how far outside a build's outputs can have been reached: the folders of a range of users are open
-/// to others than the build's own.
+/// Returns how far outside a build's outputs can have been reached: who is root over a range of users can do
+/// so much in its namespaces that it isn't relied on that all of its files stayed there.
 fn reach_of(user: &BuildUser, subject: &Subject) -> Reach {
     match user {
         BuildUser::Range(..) => Reach::Network,

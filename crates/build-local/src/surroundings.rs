@@ -67,6 +67,23 @@ pub(crate) fn make_store(workshop: &Workshop, user: &BuildUser) -> io::Result<Ow
     Ok(store)
 }
 
+/// Has a range of users go through the workshop's folder, where nothing but the build's own store is yet: it
+/// finds that as the first of them.
+pub(crate) fn let_in(workshop: &Workshop, user: &BuildUser) -> io::Result<()> {
+    match user {
+        BuildUser::Range(_) => folders::let_through(workshop.folder(), user.ids()),
+        BuildUser::Caller(_) | BuildUser::One(_) => Ok(()),
+    }
+}
+
+/// Ends that.
+pub(crate) fn shut_out(workshop: &Workshop, user: &BuildUser) -> io::Result<()> {
+    match user {
+        BuildUser::Range(_) => Ok(rustix::fs::fchmod(workshop.folder(), Mode::RWXU)?),
+        BuildUser::Caller(_) | BuildUser::One(_) => Ok(()),
+    }
+}
+
 /// Returns the surroundings of a build that is shut in.
 pub(crate) fn namespaces(scene: &Scene<'_>, handles: &mut Handles) -> io::Result<Namespaces> {
     let Scene { settings, store_dir, user, network, support, .. } = scene;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use drover_config::NixConf;
-use drover_sandbox::Forwarder;
+use drover_sandbox::{Forwarder, Scope};
 
 use crate::own_builder::program;
 
@@ -68,7 +68,11 @@ pub(crate) fn told(conf: &NixConf, forwarder: Option<&Forwarder>) -> String {
                 None if !Forwarder::has_device() => "'/dev/net/tun' can't be used",
                 None => "there is no 'pasta' here",
             };
-            format!("{builds} have this machine's network, as {why}")
+            let sockets = match Scope::is_supported() {
+                true => "Landlock keeps them from abstract sockets of others",
+                false => "this kernel's Landlock can't keep them from abstract sockets of others",
+            };
+            format!("{builds} have this machine's network, as {why}; {sockets}")
         }
     }
 }

@@ -157,7 +157,7 @@ pub use plan::{
     Limit, Machine, Mount, Namespaces, Owner, Personality, Plan, Program, Resource, Root, Scope,
     Source, SyscallFilter, TmpfsSize, UserNamespace,
 };
-pub use running::{Cause, Ended, Exit, Running, Usage};
+pub use running::{Cause, Connection, Ended, Exit, Running, Usage};
 pub use standing::Standing;
 pub use support::{Availability, Support};
 pub use target::{Below, PathError, Target};

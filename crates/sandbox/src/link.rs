@@ -31,6 +31,7 @@ use crate::leftovers;
 use crate::message::{self, Message};
 use crate::network::{self, Forwarder, TUN, WayOut};
 use crate::plan::Ids;
+use crate::running::Connection;
 use crate::standing::Standing;
 use crate::sys::{self, Fork, NewProcess, Patience};
 
@@ -47,7 +48,7 @@ pub(crate) struct Link {
     network: OwnedFd,
     users: OwnedFd,
     /// None where there is no way out.
-    _carrier: Option<Carrier>,
+    carrier: Option<Carrier>,
 }
 
 /// The process that watches over the program.
@@ -107,11 +108,11 @@ impl Link {
         let carrier = Carrier { process, socket: Some(socket), said };
         let [network, users] = carrier.made(user)?;
         if way == WayOut::None {
-            return Ok(Link { network, users, _carrier: None });
+            return Ok(Link { network, users, carrier: None });
         }
         carrier.send(&Order::Carry, Some(&network))?;
         carrier.set_up(&ready, caller)?;
-        Ok(Link { network, users, _carrier: Some(carrier) })
+        Ok(Link { network, users, carrier: Some(carrier) })
     }
 
     /// Has this process be in the network, and so what it makes from here on. Who isn't root joins its
@@ -124,6 +125,16 @@ impl Link {
             join(&self.users, LinkNameSpaceType::User)?;
         }
         join(&self.network, LinkNameSpaceType::Network)
+    }
+
+    /// Says whether what carries it has ended, which nobody has told it to.
+    pub(crate) fn outcome(&self) -> Connection {
+        let Some(Carrier { process, .. }) = &self.carrier else { return Connection::Kept };
+        let mut polled = [PollFd::new(&process.pidfd, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, Some(&Timespec::default())) {
+            Ok(1..) => Connection::Lost,
+            _ => Connection::Kept,
+        }
     }
 }
 

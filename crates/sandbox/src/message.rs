@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::ahead::Ahead;
 use crate::error::Failure;
 use crate::plan::Ids;
+use crate::running::Connection;
 use crate::support::Support;
 
 /// What the launcher is asked for.
@@ -56,6 +57,8 @@ pub(crate) enum Report {
         status: i32,
         /// Whether it was killed as asked.
         asked: bool,
+        /// What became of its network.
+        connection: Connection,
         /// Processor time in user space, of it and of what it has waited for.
         user: Duration,
         /// Processor time in the kernel.

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::net::Shutdown;
+use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -39,6 +40,8 @@ pub struct Ended {
     pub exit: Exit,
     /// Why.
     pub cause: Cause,
+    /// What became of its network meanwhile.
+    pub connection: Connection,
     /// What it used.
     pub usage: Usage,
 }
@@ -59,6 +62,15 @@ pub enum Cause {
     Itself,
     /// By [`Running::kill`].
     Killed,
+}
+
+/// What became of a command's network while it ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Connection {
+    /// It was the same to the end.
+    Kept,
+    /// What carried it ended before the command did: from then on nobody was reached.
+    Lost,
 }
 
 /// What a command used, as far as its first process has waited for others; a control group knows
@@ -125,13 +137,14 @@ impl Running {
         let message = next_report(&self.control).await.map_err(WaitError::Supervisor)?;
         let report = message.ok_or(WaitError::Vanished)?.read();
         match report.map_err(|errno| WaitError::Supervisor(errno.into()))? {
-            Report::Ended { status, asked, user, system, max_rss } => {
+            Report::Ended { status, asked, connection, user, system, max_rss } => {
                 let exit = match libc::WIFEXITED(status) {
                     true => Exit::Code(libc::WEXITSTATUS(status)),
                     false => Exit::Signal(libc::WTERMSIG(status)),
                 };
                 let cause = if asked { Cause::Killed } else { Cause::Itself };
-                Ok(Ended { exit, cause, usage: Usage { user, system, max_rss } })
+                let usage = Usage { user, system, max_rss };
+                Ok(Ended { exit, cause, connection, usage })
             }
             Report::Failed(failure) => Err(WaitError::Step(failure)),
             Report::Started { .. } | Report::Done | Report::Supports(_) => Err(WaitError::Vanished),

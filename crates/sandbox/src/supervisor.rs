@@ -21,6 +21,7 @@ use crate::link::Link;
 use crate::message::{self, Report};
 use crate::network::Network;
 use crate::plan::{Cgroup, Identity, Ids, Isolation, Leftovers, Plan};
+use crate::running::Connection;
 use crate::sources::OldRoot;
 use crate::spare::Gate;
 use crate::standing::Standing;
@@ -155,11 +156,13 @@ impl Supervisor {
             leftovers::kill(&process.pidfd).at(Step::KillLeftovers)?;
         }
         let ended = collect(process.pid)?;
+        let connection = link.as_ref().map_or(Connection::Kept, Link::outcome);
         drop(link);
         self.sweep()?;
         Ok(Report::Ended {
             status: ended.status,
             asked: why == Why::Asked,
+            connection,
             user: ended.user,
             system: ended.system,
             max_rss: ended.max_rss,

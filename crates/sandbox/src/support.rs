@@ -3,6 +3,8 @@
 use std::fs;
 
 use crate::cgroup::CgroupFolder;
+use crate::child::SCOPES;
+use crate::plan::Scope;
 use crate::standing::Standing;
 use crate::sys::{self, Fork, Patience};
 
@@ -31,6 +33,13 @@ pub enum Availability {
     Available,
     /// It can't, with this error number.
     Unavailable(i32),
+}
+
+impl Scope {
+    /// Says whether this kernel can keep commands from the abstract sockets of others.
+    pub fn is_supported() -> bool {
+        SCOPES <= sys::landlock_version()
+    }
 }
 
 /// Tries it out. In a process with one thread.

@@ -22,16 +22,38 @@ fn me() -> Ids {
 fn nobody_else_gets_into_a_build() {
     let home = tempfile::tempdir().unwrap();
     let parent = home.path().canonicalize().unwrap().join("builds");
-    let folders = BuildFolders::new(&at(&parent), "x.drv", me(), Entrance::Closed).unwrap();
+    // only root has somebody else build
+    let owner = if me().uid == 0 { Ids { uid: 30_001, gid: 30_000 } } else { me() };
+    let folders = BuildFolders::new(&at(&parent), "x.drv", owner, Entrance::Closed).unwrap();
+    folders.add_tmp(owner).unwrap();
     let files = [BuildFile { name: ".attrs.sh".into(), contents: b"x".to_vec() }];
-    folders.write(&files, me()).unwrap();
+    folders.write(&files, owner).unwrap();
     let outer = fs::metadata(folders.build().parent().unwrap()).unwrap();
-    assert_eq!(outer.mode() & 0o7777, 0o700);
+    assert_eq!((outer.mode() & 0o7777, outer.uid()), (0o700, me().uid));
+    assert_eq!(fs::metadata(folders.build()).unwrap().uid(), owner.uid);
     let attrs = folders.build().join(".attrs.sh");
     assert_eq!(fs::read(&attrs).unwrap(), b"x");
     assert_eq!(fs::metadata(&attrs).unwrap().mode() & 0o7777, 0o644);
     folders.remove().unwrap();
     assert_eq!(fs::read_dir(&parent).unwrap().count(), 0);
+}
+
+/// T23: where the build itself goes by the path, its group may go through, and nobody may look or write.
+#[test]
+fn its_group_alone_goes_through() {
+    if me().uid != 0 {
+        // who builds as himself doesn't need it
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let parent = at(&home.path().canonicalize().unwrap().join("builds"));
+    let owner = Ids { uid: 30_001, gid: 30_000 };
+    let folders = BuildFolders::new(&parent, "x.drv", owner, Entrance::OfItsGroup).unwrap();
+    let outer = fs::metadata(folders.path()).unwrap();
+    assert_eq!((outer.mode() & 0o7777, outer.uid(), outer.gid()), (0o710, 0, owner.gid));
+    assert!(!folders.path().join(TMP).exists());
+    // there is nothing of that to be removed
+    folders.keep().unwrap();
 }
 
 /// T23.
@@ -61,6 +83,7 @@ fn a_folder_that_is_kept_can_be_looked_into() {
     let home = tempfile::tempdir().unwrap();
     let parent = at(&home.path().canonicalize().unwrap().join("builds"));
     let folders = BuildFolders::new(&parent, "x", me(), Entrance::Closed).unwrap();
+    folders.add_tmp(me()).unwrap();
     fs::write(folders.path().join(TMP).join("left"), "x").unwrap();
     let kept = folders.keep().unwrap();
     for folder in [kept.as_path(), kept.parent().unwrap()] {

@@ -1,21 +1,24 @@
 //! A workbench: two stores with the same derivations, one for drover and one for stock Nix.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Permissions;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use drover_build_local::{BuildUsers, LocalBuilder, LocalMachine, LocalSettings};
 use drover_core::{StoreDir, StorePath};
 use drover_derivation::{Derivation, derivation_name};
 use drover_sandbox::LauncherProgram;
 use drover_store::{
-    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildWishes, Builder as _,
-    LogEvent, Store as _,
+    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildWishes, Builder as _, Lane,
+    LogEvent, Pending, Store as _,
 };
 use drover_store_local::{Access, Layout, LocalOptions, LocalStore};
 
@@ -32,8 +35,18 @@ pub(crate) struct Bench {
     pub(crate) builder: LocalBuilder,
     machine: LocalMachine,
     form: Form,
+    /// The first of the users that builds can have.
+    first: u32,
     /// Keeps its users from other tests.
     _users: UnixListener,
+}
+
+/// A build that runs.
+pub(crate) struct Begun {
+    /// Its queue, which it ends with.
+    pub(crate) lane: Box<dyn Lane>,
+    pub(crate) outcome: Pending<BuildOutcome>,
+    pub(crate) heard: Arc<Heard>,
 }
 
 /// Where a store's files are.
@@ -77,19 +90,63 @@ pub(crate) enum Whose {
     Stock,
 }
 
+/// What builds can wait for: a file that they see as `/signal/go` when it's given.
+pub(crate) struct Signal(tempfile::TempDir);
+
+impl Signal {
+    pub(crate) fn new() -> Signal {
+        let everybodys = Permissions::from_mode(0o755);
+        Signal(tempfile::Builder::new().permissions(everybodys).tempdir().unwrap())
+    }
+
+    pub(crate) fn show(&self, settings: &mut LocalSettings) {
+        let path = format!("/signal={}", self.0.path().display());
+        settings.paths.push(path.parse().unwrap());
+    }
+
+    pub(crate) fn give(&self) {
+        std::fs::write(self.0.path().join("go"), "").unwrap();
+    }
+}
+
+/// Shows builds the probe of `drover-sandbox` as `/probe`, with this machine's libraries, which it needs.
+pub(crate) fn with_probe(settings: &mut LocalSettings) {
+    let paths = ["/lib", "/lib64?", "/usr/lib", "/usr/lib64?"].map(str::to_owned);
+    let probe = format!("/probe={}", probe().display());
+    let paths = paths.into_iter().chain([probe]).map(|path| path.parse().unwrap());
+    settings.paths.extend(paths);
+}
+
+/// The probe, which lies where the launcher does: building all of the workspace builds it.
+pub(crate) fn probe() -> PathBuf {
+    let launcher = Path::new(env!("CARGO_BIN_EXE_drover-build-local-launcher"));
+    let probe = launcher.with_file_name("drover-sandbox-probe");
+    assert!(
+        probe.exists(),
+        "'{}' is missing: 'cargo build --workspace --bins' makes it",
+        probe.display()
+    );
+    probe
+}
+
 /// How many tests can have users of their own at a time.
 const BLOCKS: u32 = 8192;
+
+/// How many users each test has.
+const EACH: u32 = 0x2_0000;
+
+/// How long what comes soon may take on a busy machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// Says which users were reserved for a test in another network, where names are others'.
 pub(crate) const USERS: &str = "DROVER_TEST_USERS";
 
 /// Returns users that no other test has, in this process or another, for as long as the socket is there: a
 /// build kills all that runs as its own.
-fn fresh_users() -> (BuildUsers, UnixListener) {
+fn fresh_users() -> (u32, UnixListener) {
     let (own, held) = reserve();
     let given = std::env::var(USERS).ok();
-    let first = given.map_or(own, |given| given.parse().unwrap());
-    (BuildUsers::Allocated { first, count: 0x2_0000 }, held)
+    (given.map_or(own, |given| given.parse().unwrap()), held)
 }
 
 /// Returns the first of users that no other test has.
@@ -102,7 +159,7 @@ pub(crate) fn reserve() -> (u32, UnixListener) {
         let name = SocketAddr::from_abstract_name(format!("drover-test-users-{at}")).unwrap();
         match UnixListener::bind_addr(&name) {
             Ok(held) => {
-                return (0x3800_0000 + at * 0x2_0000, held);
+                return (0x3800_0000 + at * EACH, held);
             }
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}"),
         }
@@ -140,12 +197,13 @@ impl Bench {
         std::fs::copy("/usr/bin/busybox", bin.join("busybox")).unwrap();
         std::os::unix::fs::symlink("busybox", bin.join("sh")).unwrap();
         std::fs::write(home.path().join("corpus.nix"), CORPUS).unwrap();
+        std::fs::write(home.path().join("process"), std::process::id().to_string()).unwrap();
         std::fs::create_dir(home.path().join("conf")).unwrap();
         let system = format!("{}-linux", std::env::consts::ARCH);
         let conf = format!(
             "substituters =\nbuild-users-group =\nsandbox = true\nsystem = {system}\n\
              extra-platforms = i686-linux armv7l-linux\n\
-             experimental-features = ca-derivations nix-command\n"
+             experimental-features = ca-derivations impure-derivations nix-command\n"
         );
         std::fs::write(home.path().join("conf/nix.conf"), conf).unwrap();
         let root = home.path().join("ours");
@@ -165,15 +223,15 @@ impl Bench {
         let mut settings = LocalSettings::new(launcher(), &system);
         settings.systems.extend(["i686-linux", "armv7l-linux"].map(str::to_owned));
         settings.cores = 3;
-        let (users, held) = fresh_users();
-        settings.users = users;
+        let (first, held) = fresh_users();
+        settings.users = BuildUsers::Allocated { first, count: EACH };
         if Path::new("/dev/kvm").exists() {
             settings.features.insert("kvm".to_owned());
         }
         change(&mut settings);
         let builder = LocalBuilder::new(Arc::clone(&store), settings);
         let machine = builder.machine();
-        Bench { home, store, builder, machine, form, _users: held }
+        Bench { home, store, builder, machine, form, first, _users: held }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -259,6 +317,41 @@ impl Bench {
         (outcome, heard)
     }
 
+    /// Starts to build a derivation whose inputs are there, and returns when it says something.
+    pub(crate) async fn begin(&self, drv: &StorePath) -> Begun {
+        let lane = self.machine.open_lane().await.unwrap();
+        let heard = Arc::new(Heard::default());
+        let log = Arc::clone(&heard) as Arc<dyn BuildLog>;
+        let mut outcome = lane.build(request(drv, BuildWishes::default()), log);
+        let ended = tokio::select! {
+            () = until(|| !heard.lines().is_empty()) => None,
+            ended = &mut outcome => Some(ended),
+        };
+        if let Some(ended) = ended {
+            assert!(!heard.lines().is_empty(), "{ended:#?}");
+            outcome = Box::pin(std::future::ready(ended));
+        }
+        Begun { lane, outcome, heard }
+    }
+
+    /// Returns the numbers of all processes that run of its builds: as one of its users, or with a path in their
+    /// command lines or environments that only its derivations know.
+    pub(crate) fn running(&self) -> Vec<i32> {
+        let users = self.first..self.first + EACH;
+        let mark = self.home.path().as_os_str().as_encoded_bytes();
+        let is_of_build = |number: &i32| {
+            let lives = status(*number, "State:").is_some_and(|it| !it.starts_with(['Z', 'X']));
+            let user = status(*number, "Uid:");
+            let user = user.and_then(|ids| ids.split_whitespace().next()?.parse().ok());
+            let is_marked = ["cmdline", "environ"].iter().any(|file| {
+                let text = std::fs::read(format!("/proc/{number}/{file}")).unwrap_or_default();
+                text.windows(mark.len()).any(|part| part == mark)
+            });
+            lives && (is_marked || user.is_some_and(|user| users.contains(&user)))
+        };
+        processes().into_iter().filter(is_of_build).collect()
+    }
+
     /// Builds a derivation once more that was built before, and compares.
     pub(crate) async fn check(
         &self,
@@ -305,9 +398,10 @@ impl Bench {
         self.nix_ok(whose, "nix-store", &arguments)
     }
 
-    /// Checks that stock Nix finds the store sound, and that no build has left anything.
+    /// Checks that stock Nix finds the store sound, and that no build has left anything, nor anybody.
     #[track_caller]
     pub(crate) fn assert_sound(&self) {
+        assert_eq!(self.running(), Vec::<i32>::new(), "something of a build runs");
         let output = self.nix(Whose::Ours, "nix-store", &["--verify", "--check-contents"]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success() && !said.contains("error"), "{output:#?}");
@@ -330,6 +424,28 @@ pub(crate) fn request(drv: &StorePath, wishes: BuildWishes) -> BuildRequest {
         wishes,
         bring: None,
     }
+}
+
+/// Returns the numbers of all processes.
+pub(crate) fn processes() -> Vec<i32> {
+    let names = std::fs::read_dir("/proc").unwrap().map(|it| it.unwrap().file_name());
+    names.filter_map(|name| name.to_str()?.parse().ok()).collect()
+}
+
+/// Returns what the kernel says of a process, if it's there.
+pub(crate) fn status(number: i32, field: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{number}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix(field)).map(|it| it.trim().to_owned())
+}
+
+/// Waits until something is so.
+pub(crate) async fn until(is_so: impl Fn() -> bool) {
+    let comes_so = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, comes_so).await.expect("it didn't come so");
 }
 
 /// Returns what is in a folder.

@@ -14,6 +14,29 @@ let
     args = [ "-e" "-c" script ];
   } // extra);
 
+  # what only these derivations' processes have in their command lines
+  mark = toString tools;
+  # runs for long, marked
+  sleep = "busybox sh -c 'busybox sleep 1000; :' ${mark}";
+  # waits until the test gives its signal
+  wait = "echo begun; while ! test -e /signal/go; do busybox sleep 0.05; done";
+
+  # What must not be touched, and links to it at all names that are written in the end: in the store, beside the
+  # outputs, and in folders that are there for a while.
+  sentinel = "${dirOf mark}/sentinel";
+  plant = ''
+    link() { busybox rm -f "$1"; busybox ln -s ${sentinel} "$1" || true; }
+    for folder in $NIX_STORE $NIX_STORE/*-tmp-* .; do
+      for output in out dev; do
+        for stage in copy others self; do link $folder/$stage-$output; done
+      done
+    done
+    for number in $(busybox seq 0 9); do link $NIX_STORE/.tmp-link-${builtins.readFile "${dirOf mark}/process"}-$number; done
+    for path in $out $dev; do
+      for end in .lock .tmp .check; do link $path$end; done
+    done
+  '';
+
   dep = run "dep" "echo dep > $out" { };
   deep = run "deep" "echo ${dep} > $out" { };
 
@@ -140,10 +163,18 @@ let
 
     # attacks
     inode = run "inode" "echo x > $out; busybox stat -c %i $out" { };
+    treeInodes = run "recursive" "busybox mkdir $out; printf hello > $out/x; busybox stat -c %i $out $out/x" { outputHashMode = "recursive"; outputHashAlgo = "sha256"; outputHash = "sha256-kkG27fx02iul3ousfYLxRNWvL2KPj7mekxj2g2G6ekE="; };
+    impureInode = run "impure-inode" "echo x > $out; busybox stat -c %i $out" { __impure = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+    rangeInode = run "range-inode" "echo x > $out; busybox stat -c %i $out" { requiredSystemFeatures = [ "uid-range" ]; };
+    connects = run "connects" "/probe connect drover-test-neighbour || true; printf hello > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
     fixedInode = run "fixed-inode" "printf hello > $out; busybox stat -c %i $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
-    plants = run "plants" "for name in copy-out out-out self-out tmp 0; do busybox ln -s /etc/hostname \${NIX_STORE}/$name; busybox ln -s /etc/hostname $name; done; busybox ln -s /etc/hostname $out.lock; busybox ln -s /etc/hostname $out.tmp; busybox ln -s /etc/hostname $out" { };
-    plantsFixed = run "plants-fixed" "busybox ln -s /etc/hostname $out.tmp; busybox mkdir $out; busybox ln -s /etc/hostname $out/link" { outputHashMode = "recursive"; outputHashAlgo = "sha256"; outputHash = "sha256-XWp2AQcDyyuTO/Cx/c7f90ISY8hZBT1Vr5hhf3IeJJg="; };
+    plants = run "plants" "${plant} busybox ln -s ${sentinel} $out" { };
+    plantsFloating = run "plants-floating" "${plant} busybox mkdir $out; busybox ln -s ${sentinel} $out/link; echo $out $dev > $out/x; busybox ln -s $dev $out/dev; echo $dev > $dev" { outputs = [ "out" "dev" ]; __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+    plantsFixed = run "plants-fixed" "${plant} busybox mkdir $out; busybox ln -s /etc/hostname $out/link" { outputHashMode = "recursive"; outputHashAlgo = "sha256"; outputHash = "sha256-XWp2AQcDyyuTO/Cx/c7f90ISY8hZBT1Vr5hhf3IeJJg="; };
     links = run "links" "busybox mkdir $out; busybox ln ${dep} $out/x" { };
+    setIdMade = run "set-id-made" "busybox mkdir $out; /probe set-id $out; /probe set-id ." { };
+    setIdFails = run "set-id-fails" "busybox mkdir $out; /probe set-id $out; /probe set-id .; exit 1" { };
+    setIdDiffers = run "set-id-differs" "busybox mkdir $out; busybox cat /proc/sys/kernel/random/uuid > $out/x; /probe set-id $out; /probe set-id ." { };
     setUser4755 = run "set-user" "echo > $out; busybox chmod 4755 $out || true" { };
     setUser2755 = run "set-group" "echo > $out; busybox chmod 2755 $out || true" { };
 
@@ -167,6 +198,8 @@ let
     wrongHash = run "wrong-hash" "printf other > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
     mendedHash = run "wrong-hash" "printf other > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa"; };
     mendedHashRecursive = run "wrong-hash-recursive" "busybox mkdir $out" { outputHashMode = "recursive"; outputHashAlgo = "sha256"; outputHash = "sha256-pQpattmS9VmO3ZIQUFn66az8GSmB4IvYhTTCFn6SUmo="; };
+    claimsFirst = run "claims" "${wait}; printf first > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = builtins.hashString "sha256" "second"; };
+    claimsSecond = run "claims" "${wait}; printf second > $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = builtins.hashString "sha256" "first"; };
     notFlat = run "not-flat" "busybox mkdir $out" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
     cycle = run "cycle" "echo $dev > $out; echo $out > $dev" { outputs = [ "out" "dev" ]; };
     disallowed = run "disallowed" "echo ${dep} > $out" { allowedReferences = [ ]; };
@@ -174,10 +207,16 @@ let
     fifo = run "fifo" "busybox mkdir $out; busybox mkfifo $out/f" { };
     writable = run "writable" "echo > $out; busybox chmod 666 $out" { };
     someOutputs = run "some-outputs" "echo > $out; exit 1" { outputs = [ "out" "dev" ]; };
+    someRefused = run "some-outputs" "echo ${dep} > $out; echo > $dev" { outputs = [ "out" "dev" ]; allowedReferences = [ ]; };
+    someSleep = run "some-outputs" "echo > $out; echo begin; ${sleep}" { outputs = [ "out" "dev" ]; };
+    someFloating = run "some-outputs" "echo out > $out; printf precious > $dev" { outputs = [ "out" "dev" ]; __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+    someFloatingFail = run "some-outputs" "echo other > $out; printf precious > $dev; exit 1" { outputs = [ "out" "dev" ]; __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+    fillsFolder = run "fills-folder" "busybox dd if=/dev/zero of=much bs=1M count=4; echo > $out" { };
     talks = run "talks" "while true; do echo many words; done" { };
     floods = run "floods" "line=begin; for n in 1 2 3 4 5 6 7 8 9 10 11 12; do line=$line$line; done; while true; do echo $line; done" { };
-    sleeps = run "sleeps" "echo begin; busybox sleep 1000" { };
-    forks = run "forks" "(busybox sleep 1000 &) ; busybox setsid busybox sleep 1000 & echo > $out" { };
+    sleeps = run "sleeps" "echo begin; ${sleep}" { };
+    rangeSleeps = run "range-sleeps" "echo begin; ${sleep}" { requiredSystemFeatures = [ "uid-range" ]; };
+    forks = run "forks" "(${sleep} &) ; busybox setsid ${sleep} & echo > $out" { };
     recursiveNix = run "recursive-nix" "echo > $out" { requiredSystemFeatures = [ "recursive-nix" ]; };
     otherSystem = run "other-system" "echo > $out" { system = "riscv64-linux"; };
     builtin = derivation { name = "builtin"; builder = "builtin:unknown"; system = builtins.currentSystem; };
@@ -200,6 +239,7 @@ let
     fetchesInRange = run "fetches-in-range" "busybox wget -q -O $out http://far/hello" { requiredSystemFeatures = [ "uid-range" ]; outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
     fetchesBuiltin = derivation { name = "fetches-builtin"; builder = "builtin:fetchurl"; system = "builtin"; url = "http://far/hello"; urls = [ "http://far/hello" ]; unpack = false; executable = false; outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
     fetchesFailing = run "fetches-failing" "busybox wget -q -O $out http://far/hello; exit 3" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
+    fetchesLater = run "fetches-later" "${wait}; busybox wget -q -T 5 -O $out http://far/hello" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
     fetchesForEver = run "fetches-for-ever" "echo begun; busybox sleep 1000" { outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"; };
     network = run "network" "busybox ip link 2>/dev/null | busybox grep -c '^[0-9]' ; echo > $out" { };
   };

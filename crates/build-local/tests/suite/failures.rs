@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_build_local::{Outside, OwnGroups, OwnVariables, SandboxMode};
+use drover_build_local::{LocalSettings, Outside, OwnGroups, OwnVariables};
 use drover_core::{NarHash, NarSize, PathInfo, StoreDir};
 use drover_store::{
     Adoption, BuildFailure, BuildLog, BuildOutcome, BuildSettings, BuildWishes, Builder as _,
@@ -14,7 +15,7 @@ use drover_store::{
 };
 use rstest::rstest;
 
-use crate::bench::{Bench, Heard, Whose, names, request};
+use crate::bench::{Begun, Bench, Heard, LIMIT, Signal, Whose, names, request};
 
 /// Returns the kind of a failure, and its words.
 fn told(failure: &BuildFailure) -> (&'static str, &str) {
@@ -207,13 +208,8 @@ async fn a_build_that_nobody_wants_is_killed(#[case] name: &str) {
     let bench = Bench::new();
     let drv = bench.instantiate(Whose::Ours, name);
     bench.succeed("plain").await;
-    let lane = bench.builder.machine().open_lane().await.unwrap();
-    let heard = Arc::new(Heard::default());
-    let log = Arc::clone(&heard) as Arc<dyn BuildLog>;
-    let outcome = lane.build(request(&drv, BuildWishes::default()), log);
-    while heard.lines().is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let Begun { lane, outcome, .. } = bench.begin(&drv).await;
+    assert!(!bench.running().is_empty());
     drop(lane);
     assert!(matches!(outcome.await, Err(StoreError::LaneEnded { .. })));
     bench.builder.ended().await;
@@ -436,18 +432,94 @@ async fn a_panic_is_a_failure_in_words() {
     assert!(matches!(outcome.unwrap(), BuildOutcome::Built(_)));
 }
 
+/// How a build fails of which one output is valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failing {
+    ByItself,
+    /// Its outputs are refused.
+    Refused,
+    TimedOut,
+    Cancelled,
+    /// By itself, and it has made anew what is valid.
+    Floating,
+}
+
+impl Failing {
+    pub(crate) const ALL: [Failing; 5] = [
+        Failing::ByItself,
+        Failing::Refused,
+        Failing::TimedOut,
+        Failing::Cancelled,
+        Failing::Floating,
+    ];
+
+    pub(crate) fn set(self, settings: &mut LocalSettings) {
+        settings.timeout = (self == Failing::TimedOut).then_some(Duration::from_secs(2));
+    }
+
+    fn attribute(self) -> &'static str {
+        match self {
+            Failing::ByItself => "someOutputs",
+            Failing::Refused => "someRefused",
+            Failing::TimedOut | Failing::Cancelled => "someSleep",
+            Failing::Floating => "someFloatingFail",
+        }
+    }
+}
+
 /// T26: a build of which one output was valid fails, and that output is still there.
 #[rstest]
-#[case::shut_in(SandboxMode::Always)]
+#[case::by_itself(Failing::ByItself)]
+#[case::refused(Failing::Refused)]
+#[case::timed_out(Failing::TimedOut)]
+#[case::cancelled(Failing::Cancelled)]
+#[case::floating(Failing::Floating)]
 #[tokio::test]
-async fn a_failing_build_takes_nothing_away(#[case] sandbox: SandboxMode) {
-    let bench = Bench::with(|settings| settings.sandbox = sandbox);
-    let drv = bench.instantiate(Whose::Ours, "someOutputs");
-    let shown = format!("/nix/store/{}", drv.base_name());
+async fn a_failing_build_takes_nothing_away(#[case] how: Failing) {
+    let bench = Bench::with(|settings| how.set(settings));
+    takes_nothing_away(&bench, how).await;
+}
+
+pub(crate) async fn takes_nothing_away(bench: &Bench, how: Failing) {
+    bench.succeed("depAlone").await;
+    let dev = match how {
+        Failing::Floating => bench.succeed("someFloating").await["dev"].clone(),
+        _ => make_precious(bench, how.attribute()).await,
+    };
+    let before = names(&bench.path("ours/nix/store"));
+    let drv = bench.instantiate(Whose::Ours, how.attribute());
+    if how == Failing::Cancelled {
+        let begun = bench.begin(&drv).await;
+        drop(begun);
+        bench.builder.ended().await;
+    } else {
+        let (outcome, heard) = bench.build(&drv, BuildWishes::default()).await;
+        let BuildOutcome::Failed(failure) = outcome else { panic!("{how:?}: {outcome:#?}") };
+        let expected = match how {
+            Failing::ByItself | Failing::Floating => "failed",
+            Failing::Refused => "rejected",
+            Failing::TimedOut | Failing::Cancelled => "timed out",
+        };
+        assert_eq!(told(&failure).0, expected, "{how:?}: {failure:#?} {:#?}", heard.lines());
+    }
+    assert_eq!(std::fs::read_to_string(&dev).unwrap(), "precious", "{how:?}");
+    let shown = bench.store.store_dir().display(&drv);
+    let left: Vec<String> = names(&bench.path("ours/nix/store"))
+        .into_iter()
+        .filter(|name| !before.contains(name) && !shown.ends_with(name.as_str()))
+        .collect();
+    assert_eq!(left, Vec::<String>::new(), "{how:?}");
+    bench.assert_sound();
+}
+
+/// Has the output `dev` of a derivation be valid, and returns its real path.
+pub(crate) async fn make_precious(bench: &Bench, attribute: &str) -> PathBuf {
+    let drv = bench.instantiate(Whose::Ours, attribute);
+    let shown = bench.store.store_dir().display(&drv);
     let dev = bench.nix_ok(Whose::Ours, "nix-store", &["-q", "--binding", "dev", &shown]);
-    let real = bench.path("ours").join(dev.trim_start_matches('/'));
+    let path = bench.store.store_dir().parse(&dev).unwrap();
+    let real = bench.store.layout().real_path(&path);
     std::fs::write(&real, "precious").unwrap();
-    let path = StoreDir::default().parse(&dev).unwrap();
     let info = PathInfo {
         path,
         deriver: None,
@@ -460,9 +532,65 @@ async fn a_failing_build_takes_nothing_away(#[case] sandbox: SandboxMode) {
         content_address: None,
     };
     bench.store.register_validity(vec![info], Adoption::Measured).await.unwrap();
-    let (failure, _) = bench.fail("someOutputs").await;
-    assert_eq!(told(&failure).0, "failed");
-    assert_eq!(std::fs::read_to_string(&real).unwrap(), "precious");
+    real
+}
+
+/// T04: a build that fails where the disk is full has most likely failed for that, so it's the machine that
+/// failed; and builds go on when there is room again.
+#[tokio::test]
+async fn a_full_build_folder_is_the_machines() {
+    let bench = Bench::new();
+    let builds = bench.path("ours/nix/var/nix/builds");
+    std::fs::create_dir_all(&builds).unwrap();
+    let _small = Mounted::new(&builds, "size=2m");
+    let (failure, heard) = bench.fail("fillsFolder").await;
+    assert!(
+        heard.lines().iter().any(|line| line.contains("No space left on device")),
+        "{:#?}",
+        heard.lines()
+    );
+    let BuildFailure::Machine { message, disk_full: true } = &failure else {
+        panic!("{failure:#?}")
+    };
+    assert!(message.contains("caused by lack of free disk space"), "{message}");
+    bench.succeed("plain").await;
     bench.assert_sound();
-    assert!(!names(&bench.path("ours/nix/store")).iter().any(|name| name.ends_with("-outputs")));
+}
+
+/// A file system in memory, for as long as this is there.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(at: &Path, options: &str) -> Mounted {
+        let mut command = Command::new("mount");
+        let mounted = command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).status();
+        assert!(mounted.unwrap().success());
+        Mounted(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        unmounted.map(drop).unwrap_or_default();
+    }
+}
+
+/// T07: neither of two builds that make what the other one says waits for the other one.
+#[tokio::test]
+async fn two_that_claim_each_others_hash() {
+    let signal = Signal::new();
+    let bench = Bench::with(|settings| signal.show(settings));
+    let [first, second] =
+        ["claimsFirst", "claimsSecond"].map(|attribute| bench.instantiate(Whose::Ours, attribute));
+    let both = [bench.begin(&first).await, bench.begin(&second).await];
+    // each has the lock of its own path, which is where what the other one makes would be
+    signal.give();
+    for Begun { outcome, heard, .. } in both {
+        let outcome = tokio::time::timeout(LIMIT, outcome).await.expect("they wait for each other");
+        let BuildOutcome::Failed(failure) = outcome.unwrap() else { panic!("it went well") };
+        assert_eq!(told(&failure).0, "hash mismatch", "{failure:#?} {:#?}", heard.lines());
+    }
+    bench.builder.ended().await;
+    bench.assert_sound();
 }

@@ -15,11 +15,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use drover_build_local::LocalSettings;
-use drover_sandbox::Forwarder;
-use drover_store::{BuildFailure, BuildLog, BuildOutcome, BuildWishes, Builder as _};
+use drover_sandbox::{Forwarder, Launcher};
+use drover_store::{BuildFailure, BuildOutcome};
 use rstest::rstest;
 
-use crate::bench::{Bench, Heard, LAUNCHER, USERS, Whose, request, reserve};
+use crate::bench::{
+    Begun, Bench, LAUNCHER, Signal, USERS, Whose, launcher, probe, processes, reserve, status,
+    until, with_probe,
+};
 
 const SCRIPT: &str = include_str!("networks.sh");
 
@@ -36,10 +39,7 @@ fn is_there(test: &str, who: As, route: &str) -> bool {
     if std::env::var_os("FAR").is_some() {
         return true;
     }
-    if !rustix::process::geteuid().is_root() {
-        // who can't make networks leaves that to a run as root
-        return false;
-    }
+    assert!(rustix::process::geteuid().is_root(), "it takes root to make a network");
     let home = tempfile::tempdir().unwrap();
     std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
     let copy = |from: &Path, name: &str| {
@@ -152,26 +152,21 @@ fn pasta() -> PathBuf {
     files.find(|file| file.exists()).expect("apt install passt")
 }
 
-/// Returns the numbers of all processes that are one of the builds' users.
-fn of_builds() -> Vec<String> {
-    let first: u32 = std::env::var(USERS).unwrap().parse().unwrap();
-    let is_one = |number: &String| {
-        let user =
-            status(number, "Uid:").and_then(|ids| ids.split_whitespace().next()?.parse().ok());
-        user.is_some_and(|user| (first..first + 0x2_0000).contains(&user))
-    };
-    processes().into_iter().filter(is_one).collect()
+/// Returns those of a build's processes that are in this process's network.
+fn carriers(bench: &Bench) -> Vec<i32> {
+    let network = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net")).ok();
+    let here = network("self");
+    let is_here = |number: &i32| network(&number.to_string()) == here;
+    bench.running().into_iter().filter(is_here).collect()
 }
 
-fn processes() -> Vec<String> {
-    let names = std::fs::read_dir("/proc").unwrap().map(|it| it.unwrap().file_name());
-    let names = names.filter_map(|it| it.into_string().ok());
-    names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).collect()
+fn parent(number: i32) -> i32 {
+    status(number, "PPid:").unwrap().parse().unwrap()
 }
 
-fn status(number: &str, field: &str) -> Option<String> {
-    let status = std::fs::read_to_string(format!("/proc/{number}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix(field)).map(|it| it.trim().to_owned())
+fn kill(number: i32) {
+    let process = rustix::process::Pid::from_raw(number).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
 }
 
 fn run(work: impl Future<Output = ()>) {
@@ -201,7 +196,6 @@ async fn is_shut_in() {
     );
     assert!(lines.last().unwrap().starts_with("net:[") && *lines.last().unwrap() != network);
     assert_eq!(neighbours.reached.load(Ordering::Relaxed), 0);
-    assert_eq!(of_builds(), Vec::<String>::new());
     bench.assert_sound();
 }
 
@@ -243,6 +237,31 @@ fn without_pasta_it_has_that_of_the_machine() {
     });
 }
 
+/// T21: it doesn't come to the machine's abstract sockets then, where the kernel can keep it from that.
+#[test]
+fn without_pasta_it_comes_to_no_socket() {
+    if !is_there("networks::without_pasta_it_comes_to_no_socket", As::Root, "usual") {
+        return;
+    }
+    run(async {
+        /// The first version of Landlock that can.
+        const SCOPES: u32 = 6;
+        let _neighbours = Neighbours::new();
+        let outside = Command::new(probe()).args(["connect", SOCKET]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&outside.stdout), "connected\n", "{outside:#?}");
+        let bench = Bench::with(with_probe);
+        let drv = bench.instantiate(Whose::Ours, "connects");
+        let (outcome, heard) = bench.realise(&drv).await;
+        assert!(matches!(outcome, BuildOutcome::Built(_)), "{outcome:#?} {:#?}", heard.lines());
+        let support = Launcher::start(&launcher()).unwrap().support().await.unwrap();
+        let expected = match support.landlock {
+            SCOPES.. => "Operation not permitted (os error 1)",
+            _ => "connected",
+        };
+        assert_eq!(heard.lines(), [expected], "Landlock {}", support.landlock);
+    });
+}
+
 /// All kinds of builds fetch: several at a time, over a range of users, and those that are part of Nix.
 #[test]
 fn all_kinds_of_builds_fetch() {
@@ -266,7 +285,6 @@ fn all_kinds_of_builds_fetch() {
         }
         let (failure, _) = bench.fail("fetchesFailing").await;
         assert!(matches!(failure, BuildFailure::Failed { .. }), "{failure:#?}");
-        assert_eq!(of_builds(), Vec::<String>::new());
         bench.assert_sound();
     });
 }
@@ -294,13 +312,7 @@ fn what_carries_ends_with_the_build(#[case] how: &str) {
             settings.timeout = (how == "time_out").then_some(Duration::from_secs(2));
         });
         let drv = bench.instantiate(Whose::Ours, "fetchesForEver");
-        let lane = bench.builder.machine().open_lane().await.unwrap();
-        let heard = Arc::new(Heard::default());
-        let log = Arc::clone(&heard) as Arc<dyn BuildLog>;
-        let outcome = lane.build(request(&drv, BuildWishes::default()), log);
-        while heard.lines().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let Begun { lane, outcome, .. } = bench.begin(&drv).await;
         match how {
             "time_out" => {
                 let outcome = outcome.await.unwrap();
@@ -310,31 +322,46 @@ fn what_carries_ends_with_the_build(#[case] how: &str) {
             }
             "cancelled" => drop(outcome),
             _ => {
-                let builds = of_builds();
-                let outside = std::fs::read_link("/proc/self/ns/net").unwrap();
-                let is_outside = |number: &&String| {
-                    std::fs::read_link(format!("/proc/{number}/ns/net"))
-                        .is_ok_and(|it| it == outside)
-                };
                 // the program, and who watches over it: the supervisor's child
-                let mut parents: Vec<String> = builds
-                    .iter()
-                    .filter(is_outside)
-                    .map(|number| status(number, "PPid:").unwrap())
-                    .collect();
+                let carriers = carriers(&bench);
+                let mut parents: Vec<i32> = carriers.iter().map(|it| parent(*it)).collect();
                 assert_eq!(parents.len(), 2);
-                parents.retain(|parent| !builds.contains(parent));
-                let supervisor = parents[0].parse().unwrap();
-                let supervisor = rustix::process::Pid::from_raw(supervisor).unwrap();
-                let kill = rustix::process::Signal::KILL;
-                rustix::process::kill_process(supervisor, kill).unwrap();
+                parents.retain(|parent| !carriers.contains(parent));
+                kill(parents[0]);
                 let outcome = outcome.await.unwrap();
                 assert!(matches!(outcome, BuildOutcome::Failed(_)), "{outcome:#?}");
             }
         }
         drop(lane);
         bench.builder.ended().await;
-        until(|| of_builds().is_empty()).await;
+        until(|| bench.running().is_empty()).await;
+    });
+}
+
+/// What fails as its network went away says so, and that it's the machine that failed.
+#[test]
+fn a_network_that_goes_away_is_told() {
+    if !is_there("networks::a_network_that_goes_away_is_told", As::Root, "usual") {
+        return;
+    }
+    run(async {
+        let signal = Signal::new();
+        let bench = Bench::with(|settings| {
+            with_pasta(settings);
+            signal.show(settings);
+        });
+        let drv = bench.instantiate(Whose::Ours, "fetchesLater");
+        let Begun { outcome, lane: _lane, .. } = bench.begin(&drv).await;
+        let carriers_then = carriers(&bench);
+        let is_program = |number: &&i32| carriers_then.contains(&parent(**number));
+        kill(*carriers_then.iter().find(is_program).unwrap());
+        until(|| carriers(&bench).is_empty()).await;
+        signal.give();
+        let outcome = outcome.await.unwrap();
+        let BuildOutcome::Failed(BuildFailure::Machine { message, .. }) = outcome else {
+            panic!("{outcome:#?}")
+        };
+        assert!(message.contains("note: 'pasta' ended while it was built"), "{message}");
     });
 }
 
@@ -354,22 +381,15 @@ fn what_carries_is_watched_over() {
         let program = script(&folder, &start);
         let bench = Bench::with(|settings| settings.forwarder = Some(Forwarder { program }));
         let drv = bench.instantiate(Whose::Ours, "fetchesForEver");
-        let lane = bench.builder.machine().open_lane().await.unwrap();
-        let heard = Arc::new(Heard::default());
-        let log = Arc::clone(&heard) as Arc<dyn BuildLog>;
-        let outcome = lane.build(request(&drv, BuildWishes::default()), log);
-        until(|| !heard.lines().is_empty()).await;
-        let named = || -> Vec<String> {
-            let line = |number: &String| std::fs::read(format!("/proc/{number}/cmdline"));
+        let Begun { lane, outcome, .. } = bench.begin(&drv).await;
+        let named = || -> Vec<i32> {
+            let line = |number: &i32| std::fs::read(format!("/proc/{number}/cmdline"));
             let is_named = |line: Vec<u8>| line.starts_with(own_name.as_bytes());
             let all = processes().into_iter();
             all.filter(|number| line(number).is_ok_and(is_named)).collect()
         };
         let [carrier] = named().try_into().unwrap();
-        let watching = status(&carrier, "PPid:").unwrap();
-        let supervisor = status(&watching, "PPid:").unwrap().parse().unwrap();
-        let supervisor = rustix::process::Pid::from_raw(supervisor).unwrap();
-        rustix::process::kill_process(supervisor, rustix::process::Signal::KILL).unwrap();
+        kill(parent(parent(carrier)));
         let outcome = outcome.await.unwrap();
         assert!(matches!(outcome, BuildOutcome::Failed(_)), "{outcome:#?}");
         drop(lane);
@@ -391,17 +411,6 @@ fn script(folder: &tempfile::TempDir, text: &str) -> PathBuf {
     std::fs::write(&file, text).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
     file
-}
-
-/// Waits until something is so.
-async fn until(is_so: impl Fn() -> bool) {
-    for _ in 0..12_000 {
-        if is_so() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("it didn't come so");
 }
 
 /// A build that can't have its network doesn't get the machine's instead: it's the machine that failed.
@@ -439,9 +448,7 @@ fn without_its_network_it_fails(
 /// On a machine without any way out there is none for builds, and no reason to fail.
 #[test]
 fn where_nothing_can_be_reached_builds_go_on() {
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
+    assert!(rustix::process::geteuid().is_root(), "it takes root to make a network");
     let test = "networks::where_nothing_can_be_reached_builds_go_on";
     if std::env::var_os("ALONE").is_none() {
         let suite = std::env::current_exe().unwrap();

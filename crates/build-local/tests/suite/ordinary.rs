@@ -1,14 +1,14 @@
 //! Builds for an ordinary user, who has nobody else to build as: in a user namespace, and without.
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use drover_build_local::SandboxMode;
-use drover_core::{NarHash, NarSize, PathInfo};
-use drover_store::{Adoption, BuildFailure, Keeper as _, Store as _};
 
-use crate::bench::{Bench, LAUNCHER, Whose, names};
+use crate::attacks::{is_copied, planted_in_the_store};
+use crate::bench::{Bench, LAUNCHER, Whose};
+use crate::failures::{Failing, make_precious, takes_nothing_away};
 
 /// Nobody in particular.
 const NOBODY: u32 = 65_534;
@@ -90,37 +90,61 @@ fn what_is_valid_stays_without_a_sandbox() {
     if is_ordinary("ordinary::what_is_valid_stays_without_a_sandbox") {
         run(async {
             let bench = Bench::in_place(|settings| settings.sandbox = SandboxMode::Never);
-            for attribute in ["outputs", "someOutputs"] {
-                let drv = bench.instantiate(Whose::Ours, attribute);
-                let shown = bench.store.store_dir().display(&drv);
-                let binding = ["-q", "--binding", "dev", &shown];
-                let dev = bench.nix_ok(Whose::Ours, "nix-store", &binding);
-                std::fs::write(&dev, "precious").unwrap();
-                let info = PathInfo {
-                    path: bench.store.store_dir().parse(&dev).unwrap(),
-                    deriver: None,
-                    nar_hash: NarHash([0; 32]),
-                    nar_size: NarSize(0),
-                    references: BTreeSet::new(),
-                    registration_time: 0,
-                    ultimate: false,
-                    signatures: BTreeSet::new(),
-                    content_address: None,
-                };
-                bench.store.register_validity(vec![info], Adoption::Measured).await.unwrap();
-                if attribute == "outputs" {
-                    let made = bench.succeed(attribute).await;
-                    let text = std::fs::read_to_string(&made["out"]).unwrap();
-                    assert_eq!(text.trim(), dev);
-                } else {
-                    let (failure, _) = bench.fail(attribute).await;
-                    assert!(matches!(failure, BuildFailure::Failed { .. }));
-                }
-                assert_eq!(std::fs::read_to_string(&dev).unwrap(), "precious");
-            }
+            let dev = make_precious(&bench, "outputs").await;
+            let made = bench.succeed("outputs").await;
+            let text = std::fs::read_to_string(&made["out"]).unwrap();
+            assert_eq!(Path::new(text.trim()), dev);
+            assert_eq!(std::fs::read_to_string(&dev).unwrap(), "precious");
             bench.assert_sound();
-            let left = names(&bench.path("ours/nix/store"));
-            assert!(!left.iter().any(|name| name.ends_with("-some-outputs")), "{left:#?}");
+            for how in Failing::ALL {
+                let bench = Bench::in_place(|settings| {
+                    settings.sandbox = SandboxMode::Never;
+                    how.set(settings);
+                });
+                takes_nothing_away(&bench, how).await;
+            }
+        });
+    }
+}
+
+/// T21: what a build that isn't shut in has made is copied, as anybody could have it open.
+#[test]
+fn what_is_built_without_a_sandbox_is_copied() {
+    if is_ordinary("ordinary::what_is_built_without_a_sandbox_is_copied") {
+        run(async {
+            let bench = Bench::in_place(|settings| settings.sandbox = SandboxMode::Never);
+            is_copied(&bench, "inode").await;
+            bench.assert_sound();
+        });
+    }
+}
+
+/// T22.
+#[test]
+fn symlinks_lead_nowhere_without_a_sandbox() {
+    if is_ordinary("ordinary::symlinks_lead_nowhere_without_a_sandbox") {
+        run(async {
+            let bench = Bench::in_place(|settings| settings.sandbox = SandboxMode::Never);
+            planted_in_the_store(&bench).await;
+        });
+    }
+}
+
+/// T29: nothing of a build runs any more when nobody wants it.
+#[test]
+fn what_nobody_wants_is_killed_without_root() {
+    if is_ordinary("ordinary::what_nobody_wants_is_killed_without_root") {
+        run(async {
+            let never = Bench::in_place(|settings| settings.sandbox = SandboxMode::Never);
+            for bench in [Bench::new(), never] {
+                let drv = bench.instantiate(Whose::Ours, "sleeps");
+                bench.succeed("depAlone").await;
+                let begun = bench.begin(&drv).await;
+                assert!(!bench.running().is_empty());
+                drop(begun);
+                bench.builder.ended().await;
+                bench.assert_sound();
+            }
         });
     }
 }

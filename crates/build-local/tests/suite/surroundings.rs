@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use drover_build_local::{BuildUsers, Groups, SandboxMode, SandboxPath};
 use drover_sandbox::CgroupFolder;
-use drover_store::{BuildLog, BuildOutcome, BuildWishes, Builder as _};
+use drover_store::BuildOutcome;
 use rstest::rstest;
 
-use crate::bench::{Bench, Heard, Whose, request};
+use crate::bench::{Bench, Whose, names, status};
 
 /// The environment and the surroundings of a build are those that stock Nix gives it, but for what
 /// differs between its releases and what is said here.
@@ -112,13 +112,7 @@ async fn a_build_has_a_control_group() {
         entries.filter(|path| is_ours(path).is_some()).collect()
     };
     let drv = bench.instantiate(Whose::Ours, "sleeps");
-    let lane = bench.builder.machine().open_lane().await.unwrap();
-    let heard = Arc::new(Heard::default());
-    let log = Arc::clone(&heard) as Arc<dyn BuildLog>;
-    let outcome = lane.build(request(&drv, BuildWishes::default()), log);
-    while heard.lines().is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let begun = bench.begin(&drv).await;
     let running = groups();
     assert_eq!(running.len(), 1, "{running:?}");
     let inside = std::fs::read_to_string(running[0].join("cgroup.procs")).unwrap();
@@ -126,7 +120,7 @@ async fn a_build_has_a_control_group() {
     let uid = running[0].to_str().unwrap().rsplit('-').next().unwrap().to_owned();
     let noted = bench.path("ours/nix/var/nix/cgroups").join(uid);
     assert_eq!(std::fs::read_to_string(noted).unwrap(), running[0].to_str().unwrap());
-    drop((lane, outcome));
+    drop(begun);
     bench.builder.ended().await;
     assert_eq!(groups(), Vec::<std::path::PathBuf>::new());
     bench.succeed("forks").await;
@@ -164,6 +158,78 @@ async fn a_build_may_have_a_range_of_users() {
     let (outcome, heard) = bench.realise(&drv).await;
     assert!(matches!(outcome, BuildOutcome::Built(_)), "{outcome:#?} {:#?}", heard.lines());
     assert_eq!(heard.lines(), ["0", "0", "65536"]);
+    bench.assert_sound();
+}
+
+/// Runs a program outside as somebody, and says whether it went well.
+fn can(user: u32, group: u32, program: &str, at: &Path) -> bool {
+    let output = Command::new("setpriv")
+        .arg(format!("--reuid={user}"))
+        .arg(format!("--regid={group}"))
+        .args(["--clear-groups", program])
+        .arg(at)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || said.contains("ermission denied"), "{output:#?}");
+    output.status.success()
+}
+
+/// Returns the folder of the build that runs, and that in which its store comes about.
+fn folders_of_build(bench: &Bench) -> [PathBuf; 2] {
+    let [builds, store] = ["ours/nix/var/nix/builds", "ours/nix/store"].map(|it| bench.path(it));
+    let [build] = names(&builds).try_into().unwrap();
+    let workshops = names(&store).into_iter().map(|name| store.join(name));
+    let workshops: Vec<PathBuf> = workshops.filter(|it| it.join("store").exists()).collect();
+    let [workshop] = workshops.try_into().unwrap();
+    [builds.join(build), workshop]
+}
+
+/// T23: who isn't of the build gets into none of its folders, whatever the build makes of their rights.
+#[track_caller]
+fn assert_nobody_gets_in(bench: &Bench, user: u32, group: u32) {
+    let [build, workshop] = folders_of_build(bench);
+    for folder in [build.join("tmp"), build.join("build"), workshop.join("store")] {
+        assert!(can(0, 0, "ls", &folder), "{folder:?}");
+        assert!(!can(user, group, "ls", &folder), "{folder:?}");
+        assert!(!can(user, group, "touch", &folder.join("planted")), "{folder:?}");
+        assert!(!can(user, group, "ls", folder.parent().unwrap()), "{folder:?}");
+    }
+    // that it's for this that they don't
+    assert!(can(user, group, "ls", build.parent().unwrap()));
+}
+
+const NOBODY: u32 = 65_534;
+
+#[tokio::test]
+async fn nobody_else_gets_into_a_range() {
+    let bench = with_ranges();
+    let drv = bench.instantiate(Whose::Ours, "rangeSleeps");
+    let begun = bench.begin(&drv).await;
+    assert_nobody_gets_in(&bench, NOBODY, NOBODY);
+    drop(begun);
+    bench.builder.ended().await;
+    bench.assert_sound();
+}
+
+/// Not even its own user does, from outside.
+#[tokio::test]
+async fn nobody_else_gets_into_a_build_that_runs() {
+    let bench = Bench::new();
+    let home = std::fs::Permissions::from_mode(0o711);
+    std::fs::set_permissions(bench.home.path(), home).unwrap();
+    let drv = bench.instantiate(Whose::Ours, "sleeps");
+    let begun = bench.begin(&drv).await;
+    let running = bench.running();
+    let [user, group] = ["Uid:", "Gid:"].map(|field| {
+        let ids = status(running[0], field).unwrap();
+        ids.split_whitespace().next().unwrap().parse::<u32>().unwrap()
+    });
+    assert!(user != 0 && group != 0, "{user} {group}");
+    assert_nobody_gets_in(&bench, user, group);
+    assert_nobody_gets_in(&bench, NOBODY, NOBODY);
+    drop(begun);
+    bench.builder.ended().await;
     bench.assert_sound();
 }
 

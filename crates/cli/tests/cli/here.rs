@@ -4,6 +4,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rstest::rstest;
 use rustix::process::{Pid, Signal};
@@ -137,7 +138,8 @@ fn a_speed_factor_must_be_one() {
 
 /// Starts a build that never ends, and returns when it runs.
 fn endless(world: &World) -> Child {
-    let expression = shell("endless", "echo it runs; while true; do true; done", "");
+    let script = format!("echo it runs; while true; do true; done; : {}", mark(world));
+    let expression = shell("endless", &script, "");
     let mut command = world.command(&["build", "-L", "-E", &expression]);
     command.env("PATH", only_the_evaluator(world)).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -147,6 +149,22 @@ fn endless(world: &World) -> Child {
     // what it says from now on is nobody's business, but it must be able to say it
     std::thread::spawn(move || lines.for_each(drop));
     child
+}
+
+/// What only the command lines of this test's builders have in them, and that of who starts them.
+fn mark(world: &World) -> String {
+    world.path("builder").display().to_string()
+}
+
+/// Returns the numbers of the builders that run.
+fn builders(world: &World) -> Vec<String> {
+    let mark = mark(world);
+    let is_one = |number: &String| {
+        let line = std::fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
+        line.starts_with(b"sh\0") && line.windows(mark.len()).any(|part| part == mark.as_bytes())
+    };
+    let names = fs_err::read_dir("/proc").unwrap().map(|it| it.unwrap().file_name());
+    names.filter_map(|name| name.into_string().ok()).filter(is_one).collect()
 }
 
 fn builds(world: &World) -> Vec<String> {
@@ -159,12 +177,16 @@ fn builds(world: &World) -> Vec<String> {
 fn an_interrupted_build_leaves_nothing() {
     let world = world("");
     let mut child = endless(&world);
-    assert_eq!(builds(&world).len(), 1);
+    assert_eq!((builds(&world).len(), builders(&world).len()), (1, 1));
     let pid = Pid::from_child(&child);
     rustix::process::kill_process(pid, Signal::INT).unwrap();
     assert!(!child.wait().unwrap().success());
+    assert_eq!(builders(&world), Vec::<String>::new());
     assert_eq!(builds(&world), Vec::<String>::new());
 }
+
+/// How long what is killed may take to be gone.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// T29: a build ends with the program that has started it, however that ends.
 #[test]
@@ -172,10 +194,16 @@ fn a_killed_program_leaves_no_build() {
     let world = world("");
     let mut child = endless(&world);
     let left = builds(&world);
+    assert_eq!(builders(&world).len(), 1);
     child.kill().unwrap();
     child.wait().unwrap();
+    let began = Instant::now();
+    while !builders(&world).is_empty() {
+        assert!(began.elapsed() < LIMIT, "the builder goes on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     assert_eq!(builds(&world), left);
-    // the next one kills what runs as its user, and takes away what is left
+    // the next one takes away what is left
     let told = run(&world, &["build", "-E", &shell("x", "echo > $out", "")]);
     told.succeeds();
     assert_eq!(builds(&world), Vec::<String>::new());

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use drover_sandbox::{Handles, Launcher, LauncherProgram, Plan};
@@ -83,6 +84,39 @@ pub(crate) fn fetch(name: &str) -> io::Result<()> {
     file.write_all(b"changed from elsewhere")?;
     rustix::io::write(&peer, b"!")?;
     Ok(())
+}
+
+/// Goes to an abstract socket, and says whether it came there.
+pub(crate) fn reach(name: &str) -> io::Result<()> {
+    connect(name)?;
+    println!("connected");
+    Ok(())
+}
+
+/// Makes what has set-user and set-group bits from its beginning, so that no call changes a mode, and says
+/// which modes came of it.
+pub(crate) fn make_set_id(folder: &str) -> io::Result<()> {
+    use rustix::fs::{CWD, FileType, Mode, OFlags};
+    const SET_ID: Mode = Mode::from_raw_mode(0o6755);
+    let at = |name: &str| std::path::Path::new(folder).join(name);
+    rustix::fs::openat(CWD, at("opened"), OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY, SET_ID)?;
+    rustix::fs::mknodat(CWD, at("made"), FileType::RegularFile, SET_ID, 0)?;
+    rustix::fs::mkdirat(CWD, at("folder"), SET_ID)?;
+    for name in ["opened", "made", "folder"] {
+        println!("{name} {:o}", std::fs::metadata(at(name))?.permissions().mode() & 0o7777);
+    }
+    Ok(())
+}
+
+/// Takes hold of who has started it, so that this one can't do anything any more; and stays if that's refused.
+pub(crate) fn trace_parent() -> io::Result<()> {
+    let parent = rustix::process::getppid().ok_or_else(|| io::Error::other("no parent"))?;
+    match machine::trace(parent.as_raw_nonzero().get()) {
+        0 => println!("traced"),
+        error => println!("{}", io::Error::from_raw_os_error(i32::try_from(-error).unwrap_or(0))),
+    }
+    io::stdout().flush()?;
+    stubborn()
 }
 
 fn connect(name: &str) -> io::Result<OwnedFd> {

@@ -11,20 +11,8 @@ struct Call(&'static str, i64, i64, i64, [u32; 6]);
 
 /// Makes all calls on a file in the working folder. Returns name → result, "ok" or an error's name.
 pub(crate) fn results() -> BTreeMap<String, String> {
-    let path = CString::new("probe-file").unwrap_or_default();
-    let file = match std::fs::File::create("probe-file") {
-        Ok(file) => file,
-        Err(error) => return BTreeMap::from([("create".to_owned(), error.to_string())]),
-    };
-    let fd = u32::try_from(file.as_raw_fd()).unwrap_or(0);
-    let mut memory = LowMemory::new();
-    let path = memory.string(&path);
-    let name = memory.string(c"user.probe");
-    let value = memory.string(c"v");
-    let space = memory.space(4096);
     let mut results = BTreeMap::new();
-    for call in table(path, fd, name, value, space) {
-        let Call(title, x86_64, aarch64, i386, arguments) = call;
+    for_each(|Call(title, x86_64, aarch64, i386, arguments)| {
         let native = if cfg!(target_arch = "aarch64") { aarch64 } else { x86_64 };
         if native >= 0 {
             let wide = arguments.map(signed);
@@ -36,8 +24,37 @@ pub(crate) fn results() -> BTreeMap<String, String> {
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _unused = i386;
-    }
+    });
     results
+}
+
+/// Makes those that change modes and attributes, or that do so out of a filter's sight, as a program of the
+/// third ABI does that x86_64 has: by the same numbers with a bit more.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn results_x32() -> BTreeMap<String, String> {
+    const X32: i64 = 0x4000_0000;
+    let mut results = BTreeMap::new();
+    for_each(|Call(title, x86_64, _, _, arguments)| {
+        let matters = ["chmod", "xattr", "io_uring"].iter().any(|part| title.contains(part));
+        if matters && x86_64 >= 0 {
+            let result = machine::native(x86_64 | X32, arguments.map(signed));
+            results.insert(title.to_owned(), shown(result));
+        }
+    });
+    results
+}
+
+fn for_each(mut make: impl FnMut(Call)) {
+    let path = CString::new("probe-file").unwrap_or_default();
+    let file = std::fs::File::create("probe-file");
+    let file = file.unwrap_or_else(|error| panic!("cannot make a file: {error}"));
+    let fd = u32::try_from(file.as_raw_fd()).unwrap_or(0);
+    let mut memory = LowMemory::new();
+    let path = memory.string(&path);
+    let name = memory.string(c"user.probe");
+    let value = memory.string(c"v");
+    let space = memory.space(4096);
+    table(path, fd, name, value, space).into_iter().for_each(&mut make);
 }
 
 /// -1 is meant where a 32-bit argument is all ones.

@@ -14,6 +14,12 @@ pub(crate) fn native(number: c_long, arguments: [u64; 6]) -> i64 {
     }
 }
 
+/// Takes hold of a process, as debuggers do. Returns 0, or minus the error number.
+pub(crate) fn trace(process: i32) -> i64 {
+    const ATTACH: u64 = 16;
+    native(libc::SYS_ptrace, [ATTACH, u64::from(process.cast_unsigned()), 0, 0, 0, 0])
+}
+
 /// Makes a call as a 32-bit program does. Pointers have to be below 4 GiB.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn i386(number: u32, arguments: [u32; 6]) -> i64 {

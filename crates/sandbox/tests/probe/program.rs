@@ -27,6 +27,14 @@ fn main() -> ExitCode {
         ["hand-over", name, file] => attack::hand_over(name, file),
         ["give", name, file] => attack::give(name, file),
         ["fetch", name] => attack::fetch(name),
+        ["connect", name] => attack::reach(name),
+        ["set-id", folder] => attack::make_set_id(folder),
+        ["trace-parent"] => attack::trace_parent(),
+        #[cfg(target_arch = "x86_64")]
+        ["calls-x32"] => {
+            println!("{}", report::calls_x32());
+            Ok(())
+        }
         ["escape", seconds] => attack::escape(seconds),
         ["stubborn"] => attack::stubborn(),
         ["bomb"] => attack::bomb(),

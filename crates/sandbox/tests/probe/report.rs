@@ -53,7 +53,16 @@ pub(crate) fn report() -> String {
 
 /// Returns the results of the calls.
 pub(crate) fn calls() -> String {
-    let calls = calls::results();
+    shown(&calls::results())
+}
+
+/// Returns the results of the calls by the numbers of x32.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn calls_x32() -> String {
+    shown(&calls::results_x32())
+}
+
+fn shown(calls: &BTreeMap<String, String>) -> String {
     let entries: Vec<_> =
         calls.iter().map(|(name, value)| format!("  {}: {}", quote(name), quote(value))).collect();
     format!("{{\n{}\n}}", entries.join(",\n"))

@@ -186,6 +186,57 @@ async fn nothing_is_left_when_the_caller_is_killed(#[case] way: Way, #[case] att
     assert!(gone(user));
 }
 
+/// What the command's processes are kept from: taking hold of who watches them, who couldn't kill them then.
+const REFUSED: &str = "Operation not permitted (os error 1)";
+
+#[rstest]
+#[case::sandboxed(Way::Sandboxed)]
+#[case::bare(Way::Bare)]
+#[tokio::test]
+async fn a_command_cannot_take_hold_of_its_supervisor(#[case] way: Way) {
+    let mut scene = Scene::new();
+    let user = fresh_user();
+    let plan = plan(&mut scene, way, user, &["trace-parent"]);
+    let mut running = scene.spawn(&plan).await.unwrap();
+    let expected = match way {
+        // who that is isn't known there
+        Way::Sandboxed => "no parent",
+        Way::Bare => REFUSED,
+    };
+    assert_eq!(scene.line(), expected);
+    running.kill().await.unwrap();
+    assert!(gone(user));
+}
+
+/// Nor can it where its supervisor is of the same user, where the kernel's Landlock can do that much.
+#[tokio::test]
+async fn without_root_it_cannot_take_hold_of_its_supervisor_either() {
+    let scene = Scene::new();
+    if !Scope::is_supported() {
+        return;
+    }
+    let user = fresh_user();
+    let mut plan = scene.bare(Identity::User(user), &["trace-parent"]);
+    plan.identity = Identity::Caller;
+    let files = paths(&scene, Way::Bare);
+    let output = scene.folder.path().join("output");
+    std::os::unix::fs::chown(&output, Some(user.uid), Some(user.gid)).unwrap();
+    let mut caller = Caller::start(&scene, &plan, &files, Some(user));
+    let first = caller.line();
+    assert!(first.starts_with("started"), "{first}");
+    let said = || fs::read_to_string(&output).unwrap();
+    assert!(within(SOON, || said().contains('\n')).is_some());
+    let first = said().lines().next().unwrap().to_owned();
+    caller.process.kill().unwrap();
+    caller.process.wait().unwrap();
+    let is_gone = gone(user);
+    if !is_gone {
+        scene.launcher.kill_users(user, 1).await.unwrap();
+    }
+    assert_eq!(first, REFUSED);
+    assert!(is_gone);
+}
+
 fn parent_of(pid: i32) -> i32 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok()).unwrap()

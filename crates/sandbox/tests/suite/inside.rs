@@ -303,6 +303,37 @@ async fn calls_are_refused_as_ever(
     }
 }
 
+/// T28: there is a third ABI on x86_64, whose numbers are refused as the others are, whether the kernel has it
+/// or not.
+#[cfg(target_arch = "x86_64")]
+#[rstest]
+#[case::filtered(SyscallFilter::Builds)]
+#[case::unfiltered(SyscallFilter::Off)]
+#[tokio::test]
+async fn calls_of_x32_are_refused_as_well(#[case] filter: SyscallFilter) {
+    let mut scene = Scene::new();
+    let mut plan = scene.sandboxed(Identity::User(fresh_user()), &["calls-x32"]);
+    plan.filter = filter;
+    let mut running = scene.spawn(&plan).await.unwrap();
+    assert_eq!(running.wait().await.unwrap().exit, Exit::Code(0));
+    let found: Value = serde_json::from_str(&scene.output()).unwrap();
+    let found = found.as_object().unwrap();
+    for (call, result) in found {
+        let refused = match call.as_str() {
+            call if call.ends_with(" 644") => continue,
+            call if call.contains("chmod") => "EPERM",
+            call if call.ends_with("xattr") => "ENOTSUP",
+            _ => "ENOSYS",
+        };
+        match filter {
+            SyscallFilter::Off if refused == "ENOSYS" => {}
+            SyscallFilter::Off => assert_ne!(result, refused, "{call}"),
+            _ => assert_eq!(result, refused, "{call}"),
+        }
+    }
+    assert!(20 <= found.len(), "{found:#?}");
+}
+
 #[tokio::test]
 async fn a_step_that_fails_is_named_and_nothing_is_left() {
     let mut scene = Scene::new();
