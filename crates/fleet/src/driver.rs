@@ -19,7 +19,7 @@ use crate::graph::Graph;
 use crate::intake::expected_channels;
 use crate::machine::MachineSpec;
 use crate::machine_state::MachineState;
-use crate::merge::{Found, Sources as _, fetch_small};
+use crate::merge::{Sources as _, fetch_small};
 use crate::path_ids::PathIds;
 use crate::places::Kept;
 use crate::prepare::{JobPlan, Work};
@@ -351,7 +351,7 @@ impl Driver {
     pub(crate) fn fetch_ahead(&mut self, machine: MachineId, place: Place, info: PathInfo) {
         let up = self.machines.iter().filter(|machine| machine.site.is_some()).count();
         let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
-        let Ok(Found { store, traffic, .. }) = self.shared.source(place) else { return };
+        let Ok(found) = self.shared.source(place) else { return };
         if up < 2 {
             return;
         }
@@ -359,7 +359,7 @@ impl Driver {
         state.tasks.spawn(async move {
             let path = info.path.clone();
             // where it fails, whoever needs the path finds out why
-            if let Ok(nar) = fetch_small(store, traffic, info).await
+            if let Ok(nar) = fetch_small(found, info).await
                 && shared.places.keep(&path, nar) == Kept::Yes
             {
                 shared.tell(Happened::Kept { path });

@@ -57,6 +57,7 @@ pub(crate) fn fault_of(error: &StoreError) -> MachineFault {
     match error {
         StoreError::Protocol { .. }
         | StoreError::Nar { .. }
+        | StoreError::Untrue { .. }
         | StoreError::HashMismatch { .. }
         | StoreError::SizeMismatch { .. } => MachineFault::Misbehaved,
         _ => MachineFault::Lost,
