@@ -1,13 +1,14 @@
 //! The loop around the scheduler: what happened goes in, what is to be done comes out.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
 use drover_core::{PathInfo, StorePath};
 use drover_schedule::{
-    ByteCount, Command, Event, JobId, Lane, MachineId, MachineKind, Moment, OnFailure, PathId,
-    Place, Scheduler, Settings, Verdict,
+    ByteCount, Chance, Command, Event, JobId, Lane, MachineId, MachineKind, Moment, OnFailure,
+    PathId, Place, Scheduler, Settings, Verdict,
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -247,6 +248,15 @@ impl Driver {
     /// Returns the time by the scheduler's clock.
     pub(crate) fn now(&self) -> Moment {
         Moment(self.began.elapsed())
+    }
+
+    /// Of many who lose a machine at once none sees it at the same billionth of a second since its own
+    /// beginning: that is as good as random, and each test is the same again.
+    pub(crate) fn chance(&self, machine: MachineId) -> Chance {
+        let mut hasher = DefaultHasher::new();
+        (self.now().0, machine.0).hash(&mut hasher);
+        let [low, high, ..] = hasher.finish().to_le_bytes();
+        Chance(u16::from_le_bytes([low, high]))
     }
 
     /// Works until every job has its verdict.
