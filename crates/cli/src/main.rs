@@ -87,6 +87,7 @@ fn main() -> ExitCode {
     let mut words = std::env::args_os().peekable();
     let called = words.next().unwrap_or_default();
     // before any thread
+    everybody_may_read();
     if words.peek().is_some_and(|word| word == own_builder::LAUNCHER) {
         return be_the_launcher();
     }
@@ -119,6 +120,12 @@ fn main() -> ExitCode {
         Ok(status) => status.into(),
         Err(error) => terminal.failure(&error).into(),
     }
+}
+
+/// As Nix does: what is in a store is for everybody to read, and for nobody else to write, whatever whoever
+/// starts this has for their own files. What is private gets its mode where it's made.
+fn everybody_may_read() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 }
 
 /// Returns what the user typed, or what Nix means that calls this program as its build hook.

@@ -194,7 +194,10 @@ impl World {
     }
 
     fn daemon_command(&self) -> Command {
-        let mut command = self.command(env!("CARGO_BIN_EXE_drover"), &["daemon"]);
+        self.as_daemon(self.command(env!("CARGO_BIN_EXE_drover"), &["daemon"]))
+    }
+
+    fn as_daemon(&self, mut command: Command) -> Command {
         command
             .env("NIX_REMOTE", self.store())
             .env("NOTIFY_SOCKET", self.path("notify"))
@@ -338,6 +341,51 @@ fn started(world: &World, drv: &str, seconds: &str) -> Child {
     child
 }
 
+/// Files that others may write, below a folder. Symlinks have no mode, and sockets are asked who comes.
+fn writable_by_others(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut left = vec![folder.to_owned()];
+    while let Some(path) = left.pop() {
+        let metadata = fs_err::symlink_metadata(&path).unwrap();
+        let kind = metadata.file_type();
+        if kind.is_dir() {
+            left.extend(fs_err::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        if (kind.is_dir() || kind.is_file()) && metadata.mode() & 0o022 != 0 {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// CVE-2019-17365: whoever starts a program may have set no umask at all.
+#[test]
+fn nothing_is_writable_by_others() {
+    let world = World::new();
+    world.machines(&[("b1", 1)]);
+    let freely = |program: &str, arguments: &[&str]| {
+        let line = ["-c", "umask 0; exec \"$@\"", "sh", program];
+        world.command("sh", &[line.as_slice(), arguments].concat())
+    };
+    let drover = env!("CARGO_BIN_EXE_drover");
+    let daemon = Daemon(world.as_daemon(freely(drover, &["daemon"])).spawn().unwrap());
+    world.heard("READY=1");
+    let link = world.path("result");
+    let drv = world.derivation("job", "echo said; echo > $out", &[]);
+    succeeds(world.client(&["--realise", &drv, "--add-root", link.to_str().unwrap()]));
+    succeeds(world.client(&["--add", world.path("tools").to_str().unwrap()]));
+    assert_eq!(writable_by_others(&world.path("root")), Vec::<PathBuf>::new());
+    drop(daemon);
+    // and a program that makes a store by itself
+    let by_name = world.path("nix-store");
+    std::os::unix::fs::symlink(drover, &by_name).unwrap();
+    let added = world.path("tools");
+    let mut add = freely(by_name.to_str().unwrap(), &["--add", added.to_str().unwrap()]);
+    add.env("NIX_REMOTE", format!("local?root={}", world.path("other").display()));
+    succeeds(add);
+    assert_eq!(writable_by_others(&world.path("other")), Vec::<PathBuf>::new());
+}
+
 #[test]
 fn a_reload_brings_machines_and_settings_and_drops_no_build() {
     let world = World::new();
@@ -377,6 +425,24 @@ fn machines_that_are_listed_meanwhile_are_found() {
     let output = building.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     world.assert_sound();
+}
+
+#[test]
+fn that_everybody_is_trusted_is_said_once() {
+    let world = World::new();
+    let words = "by 'trusted-users = *' whoever may connect may do all that root may";
+    world.configure("trusted-users = root");
+    drop(world.daemon());
+    assert!(!world.log().contains(words), "{}", world.log());
+    world.configure("trusted-users = root *");
+    let daemon = world.daemon();
+    for _ in 0..2 {
+        daemon.tell(Signal::HUP);
+        world.heard("RELOADING=1");
+        world.heard("READY=1");
+    }
+    until("it is said", || world.log().contains(words));
+    assert_eq!(world.log().matches(words).count(), 1, "{}", world.log());
 }
 
 #[test]

@@ -193,7 +193,10 @@ impl<'a> Work<'a> {
             }
             RealiseEvent::Note(text) => Some((Verbosity::INFO, text)),
             RealiseEvent::Waiting { derivation, reason } => {
-                let line = format!("'{}' waits: {reason}", shown(&derivation));
+                let line = match reason.as_str() {
+                    "" => format!("'{}' waits for a machine", shown(&derivation)),
+                    _ => format!("'{}' waits: {reason}", shown(&derivation)),
+                };
                 Some((Verbosity::TALKATIVE, line))
             }
             RealiseEvent::Fetch(FetchEvent::Started { path, substituter, .. }) => {

@@ -74,4 +74,4 @@ pub use store_reference::{
 };
 pub use typed_store::whole_store_name;
 pub use unknown::UnknownSetting;
-pub use value::{MaxJobs, Sandbox};
+pub use value::{MaxJobs, Sandbox, parse_switch};

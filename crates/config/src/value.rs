@@ -58,12 +58,17 @@ const SANDBOXES: &str = "'true', 'relaxed' or 'false'";
 /// What a setting would have accepted instead.
 pub(crate) type Accepted = String;
 
-pub(crate) fn switch(text: &str) -> Result<bool, Accepted> {
+/// Reads what is on or off, wherever Nix takes such a word.
+pub fn parse_switch(text: &str) -> Option<bool> {
     match text {
-        "true" | "yes" | "1" => Ok(true),
-        "false" | "no" | "0" => Ok(false),
-        _ => Err(SWITCHES.to_owned()),
+        "true" | "yes" | "1" => Some(true),
+        "false" | "no" | "0" => Some(false),
+        _ => None,
     }
+}
+
+pub(crate) fn switch(text: &str) -> Result<bool, Accepted> {
+    parse_switch(text).ok_or_else(|| SWITCHES.to_owned())
 }
 
 /// Reads a whole number; `K`, `M`, `G` and `T`, large or small, multiply it by

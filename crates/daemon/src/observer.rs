@@ -72,16 +72,13 @@ impl Observer {
         if let Some(old) = self.open().insert((kind, derivation.clone()), id) {
             self.log.push(&LogMessage::StopActivity(old), Loss::Never);
         }
+        let path = Field::Text(self.store_dir.display(derivation));
         let (number, fields) = match kind {
-            Kind::Waits => (activity::BUILD_WAITING, Vec::new()),
+            // Nix itself has none here; with one a head need not take the text apart
+            Kind::Waits => (activity::BUILD_WAITING, vec![path]),
             Kind::Builds => (
                 activity::BUILD,
-                vec![
-                    Field::Text(self.store_dir.display(derivation)),
-                    Field::Text(machine.to_owned()),
-                    Field::Number(1),
-                    Field::Number(1),
-                ],
+                vec![path, Field::Text(machine.to_owned()), Field::Number(1), Field::Number(1)],
             ),
         };
         let message = LogMessage::StartActivity {
@@ -122,10 +119,7 @@ impl RealiseObserver for Observer {
         match event {
             RealiseEvent::Waiting { derivation, reason } => {
                 let path = self.store_dir.display(&derivation);
-                let mut text = format!("waiting for a machine to build '{path}'");
-                if !reason.is_empty() {
-                    text = format!("{text}: {reason}");
-                }
+                let text = activity::waiting_text(&path, &reason);
                 self.start(Kind::Waits, &derivation, Level::Warning, text, "");
             }
             RealiseEvent::Started { derivation, machine } => {

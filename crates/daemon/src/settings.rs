@@ -199,14 +199,11 @@ fn keys(name: &str, value: &str, warn: Warn<'_>) -> Option<TrustedKeys> {
 }
 
 fn switch(name: &str, value: &str, warn: Warn<'_>) -> Option<bool> {
-    match value {
-        "true" | "yes" | "1" => Some(true),
-        "false" | "no" | "0" => Some(false),
-        _ => {
-            warn(&format!("Boolean setting '{name}' has invalid value '{value}'"));
-            None
-        }
+    let on = drover_config::parse_switch(value);
+    if on.is_none() {
+        warn(&format!("Boolean setting '{name}' has invalid value '{value}'"));
     }
+    on
 }
 
 fn number(name: &str, value: &str, warn: Warn<'_>) -> Option<u64> {

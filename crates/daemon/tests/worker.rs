@@ -110,8 +110,26 @@ async fn add(
     nar: &[u8],
     check: SignatureCheck,
 ) -> Result<Response, String> {
-    let request = Request::AddToStoreNar(info.clone(), check);
-    peer.call_framed(request, nar, 37).await
+    call_with_nar(peer, Request::AddToStoreNar(info.clone(), check), nar).await
+}
+
+/// NARs come in frames from 1.23 on.
+async fn call_with_nar(peer: &mut Peer, request: Request, nar: &[u8]) -> Result<Response, String> {
+    match peer.dialect.version.minor {
+        ..23 => peer.call_tunnelled(request, nar).await,
+        23.. => peer.call_framed(request, nar, 37).await,
+    }
+}
+
+/// Versions in which an operation has another form each time, as far as it's there.
+fn minors_of(operation: &str) -> &'static [u8] {
+    match operation {
+        "add-signed" | "add-unsigned" | "add-unchecked" | "add-repairing" => &[21, 22, 24, 34, 38],
+        "add-text" => &[21, 24, 34, 38],
+        "add-content" | "add-content-repairing" => &[25, 34, 38],
+        "add-many-unchecked" | "add-many-repairing" | "add-log" => &[32, 34, 38],
+        _ => &[38],
+    }
 }
 
 // ---- versions
@@ -309,19 +327,23 @@ async fn what_clients_may_do(
     #[case] untrusted: &str,
     #[case] trusted: &str,
 ) {
-    for (trust, expected) in [(UNTRUSTED, untrusted), (TRUSTED, trusted)] {
+    let whose = [(UNTRUSTED, untrusted), (TRUSTED, trusted)];
+    for (minor, (trust, expected)) in
+        minors_of(operation).iter().flat_map(|minor| whose.map(|whose| (*minor, whose)))
+    {
+        let what = format!("{operation} {trust:?} 1.{minor}");
         let world = world();
-        let mut peer = world.connect(trust, 38).await;
+        let mut peer = world.connect(trust, minor).await;
         let result = perform(&world, &mut peer, operation).await;
         match expected {
-            "ok" => assert_eq!(result, Ok(()), "{operation} {trust:?}"),
+            "ok" => assert_eq!(result, Ok(()), "{what}"),
             expected => {
                 let error = result.unwrap_err();
-                assert!(error.contains(expected), "{operation} {trust:?}: {error}");
+                assert!(error.contains(expected), "{what}: {error}");
             }
         }
         // whatever came of it, the connection goes on
-        assert_eq!(peer.call(Request::SyncWithGc).await, Ok(Response::Done), "{operation}");
+        assert_eq!(peer.call(Request::SyncWithGc).await, Ok(Response::Done), "{what}");
     }
 }
 
@@ -355,7 +377,7 @@ async fn perform(world: &World, peer: &mut Peer, operation: &str) -> Result<(), 
         "add-unsigned" => add(peer, &signed(new, "other-1"), &new_nar, SignatureCheck::Check).await,
         "add-unchecked" => add(peer, &new, &new_nar, skip).await,
         "add-repairing" => {
-            peer.call_framed(Request::RepairToStoreNar(new, skip), &new_nar, 9).await
+            call_with_nar(peer, Request::RepairToStoreNar(new, skip), &new_nar).await
         }
         "add-many-unchecked" => {
             peer.call_framed(Request::AddMultipleToStore(skip), &many(), 9).await
@@ -433,14 +455,18 @@ async fn a_content_addressed_derivation_is_named_anew_for_clients_who_are_not_tr
 
 #[tokio::test]
 async fn nobody_but_trusted_clients_says_that_a_path_was_built_here() {
-    for (trust, ultimate) in [(UNTRUSTED, false), (TRUSTED, true)] {
+    let whose = [(UNTRUSTED, false), (TRUSTED, true)];
+    for (minor, (trust, ultimate)) in
+        [21, 22, 24, 34, 38].into_iter().flat_map(|minor| whose.map(|whose| (minor, whose)))
+    {
         let world = world();
-        let mut peer = world.connect(trust, 38).await;
+        let mut peer = world.connect(trust, minor).await;
         let (mut info, nar) = flat_file("new", b"y", &[]);
         info = signed(info, "trusted-1");
         info.ultimate = true;
         add(&mut peer, &info, &nar, SignatureCheck::Check).await.unwrap();
-        assert_eq!(world.keeper.state().paths[&info.path].0.ultimate, ultimate);
+        let added = world.keeper.state().paths[&info.path].0.ultimate;
+        assert_eq!(added, ultimate, "1.{minor}");
     }
 }
 
@@ -518,6 +544,26 @@ async fn settings_of_clients_who_are_not_trusted(
         assert_eq!((settings.build.cores, settings.build.keep_failed), (Some(2), true));
         assert_eq!(settings.build.overrides["max-jobs"], "4");
     }
+}
+
+/// Numbers that nobody means are not passed on as they are.
+#[rstest]
+#[case::meant(64, 64)]
+#[case::not_meant(10_000_000, 65_536)]
+#[case::most(u64::MAX, 65_536)]
+#[tokio::test]
+async fn cores_and_builds_at_once_have_a_bound(#[case] said: u64, #[case] expected: u32) {
+    let world = world();
+    let (drv, _) = derivation(&world, "thing", &[("text", "t")]);
+    let mut peer = world.untrusted().await;
+    let Request::SetOptions(usual) = options(&[]) else { panic!() };
+    let options = ClientOptions { max_jobs: said, cores: said, ..usual };
+    peer.call(Request::SetOptions(options)).await.unwrap();
+    let build = Request::BuildPaths(vec![DerivedPath::All(drv)], BuildMode::Normal);
+    peer.call(build).await.unwrap();
+    let settings = world.realiser.settings.lock().unwrap().clone().unwrap();
+    assert_eq!(settings.build.cores, Some(expected));
+    assert_eq!(settings.build.overrides["max-jobs"], expected.to_string());
 }
 
 #[rstest]

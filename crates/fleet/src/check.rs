@@ -30,6 +30,8 @@ pub(crate) enum Lie {
     OtherContents { name: String, found: StorePath, rule: String },
     #[error("'{path}' refers to '{reference}', which is no input of the build")]
     Reference { path: StorePath, reference: StorePath },
+    #[error("'{path}' mentions '{reference}', which it is said not to refer to")]
+    HiddenReference { path: StorePath, reference: StorePath },
 }
 
 impl Lie {

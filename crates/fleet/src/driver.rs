@@ -1,13 +1,14 @@
 //! The loop around the scheduler: what happened goes in, what is to be done comes out.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
 use drover_core::{PathInfo, StorePath};
 use drover_schedule::{
-    ByteCount, Command, Event, JobId, Lane, MachineId, MachineKind, Moment, OnFailure, PathId,
-    Place, Scheduler, Settings, Verdict,
+    ByteCount, Chance, Command, Event, JobId, Lane, MachineId, MachineKind, Moment, OnFailure,
+    PathId, Place, Scheduler, Settings, Verdict,
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -19,7 +20,7 @@ use crate::graph::Graph;
 use crate::intake::expected_channels;
 use crate::machine::MachineSpec;
 use crate::machine_state::MachineState;
-use crate::merge::{Found, Sources as _, fetch_small};
+use crate::merge::{Sources as _, fetch_small};
 use crate::path_ids::PathIds;
 use crate::places::Kept;
 use crate::prepare::{JobPlan, Work};
@@ -249,6 +250,15 @@ impl Driver {
         Moment(self.began.elapsed())
     }
 
+    /// Of many who lose a machine at once none sees it at the same billionth of a second since its own
+    /// beginning: that is as good as random, and each test is the same again.
+    pub(crate) fn chance(&self, machine: MachineId) -> Chance {
+        let mut hasher = DefaultHasher::new();
+        (self.now().0, machine.0).hash(&mut hasher);
+        let [low, high, ..] = hasher.finish().to_le_bytes();
+        Chance(u16::from_le_bytes([low, high]))
+    }
+
     /// Works until every job has its verdict.
     pub(crate) async fn run(&mut self) {
         loop {
@@ -351,7 +361,7 @@ impl Driver {
     pub(crate) fn fetch_ahead(&mut self, machine: MachineId, place: Place, info: PathInfo) {
         let up = self.machines.iter().filter(|machine| machine.site.is_some()).count();
         let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
-        let Ok(Found { store, traffic, .. }) = self.shared.source(place) else { return };
+        let Ok(found) = self.shared.source(place) else { return };
         if up < 2 {
             return;
         }
@@ -359,7 +369,7 @@ impl Driver {
         state.tasks.spawn(async move {
             let path = info.path.clone();
             // where it fails, whoever needs the path finds out why
-            if let Ok(nar) = fetch_small(store, traffic, info).await
+            if let Ok(nar) = fetch_small(found, info).await
                 && shared.places.keep(&path, nar) == Kept::Yes
             {
                 shared.tell(Happened::Kept { path });

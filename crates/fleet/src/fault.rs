@@ -1,16 +1,13 @@
 //! What an error says of the machine that it came from.
 
 use drover_schedule::MachineFault;
-use drover_store::{BuildFailure, StoreError};
+use drover_store::{BuildFailure, StoreError, says_disk_full, says_refused};
 
 /// Returns the failure that a machine told in words instead of taking what it was sent.
 pub(crate) fn refusal_of(message: String) -> BuildFailure {
-    let lacks_signature = message.contains("lacks a") && message.contains("signature");
-    if lacks_signature || message.contains("you are not privileged to") {
-        BuildFailure::Refused { message }
-    } else {
-        let disk_full = message.contains("No space left on device");
-        BuildFailure::Machine { message, disk_full }
+    match says_refused(&message) {
+        true => BuildFailure::Refused { message },
+        false => BuildFailure::Machine { disk_full: says_disk_full(&message), message },
     }
 }
 
@@ -57,6 +54,7 @@ pub(crate) fn fault_of(error: &StoreError) -> MachineFault {
     match error {
         StoreError::Protocol { .. }
         | StoreError::Nar { .. }
+        | StoreError::Untrue { .. }
         | StoreError::HashMismatch { .. }
         | StoreError::SizeMismatch { .. } => MachineFault::Misbehaved,
         _ => MachineFault::Lost,
@@ -116,6 +114,18 @@ mod tests {
         MachineFault::Unready
     )]
     #[case::disk_full(refused("writing to file: No space left on device"), MachineFault::DiskFull)]
+    #[case::quota(
+        refused("writing to file '/nix/store/x': Disk quota exceeded"),
+        MachineFault::DiskFull
+    )]
+    #[case::database_full(
+        refused("executing SQLite query: database or disk is full"),
+        MachineFault::DiskFull
+    )]
+    #[case::unprivileged(
+        refused("you are not privileged to build input-addressed derivations"),
+        MachineFault::Refused
+    )]
     #[case::locked(refused("database is locked"), MachineFault::Unready)]
     #[case::busy(
         {

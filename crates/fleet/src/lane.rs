@@ -18,6 +18,7 @@ use crate::ahead::fetching_ahead;
 use crate::bug::{followed, unless_it_panics};
 use crate::check::{Promised, check_made};
 use crate::event::Observer;
+use crate::hidden::look_through;
 use crate::inputs::{Busy, Import, all_landed, bring, broken, goes_aside};
 use crate::job_end::{JobEnd, Took};
 use crate::job_log::JobLog;
@@ -380,6 +381,9 @@ impl Submitted {
             return JobEnd::Lie { lie };
         }
         let places = &shared.places;
+        if let Err(lie) = look_through(context, derivation, &self.inputs, &built) {
+            return JobEnd::Lie { lie };
+        }
         for (name, info) in &built.outputs {
             places.built(info.clone(), context.berth);
             context.shared.output_sizes.note(info);

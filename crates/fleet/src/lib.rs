@@ -7,6 +7,7 @@
 
 mod ahead;
 mod approach;
+mod attempts;
 mod bug;
 mod check;
 mod copied;
@@ -18,6 +19,7 @@ mod fleet;
 mod found;
 mod graph;
 mod guess;
+mod hidden;
 mod inputs;
 mod intake;
 mod job_end;

@@ -13,6 +13,7 @@ use futures::FutureExt as _;
 use futures::stream::{BoxStream, StreamExt as _};
 
 use crate::event::{FleetEvent, Observer};
+use crate::hidden::Watch;
 
 /// Bytes that went through, by machine and direction.
 #[derive(Debug, Default)]
@@ -109,10 +110,11 @@ impl Drop for Transfer {
 }
 
 /// A store that paths can be had from.
+#[derive(Clone)]
 pub(crate) struct Found {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) traffic: Arc<Traffic>,
-    pub(crate) origin: Origin,
+    pub(crate) watch: Watch,
 }
 
 /// Where the stores are, by place.
@@ -144,9 +146,10 @@ impl Merged {
                 order.push(Next::Small(info));
                 small.push(futures::future::ready((Origin::Here, Ok(nar))).boxed());
             } else if info.nar_size.0 <= SMALL {
-                let Found { store, traffic, origin } = find(place)?;
+                let found = find(place)?;
+                let origin = found.watch.origin;
                 order.push(Next::Small(info.clone()));
-                let fetched = fetch_small(store, traffic, info);
+                let fetched = fetch_small(found, info);
                 small.push(fetched.map(move |nar| (origin, nar)).boxed());
             } else {
                 order.push(Next::From(place));
@@ -157,8 +160,10 @@ impl Merged {
         let small = futures::stream::iter(small).buffered(SMALL_AHEAD).boxed();
         let mut open = Vec::with_capacity(by_place.len());
         for (place, infos) in by_place {
-            let Found { store, traffic, origin } = find(place)?;
+            let Found { store, traffic, watch } = find(place)?;
+            let origin = watch.origin;
             let stream = culprit.blame(origin, store.export(infos).await)?;
+            let stream = watch.all(store.name(), stream);
             open.push(Source { place, stream, traffic, origin });
         }
         let current = Current::Nothing;
@@ -172,13 +177,11 @@ impl Merged {
     }
 }
 
-/// Fetches a small NAR whole, and counts it.
-pub(crate) async fn fetch_small(
-    store: Arc<dyn Store>,
-    traffic: Arc<Traffic>,
-    info: PathInfo,
-) -> Result<Bytes, StoreError> {
-    let nar = store.small_nar(info).await?;
+/// Fetches a small NAR whole, counts it, and looks through it.
+pub(crate) async fn fetch_small(found: Found, info: PathInfo) -> Result<Bytes, StoreError> {
+    let Found { store, traffic, watch } = found;
+    let nar = store.small_nar(info.clone()).await?;
+    watch.whole(store.name(), &info, &nar)?;
     traffic.down.fetch_add(nar.len() as u64, Ordering::Relaxed);
     Ok(nar)
 }

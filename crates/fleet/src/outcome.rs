@@ -398,6 +398,7 @@ impl Driver {
                 Arc::make_mut(&mut self.interesting).extend(gone);
             }
         }
-        self.tell_scheduler(Event::MachineFailed { machine, cause, fault });
+        let chance = self.chance(machine);
+        self.tell_scheduler(Event::MachineFailed { machine, cause, fault, chance });
     }
 }

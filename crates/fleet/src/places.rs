@@ -1,6 +1,6 @@
 //! Where paths are, what is known of them, and which are on their way.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -9,8 +9,11 @@ use drover_schedule::Place;
 use drover_store::closure_order;
 use tokio::sync::watch;
 
+use crate::hidden::Mentionable;
+
 mod acceptable;
 mod forget;
+mod made;
 
 /// How far a transfer of a path to a machine has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +79,8 @@ struct Inner {
     epochs: HashMap<Place, u32>,
     lanes: u64,
     realised: HashMap<(StorePath, OutputName), StorePath>,
+    /// What was built on machines and not searched yet.
+    made: HashMap<StorePath, Mentionable>,
     /// Small NARs that are kept, as they will probably be sent on.
     kept: HashMap<StorePath, Bytes>,
     kept_bytes: usize,
@@ -301,31 +306,6 @@ impl Places {
                 inner.coming.remove(&key);
             }
         }
-    }
-
-    /// Returns one of `wanted` that isn't in the closure of `inputs`, if there is any.
-    pub(crate) fn outside_closure(
-        &self,
-        inputs: &[StorePath],
-        wanted: &BTreeSet<StorePath>,
-    ) -> Option<StorePath> {
-        let inner = self.inner();
-        let mut left: BTreeSet<&StorePath> = wanted.iter().collect();
-        let mut seen: HashSet<&StorePath> = HashSet::new();
-        // nearest first, as most references are to the inputs themselves
-        let mut level: Vec<&StorePath> = inputs.iter().collect();
-        while !level.is_empty() {
-            for path in &level {
-                left.remove(*path);
-            }
-            if left.is_empty() {
-                return None;
-            }
-            let infos = level.iter().filter(|path| seen.insert(path));
-            let infos = infos.filter_map(|path| inner.infos.get(*path));
-            level = infos.flat_map(|info| &info.references).collect();
-        }
-        left.into_iter().next().cloned()
     }
 }
 

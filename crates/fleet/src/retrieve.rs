@@ -6,6 +6,7 @@ use drover_core::{OutputName, PathInfo, StorePath};
 use drover_schedule::{JobId, MachineId, Place};
 use drover_store::{StoreError, closure_order};
 
+use crate::attempts::{Earlier, Mixed};
 use crate::driver::{Driver, JobPhase, JobState};
 use crate::event::{FailureKind, FleetEvent, JobFailureReport};
 use crate::fault::full_text;
@@ -22,6 +23,7 @@ pub(crate) async fn retrieve(
     targets: &[Target],
 ) -> Result<Vec<TargetResult>, BuildError> {
     let mut failures: HashMap<MachineId, usize> = HashMap::new();
+    let mut earlier = Earlier::default();
     loop {
         let results: Vec<TargetResult> =
             targets.iter().map(|target| result(driver, target)).collect();
@@ -37,8 +39,15 @@ pub(crate) async fn retrieve(
             give_up_in_pieces(driver, in_pieces);
             continue;
         }
+        let (places, local) = (&driver.shared.places, &driver.shared.local);
+        let coming = found.iter().map(|(info, _)| info.path.clone());
+        let mixed = earlier.mixed(places, local.as_ref(), coming).await?;
+        if mixed.is_some_and(|mixed| give_up_mixed(driver, &wanted, &mixed) > 0) {
+            continue;
+        }
         driver.close_lanes().await;
         let culprit = Culprit::default();
+        let infos: Vec<PathInfo> = found.iter().map(|(info, _)| info.clone()).collect();
         let error = match copy_all(&driver.shared, here(&driver.shared, &culprit), found).await {
             Ok(()) => return Ok(results),
             Err(error) => error,
@@ -46,6 +55,7 @@ pub(crate) async fn retrieve(
         let Some((origin @ Origin::On { machine, .. }, error)) = culprit.get() else {
             return Err(explain(error));
         };
+        earlier.note(&infos);
         let count = failures.entry(*machine).or_default();
         *count += 1;
         let only_there = only_at(driver, Place::On(*machine), &wanted);
@@ -141,22 +151,40 @@ fn failed_maker<'a>(driver: &'a Driver, path: &StorePath) -> Option<&'a JobFailu
 fn give_up_in_pieces(driver: &mut Driver, jobs: BTreeMap<JobId, StorePath>) {
     for (job, missing) in jobs {
         let cause = failed_maker(driver, &missing).map(|report| report.message.clone());
-        let Some(state) = driver.jobs.get_mut(job.0 as usize) else { continue };
-        let report = Box::new(JobFailureReport {
-            derivation: state.plan.path.clone(),
-            kind: FailureKind::NoMachine,
-            machine: None,
-            message: format!(
-                "it was built, but '{missing}', which it refers to, was lost and could not be \
-                 built again: {}",
-                cause.unwrap_or_default()
-            ),
-            log_tail: Vec::new(),
-        });
-        let (node, failure) = (state.plan.node, report.clone());
-        state.state = JobPhase::Failed(report);
-        driver.shared.observer.event(FleetEvent::Failed { node, failure });
+        let message = format!(
+            "it was built, but '{missing}', which it refers to, was lost and could not be built \
+             again: {}",
+            cause.unwrap_or_default()
+        );
+        fail(driver, job, (None, FailureKind::NoMachine), message);
     }
+}
+
+/// Has jobs failed whose outputs are, or refer to, what doesn't belong to what is here. Returns how many.
+fn give_up_mixed(driver: &mut Driver, wanted: &BTreeSet<StorePath>, mixed: &Mixed) -> usize {
+    let coming = BTreeSet::from([&mixed.coming]);
+    let reaching = wanted.iter().filter(|path| reaches(driver, path, &coming).is_some());
+    let jobs = makers(driver, &reaching.cloned().collect());
+    for job in &jobs {
+        fail(driver, *job, (None, FailureKind::NotDeterministic), mixed.to_string());
+    }
+    jobs.len()
+}
+
+/// Has a job failed that was built, as what it made can't be had here.
+fn fail(
+    driver: &mut Driver,
+    job: JobId,
+    (machine, kind): (Option<MachineId>, FailureKind),
+    message: String,
+) {
+    let Some(state) = driver.jobs.get_mut(job.0 as usize) else { return };
+    let (derivation, log_tail) = (state.plan.path.clone(), Vec::new());
+    let machine = machine.map(|machine| driver.shared.name_of(machine));
+    let report = Box::new(JobFailureReport { derivation, kind, machine, message, log_tail });
+    let (node, failure) = (state.plan.node, report.clone());
+    state.state = JobPhase::Failed(report);
+    driver.shared.observer.event(FleetEvent::Failed { node, failure });
 }
 
 /// Returns the jobs some of whose wanted outputs are only at a place.
@@ -168,17 +196,8 @@ fn only_at(driver: &Driver, place: Place, wanted: &BTreeSet<StorePath>) -> Vec<J
 /// Has jobs failed whose outputs can't be had from the machine that made them, however often.
 fn give_up(driver: &mut Driver, machine: MachineId, jobs: Vec<JobId>, error: &StoreError) {
     for job in jobs {
-        let Some(state) = driver.jobs.get_mut(job.0 as usize) else { continue };
-        let report = Box::new(JobFailureReport {
-            derivation: state.plan.path.clone(),
-            kind: FailureKind::NoMachine,
-            machine: Some(driver.shared.name_of(machine)),
-            message: format!("it was built, but could not be fetched: {}", full_text(error)),
-            log_tail: Vec::new(),
-        });
-        let (node, failure) = (state.plan.node, report.clone());
-        state.state = JobPhase::Failed(report);
-        driver.shared.observer.event(FleetEvent::Failed { node, failure });
+        let message = format!("it was built, but could not be fetched: {}", full_text(error));
+        fail(driver, job, (Some(machine), FailureKind::NoMachine), message);
     }
 }
 

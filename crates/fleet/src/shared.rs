@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::event::{FleetEvent, Observer};
 use crate::fleet::total_bytes;
 use crate::guess::OutputSizes;
+use crate::hidden::Watch;
 use crate::job_end::JobEnd;
 use crate::machine::Site;
 use crate::merge::{Found, Origin, Sources, Traffic, Transfer};
@@ -59,7 +60,7 @@ pub(crate) struct Shared {
     pub(crate) local: Arc<dyn Store>,
     pub(crate) store_dir: StoreDir,
     pub(crate) observer: Arc<dyn Observer>,
-    pub(crate) places: Places,
+    pub(crate) places: Arc<Places>,
     pub(crate) log_lines: usize,
     happened: mpsc::UnboundedSender<Happened>,
     /// What is connected, with the machine's generation.
@@ -96,7 +97,7 @@ impl Shared {
             store_dir: local.store_dir().clone(),
             local,
             observer,
-            places: Places::default(),
+            places: Arc::default(),
             log_lines,
             happened,
             sites: Mutex::default(),
@@ -316,7 +317,8 @@ impl Sources for Shared {
                 }
             }
         };
-        Ok(Found { store, traffic: self.traffic(place), origin })
+        let watch = Watch { places: Arc::clone(&self.places), origin };
+        Ok(Found { store, traffic: self.traffic(place), watch })
     }
 
     fn kept(&self, path: &StorePath) -> Option<Bytes> {

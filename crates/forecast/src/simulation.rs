@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use drover_schedule::{
-    Command, Event, Job, JobId, Lane, MachineFault, MachineId, Moment, PathId, Preference,
+    Chance, Command, Event, Job, JobId, Lane, MachineFault, MachineId, Moment, PathId, Preference,
     Scheduler, Settings, Terms, Verdict,
 };
 
@@ -115,6 +115,7 @@ impl<'a> Simulation<'a> {
                     machine,
                     cause: why.to_string(),
                     fault: MachineFault::Refused,
+                    chance: Chance(0),
                 },
             });
         }

@@ -59,6 +59,11 @@ impl ReferenceScan {
         }
     }
 
+    /// Returns one of the paths that were found until now, the first by name.
+    pub fn first(&self) -> Option<&StorePath> {
+        self.found.first()
+    }
+
     /// Returns what was found.
     pub fn finish(self) -> BTreeSet<StorePath> {
         self.found

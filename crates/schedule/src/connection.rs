@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::command::{Command, Reasons, Verdict};
 use crate::description::{Machine, MachineKind};
-use crate::event::MachineFault;
+use crate::event::{Chance, MachineFault};
 use crate::explanation::{Outcome, Trouble};
 use crate::id::{JobId, MachineId, Moment, PathId};
 use crate::job::{Afterwards, State, Tried};
@@ -78,6 +78,7 @@ impl Scheduler {
         machine: MachineId,
         cause: String,
         fault: MachineFault,
+        chance: Chance,
     ) {
         let Some(record) = self.machines.get_mut(machine) else { return };
         let was = record.link;
@@ -91,7 +92,7 @@ impl Scheduler {
         record.trust = Trust::Probation;
         record.grace = Grace::Denied;
         record.epoch = record.epoch.wrapping_add(1);
-        let until = self.now.plus(back_off(&self.settings, record.strikes));
+        let until = self.now.plus(back_off(&self.settings, record.strikes, chance));
         record.link = match fault {
             MachineFault::Refused => Link::Refused,
             MachineFault::Unreachable
@@ -360,7 +361,14 @@ pub(crate) enum Attempts {
     UsedUp,
 }
 
-fn back_off(settings: &crate::settings::Settings, strikes: u32) -> Duration {
+/// Returns how long a machine is left alone: up to half as long again as it must be, as others may have lost
+/// it at the same moment and shall not all be back at the same one.
+fn back_off(
+    settings: &crate::settings::Settings,
+    strikes: u32,
+    Chance(chance): Chance,
+) -> Duration {
     let factor = settings.back_off_factor.saturating_pow(strikes.saturating_sub(1));
-    settings.back_off_first.saturating_mul(factor).min(settings.back_off_limit)
+    let least = settings.back_off_first.saturating_mul(factor).min(settings.back_off_limit);
+    least + least / (2 * u32::from(u16::MAX)) * u32::from(chance)
 }

@@ -5,6 +5,10 @@ use std::time::Duration;
 use crate::description::{Job, Machine, Scope};
 use crate::id::{ByteCount, JobId, MachineId, PathId, Place};
 
+/// A number that is as good as random: the scheduler has no such thing itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chance(pub u16);
+
 /// Something that happened; see [`Scheduler::on_all`](crate::Scheduler::on_all).
 ///
 /// Events about ids that the scheduler does not know are ignored.
@@ -79,6 +83,8 @@ pub enum Event {
         cause: String,
         /// What kind of failure it was.
         fault: MachineFault,
+        /// How much longer than it must be it's left alone.
+        chance: Chance,
     },
     /// A machine shall be connected before a job needs it. One that is connected, left alone after
     /// a failure, draining or without slots stays as it is.

@@ -71,7 +71,7 @@ mod table;
 
 pub use command::{Command, Reasons, Verdict};
 pub use description::{Demand, Job, Machine, MachineKind, Preference, Scope, Terms};
-pub use event::{Event, JobFailure, MachineFault};
+pub use event::{Chance, Event, JobFailure, MachineFault};
 pub use explanation::{
     Choice, Explanation, JobCounts, JobStatus, LinkState, MachineExplanation, MachineSnapshot,
     MachineState, Outcome, Snapshot, Trouble, Why,

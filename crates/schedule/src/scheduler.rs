@@ -148,8 +148,8 @@ impl Scheduler {
             Event::MachineAdded { .. } | Event::Submitted { .. } | Event::PathAt { .. } => {}
             Event::PathGone { path, place } => self.path_gone(path, place),
             Event::Connected { machine, round_trip } => self.connected(machine, round_trip),
-            Event::MachineFailed { machine, cause, fault } => {
-                self.machine_failed(machine, cause, fault);
+            Event::MachineFailed { machine, cause, fault, chance } => {
+                self.machine_failed(machine, cause, fault, chance);
             }
             Event::MachineChanged { machine, description } => {
                 self.change_machine(machine, description);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use drover_schedule::*;
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use simulator::{Fault, Store, Truth, World, job, machine, run};
 
 const FEATURES: [&str; 3] = ["kvm", "big-parallel", "benchmark"];
@@ -180,7 +181,12 @@ prop_compose! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 1000,
+        // says the seed of what fails, and begins with it the next time
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn every_job_gets_its_verdict(world in worlds()) {

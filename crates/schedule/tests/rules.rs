@@ -153,7 +153,12 @@ fn returned(job: u32) -> Event {
 }
 
 fn failed(machine: u32, fault: MachineFault) -> Event {
-    Event::MachineFailed { machine: MachineId(machine), cause: "it broke".to_owned(), fault }
+    failed_by(machine, fault, Chance(0))
+}
+
+fn failed_by(machine: u32, fault: MachineFault, chance: Chance) -> Event {
+    let (machine, cause) = (MachineId(machine), "it broke".to_owned());
+    Event::MachineFailed { machine, cause, fault, chance }
 }
 
 fn wakes(commands: &[Command]) -> Vec<Duration> {
@@ -521,6 +526,21 @@ fn back_off_grows_and_is_capped() {
         assert!(commands.contains(&connect(0)), "{commands:?}");
     }
     assert_eq!(pauses, [1, 4, 16, 64, 256, 300, 300]);
+}
+
+/// Of many who lose a machine at once, not all are back at once.
+#[test]
+fn a_back_off_is_longer_by_chance() {
+    let pause = |chance| {
+        let (mut bench, _) = Bench::running(vec![machine(1), machine(1)], vec![job(&[]); 2]);
+        let commands = bench.on(failed_by(0, MachineFault::Lost, Chance(chance)));
+        wakes(&commands)[0] - bench.now
+    };
+    let pauses = [0, 1, 20_000, 40_000, u16::MAX].map(pause);
+    assert!(pauses.is_sorted_by(|some, more| some < more), "{pauses:?}");
+    assert_eq!(pauses[0], seconds(1));
+    let most = seconds(3) / 2;
+    assert!(pauses[4] <= most && most - pauses[4] < Duration::from_millis(1), "{pauses:?}");
 }
 
 #[test]
@@ -996,8 +1016,7 @@ fn a_machine_of_another_kind_of_work_takes_that() {
 fn a_machine_that_refused_gets_another_chance_when_it_is_described_anew() {
     let mut bench = Bench::new(Settings::default(), vec![machine(1)]);
     bench.scheduler.on_all(Moment::START, submit(0, vec![job(&[])]));
-    let fault = MachineFault::Refused;
-    bench.on(Event::MachineFailed { machine: MachineId(0), cause: "no".to_owned(), fault });
+    bench.on(failed(0, MachineFault::Refused));
     let again = Machine { name: "m0".to_owned(), ..machine(1) };
     bench.on(Event::MachineChanged { machine: MachineId(0), description: again });
     let commands = bench.scheduler.on_all(Moment::START, submit(1, vec![job(&[])]));

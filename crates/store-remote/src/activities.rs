@@ -62,6 +62,23 @@ impl Activities {
         }
     }
 
+    /// Passes on that something waits. What Nix says of it names the derivation in its text alone, or only
+    /// the files that are locked.
+    fn waits(&self, fields: Vec<Field>, text: &str) {
+        let said = activity::parse_waiting(text);
+        let named = match fields.into_iter().next() {
+            Some(Field::Text(path)) => Some(path),
+            _ => said.map(|(path, _)| path.to_owned()),
+        };
+        match named.and_then(|path| self.store_dir.parse(&path).ok()) {
+            Some(derivation) => {
+                let reason = said.map_or(text, |(_, reason)| reason).to_owned();
+                self.observer.event(RealiseEvent::Waiting { derivation, reason });
+            }
+            None => self.note(text),
+        }
+    }
+
     fn result(&self, id: ActivityId, kind: u64, text: String) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let derivation = running.get(&id).cloned();
@@ -90,11 +107,7 @@ impl Messages for Activities {
                 self.started(id, fields);
             }
             LogMessage::StartActivity { kind: activity::BUILD_WAITING, fields, text, .. } => {
-                let Some(Field::Text(path)) = fields.into_iter().next() else { return };
-                if let Ok(derivation) = self.store_dir.parse(&path) {
-                    let reason = plain_text(&text);
-                    self.observer.event(RealiseEvent::Waiting { derivation, reason });
-                }
+                self.waits(fields, &plain_text(&text));
             }
             LogMessage::StartActivity { level, text, .. } if level < SHOWN_LEVEL => {
                 self.note(&text);
@@ -114,5 +127,55 @@ impl Messages for Activities {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use drover_store::contract::flat_file;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Seen(Mutex<Vec<RealiseEvent>>);
+
+    impl RealiseObserver for Seen {
+        fn event(&self, event: RealiseEvent) {
+            self.0.lock().expect("no panic").push(event);
+        }
+    }
+
+    /// What stock Nix says has no fields, and what drover says has one.
+    #[rstest]
+    #[case::stock("waiting for a machine to build '\u{1b}[35;1mDRV\u{1b}[0m'", false, Some(""))]
+    #[case::ours(
+        "waiting for a machine to build 'DRV': b1: it is busy",
+        true,
+        Some("b1: it is busy")
+    )]
+    #[case::other_words("it waits", true, Some("it waits"))]
+    #[case::a_lock("waiting for lock on '/nix/store/x.lock'", false, None)]
+    fn what_waits_is_told(#[case] text: &str, #[case] field: bool, #[case] reason: Option<&str>) {
+        let (info, _) = flat_file("job.drv", b"", &[]);
+        let store_dir = StoreDir::default();
+        let path = store_dir.display(&info.path);
+        let seen = Arc::new(Seen::default());
+        let activities = Activities::new(store_dir, Arc::clone(&seen) as _);
+        activities.message(LogMessage::StartActivity {
+            id: ActivityId(1),
+            level: 1,
+            kind: activity::BUILD_WAITING,
+            text: text.replace("DRV", &path),
+            fields: if field { vec![Field::Text(path)] } else { Vec::new() },
+            parent: ActivityId(0),
+        });
+        let expected = match reason {
+            Some(reason) => {
+                RealiseEvent::Waiting { derivation: info.path, reason: reason.to_owned() }
+            }
+            None => RealiseEvent::Note(text.to_owned()),
+        };
+        assert_eq!(*seen.0.lock().expect("no panic"), [expected]);
     }
 }

@@ -5,7 +5,7 @@
 //! answering, its words have to do; they are those of Nix 2.3 to 2.34, see the tests. Lines of the
 //! build's own log, which Nix puts among its words, are not looked at: a build may print anything.
 
-use drover_store::BuildFailure;
+use drover_store::{BuildFailure, says_disk_full, says_refused};
 use drover_wire::{BuildResult, BuildStatus};
 
 /// What a server was asked to build from.
@@ -58,21 +58,8 @@ pub(crate) fn refusal(message: String) -> BuildFailure {
 
 /// Whether a server says that it doesn't take something from us.
 pub(crate) fn is_refusal(message: &str) -> bool {
-    has(&own_words(message), REFUSED)
+    says_refused(&own_words(message))
 }
-
-/// The machine doesn't take it from us, whatever it is.
-const REFUSED: &[&str] =
-    &["you are not privileged to", "lacks a signature by a trusted key", "lacks a valid signature"];
-
-/// The machine is out of space. Nix looks for that itself when a build fails, and notes it below the
-/// failure.
-const DISK_FULL: &[&str] = &[
-    "no space left on device",
-    "disk quota exceeded",
-    "lack of free disk space",
-    "database or disk is full",
-];
 
 /// The machine can't, now or ever; another may.
 const MACHINE: &[&str] = &[
@@ -127,9 +114,9 @@ fn by_words(message: String, otherwise: fn(String) -> BuildFailure) -> BuildFail
         BuildFailure::TimedOut { message }
     } else if has(&["may not be deterministic"]) {
         BuildFailure::NotDeterministic { message }
-    } else if has(REFUSED) {
+    } else if says_refused(&own) {
         BuildFailure::Refused { message }
-    } else if has(DISK_FULL) || has(MACHINE) {
+    } else if says_disk_full(&own) || has(MACHINE) {
         machine(message)
     } else if has(FAILED) || (has(&["build of '"]) && has(&["' failed"])) {
         failed(message)
@@ -152,7 +139,7 @@ fn failed(message: String) -> BuildFailure {
 }
 
 fn machine(message: String) -> BuildFailure {
-    let disk_full = has(&own_words(&message), DISK_FULL);
+    let disk_full = says_disk_full(&own_words(&message));
     BuildFailure::Machine { message, disk_full }
 }
 

@@ -279,7 +279,7 @@ async fn keep(store: &dyn Keeper, paths: BTreeSet<StorePath>) -> Result<(), Stor
 pub fn client_options(settings: &RealiseSettings) -> ClientOptions {
     let build = &settings.build;
     let mut overrides = build.overrides.clone();
-    for own in ["keep-failed", "keep-going", "max-silent-time", "cores", "substitute"] {
+    for own in ["keep-failed", "keep-going", "max-silent-time", "cores", "substitute", "fallback"] {
         overrides.remove(own);
     }
     let max_jobs = overrides.get("max-jobs").and_then(|jobs| jobs.parse().ok());
@@ -292,7 +292,7 @@ pub fn client_options(settings: &RealiseSettings) -> ClientOptions {
     ClientOptions {
         keep_failed: build.keep_failed,
         keep_going: settings.after_failure == AfterFailure::KeepGoing,
-        fallback: overrides.remove("fallback").is_some_and(|fallback| fallback == "true"),
+        fallback: build.switch("fallback") == Some(true),
         verbosity: 3,
         max_jobs: max_jobs.unwrap_or(1),
         max_silent_time: build.max_silent_time.map_or(0, |limit| limit.as_secs()),
@@ -342,5 +342,38 @@ fn lacks_outputs(wanted: &Wanted, realised: &Realised) -> bool {
         Wanted::Path(_) => false,
         Wanted::AllOutputs(_) => realised.outputs.is_empty(),
         Wanted::Outputs(_, names) => names.iter().any(|name| !realised.outputs.contains_key(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use drover_store::BuildSettings;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::yes(Some("yes"), true)]
+    #[case::one(Some("1"), true)]
+    #[case::on(Some("true"), true)]
+    #[case::no(Some("no"), false)]
+    #[case::unsaid(None, false)]
+    #[case::no_switch(Some("perhaps"), false)]
+    fn fallback_is_passed_on(#[case] said: Option<&str>, #[case] expected: bool) {
+        let overrides = said.map(|said| ("fallback".to_owned(), said.to_owned()));
+        let build = BuildSettings {
+            overrides: overrides.into_iter().collect(),
+            ..BuildSettings::default()
+        };
+        let settings = RealiseSettings {
+            mode: RealiseMode::Normal,
+            after_failure: AfterFailure::Stop,
+            substitute: drover_store::Substitute::No,
+            build,
+            client: None,
+        };
+        let options = client_options(&settings);
+        assert_eq!(options.fallback, expected);
+        assert!(!options.overrides.contains_key("fallback"), "it has a place of its own");
     }
 }

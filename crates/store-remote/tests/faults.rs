@@ -12,6 +12,8 @@ use drover_nar::{Executable, single_file_nar};
 use drover_store::contract::{Given, flat_file};
 use drover_store::{Store as _, StoreError};
 use drover_wire::{Dialect, Encoder, LogMessage, RemoteError, Request, Response};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use rstest::rstest;
 use support::{Client, Fake, file, serve_file, soon};
 
@@ -221,4 +223,85 @@ async fn a_source_that_fails_is_blamed(#[case] minor: u8) {
     info.nar_size.0 += 8;
     let error = soon(fake.store().import(Given::boxed([(info, nar)]))).await.expect_err("cut");
     assert!(matches!(error, StoreError::SizeMismatch { .. }), "{error:?}");
+}
+
+/// What happens to bytes on their way.
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    Flip(u8),
+    Cut,
+    Append(u8),
+}
+
+impl Damage {
+    fn of(self, bytes: &[u8], offset: usize) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        match self {
+            Damage::Flip(bit) => bytes[offset] ^= 1 << bit,
+            Damage::Cut => bytes.truncate(offset),
+            Damage::Append(byte) => bytes.extend(std::iter::repeat_n(byte, offset + 1)),
+        }
+        bytes
+    }
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        (0..8_u8).prop_map(Damage::Flip),
+        Just(Damage::Cut),
+        any::<u8>().prop_map(Damage::Append),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 256,
+        // says the seed of what fails, and begins with it the next time
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    })]
+
+    /// Whatever happens to a NAR on its way here: it's whole or an error, the connection isn't used
+    /// again, and on the next one it comes.
+    #[test]
+    fn what_is_damaged_on_its_way_is_not_taken(
+        damage in damage(), offset in 0..file().1.len(), is_small: bool,
+    ) {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let bytes = damage.of(&file().1, offset);
+            let fake = Fake::new(move |number, mut client| {
+                let bytes = bytes.clone();
+                async move {
+                    let Some(dialect) = client.greet(38).await else { return };
+                    while number == 0 && let Some(request) = client.request(&dialect).await {
+                        let Request::NarFromPath(_) = request else { continue };
+                        client.answer(&dialect, &Response::Nothing).await;
+                        client.send(&bytes).await;
+                        if !matches!(damage, Damage::Cut) {
+                            client.wait_for_end().await;
+                        }
+                        return;
+                    }
+                    serve_file(&mut client, &dialect).await;
+                }
+            });
+            let store = fake.store();
+            let (info, nar) = file();
+            let came = match is_small {
+                true => soon(store.small_nar(info.clone())).await.map(|nar| nar.to_vec()),
+                false => soon(fetch(&store, info.clone())).await,
+            };
+            match damage {
+                // how soon the words behind it are seen is chance
+                Damage::Append(_) => assert!(came.is_err() || came.is_ok_and(|came| came == nar)),
+                Damage::Flip(_) | Damage::Cut => assert!(came.is_err()),
+            }
+            while let Err(error) = soon(fetch(&store, info.clone())).await {
+                assert!(matches!(damage, Damage::Append(_)), "{error}");
+            }
+            assert!(fake.connections.load(Ordering::Acquire) >= 2);
+        });
+    }
 }

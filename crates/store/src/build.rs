@@ -56,6 +56,11 @@ impl BuildSettings {
         *self == BuildSettings { usual_cores: self.usual_cores, ..BuildSettings::default() }
     }
 
+    /// Says whether a further setting is on, if it's said and is a switch.
+    pub fn switch(&self, name: &str) -> Option<bool> {
+        drover_config::parse_switch(self.overrides.get(name)?.trim())
+    }
+
     /// Returns the cores for a message that can't leave them out.
     pub fn told_cores(&self) -> u32 {
         self.cores.unwrap_or(self.usual_cores)

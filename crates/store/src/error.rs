@@ -124,6 +124,14 @@ pub enum StoreError {
         /// As received.
         actual: NarSize,
     },
+    /// What a store says of a path isn't so; nothing was registered.
+    #[error("what '{store}' says isn't so: {reason}")]
+    Untrue {
+        /// The store.
+        store: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// What is on its way to a store could not be kept on this machine until its turn. Nothing was sent,
     /// and neither the store nor the link to it is to blame.
     #[error(

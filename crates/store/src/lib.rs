@@ -14,6 +14,7 @@ mod own_setting;
 mod path_stream;
 mod realisation_hash;
 mod realiser;
+mod said;
 mod sandbox_wish;
 mod store;
 mod substituters;
@@ -37,6 +38,7 @@ pub use realiser::{
     AfterFailure, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
     RealiseStatus, Realised, Realiser, THIS_MACHINE, Wanted,
 };
+pub use said::{says_disk_full, says_refused};
 pub use sandbox_wish::{SandboxWish, Sandboxing};
 pub use store::{
     Description, MAX_FILE, Missing, Store, Substitute, read_exported_files, read_exported_nar,

@@ -98,8 +98,22 @@ pub mod activity {
     pub const BUILD: u64 = 105;
     /// A path is fetched from a substituter.
     pub const SUBSTITUTE: u64 = 108;
-    /// A derivation waits for locks or a machine.
+    /// A derivation waits for locks or a machine. From drover: derivation.
     pub const BUILD_WAITING: u64 = 111;
+
+    const WAITING: &str = "waiting for a machine to build '";
+
+    /// Returns what is said of a derivation that waits for a machine: Nix's words, and why, if that's known.
+    pub fn waiting_text(derivation: &str, reason: &str) -> String {
+        let text = format!("{WAITING}{derivation}'");
+        if reason.is_empty() { text } else { format!("{text}: {reason}") }
+    }
+
+    /// Returns the derivation and why it waits, if that is what a text says.
+    pub fn parse_waiting(text: &str) -> Option<(&str, &str)> {
+        let (derivation, reason) = text.strip_prefix(WAITING)?.split_once('\'')?;
+        Some((derivation, reason.strip_prefix(": ").unwrap_or(reason)))
+    }
 }
 
 /// `ResultType` numbers that drover reads or writes.

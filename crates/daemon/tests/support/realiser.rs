@@ -52,7 +52,8 @@ impl Scripted {
         let _running = Running(Arc::clone(&self.running));
         self.built.lock().expect("no panic").push(path.clone());
         let told = || path.clone();
-        observer.event(RealiseEvent::Waiting { derivation: told(), reason: String::new() });
+        let reason = Self::variable(derivation, "waits").unwrap_or_default();
+        observer.event(RealiseEvent::Waiting { derivation: told(), reason });
         observer.event(RealiseEvent::Started { derivation: told(), machine: "ssh://b1".into() });
         observer.event(RealiseEvent::Phase { derivation: told(), phase: "buildPhase".into() });
         observer.event(RealiseEvent::Line { derivation: told(), line: "hello from b1".into() });

@@ -111,6 +111,7 @@ impl Inner {
         }
         self.at.remove(path);
         self.infos.remove(path);
+        self.made.remove(path);
         self.unkeep(path);
     }
 

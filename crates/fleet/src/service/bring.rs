@@ -11,6 +11,7 @@ use drover_schedule::Place;
 use drover_store::{Keeper, Store, StoreError, Substitute, closure_order};
 use tokio::sync::{oneshot, watch};
 
+use crate::attempts::Earlier;
 use crate::fault::full_text;
 use crate::merge::{Culprit, Origin};
 use crate::places::Places;
@@ -102,6 +103,7 @@ pub(crate) async fn bring(
     handle: &Handle,
     store: &Arc<dyn Keeper>,
     wanted: &BTreeSet<StorePath>,
+    earlier: &mut Earlier,
 ) -> Result<Brought, StoreError> {
     let places = &handle.shared.places;
     let mut failures = 0;
@@ -123,6 +125,10 @@ pub(crate) async fn bring(
             continue;
         }
         there.retain(|path, _| !valid.contains(path));
+        let coming = there.keys().cloned();
+        if let Some(mixed) = earlier.mixed(places, store.as_ref(), coming).await? {
+            return Ok(Brought::Failed(mixed.to_string()));
+        }
         let claimed = handle.arrivals.claim(there.keys().cloned().collect());
         let claim = match claimed {
             Ok(claim) => claim,
@@ -132,11 +138,12 @@ pub(crate) async fn bring(
                 continue;
             }
         };
-        let copied = copy(handle, store, there).await;
+        let copied = copy(handle, store, there.clone()).await;
         drop(claim);
         if let Err((origin, error)) = copied {
             let Some(origin) = origin else { return Err(error) };
             failures += 1;
+            earlier.note(there.values().map(|(info, _)| info));
             blame(handle, origin, error.clone()).await;
             if failures >= ATTEMPTS {
                 let text = full_text(&error);

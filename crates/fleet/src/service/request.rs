@@ -14,6 +14,7 @@ use drover_store::{
 };
 use tokio::sync::oneshot;
 
+use crate::attempts::Earlier;
 use crate::fleet::Target;
 use crate::ledger;
 use crate::prepare::Work;
@@ -113,10 +114,11 @@ impl Request {
         self.handle.send(Command::Join(Box::new(joining)));
         let _membership = Membership { client, handle: Arc::clone(&self.handle) };
         let mut settled = until_settled(settled, asked.len()).await;
+        let mut earlier = Earlier::default();
         for _ in 0..ATTEMPTS {
             let wanted = wanted(asked, &settled);
             let brought = tokio::select! {
-                brought = bring(&self.handle, &self.store, &wanted) => brought?,
+                brought = bring(&self.handle, &self.store, &wanted, &mut earlier) => brought?,
                 () = self.handle.stopped.cancelled() => Brought::Failed(STOPPING.to_owned()),
             };
             match brought {

@@ -197,10 +197,9 @@ impl Request {
 
     /// Says whether substituters are asked, and what becomes of what they fail at.
     pub(crate) fn how(&self) -> (Substitute, Fallback) {
-        let fallback = self.settings.build.overrides.get("fallback").map(String::as_str);
-        let fallback = match fallback {
-            Some("true" | "yes" | "1") => Fallback::Build,
-            _ => Fallback::Fail,
+        let fallback = match self.settings.build.switch("fallback") {
+            Some(true) => Fallback::Build,
+            Some(false) | None => Fallback::Fail,
         };
         (self.settings.substitute, fallback)
     }

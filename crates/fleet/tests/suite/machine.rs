@@ -30,6 +30,10 @@ pub(crate) enum Connect {
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
     Builds,
+    /// What it builds is another on each machine.
+    BuildsItsOwn,
+    /// What it builds mentions its inputs.
+    Mentions,
     Fails(BuildFailure),
     /// The connection is lost while it builds.
     LosesConnection,
@@ -47,6 +51,8 @@ pub(crate) enum Act {
     /// It names other contents than those that the path follows from.
     OtherContents,
     ForeignReference,
+    /// It leaves out what its outputs mention.
+    HiddenReference,
     WrongHash,
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use drover_fleet::{FailureKind, FleetEvent};
 use drover_schedule::MachineKind;
-use drover_store::BuildFailure;
+use drover_store::{BuildFailure, Store as _};
 use rstest::rstest;
 
 use crate::machine::{Act, Connect, ImportFault, Machine};
@@ -14,6 +14,10 @@ use crate::stream::ExportFault;
 use crate::world::{Drv, Keeps, World, keep_going};
 
 const LARGE: usize = 200_000;
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
 
 fn other_system(name: &str) -> Arc<Machine> {
     Machine::of_kind(name, 1, MachineKind::Remote, "aarch64-linux")
@@ -97,6 +101,41 @@ async fn what_is_lost_during_retrieval_is_built_again(
     run.all_built();
     assert_eq!(two.made(), ["job"]);
     assert!(world.valid().await.contains(&drv.out()));
+}
+
+/// What is valid stays, and nothing of another build comes beside it.
+#[rstest]
+#[case::alike(Act::Builds)]
+#[case::different(Act::BuildsItsOwn)]
+#[tokio::test(start_paused = true)]
+async fn outputs_come_from_one_attempt(#[case] act: Act) {
+    let mut world = World::new().await;
+    let drv = world.draft("job").outputs(&["dev", "out"]).size(LARGE).write().await;
+    let on_top = world.draft("top").needs(&drv, &["dev", "out"]).write().await;
+    let script: Vec<Connect> = [Connect::Answers]
+        .into_iter()
+        .chain(std::iter::repeat_n(Connect::Unreachable, 20))
+        .collect();
+    let one = Machine::new("one", 1).connects(&script).exports(&[ExportFault::LostInTheLast]);
+    let one = one.does("job", std::slice::from_ref(&act));
+    let two = Machine::new("two", 1).connects(&[Connect::Unreachable]);
+    let two = two.does("job", std::slice::from_ref(&act));
+    let run = world.build_with(&[&one, &two], &[&drv, &on_top], keep_going()).await;
+    assert_eq!((one.made(), two.made()[0].as_str()), (names(&["job", "top"]), "job"));
+    if let Act::Builds = act {
+        run.all_built();
+        return;
+    }
+    let paths = [drv.output("dev"), drv.output("out")];
+    let infos = world.local.store.path_infos(&paths).await.expect("memory");
+    let valid: Vec<_> = infos.into_iter().flatten().collect();
+    let first = one.store.path_infos(&[valid[0].path.clone()]).await.expect("memory");
+    assert_eq!((valid.len(), Some(&valid[0])), (1, first[0].as_ref()));
+    for drv in [&drv, &on_top] {
+        let report = run.failure(drv);
+        assert_eq!(report.kind, FailureKind::NotDeterministic);
+        assert!(report.message.contains("is of another build than"), "{}", report.message);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -256,6 +295,7 @@ async fn a_machine_that_answers_late_takes_over_from_one_lost_during_retrieval()
 #[case::missing(Act::MissingOutput, "did not return output")]
 #[case::extra(Act::ExtraOutput, "does not have")]
 #[case::reference(Act::ForeignReference, "no input of the build")]
+#[case::hidden_reference(Act::HiddenReference, "said not to refer to")]
 #[tokio::test(start_paused = true)]
 async fn a_liar_is_taken_out(#[case] act: Act, #[case] words: &str) {
     let mut world = World::new().await;
@@ -268,6 +308,53 @@ async fn a_liar_is_taken_out(#[case] act: Act, #[case] words: &str) {
     let downs = run.downs();
     let down = downs.iter().find(|(machine, _)| machine == "one").expect("it is out");
     assert!(down.1.contains(words), "{}", down.1);
+}
+
+/// Whether it's for here or for another machine, fetched ahead, along with the answer or in a stream.
+#[rstest]
+#[case::along(100, &["a", "b", "c", "d"])]
+#[case::ahead(100, &[])]
+#[case::streamed(LARGE, &[])]
+#[case::bulky(3_000_000, &[])]
+#[tokio::test(start_paused = true)]
+async fn a_reference_that_is_left_out_is_found_where_it_passes(
+    #[case] size: usize,
+    #[case] before: &[&str],
+    #[values("x86_64-linux", "aarch64-linux")] for_system: &str,
+) {
+    let mut world = World::new().await;
+    let mut needed = Vec::new();
+    for name in before {
+        needed.push(world.drv(name, &[]).await);
+    }
+    let mut low = world.draft("low").size(size).keeps(Keeps::Inputs);
+    for drv in &needed {
+        low = low.needs(drv, &["out"]);
+    }
+    let low = low.write().await;
+    let high = world.draft("high").needs(&low, &["out"]).system(for_system).write().await;
+    let one = Machine::new("one", 1).does("low", &[Act::HiddenReference]);
+    let two = Machine::new("two", 1).connects(&[Connect::Unreachable]);
+    let run = world.build_with(&[&one, &two, &other_system("three")], &[&high], keep_going()).await;
+    run.all_built();
+    assert!(two.made().contains(&"low".to_owned()), "{:?}", run.downs());
+    let downs = run.downs();
+    let down = downs.iter().find(|(machine, _)| machine == "one").expect("it is out");
+    assert!(down.1.contains("said not to refer to"), "{}", down.1);
+    let info = world.local.store.path_infos(&[low.out()]).await.expect("memory").pop().flatten();
+    assert!(!info.expect("it is here").references.is_empty());
+}
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn what_is_mentioned_and_said_is_believed(#[values(100, 3_000_000)] size: usize) {
+    let mut world = World::new().await;
+    let low = world.drv("low", &[]).await;
+    let high = world.draft("high").size(size).needs(&low, &["out"]).write().await;
+    let one = Machine::new("one", 1).does("high", &[Act::Mentions]);
+    let run = world.build(&[&one], &[&high]).await;
+    run.all_built();
+    assert_eq!(run.downs(), []);
 }
 
 #[tokio::test(start_paused = true)]

@@ -143,7 +143,7 @@ impl Workshop<'_> {
             return Ok(BuildOutcome::Failed(failure));
         }
         self.site.machine.made.lock().unwrap().push(name);
-        let mut outputs = self.make_outputs(basic, recipe).await;
+        let mut outputs = self.make_outputs(basic, recipe, &act).await;
         if let Act::LosesConnectionAfter = act {
             self.site.dead.cancel();
             return Err(self.site.lost());
@@ -214,13 +214,20 @@ impl Workshop<'_> {
         }
     }
 
-    async fn make_outputs(&self, basic: &BasicDerivation, recipe: Recipe) -> Outputs {
+    async fn make_outputs(&self, basic: &BasicDerivation, recipe: Recipe, act: &Act) -> Outputs {
         let mut outputs = Outputs::new();
         for (name, output) in &basic.outputs {
             let mut text = format!("{}:{name}:", basic.name).into_bytes();
             if matches!(output, Output::Impure { .. }) {
                 let times = self.site.machine.made.lock().unwrap().len();
                 text.extend_from_slice(format!("{times}").as_bytes());
+            }
+            if let Act::BuildsItsOwn = act {
+                text.extend_from_slice(self.site.machine.name().as_bytes());
+            }
+            if let Act::Mentions | Act::HiddenReference = act {
+                let mentioned = basic.input_sources.iter().map(StorePath::to_string);
+                text.extend_from_slice(mentioned.collect::<String>().as_bytes());
             }
             text.resize(text.len().max(recipe.size), b'.');
             let nar = single_file_nar(&text, Executable::No);
@@ -275,6 +282,7 @@ fn lie(act: &Act, outputs: &mut Outputs) {
         Act::ForeignReference => {
             info.references.insert(foreign("secret"));
         }
+        Act::HiddenReference => info.references.clear(),
         Act::OtherContents => {
             let hash = Hash::of(HashAlgorithm::Sha256, b"something else");
             info.content_address = Some(ContentAddress { method: IngestionMethod::Nar, hash });

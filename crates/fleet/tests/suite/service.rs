@@ -11,6 +11,7 @@ use drover_store::{
     AfterFailure, BuildFailure, RealiseEvent, RealiseMode, RealiseStatus, Realiser, Store as _,
     StoreError, Substitute, Wanted,
 };
+use rstest::rstest;
 
 use crate::clients::{Crowd, Daemon, Heard, built, settings};
 use crate::machine::{Act, Connect, Machine};
@@ -513,6 +514,37 @@ async fn what_cannot_be_fetched_is_built_again() {
     built(&daemon.ask(&[&drv]).await);
     assert!(daemon.kept.is_valid(&drv.out()).await);
     daemon.end(&[&one]).await;
+}
+
+/// As in a run of one's own, what is valid stays, and nothing of another build comes beside it.
+#[rstest]
+#[case::alike(Act::Builds, RealiseStatus::Built)]
+#[case::different(Act::BuildsItsOwn, RealiseStatus::TransientFailure)]
+#[tokio::test(start_paused = true)]
+async fn outputs_come_from_one_attempt(#[case] act: Act, #[case] expected: RealiseStatus) {
+    let mut world = World::new().await;
+    let drv = world.draft("job").outputs(&["dev", "out"]).size(200_000).write().await;
+    let script: Vec<Connect> = [Connect::Answers]
+        .into_iter()
+        .chain(std::iter::repeat_n(Connect::Unreachable, 20))
+        .collect();
+    let one = Machine::new("one", 1).connects(&script).exports(&[ExportFault::LostInTheLast]);
+    let one = one.does("job", std::slice::from_ref(&act));
+    let two = Machine::new("two", 1).connects(&[Connect::Unreachable]);
+    let two = two.does("job", std::slice::from_ref(&act));
+    let daemon = Daemon::new(&world, &[&one, &two]);
+    let answer = daemon.ask(&[&drv]).await.remove(0);
+    assert_eq!(answer.status, expected, "{}", answer.message);
+    assert_eq!((one.made(), two.made()), (vec!["job".to_owned()], vec!["job".to_owned()]));
+    if let RealiseStatus::TransientFailure = expected {
+        assert!(answer.message.contains("is of another build than"), "{}", answer.message);
+        let mut valid = 0;
+        for output in ["dev", "out"] {
+            valid += usize::from(daemon.kept.is_valid(&drv.output(output)).await);
+        }
+        assert_eq!(valid, 1);
+    }
+    daemon.end(&[&one, &two]).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -40,6 +40,8 @@ pub(crate) enum ExportFault {
     LostAtOnce,
     /// The connection is lost in the middle of a NAR.
     LostMidway,
+    /// The connection is lost in the middle of the last NAR.
+    LostInTheLast,
     /// A bit flips on the way.
     Corrupted,
     /// It says nothing any more, until the connection ends.
@@ -97,7 +99,8 @@ impl PathStream for Outgoing {
             Some(chunk) => {
                 let mut bytes = chunk.to_vec();
                 match self.fault {
-                    Some(ExportFault::LostMidway) => {
+                    Some(ExportFault::LostInTheLast) if self.infos.len() > 0 => {}
+                    Some(ExportFault::LostMidway | ExportFault::LostInTheLast) => {
                         self.dead.cancel();
                         return Err(self.lost());
                     }

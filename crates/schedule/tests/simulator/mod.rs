@@ -311,17 +311,18 @@ impl Simulator {
 
     fn answer(&mut self, machine: usize) {
         let id = MachineId(u32::try_from(machine).unwrap());
+        let chance = self.chance(machine);
         let builder = &mut self.builders[machine];
         builder.session += 1;
         let event = if builder.refuses {
             let cause = "permission denied".to_owned();
-            Event::MachineFailed { machine: id, cause, fault: MachineFault::Refused }
+            Event::MachineFailed { machine: id, cause, fault: MachineFault::Refused, chance }
         } else if builder.up {
             self.connected[machine] = true;
             return self.connected_and_found(machine, id);
         } else {
             let cause = "connection refused".to_owned();
-            Event::MachineFailed { machine: id, cause, fault: MachineFault::Unreachable }
+            Event::MachineFailed { machine: id, cause, fault: MachineFault::Unreachable, chance }
         };
         self.tell(event);
     }
@@ -394,7 +395,8 @@ impl Simulator {
                 lane.1.clear();
             }
             let cause = "connection lost".to_owned();
-            self.tell(Event::MachineFailed { machine: id, cause, fault: MachineFault::Lost });
+            let (fault, chance) = (MachineFault::Lost, self.chance(machine));
+            self.tell(Event::MachineFailed { machine: id, cause, fault, chance });
         }
         for path in gone {
             self.tell(Event::PathGone { path, place: Place::On(id) });
@@ -516,6 +518,12 @@ impl Simulator {
         };
         self.send(machine, attempt, event);
         self.begin(machine, lane);
+    }
+
+    /// By the seed, so that each run is the same again.
+    fn chance(&self, machine: usize) -> Chance {
+        let salt = self.now.as_nanos() as u64 ^ machine as u64;
+        Chance((self.random(salt) >> 16) as u16)
     }
 
     fn random(&self, salt: u64) -> u64 {

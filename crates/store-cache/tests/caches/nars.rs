@@ -46,7 +46,7 @@ impl Lab {
 #[rstest]
 #[tokio::test]
 async fn goes_on_where_it_broke_off(
-    #[values("none", "xz", "zstd", "bzip2", "gzip")] compression: &str,
+    #[values("none", "xz", "zstd", "bzip2", "gzip", "br")] compression: &str,
     #[values(Mischief::Cut(250_000), Mischief::Stall(250_000), Mischief::Cut(0))]
     mischief: Mischief,
 ) {
@@ -75,7 +75,7 @@ async fn is_given_up_when_it_breaks_off_too_often() {
 #[rstest]
 #[tokio::test]
 async fn a_file_that_is_cut_is_not_whole(
-    #[values("none", "xz", "zstd", "bzip2", "gzip")] compression: &str,
+    #[values("none", "xz", "zstd", "bzip2", "gzip", "br")] compression: &str,
     #[values(1, 100, 150_000)] left: usize,
 ) {
     let lab = Lab::new(compression).await;
@@ -120,7 +120,7 @@ async fn the_wrong_codec_is_refused(
 #[rstest]
 #[tokio::test]
 async fn a_bomb_does_not_go_off(
-    #[values("none", "xz", "zstd", "bzip2", "gzip")] compression: &str,
+    #[values("none", "xz", "zstd", "bzip2", "gzip", "br")] compression: &str,
 ) {
     let folder = tempfile::tempdir().unwrap();
     let (bomb, nar) = flat_file("bomb", &vec![0; 16_000_000], &[]);

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use drover_core::{PathInfo, SecretKey, Signature, TrustedKeys};
 use drover_store::contract::{Given, flat_file};
 use drover_store::{Keeper, PathStream, SignatureCheck, Store, StoreError, WhenValid};
-use drover_store_local::{LocalOptions, RequiredSignatures};
+use drover_store_local::{LocalOptions, LocalStore, RequiredSignatures, Symlinks};
 use drover_store_locks::{PathLocks, RealStore, SharedGcLock};
+use rstest::rstest;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -66,6 +67,26 @@ async fn a_path_that_is_not_content_addressed_as_it_says() {
     let error = store.import(Given::boxed([(info, nar)])).await.expect_err("refused").to_string();
     assert!(error.contains("ca hash mismatch importing path"), "{error}");
     assert_eq!(home.entries(), Vec::<String>::new());
+}
+
+/// Where the store's folder, or one above it, could be exchanged, nothing is to be looked for below it.
+#[rstest]
+#[case::itself("elsewhere", "store")]
+#[case::above("elsewhere/store", "store/above")]
+#[tokio::test]
+async fn a_store_behind_a_symlink_is_refused(#[case] real: &str, #[case] named: &str) {
+    let home = Home::new();
+    std::fs::create_dir_all(home.path(real)).expect("a folder");
+    let real = home.path("elsewhere");
+    std::os::unix::fs::symlink(&real, home.path("store")).expect("a link");
+    let layout = home.layout_of(named);
+    let refused = LocalStore::new(layout.clone(), LocalOptions::default());
+    let error = refused.connect().await.expect_err("refused").to_string();
+    let link = home.path("store");
+    let expected = format!("the path '{}' is a symlink; this is not allowed", link.display());
+    assert!(error.contains(&expected), "{error}");
+    let options = LocalOptions { symlinks: Symlinks::Allowed, ..LocalOptions::default() };
+    LocalStore::new(layout, options).connect().await.expect("where it's allowed it isn't");
 }
 
 /// The good paths before a bad one are added, the bad one and those behind it aren't.

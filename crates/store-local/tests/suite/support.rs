@@ -27,9 +27,13 @@ impl Home {
     }
 
     fn variables(&self) -> BTreeMap<&'static str, String> {
+        self.variables_of("store")
+    }
+
+    fn variables_of(&self, store: &str) -> BTreeMap<&'static str, String> {
         let text = |name| self.path(name).to_str().expect("text").to_owned();
         BTreeMap::from([
-            ("NIX_STORE_DIR", text("store")),
+            ("NIX_STORE_DIR", text(store)),
             ("NIX_STATE_DIR", text("state")),
             ("NIX_LOG_DIR", text("log")),
             ("NIX_CONF_DIR", text("conf")),
@@ -37,7 +41,12 @@ impl Home {
     }
 
     pub(crate) fn layout(&self) -> Layout {
-        let variables = self.variables();
+        self.layout_of("store")
+    }
+
+    /// The layout of a store by another path.
+    pub(crate) fn layout_of(&self, store: &str) -> Layout {
+        let variables = self.variables_of(store);
         let around = Surroundings {
             variable: &|name| variables.get(name).cloned(),
             exists: &Path::exists,
