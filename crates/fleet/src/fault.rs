@@ -61,18 +61,6 @@ pub(crate) fn fault_of(error: &StoreError) -> MachineFault {
     }
 }
 
-/// Returns an error with its causes in one line.
-pub(crate) fn full_text(error: &StoreError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use rstest::rstest;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use drover_core::StorePath;
+use drover_core::{StorePath, with_causes};
 use drover_schedule::{ByteCount, Event, JobFailure, JobId, MachineFault, MachineId, Place};
 use drover_store::{BuildFailure, Built, StoreError, Trust};
 
 use crate::driver::{Driver, JobPhase, Lasting};
 use crate::event::{FailureKind, FleetEvent, JobFailureReport};
-use crate::fault::{fault_of, fault_of_connecting, full_text, is_own_limit, refusal_of};
+use crate::fault::{fault_of, fault_of_connecting, is_own_limit, refusal_of};
 use crate::job_end::{JobEnd, Took};
 use crate::lanes::SOONER_ELSEWHERE;
 use crate::machine_state::Left;
@@ -34,7 +34,7 @@ impl Driver {
             }
             Happened::ConnectFailed { machine, generation, error } => {
                 if self.is_current(machine, generation) {
-                    self.machine_failed(machine, full_text(&error), fault_of_connecting(&error));
+                    self.machine_failed(machine, with_causes(&error), fault_of_connecting(&error));
                 }
             }
             Happened::Kept { path } => match self.path_id_if_used(&path) {
@@ -289,7 +289,7 @@ impl Driver {
         error: &StoreError,
         source: Option<Origin>,
     ) {
-        let cause = full_text(error);
+        let cause = with_causes(error);
         match source {
             Some(origin) => {
                 self.source_failed(origin, error);
@@ -333,7 +333,7 @@ impl Driver {
             && self.is_current(machine, generation)
             && !is_own_limit(error)
         {
-            self.machine_failed(machine, full_text(error), fault_of(error));
+            self.machine_failed(machine, with_causes(error), fault_of(error));
         }
     }
 

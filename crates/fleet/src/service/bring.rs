@@ -6,13 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use drover_core::{PathInfo, StorePath};
+use drover_core::{PathInfo, StorePath, with_causes};
 use drover_schedule::Place;
 use drover_store::{Keeper, Store, StoreError, Substitute, closure_order};
 use tokio::sync::{oneshot, watch};
 
 use crate::attempts::Earlier;
-use crate::fault::full_text;
 use crate::merge::{Culprit, Origin};
 use crate::places::Places;
 use crate::service::Handle;
@@ -146,7 +145,7 @@ pub(crate) async fn bring(
             earlier.note(there.values().map(|(info, _)| info));
             blame(handle, origin, error.clone()).await;
             if failures >= ATTEMPTS {
-                let text = full_text(&error);
+                let text = with_causes(&error);
                 return Ok(Brought::Failed(format!(
                     "it was built, but could not be fetched: {text}"
                 )));
