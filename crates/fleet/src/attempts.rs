@@ -5,13 +5,17 @@
 use std::collections::BTreeSet;
 
 use drover_core::{PathInfo, StorePath};
-use drover_store::{Store, StoreError};
+use drover_store::{Store, StoreError, Substitute};
 
 use crate::places::Places;
 
-/// What was on its way here when a machine was lost.
+/// What was on its way here, since the first attempt to fetch it.
 #[derive(Default)]
-pub(crate) struct Earlier(BTreeSet<StorePath>);
+pub(crate) struct Earlier {
+    came: BTreeSet<StorePath>,
+    /// What was valid here before that, whoever made it.
+    before: Option<BTreeSet<StorePath>>,
+}
 
 /// Two outputs of one derivation that are of different builds.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,25 +30,23 @@ pub(crate) struct Mixed {
 }
 
 impl Earlier {
-    /// Notes what did not all arrive.
-    pub(crate) fn note<'a>(&mut self, paths: impl IntoIterator<Item = &'a PathInfo>) {
-        self.0.extend(paths.into_iter().map(|info| info.path.clone()));
-    }
-
-    /// Returns two outputs of one derivation: one that did arrive, and that the last build made otherwise,
-    /// and one that is to come.
-    pub(crate) async fn mixed(
-        &self,
+    /// Notes what is to come now. Returns two outputs of one derivation, if there are any: one that came
+    /// earlier, and that the last build made otherwise, and one that is to come.
+    pub(crate) async fn begin(
+        &mut self,
         places: &Places,
         store: &dyn Store,
-        coming: impl Iterator<Item = StorePath>,
+        mut coming: BTreeSet<StorePath>,
     ) -> Result<Option<Mixed>, StoreError> {
-        if self.0.is_empty() {
+        let Some(before) = &self.before else {
+            let before = store.hold_valid(&coming, Substitute::No).await?;
+            self.came = coming.difference(&before).cloned().collect();
+            self.before = Some(before);
             return Ok(None);
-        }
-        let asked: Vec<StorePath> = self.0.iter().cloned().collect();
+        };
+        let asked: Vec<StorePath> = self.came.iter().cloned().collect();
+        self.came.extend(coming.difference(before).cloned());
         let here: Vec<PathInfo> = store.path_infos(&asked).await?.into_iter().flatten().collect();
-        let mut coming: BTreeSet<StorePath> = coming.collect();
         for info in &here {
             coming.remove(&info.path);
         }

@@ -168,6 +168,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use drover_core::{NarHash, NarSize};
+    use drover_derivation::Output;
     use rstest::rstest;
 
     use super::*;
@@ -195,9 +196,10 @@ mod tests {
     #[case::discarded(r#"{"unsafeDiscardReferences": {"out": true}}"#, false, 0)]
     #[case::had_before("{}", true, 0)]
     fn what_is_searched(#[case] attributes: &str, #[case] had: bool, #[case] expected: usize) {
+        let outputs = ["dev", "out"].map(|name| (name.parse().expect("a name"), Output::Deferred));
         let derivation = BasicDerivation {
             name: "job".parse().expect("a name"),
-            outputs: BTreeMap::new(),
+            outputs: outputs.into(),
             input_sources: BTreeSet::new(),
             system: "x86_64-linux".to_owned(),
             builder: b"/bin/sh".as_slice().into(),

@@ -39,14 +39,13 @@ pub(crate) async fn retrieve(
             continue;
         }
         let (places, local) = (&driver.shared.places, &driver.shared.local);
-        let coming = found.iter().map(|(info, _)| info.path.clone());
-        let mixed = earlier.mixed(places, local.as_ref(), coming).await?;
+        let coming = found.iter().map(|(info, _)| info.path.clone()).collect();
+        let mixed = earlier.begin(places, local.as_ref(), coming).await?;
         if mixed.is_some_and(|mixed| give_up_mixed(driver, &wanted, &mixed) > 0) {
             continue;
         }
         driver.close_lanes().await;
         let culprit = Culprit::default();
-        let infos: Vec<PathInfo> = found.iter().map(|(info, _)| info.clone()).collect();
         let error = match copy_all(&driver.shared, here(&driver.shared, &culprit), found).await {
             Ok(()) => return Ok(results),
             Err(error) => error,
@@ -54,7 +53,6 @@ pub(crate) async fn retrieve(
         let Some((origin @ Origin::On { machine, .. }, error)) = culprit.get() else {
             return Err(explain(error));
         };
-        earlier.note(&infos);
         let count = failures.entry(*machine).or_default();
         *count += 1;
         let only_there = only_at(driver, Place::On(*machine), &wanted);

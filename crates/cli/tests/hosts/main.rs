@@ -30,6 +30,7 @@ mod neighbours;
 mod new_builder;
 mod own;
 mod packed;
+mod phases;
 mod probe;
 mod rebuilds;
 mod servers;

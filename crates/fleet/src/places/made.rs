@@ -18,9 +18,11 @@ impl Places {
 
     /// Returns the search of a path, if nobody has looked through it yet.
     pub(crate) fn search(&self, info: &PathInfo) -> Option<Search> {
-        let inner = self.inner();
-        let mentionable = inner.made.get(&info.path)?;
-        Some(Search::new(info, &inner.with_closure(mentionable)))
+        let mentionable = {
+            let inner = self.inner();
+            inner.with_closure(inner.made.get(&info.path)?)
+        };
+        Some(Search::new(info, &mentionable))
     }
 
     /// Notes that a path mentions nothing but what it refers to.

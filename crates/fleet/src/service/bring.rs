@@ -111,8 +111,7 @@ pub(crate) async fn bring(
             return Ok(Brought::All);
         }
         let Needed { mut there, here, nowhere } = needed(places, wanted);
-        let asked: BTreeSet<StorePath> =
-            there.keys().chain(&here).chain(&nowhere).cloned().collect();
+        let asked = there.keys().chain(&here).chain(&nowhere).cloned().collect();
         let valid = store.hold_valid(&asked, Substitute::No).await?;
         let lost: BTreeSet<StorePath> = nowhere.difference(&valid).cloned().collect();
         if !lost.is_empty() {
@@ -124,12 +123,11 @@ pub(crate) async fn bring(
             continue;
         }
         there.retain(|path, _| !valid.contains(path));
-        let coming = there.keys().cloned();
-        if let Some(mixed) = earlier.mixed(places, store.as_ref(), coming).await? {
+        let coming = there.keys().cloned().collect();
+        if let Some(mixed) = earlier.begin(places, store.as_ref(), coming).await? {
             return Ok(Brought::Failed(mixed.to_string()));
         }
-        let claimed = handle.arrivals.claim(there.keys().cloned().collect());
-        let claim = match claimed {
+        let claim = match handle.arrivals.claim(there.keys().cloned().collect()) {
             Ok(claim) => claim,
             Err(mut other) => {
                 // it never changes: its end is what is waited for
@@ -137,12 +135,11 @@ pub(crate) async fn bring(
                 continue;
             }
         };
-        let copied = copy(handle, store, there.clone()).await;
+        let copied = copy(handle, store, there).await;
         drop(claim);
         if let Err((origin, error)) = copied {
             let Some(origin) = origin else { return Err(error) };
             failures += 1;
-            earlier.note(there.values().map(|(info, _)| info));
             blame(handle, origin, error.clone()).await;
             if failures >= ATTEMPTS {
                 let text = with_causes(&error);

@@ -138,6 +138,29 @@ async fn outputs_come_from_one_attempt(#[case] act: Act) {
     }
 }
 
+/// What was valid before anything was built is of no attempt, as with Nix.
+#[tokio::test(start_paused = true)]
+async fn what_was_valid_before_stands_in_nobody_s_way() {
+    let mut world = World::new().await;
+    let drv = world.draft("job").outputs(&["dev", "out"]).size(LARGE).write().await;
+    world.provide(&drv, "out").await;
+    let script: Vec<Connect> = [Connect::Answers]
+        .into_iter()
+        .chain(std::iter::repeat_n(Connect::Unreachable, 20))
+        .collect();
+    let one = Machine::new("one", 1).connects(&script).exports(&[ExportFault::LostMidway]);
+    let one = one.does("job", &[Act::BuildsItsOwn]);
+    let two = Machine::new("two", 1).connects(&[Connect::Unreachable]);
+    let two = two.does("job", &[Act::BuildsItsOwn]);
+    let before = world.local.store.path_infos(&[drv.output("out")]).await.expect("memory");
+    let run = world.build(&[&one, &two], &[&drv]).await;
+    run.all_built();
+    assert_eq!((one.made(), two.made()), (names(&["job"]), names(&["job"])));
+    let after = world.local.store.path_infos(&[drv.output("out")]).await.expect("memory");
+    assert_eq!(before, after, "it isn't replaced");
+    assert!(world.valid().await.contains(&drv.output("dev")));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_target_lost_before_retrieval_is_built_again() {
     let mut world = World::new().await;

@@ -522,8 +522,9 @@ impl Simulator {
 
     /// By the seed, so that each run is the same again.
     fn chance(&self, machine: usize) -> Chance {
-        let salt = self.now.as_nanos() as u64 ^ machine as u64;
-        Chance((self.random(salt) >> 16) as u16)
+        let salt = self.now.as_secs() ^ u64::from(self.now.subsec_nanos()) ^ machine as u64;
+        let [low, high, ..] = self.random(salt).to_le_bytes();
+        Chance(u16::from_le_bytes([low, high]))
     }
 
     fn random(&self, salt: u64) -> u64 {
