@@ -20,12 +20,15 @@ pub(crate) struct Earlier {
 /// Two outputs of one derivation that are of different builds.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{coming}' is of another build than '{here}', which was fetched before the machine that had both was \
+    "'{shown}' is of another build than '{here}', which was fetched before the machine that had both was \
      lost, and came out otherwise this time: they don't belong together, as the derivation is not \
      deterministic. Delete '{here}' and build again"
 )]
 pub(crate) struct Mixed {
-    pub(crate) here: StorePath,
+    /// The whole path of the one that is here.
+    here: String,
+    /// The whole path of the other one.
+    shown: String,
     pub(crate) coming: StorePath,
 }
 
@@ -56,7 +59,8 @@ impl Earlier {
         let mut mixed = otherwise.filter_map(|here| {
             let siblings = places.siblings(&here.path);
             let coming = siblings.intersection(&coming).next()?.clone();
-            Some(Mixed { here: here.path.clone(), coming })
+            let whole = |path: &StorePath| store.store_dir().display(path);
+            Some(Mixed { here: whole(&here.path), shown: whole(&coming), coming })
         });
         Ok(mixed.next())
     }

@@ -1,5 +1,6 @@
 //! What an error says of the machine that it came from.
 
+use drover_core::with_causes;
 use drover_schedule::MachineFault;
 use drover_store::{BuildFailure, StoreError, says_disk_full, says_refused};
 
@@ -59,6 +60,11 @@ pub(crate) fn fault_of(error: &StoreError) -> MachineFault {
         | StoreError::SizeMismatch { .. } => MachineFault::Misbehaved,
         _ => MachineFault::Lost,
     }
+}
+
+/// Says of what was built that it couldn't be fetched.
+pub(crate) fn not_fetched(error: &StoreError) -> String {
+    format!("it was built, but could not be fetched: {}", with_causes(error))
 }
 
 #[cfg(test)]

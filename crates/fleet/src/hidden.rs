@@ -2,8 +2,9 @@
 //!
 //! Nix believes a builder's list. Where one is left out, a collector takes away what is needed, here and
 //! wherever the output goes. So what a machine built is searched for all that it can mention, as a builder
-//! does itself, the first time that it passes through here. What a machine had before is not: its references
-//! are believed for a signature, or for trust, and nobody knows what it was made from.
+//! does itself, the first time that it passes through here. What a machine says that it had before is not: its
+//! references are believed for a signature, or for trust. So this finds machines that are wrong, and not those
+//! that lie about that, too.
 
 use std::sync::Arc;
 
@@ -44,7 +45,9 @@ pub(crate) fn look_through(
     }
     for (info, mentionable) in of_build(&shared.store_dir, derivation, inputs, built) {
         places.made(&info.path, mentionable, berth);
-        if let Some((nar, mut search)) = built.nars.get(&info.path).zip(places.search(info)) {
+        if let Some((nar, mut search)) =
+            built.nars.get(&info.path).zip(places.search(info, berth.place))
+        {
             search.update(nar)?;
             places.searched(&info.path);
         }
@@ -104,7 +107,7 @@ pub(crate) struct Watch {
 impl Watch {
     fn begin(&self, info: &PathInfo) -> Option<Search> {
         match self.origin {
-            Origin::On { .. } => self.places.search(info),
+            Origin::On { machine, .. } => self.places.search(info, Place::On(machine)),
             Origin::Here | Origin::Gone => None,
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use drover_schedule::{Event, JobFailure, JobId, Lane, MachineId};
-use drover_store::Trust;
+use drover_store::{StoreError, Trust};
 use tokio::sync::{mpsc, watch};
 
 use crate::driver::{Driver, Interest, JobPhase, Lasting};
@@ -26,8 +26,14 @@ impl Driver {
         let plan = Arc::clone(&state.plan);
         let node = plan.node;
         let (machine, shared) = (lane.machine, Arc::clone(&self.shared));
-        if let (JobPhase::Stopped(why), Some(before)) = (was, before) {
-            let cause = why.to_owned();
+        // one that failed as an input had just been lost has no verdict, and nothing was told of that
+        let failed = self.reports.remove(&job).map(|report| report.message);
+        let cause = match was {
+            JobPhase::Stopped(why) => Some(why.to_owned()),
+            JobPhase::Waiting => failed,
+            _ => None,
+        };
+        if let (Some(cause), Some(before)) = (cause, before) {
             let machine = shared.name_of(before.machine);
             shared.observer.event(FleetEvent::Retried { node, machine, cause });
         }
@@ -36,6 +42,7 @@ impl Driver {
         let Some(on) = self.machines.get_mut(machine.0 as usize) else { return };
         let Some(site) = on.site.clone() else {
             let cause = "the machine is not connected".to_owned();
+            self.retried(job, &cause);
             let failure = JobFailure::Infrastructure { cause };
             return self.pending.push(Event::Failed { job, failure });
         };
@@ -84,6 +91,18 @@ impl Driver {
                 self.stopped(job);
             }
         }
+    }
+
+    /// Whether a job that is to stop has ended by itself, as what should have made an input ahead of it has
+    /// failed: that's no fault of the machine.
+    pub(crate) fn ended_for_want_of_an_input(&mut self, job: JobId, error: &StoreError) -> bool {
+        if !matches!(error, StoreError::NotValid { .. }) {
+            return false;
+        }
+        // that failure may have been told just before, and not been decided on
+        self.let_scheduler_decide();
+        let state = self.jobs.get(job.0 as usize);
+        state.is_some_and(|state| matches!(state.state, JobPhase::Stopping))
     }
 
     /// Takes a job off its lane, with what stands behind it. The builder has been told of it, and

@@ -309,14 +309,6 @@ impl Driver {
         }
     }
 
-    /// Whether a job that is to stop has ended by itself, as what should have made an input ahead of it has
-    /// failed: that's no fault of the machine.
-    fn ended_for_want_of_an_input(&self, job: JobId, error: &StoreError) -> bool {
-        let state = self.jobs.get(job.0 as usize);
-        state.is_some_and(|state| matches!(state.state, JobPhase::Stopping))
-            && matches!(error, StoreError::NotValid { .. })
-    }
-
     /// Fails a job for what is wrong with the machine that this runs on, which no other makes good.
     fn not_sent(&mut self, job: JobId, message: String) {
         let Some(state) = self.jobs.get(job.0 as usize) else { return };

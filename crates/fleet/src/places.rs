@@ -79,8 +79,8 @@ struct Inner {
     epochs: HashMap<Place, u32>,
     lanes: u64,
     realised: HashMap<(StorePath, OutputName), StorePath>,
-    /// What was built on machines and not searched yet.
-    made: HashMap<StorePath, Mentionable>,
+    /// What was built on machines and not searched yet, and where.
+    made: HashMap<StorePath, (Place, Mentionable)>,
     /// Small NARs that are kept, as they will probably be sent on.
     kept: HashMap<StorePath, Bytes>,
     kept_bytes: usize,

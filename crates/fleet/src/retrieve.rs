@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use drover_core::{OutputName, PathInfo, StorePath, with_causes};
+use drover_core::{OutputName, PathInfo, StorePath};
 use drover_schedule::{JobId, MachineId, Place};
 use drover_store::{StoreError, closure_order};
 
 use crate::attempts::{Earlier, Mixed};
 use crate::driver::{Driver, JobPhase, JobState};
 use crate::event::{FailureKind, FleetEvent, JobFailureReport};
+use crate::fault::not_fetched;
 use crate::fleet::{BuildError, CopyBack, Target, TargetResult};
 use crate::merge::{Culprit, Origin};
 use crate::transfer::{copy_all, here};
@@ -193,8 +194,7 @@ fn only_at(driver: &Driver, place: Place, wanted: &BTreeSet<StorePath>) -> Vec<J
 /// Has jobs failed whose outputs can't be had from the machine that made them, however often.
 fn give_up(driver: &mut Driver, machine: MachineId, jobs: Vec<JobId>, error: &StoreError) {
     for job in jobs {
-        let message = format!("it was built, but could not be fetched: {}", with_causes(error));
-        fail(driver, job, (Some(machine), FailureKind::NoMachine), message);
+        fail(driver, job, (Some(machine), FailureKind::NoMachine), not_fetched(error));
     }
 }
 

@@ -31,7 +31,7 @@ pub struct Settings {
     pub back_off_first: Duration,
     /// What the back-off is multiplied by with each further failure in a row.
     pub back_off_factor: u32,
-    /// The longest back-off.
+    /// The longest back-off, but for what chance adds, which is half of it at the most.
     pub back_off_limit: Duration,
     /// What a job is expected to take while nothing is known and no job has finished.
     pub unknown_duration: Duration,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use drover_core::{PathInfo, StorePath};
+use drover_schedule::Place;
 
 use crate::hidden::{Mentionable, Search};
 use crate::places::{Berth, Inner, Places};
@@ -12,15 +13,17 @@ impl Places {
     pub(crate) fn made(&self, path: &StorePath, mentionable: Mentionable, berth: Berth) {
         let mut inner = self.inner();
         if inner.is_current(berth) {
-            inner.made.insert(path.clone(), mentionable);
+            inner.made.insert(path.clone(), (berth.place, mentionable));
         }
     }
 
-    /// Returns the search of a path, if nobody has looked through it yet.
-    pub(crate) fn search(&self, info: &PathInfo) -> Option<Search> {
+    /// Returns the search of a path that was made at a place and comes from there, if nobody has looked through
+    /// it yet.
+    pub(crate) fn search(&self, info: &PathInfo, from: Place) -> Option<Search> {
         let mentionable = {
             let inner = self.inner();
-            inner.with_closure(inner.made.get(&info.path)?)
+            let (_, mentionable) = inner.made.get(&info.path).filter(|(at, _)| *at == from)?;
+            inner.with_closure(mentionable)
         };
         Some(Search::new(info, &mentionable))
     }

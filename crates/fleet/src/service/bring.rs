@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use drover_core::{PathInfo, StorePath, with_causes};
+use drover_core::{PathInfo, StorePath};
 use drover_schedule::Place;
 use drover_store::{Keeper, Store, StoreError, Substitute, closure_order};
 use tokio::sync::{oneshot, watch};
 
 use crate::attempts::Earlier;
+use crate::fault::not_fetched;
 use crate::merge::{Culprit, Origin};
 use crate::places::Places;
 use crate::service::Handle;
@@ -142,10 +143,7 @@ pub(crate) async fn bring(
             failures += 1;
             blame(handle, origin, error.clone()).await;
             if failures >= ATTEMPTS {
-                let text = with_causes(&error);
-                return Ok(Brought::Failed(format!(
-                    "it was built, but could not be fetched: {text}"
-                )));
+                return Ok(Brought::Failed(not_fetched(&error)));
             }
         }
     }
