@@ -91,7 +91,16 @@ pub(crate) async fn order(
         ask_needed(configuration, request).await?;
         return Ok(Vec::new());
     }
-    let asked = ask_all(configuration, request).await;
+    let mut asked = ask_all(configuration, request).await;
+    if let Request::Drain { machine } | Request::Resume { machine } = request {
+        let mut concerned = Vec::new();
+        for said in asked.of_hooks {
+            if !said.is_refusal() || knows(&said, machine).await {
+                concerned.push(said);
+            }
+        }
+        asked.of_hooks = concerned;
+    }
     let disobeyed = disobeyed(&asked.of_hooks);
     let answered = match asked.before_the_store {
         Some(answer) => answer,
@@ -99,6 +108,14 @@ pub(crate) async fn order(
     };
     needed(configuration, answered)?;
     Ok(disobeyed)
+}
+
+/// Whether a daemon that refuses something says of itself that it has a machine, or doesn't say that it hasn't.
+async fn knows(said: &Said, machine: &str) -> bool {
+    match ask_at(&said.daemon.questions, &Request::Machines, LIMIT).await {
+        Ok(Answer::Machines(machines)) => machines.iter().any(|report| report.name == machine),
+        _ => true,
+    }
 }
 
 /// What to do where there is no daemon of drover.

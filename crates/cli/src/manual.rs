@@ -39,7 +39,7 @@ fn whole_command() -> Command {
     whole.mut_subcommands(|below| {
         let place = order.next();
         let told = OWN_WORDS.iter().find(|word| word.name == below.get_name());
-        told.map_or(below, |word| word.command().display_order(place))
+        told.map_or(below, |word| word.command()).display_order(place)
     })
 }
 

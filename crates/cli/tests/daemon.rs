@@ -374,8 +374,8 @@ fn nothing_is_writable_by_others() {
     let drv = world.derivation("job", "echo said; echo > $out", &[]);
     succeeds(world.client(&["--realise", &drv, "--add-root", link.to_str().unwrap()]));
     succeeds(world.client(&["--add", world.path("tools").to_str().unwrap()]));
-    assert_eq!(writable_by_others(&world.path("root")), Vec::<PathBuf>::new());
     drop(daemon);
+    assert_eq!(writable_by_others(&world.path("root")), Vec::<PathBuf>::new());
     // and a program that makes a store by itself
     let by_name = world.path("nix-store");
     std::os::unix::fs::symlink(drover, &by_name).unwrap();

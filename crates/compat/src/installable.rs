@@ -66,7 +66,7 @@ fn name_in_store<'a>(store_dir: &StoreDir, path: &'a Path) -> Option<&'a OsStr> 
 pub(crate) struct PathWithOutputs {
     /// The path.
     pub(crate) path: StorePath,
-    /// The outputs, as given, in that order; none means all.
+    /// The outputs, each once, in the order in which they were given; none means all.
     pub(crate) outputs: Vec<String>,
 }
 
@@ -85,11 +85,14 @@ impl PathWithOutputs {
         };
         let outputs = OsString::from_vec(outputs.unwrap_or_default().to_vec());
         let outputs = crate::options::text(outputs)?;
-        let outputs = outputs.split(',').filter(|output| !output.is_empty() && *output != "*");
-        Ok(PathWithOutputs {
-            path: follow_to_store(store_dir, OsStr::from_bytes(path), base)?,
-            outputs: outputs.map(str::to_owned).collect(),
-        })
+        let mut named: Vec<String> = Vec::new();
+        for output in outputs.split(',').filter(|output| !output.is_empty() && *output != "*") {
+            if !named.iter().any(|other| other == output) {
+                named.push(output.to_owned());
+            }
+        }
+        let path = follow_to_store(store_dir, OsStr::from_bytes(path), base)?;
+        Ok(PathWithOutputs { path, outputs: named })
     }
 
     /// Returns what is to be made valid.

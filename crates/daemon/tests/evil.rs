@@ -415,7 +415,7 @@ proptest! {
             let mut peer = world.connect(TRUSTED, 38).await;
             let way = if many { Way::Many } else { Way::Path };
             let (whole, _) = wire(&peer, way, &info, &nar).unwrap();
-            let head = if many { 16 } else { whole.len() - framed(&nar).len() };
+            let head = if many { 40 } else { whole.len() - framed(&nar).len() };
             let mut sent = whole.clone();
             let at = head + offset % (sent.len() - head);
             match how {

@@ -168,6 +168,7 @@ fn can(user: u32, group: u32, program: &str, at: &Path) -> bool {
         .arg(format!("--regid={group}"))
         .args(["--clear-groups", program])
         .arg(at)
+        .env("LC_ALL", "C")
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

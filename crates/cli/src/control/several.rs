@@ -18,7 +18,7 @@ pub(super) struct Said {
 
 impl Said {
     /// Whether it doesn't know, doesn't want or doesn't answer: what one of them can't do another one may.
-    fn is_refusal(&self) -> bool {
+    pub(super) fn is_refusal(&self) -> bool {
         matches!(self.answer, Err(_) | Ok(Answer::Refused(_)))
     }
 }
@@ -137,6 +137,7 @@ fn build_of(request: &Request) -> Option<&str> {
 fn choice(said: &Said, build: &str, length: Option<usize>) -> String {
     let build = match &said.answer {
         Ok(Answer::Explanation(explanation)) => &explanation.build.id,
+        Ok(Answer::Log(log)) => &log.build.id,
         _ => build,
     };
     named(&said.daemon, length.unwrap_or(FEWEST), build)

@@ -87,19 +87,19 @@ impl Files {
         Ok(self.read_machines()?.lines().any(is_own_line))
     }
 
-    /// Whether the file behind drover has the lines of the machines file already, or no machine.
+    /// Whether the file behind drover has the lines of the machines file already, below comments at the most,
+    /// or no machine.
     pub(super) fn waits_for(&self, machines: &str) -> anyhow::Result<bool> {
-        let text = text_of(&self.behind)?;
         let is_empty = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
-        Ok(text == machines || text.lines().all(is_empty))
+        Ok(self.comments_behind(machines)?.lines().all(is_empty))
     }
 
-    /// Returns the lines of the file behind drover that stay when the machines go there: none where it
-    /// has those already.
+    /// Returns the lines of the file behind drover that stay when the machines go there: those above, where it
+    /// has them already, as after an installation that was interrupted.
     pub(super) fn comments_behind(&self, machines: &str) -> anyhow::Result<String> {
         let mut text = text_of(&self.behind)?;
-        if text == machines {
-            text.clear();
+        if let Some(above) = text.strip_suffix(machines) {
+            text.truncate(above.len());
         }
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');

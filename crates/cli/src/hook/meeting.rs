@@ -133,18 +133,22 @@ async fn meet(socket: PathBuf) -> Option<Met> {
 /// Returns the daemons for hooks that are for the store of the settings: those of this user, and root's.
 pub(crate) fn daemons(configuration: &Configuration) -> Vec<Daemon> {
     let (own, store) = (folder(), store_key(configuration));
-    let mut found = match check_private(&own) {
+    let found = match check_private(&own) {
         Ok(()) => files_of(&own, &store, "control"),
         Err(_) => Vec::new(),
     };
-    if own != Path::new(OF_ROOT) {
-        found.extend(files_of(Path::new(QUESTIONS), &store, "control"));
-    }
-    let called = |questions: PathBuf| {
-        let name = short_hash(&[&questions.display().to_string()]);
-        Daemon { questions, name }
+    let called = |questions: PathBuf, owner: &str| {
+        // root's are asked in two folders
+        let file = questions.file_name().unwrap_or_default().display().to_string();
+        Daemon { name: short_hash(&[owner, &file]), questions }
     };
-    found.into_iter().map(called).collect()
+    let owner = rustix::process::geteuid().as_raw().to_string();
+    let mut daemons: Vec<Daemon> = found.into_iter().map(|file| called(file, &owner)).collect();
+    if own != Path::new(OF_ROOT) {
+        let of_root = files_of(Path::new(QUESTIONS), &store, "control");
+        daemons.extend(of_root.into_iter().map(|file| called(file, "0")));
+    }
+    daemons
 }
 
 /// Returns the files of a store that end so, in their order.

@@ -1,21 +1,24 @@
 //! What a daemon for hooks has of the environment of who starts it.
 //!
 //! A user's own has all of it: his agent and whatever his `ssh` configuration asks for. Root's is there for all
-//! builds that root's Nix hands over, and has what Nix's own daemon would have: neither the agent of the user who has
-//! called `sudo`, nor his folders, nor the rest of his session.
+//! builds that root's Nix hands over. Where a service or root himself starts it, it has all of it, too; where a user
+//! has called `sudo`, it has what Nix's own daemon would have: neither the user's agent, nor his folders, nor the rest
+//! of his session.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// What root's daemon keeps: where programs are, what decides which files are read (and so where hooks and daemon
-/// meet), and what is said.
-const KEPT: [&str; 9] = [
+/// What root's daemon keeps of a user's: where programs are, what decides which files are read (and so where hooks
+/// and daemon meet), how others are reached, and what is said.
+const KEPT: [&str; 11] = [
     "PATH",
     "HOME",
     "XDG_CONFIG_HOME",
     "XDG_CONFIG_DIRS",
     "XDG_DATA_HOME",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
     "DROVER_LOG",
     "NO_COLOR",
     "LANG",
@@ -25,22 +28,31 @@ const KEPT: [&str; 9] = [
 /// The first word of all that decide which store, settings and machines there are.
 const OF_NIX: &[u8] = b"NIX";
 
+/// How the last word of all ends that say through which server others are reached.
+const OF_PROXIES: [&[u8]; 2] = [b"proxy", b"PROXY"];
+
+/// By which a user is seen who has become root.
+const OF_CALLERS: [&str; 3] = ["SUDO_UID", "DOAS_USER", "PKEXEC_UID"];
+
 /// Files and folders that root's daemon uses if they are root's.
 const OF_SESSION: [&str; 3] = ["SSH_AUTH_SOCK", "TMPDIR", "XDG_RUNTIME_DIR"];
 
 /// Whose daemon it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whose {
-    Roots,
-    Users,
+    /// Root's, as a user calls it.
+    RootsByUser,
+    /// Who calls it has it.
+    Callers,
 }
 
 impl Whose {
     /// Returns whose the daemon is that this process starts.
     pub(super) fn started_here() -> Whose {
-        match rustix::process::geteuid().is_root() {
-            true => Whose::Roots,
-            false => Whose::Users,
+        let by_user = OF_CALLERS.iter().any(|name| std::env::var_os(name).is_some());
+        match rustix::process::geteuid().is_root() && by_user {
+            true => Whose::RootsByUser,
+            false => Whose::Callers,
         }
     }
 
@@ -49,7 +61,7 @@ impl Whose {
         self,
         here: impl Iterator<Item = (OsString, OsString)>,
     ) -> Vec<(OsString, OsString)> {
-        here.filter(|(name, value)| self == Whose::Users || is_for_root(name, value)).collect()
+        here.filter(|(name, value)| self == Whose::Callers || is_for_root(name, value)).collect()
     }
 }
 
@@ -58,7 +70,10 @@ fn is_for_root(name: &OsStr, value: &OsStr) -> bool {
         // an agent of his own is a way to log in that root has without Nix's daemon, too
         fs_err::metadata(Path::new(value)).is_ok_and(|found| found.uid() == 0)
     };
-    name.as_encoded_bytes().split(|byte| *byte == b'_').next() == Some(OF_NIX)
+    let mut words = name.as_encoded_bytes().split(|byte| *byte == b'_');
+    let (first, last) = (words.clone().next(), words.next_back().unwrap_or_default());
+    first == Some(OF_NIX)
+        || OF_PROXIES.contains(&last)
         || KEPT.iter().any(|kept| name == *kept)
         || (OF_SESSION.iter().any(|other| name == *other) && is_roots())
 }
@@ -78,12 +93,14 @@ mod tests {
         let variables = [
             ("PATH", "/bin"),
             ("NIX_CONFIG", "max-jobs = 1"),
+            ("https_proxy", "http://proxy:3128"),
             ("SSH_AUTH_SOCK", "/nowhere"),
-            ("TMPDIR", "/"),
+            ("TMPDIR", "/nowhere"),
             ("SUDO_USER", "alice"),
             ("DISPLAY", ":0"),
         ];
-        assert_eq!(names(Whose::Roots, &variables), ["PATH", "NIX_CONFIG", "TMPDIR"]);
-        assert_eq!(names(Whose::Users, &variables).len(), variables.len());
+        let kept = ["PATH", "NIX_CONFIG", "https_proxy"];
+        assert_eq!(names(Whose::RootsByUser, &variables), kept);
+        assert_eq!(names(Whose::Callers, &variables).len(), variables.len());
     }
 }

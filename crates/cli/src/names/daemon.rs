@@ -106,6 +106,10 @@ async fn on_socket(
     let socket = configuration.host.daemon_socket();
     let at = listeners.iter().find_map(Listener::path).unwrap_or_else(|| socket.clone());
     refuse_oneself(&configuration, &at)?;
+    if configuration.settings.trusted_users.iter().any(|user| user == "*") {
+        let text = "by 'trusted-users = *' whoever may connect may do all that root may";
+        machine.terminal.warn(text);
+    }
     let opened = machine.open(None, &configuration)?;
     let state = prepare(machine, &opened).await;
     let serving = Serving::new(machine, opened, configuration, Scheduling::Own)?;

@@ -64,10 +64,6 @@ impl Serving {
         configuration: Configuration,
         scheduling: Scheduling,
     ) -> anyhow::Result<Serving> {
-        if configuration.settings.trusted_users.iter().any(|user| user == "*") {
-            let text = "by 'trusted-users = *' whoever may connect may do all that root may";
-            machine.terminal.warn(text);
-        }
         let (policy, policies) = watch::channel(Arc::new(policy(&configuration)));
         let built_by = match (&opened, scheduling) {
             (Opened::Own(store), Scheduling::Own) => {
