@@ -33,11 +33,13 @@ pub(crate) struct ManPageArguments {
 
 /// Returns the command with all that it understands, as pages and completions tell of it.
 fn whole_command() -> Command {
-    let whole = Arguments::command()
+    let plain = Arguments::command();
+    // what is altered comes last
+    let order: Vec<String> = plain.get_subcommands().map(|below| below.get_name().into()).collect();
+    let whole = plain
         .mut_subcommand("store", |store| store.subcommands(STORE_WORDS.map(|word| word.command())));
-    let mut order = 0..;
     whole.mut_subcommands(|below| {
-        let place = order.next();
+        let place = order.iter().position(|name| name == below.get_name());
         let told = OWN_WORDS.iter().find(|word| word.name == below.get_name());
         told.map_or(below, |word| word.command()).display_order(place)
     })
