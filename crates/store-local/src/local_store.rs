@@ -9,6 +9,7 @@ use drover_store::{
     BuildLog, Description, FetchObserver, Missing, OwnSetting, PathStream, SignatureCheck,
     SilentLog, Store, StoreError, Substitute, Trust, WhenValid,
 };
+use drover_store_db::{Database, DbError};
 
 use crate::error::LocalError;
 use crate::import::{Checks, import};
@@ -113,6 +114,26 @@ impl LocalStore {
         done.map_err(|error| self.told(error))
     }
 
+    /// Asks the database of so many paths: at once, where they are few and nobody has to be waited for.
+    async fn ask<T: Send + 'static>(
+        &self,
+        count: usize,
+        question: impl Fn(&Database) -> Result<T, DbError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        if count <= FEW
+            && let Some(opened) = self.shared.already_open()
+            && let Some(answer) = opened.read_at_once(&question)
+        {
+            return answer.map_err(|error| self.told(error));
+        }
+        self.blocking(move |view| {
+            let answer = view.opened.read(&question)?;
+            view.opened.make_hasty()?;
+            Ok(answer)
+        })
+        .await
+    }
+
     /// Returns what blocking work sees, for tests that run it on their own thread.
     #[cfg(test)]
     pub(crate) fn view(&self) -> View {
@@ -179,35 +200,13 @@ impl Store for LocalStore {
     }
 
     async fn valid(&self, paths: &BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, StoreError> {
-        if paths.len() <= FEW
-            && let Some(opened) = self.shared.already_open()
-            && let Some(answer) = opened.read_at_once(|database| database.valid(paths))
-        {
-            return answer.map_err(|error| self.told(error));
-        }
-        let paths = paths.clone();
-        self.blocking(move |view| {
-            let valid = view.valid(&paths)?;
-            view.opened.make_hasty()?;
-            Ok(valid)
-        })
-        .await
+        let asked = paths.clone();
+        self.ask(paths.len(), move |database| database.valid(&asked)).await
     }
 
     async fn path_infos(&self, paths: &[StorePath]) -> Result<Vec<Option<PathInfo>>, StoreError> {
-        if paths.len() <= FEW
-            && let Some(opened) = self.shared.already_open()
-            && let Some(answer) = opened.read_at_once(|database| database.path_infos(paths))
-        {
-            return answer.map_err(|error| self.told(error));
-        }
-        let paths = paths.to_vec();
-        self.blocking(move |view| {
-            let infos = view.path_infos(&paths)?;
-            view.opened.make_hasty()?;
-            Ok(infos)
-        })
-        .await
+        let asked = paths.to_vec();
+        self.ask(paths.len(), move |database| database.path_infos(&asked)).await
     }
 
     async fn realised(

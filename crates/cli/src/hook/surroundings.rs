@@ -32,7 +32,7 @@ const OF_NIX: &[u8] = b"NIX";
 const OF_PROXIES: [&[u8]; 2] = [b"proxy", b"PROXY"];
 
 /// By which a user is seen who has become root.
-const OF_CALLERS: [&str; 3] = ["SUDO_UID", "DOAS_USER", "PKEXEC_UID"];
+const OF_CALLERS: [&str; 4] = ["SUDO_USER", "SUDO_UID", "DOAS_USER", "PKEXEC_UID"];
 
 /// Files and folders that root's daemon uses if they are root's.
 const OF_SESSION: [&str; 3] = ["SSH_AUTH_SOCK", "TMPDIR", "XDG_RUNTIME_DIR"];
