@@ -5,6 +5,8 @@ use drover_config::Settings;
 use drover_core::TrustedKeys;
 use drover_fleet::{OutputTrust, OwnKind, ServiceOptions};
 
+use crate::own_builder;
+
 /// Returns what such outputs need.
 ///
 /// # Errors
@@ -25,12 +27,10 @@ pub(crate) fn output_trust(settings: &Settings) -> anyhow::Result<OutputTrust> {
 ///
 /// As [`output_trust`].
 pub(crate) fn service_options(settings: &Settings) -> anyhow::Result<ServiceOptions> {
-    let mut features = settings.system_features.clone();
-    features.insert("ca-derivations".to_owned());
     let own_kind = OwnKind {
         system: settings.system.clone(),
         other_systems: settings.extra_platforms.clone(),
-        features,
+        features: own_builder::features(settings),
     };
     let outputs = output_trust(settings)?;
     Ok(ServiceOptions { outputs, own_kind: Some(own_kind), ..ServiceOptions::default() })

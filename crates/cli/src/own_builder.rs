@@ -10,7 +10,7 @@ use drover_build_local::{
     BuildUsers, Groups, KeepFailed, KeepLog, LocalBuilder, LocalSettings, OwnGroups, PostBuildHook,
     SandboxFallback, SandboxMode, SandboxPath, SigningKeys, Wherever,
 };
-use drover_config::{Base, NixConf, Sandbox};
+use drover_config::{Base, NixConf, Sandbox, Settings};
 use drover_fleet::{MachineSpec, Site};
 use drover_sandbox::{LauncherProgram, Standing, SyscallFilter, TmpfsSize};
 use drover_schedule::{Bandwidth, Machine, MachineKind};
@@ -106,16 +106,16 @@ pub(crate) fn machine(
     if slots == 0 {
         return Ok(None);
     }
-    let mut features = settings.system_features.clone();
-    if by == LocalBuildsBy::Drover {
-        features.insert("ca-derivations".to_owned());
-    }
+    let features = match by {
+        LocalBuildsBy::Drover => features(settings),
+        LocalBuildsBy::Nix => settings.system_features.clone(),
+    };
     let description = Machine {
         name: LOCAL.to_owned(),
         kind: MachineKind::Local,
         systems: systems(configuration),
         slots,
-        speed_factor: speed_factor(&configuration.conf)?,
+        speed_factor: speed_factor(configuration)?,
         supported_features: features,
         mandatory_features: Default::default(),
         round_trip: Duration::ZERO,
@@ -133,11 +133,17 @@ pub(crate) fn systems(configuration: &Configuration) -> BTreeSet<String> {
     systems
 }
 
+/// Returns the features of this machine where drover builds, which needs no setting for floating derivations.
+pub(crate) fn features(settings: &Settings) -> BTreeSet<String> {
+    let mut features = settings.system_features.clone();
+    features.insert("ca-derivations".to_owned());
+    features
+}
+
 /// How fast this machine is beside the others, by the setting `local-speed-factor`, which Nix lacks.
-fn speed_factor(conf: &NixConf) -> anyhow::Result<f64> {
+fn speed_factor(Configuration { settings, conf, .. }: &Configuration) -> anyhow::Result<f64> {
     const NAME: &str = "local-speed-factor";
-    let Some(raw) = conf.raw(NAME) else { return Ok(1.0) };
-    let text = raw.text();
+    let text = &settings.local_speed_factor;
     match text.trim().parse::<f64>() {
         Ok(factor) if factor.is_finite() && factor > 0.0 => Ok(factor),
         _ => anyhow::bail!(
@@ -377,7 +383,7 @@ mod tests {
         let mut builder = settings(&configuration, LimitsKeptBy::Builder).unwrap();
         // these are the text itself
         builder.hook_settings = String::new();
-        let speed = speed_factor(&configuration.conf).unwrap();
+        let speed = speed_factor(&configuration).unwrap();
         let fetching = &builder.fetching;
         let pauses = [fetching.pause_ms, fetching.pause_when_busy_ms, fetching.longest_pause_ms];
         let given = (&fetching.hashed_mirrors, pauses, (builder.outside.0)("DROVER_TEST_IMPURE"));

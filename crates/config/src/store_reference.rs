@@ -78,14 +78,18 @@ impl Scheme {
         matches!(self, Scheme::Ssh | Scheme::SshNg)
     }
 
+    /// Whether a word can be a scheme.
+    pub(crate) fn is_one(word: &str) -> bool {
+        let mut bytes = word.bytes();
+        bytes.next().is_some_and(|first| first.is_ascii_alphabetic())
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    }
+
     fn parse(text: &str) -> Result<Scheme, StoreRule> {
-        let mut bytes = text.bytes();
-        let valid = bytes.next().is_some_and(|first| first.is_ascii_alphabetic())
-            && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
         match text {
             // `auto` and `daemon` are words, not schemes.
             "auto" | "daemon" => Err(StoreRule::Word),
-            _ if !valid => Err(StoreRule::Scheme),
+            _ if !Scheme::is_one(text) => Err(StoreRule::Scheme),
             "local" => Ok(Scheme::Local),
             "unix" => Ok(Scheme::Unix),
             "ssh" => Ok(Scheme::Ssh),

@@ -2,6 +2,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use crate::store_reference::Scheme;
+
 /// Returns the name of a store with `base` before it, if it is a path that doesn't begin at the root:
 /// `./x` and `a/b`, but neither `auto` nor `ssh://host/x`. Parameters stay as they are.
 ///
@@ -30,10 +32,7 @@ pub fn whole_store_name(typed: &str, base: &Path) -> String {
 
 /// Whether it's an address: `ssh://host/x`, and `file:/x` as well.
 fn has_scheme(name: &str) -> bool {
-    name.split_once(":/").is_some_and(|(scheme, _)| {
-        let is_of_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
-        scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.chars().all(is_of_scheme)
-    })
+    name.split_once(":/").is_some_and(|(scheme, _)| Scheme::is_one(scheme))
 }
 
 #[cfg(test)]

@@ -166,6 +166,13 @@ impl Machine {
     }
 
     /// Says what happens at the next connection attempts.
+    /// It's there once, and when that connection is lost not any more.
+    pub(crate) fn connects_once(self: Arc<Machine>) -> Arc<Machine> {
+        let mut script = vec![Connect::Unreachable; 21];
+        script[0] = Connect::Answers;
+        self.connects(&script)
+    }
+
     pub(crate) fn connects(self: Arc<Self>, script: &[Connect]) -> Arc<Machine> {
         self.connects.lock().unwrap().extend(script.iter().cloned());
         self

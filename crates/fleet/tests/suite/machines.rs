@@ -91,11 +91,7 @@ async fn what_is_lost_during_retrieval_is_built_again(
 ) {
     let mut world = World::new().await;
     let drv = world.draft("job").size(size).write().await;
-    let script: Vec<Connect> = [Connect::Answers]
-        .into_iter()
-        .chain(std::iter::repeat_n(Connect::Unreachable, 20))
-        .collect();
-    let one = Machine::new("one", 1).connects(&script).exports(&[fault]);
+    let one = Machine::new("one", 1).connects_once().exports(&[fault]);
     let two = Machine::new("two", 1).connects(&[Connect::Unreachable]);
     let run = world.build(&[&one, &two], &[&drv]).await;
     run.all_built();
@@ -112,11 +108,7 @@ async fn outputs_come_from_one_attempt(#[case] act: Act) {
     let mut world = World::new().await;
     let drv = world.draft("job").outputs(&["dev", "out"]).size(LARGE).write().await;
     let on_top = world.draft("top").needs(&drv, &["dev", "out"]).write().await;
-    let script: Vec<Connect> = [Connect::Answers]
-        .into_iter()
-        .chain(std::iter::repeat_n(Connect::Unreachable, 20))
-        .collect();
-    let one = Machine::new("one", 1).connects(&script).exports(&[ExportFault::LostInTheLast]);
+    let one = Machine::new("one", 1).connects_once().exports(&[ExportFault::LostInTheLast]);
     let one = one.does("job", std::slice::from_ref(&act));
     let two = Machine::new("two", 1).connects(&[Connect::Unreachable]);
     let two = two.does("job", std::slice::from_ref(&act));
@@ -144,11 +136,7 @@ async fn what_was_valid_before_stands_in_nobody_s_way() {
     let mut world = World::new().await;
     let drv = world.draft("job").outputs(&["dev", "out"]).size(LARGE).write().await;
     world.provide(&drv, "out").await;
-    let script: Vec<Connect> = [Connect::Answers]
-        .into_iter()
-        .chain(std::iter::repeat_n(Connect::Unreachable, 20))
-        .collect();
-    let one = Machine::new("one", 1).connects(&script).exports(&[ExportFault::LostMidway]);
+    let one = Machine::new("one", 1).connects_once().exports(&[ExportFault::LostMidway]);
     let one = one.does("job", &[Act::BuildsItsOwn]);
     let two = Machine::new("two", 1).connects(&[Connect::Unreachable]);
     let two = two.does("job", &[Act::BuildsItsOwn]);
@@ -167,11 +155,7 @@ async fn a_target_lost_before_retrieval_is_built_again() {
     let first = world.draft("first").size(LARGE).keeps(Keeps::Nothing).write().await;
     let slow = world.draft("slow").took(Duration::from_secs(100)).write().await;
     // `first` is done, and lost with its machine while `slow` is built; nothing else needs it
-    let script: Vec<Connect> = [Connect::Answers]
-        .into_iter()
-        .chain(std::iter::repeat_n(Connect::Unreachable, 20))
-        .collect();
-    let one = Machine::new("one", 2).connects(&script).does("slow", &[Act::LosesConnection]);
+    let one = Machine::new("one", 2).connects_once().does("slow", &[Act::LosesConnection]);
     let two = Machine::new("two", 2).connects(&[Connect::Unreachable]);
     let run = world.build(&[&one, &two], &[&first, &slow]).await;
     run.all_built();
@@ -302,11 +286,7 @@ async fn a_machine_that_never_answers_holds_nobody_up() {
 async fn a_machine_that_answers_late_takes_over_from_one_lost_during_retrieval() {
     let mut world = World::new().await;
     let drv = world.draft("job").size(2_000_000).write().await;
-    let script: Vec<Connect> = [Connect::Answers]
-        .into_iter()
-        .chain(std::iter::repeat_n(Connect::Unreachable, 20))
-        .collect();
-    let one = Machine::new("one", 1).connects(&script).exports(&[ExportFault::LostMidway]);
+    let one = Machine::new("one", 1).connects_once().exports(&[ExportFault::LostMidway]);
     let late = Machine::new("late", 1).connects(&[Connect::Late(Duration::from_secs(60))]);
     let run = world.build(&[&one, &late], &[&drv]).await;
     run.all_built();

@@ -524,11 +524,7 @@ async fn what_cannot_be_fetched_is_built_again() {
 async fn outputs_come_from_one_attempt(#[case] act: Act, #[case] expected: RealiseStatus) {
     let mut world = World::new().await;
     let drv = world.draft("job").outputs(&["dev", "out"]).size(200_000).write().await;
-    let script: Vec<Connect> = [Connect::Answers]
-        .into_iter()
-        .chain(std::iter::repeat_n(Connect::Unreachable, 20))
-        .collect();
-    let one = Machine::new("one", 1).connects(&script).exports(&[ExportFault::LostInTheLast]);
+    let one = Machine::new("one", 1).connects_once().exports(&[ExportFault::LostInTheLast]);
     let one = one.does("job", std::slice::from_ref(&act));
     let two = Machine::new("two", 1).connects(&[Connect::Unreachable]);
     let two = two.does("job", std::slice::from_ref(&act));
