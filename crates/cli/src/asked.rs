@@ -43,6 +43,9 @@ pub(crate) async fn wanted_targets(
     (current_dir, roots): (&Path, &Path),
     terminal: &Terminal,
 ) -> anyhow::Result<Vec<Target>> {
+    if !wanted::takes_evaluation(asked.source) {
+        asked.configuration.warn_of_unknown(terminal);
+    }
     let importing = import_flags(asked.building, local, store).await?;
     let evaluator = Evaluator {
         source: asked.source,

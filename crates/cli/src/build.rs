@@ -60,7 +60,7 @@ async fn build_until(
     terminal: &Terminal,
 ) -> anyhow::Result<ExitStatus> {
     let overrides = [arguments.settings.overrides(), arguments.building.overrides()].concat();
-    let configuration = Configuration::load(&overrides, terminal)?;
+    let configuration = Configuration::load_beside_nix(&overrides, terminal)?;
     let local = LocalStore::choose(&configuration)?;
     let connector = Connector::new(&configuration)?;
     let fetches = Arc::new(FetchFollower::new(terminal));

@@ -42,6 +42,16 @@ impl Configuration {
         overrides: &[Override],
         terminal: &Terminal,
     ) -> anyhow::Result<Configuration> {
+        let configuration = Configuration::load_beside_nix(overrides, terminal)?;
+        configuration.warn_of_unknown(terminal);
+        Ok(configuration)
+    }
+
+    /// The same where a program of Nix may read it, too, which warns of settings that nobody knows.
+    pub(crate) fn load_beside_nix(
+        overrides: &[Override],
+        terminal: &Terminal,
+    ) -> anyhow::Result<Configuration> {
         let overrides = with_whole_paths(overrides);
         let configuration = Configuration::read(Host::of_this_process(), overrides)?;
         tell(configuration.conf.notes(), terminal);
@@ -50,6 +60,13 @@ impl Configuration {
             terminal.warn(&format!("store '{store}': unknown setting '{name}'"));
         }
         Ok(configuration)
+    }
+
+    /// Warns of settings that nobody knows, in Nix's words.
+    pub(crate) fn warn_of_unknown(&self, terminal: &Terminal) {
+        for setting in self.conf.unknown() {
+            terminal.warn(&format!("unknown setting '{}'", setting.name));
+        }
     }
 
     /// Reads the configuration without what is wrong with it, which is returned beside it.

@@ -28,7 +28,10 @@ pub(crate) async fn show(
     arguments: ShowArguments,
     terminal: &Terminal,
 ) -> anyhow::Result<ExitStatus> {
-    let configuration = Configuration::load(&arguments.settings.overrides(), terminal)?;
+    let configuration = Configuration::load_beside_nix(&arguments.settings.overrides(), terminal)?;
+    if !wanted::takes_evaluation(&arguments.source) {
+        configuration.warn_of_unknown(terminal);
+    }
     let local = LocalStore::choose(&configuration)?;
     let current_dir = &configuration.host.environment.current_dir;
     let (files, source) = take_plain_files(&arguments.source, &local, current_dir)?;

@@ -33,7 +33,7 @@ pub(crate) async fn detach(
     terminal: &Terminal,
 ) -> anyhow::Result<ExitStatus> {
     let overrides = [arguments.settings.overrides(), arguments.building.overrides()].concat();
-    let configuration = &Configuration::load(&overrides, terminal)?;
+    let configuration = &Configuration::load_beside_nix(&overrides, terminal)?;
     // before anything is evaluated, which may take long
     let asked = control::ask_needed(configuration, &Request::Machines).await;
     asked.context("builds can only be detached where a daemon of drover holds them")?;

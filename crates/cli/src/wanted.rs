@@ -69,6 +69,14 @@ pub(crate) async fn targets(
     Ok(targets)
 }
 
+/// Whether anything has to be evaluated, so that Nix's evaluator is run.
+pub(crate) fn takes_evaluation(source: &SourceArguments) -> bool {
+    source.file.is_some()
+        || source.expr.is_some()
+        || source.installables.is_empty()
+        || !source.installables.iter().all(|text| is_derivation(text))
+}
+
 /// Refuses what would be of no consequence where no file or expression is evaluated.
 fn refuse_evaluation(source: &SourceArguments) -> anyhow::Result<()> {
     if !source.attributes.is_empty() {

@@ -69,7 +69,7 @@ pub(crate) async fn explain(
 
 async fn find_out(arguments: &ExplainArguments, terminal: &Terminal) -> anyhow::Result<Told> {
     let overrides = [arguments.settings.overrides(), arguments.building.overrides()].concat();
-    let configuration = Configuration::load(&overrides, terminal)?;
+    let configuration = Configuration::load_beside_nix(&overrides, terminal)?;
     let local = LocalStore::choose(&configuration)?;
     let connector = Connector::new(&configuration)?;
     let fetches = Arc::new(FetchFollower::new(terminal));

@@ -68,7 +68,7 @@ pub(super) async fn run(terminal: &Terminal) -> anyhow::Result<ExitStatus> {
     // both block: Nix is the only one who is waited for, and it waits for the answer
     let mut talk = Conversation::new(std::io::stdin(), std::io::stderr());
     let settings = talk.settings()?;
-    let configuration = Configuration::load(&overrides(&settings), terminal)?;
+    let configuration = Configuration::load_beside_nix(&overrides(&settings), terminal)?;
     let layout = layout(&configuration)?;
     let local = local_machine(&configuration);
     let builders = Builders::given(Some(&configuration.settings.builders), &configuration);

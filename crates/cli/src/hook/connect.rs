@@ -40,7 +40,7 @@ pub(super) async fn connect(
     arguments: &ConnectArguments,
     terminal: &Terminal,
 ) -> anyhow::Result<ExitStatus> {
-    let configuration = Configuration::load(&[], terminal)?;
+    let configuration = Configuration::load_beside_nix(&[], terminal)?;
     let wires = stdio()?;
     let builders = Builders::given(None, &configuration);
     let machines = behind::listed_or_configured(&configuration, terminal)?;

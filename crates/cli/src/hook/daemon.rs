@@ -28,7 +28,7 @@ pub(super) async fn run(
         rustix::process::setsid().context("cannot leave the session that this was started in")?;
     }
     let store = arguments.store.as_deref().map(|uri| Override::flag("store", uri));
-    let configuration = Configuration::load(store.as_slice(), terminal)?;
+    let configuration = Configuration::load_beside_nix(store.as_slice(), terminal)?;
     let builders = Builders::given(arguments.builders.as_deref(), &configuration);
     let meeting = Meeting::of(&configuration, &builders)?;
     let hooks = ForHooks {

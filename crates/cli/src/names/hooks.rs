@@ -57,7 +57,7 @@ impl HookMachines {
             return Ok(());
         }
         let Options { overrides, .. } = &self.options;
-        let configuration = Configuration::load(overrides, &self.machine.terminal)?;
+        let configuration = Configuration::load_beside_nix(overrides, &self.machine.terminal)?;
         let configuration = Arc::new(configuration);
         self.builds.reload(Arc::clone(&configuration), None)?;
         (self.note)(&configuration);
@@ -221,7 +221,7 @@ fn serving(
     files: Vec<PathBuf>,
     note: Note,
 ) -> anyhow::Result<Serving> {
-    let configuration = Configuration::load(&options.overrides, &machine.terminal)?;
+    let configuration = Configuration::load_beside_nix(&options.overrides, &machine.terminal)?;
     note(&configuration);
     let read = Mutex::new(Stamp::of_all(&files));
     let store = keeper(machine.open(None, &configuration)?);

@@ -17,7 +17,7 @@ mod stamps;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use async_trait::async_trait;
 use drover_build_local::LocalBuilder;
@@ -58,6 +58,10 @@ pub(crate) async fn run(
     terminal: &Terminal,
 ) -> crate::exit::ExitStatus {
     let machine = ThisMachine::new(terminal);
+    if program == Program::NixBuild {
+        // its evaluator warns of them
+        machine.unknown_settings.call_once(|| {});
+    }
     let command = drover_compat::run(program, arguments, &machine);
     crate::exit::ExitStatus(machine.ending.after(command, terminal).await.0)
 }
@@ -104,6 +108,8 @@ pub(crate) fn keeper(
 struct ThisMachine {
     terminal: Terminal,
     ending: Arc<Ending>,
+    /// Done when the user has been warned of settings that nobody knows.
+    unknown_settings: Arc<Once>,
 }
 
 /// Turns an error into one that is printed as it is.
@@ -128,12 +134,15 @@ enum Opened {
 
 impl ThisMachine {
     fn new(terminal: &Terminal) -> ThisMachine {
-        ThisMachine { terminal: terminal.clone(), ending: Arc::default() }
+        let unknown_settings = Arc::new(Once::new());
+        ThisMachine { terminal: terminal.clone(), ending: Arc::default(), unknown_settings }
     }
 
     fn configuration(&self, options: &Options) -> Result<Configuration, CompatError> {
-        let configuration = Configuration::load(&options.overrides, &self.terminal);
-        configuration.map_err(|error| failed(&error))
+        let configuration = Configuration::load_beside_nix(&options.overrides, &self.terminal);
+        let configuration = configuration.map_err(|error| failed(&error))?;
+        self.unknown_settings.call_once(|| configuration.warn_of_unknown(&self.terminal));
+        Ok(configuration)
     }
 
     fn open(

@@ -102,7 +102,8 @@ impl Serving {
     /// Reads the settings and the machines anew. Builds go on; who connects from now on finds the
     /// store as it is configured now.
     pub(super) fn reload(&self, machine: &ThisMachine, options: &Options) -> anyhow::Result<()> {
-        let configuration = Arc::new(Configuration::load(&options.overrides, &machine.terminal)?);
+        let configuration =
+            Arc::new(Configuration::load_beside_nix(&options.overrides, &machine.terminal)?);
         let opened = machine.open(None, &configuration)?;
         match (&self.built_by, &opened, &self.outputs) {
             (BuiltBy::ThisProcess(builds), _, Outputs::Aside(_)) => {

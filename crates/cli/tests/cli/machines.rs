@@ -125,6 +125,20 @@ fn a_parameter_that_means_nothing_is_told() {
     told.fails(1, &["unknown setting 'foo'"]);
 }
 
+/// Once, whoever reads the settings: an evaluator tells it itself.
+#[rstest]
+#[case::with_an_evaluator("build -E {} -j0")]
+#[case::of_a_file("derivation show x.drv")]
+#[case::without_one("build x.drv")]
+#[case::of_a_machine("store ping")]
+#[case::by_nixs_name("path-info --all")]
+fn a_setting_that_nobody_knows_is_told_once(#[case] line: &str) {
+    let world = World::new();
+    let words: Vec<&str> = line.split(' ').map(|w| if w == "{}" { EMPTY } else { w }).collect();
+    let told = world.run(&[&words[..], &["--option", "coers", "3"]].concat());
+    assert_eq!(told.err.matches("unknown setting 'coers'").count(), 1, "{told:#?}");
+}
+
 #[test]
 fn without_ssh_it_says_what_to_install() {
     let world = World::new();
