@@ -55,6 +55,30 @@ enum Format {
     Json(Activities),
 }
 
+impl Inner {
+    /// Takes what waits to be written.
+    fn take_lines(&mut self) -> Vec<String> {
+        let mut lines: Vec<String> = self.waiting.drain(..).collect();
+        match std::mem::take(&mut self.lost) {
+            0 => {}
+            lost => {
+                let text = format!("({lost} lines of build logs could not be shown)");
+                lines.push(self.format.said(Level::Warning, &text));
+            }
+        }
+        lines
+    }
+}
+
+impl Format {
+    fn said(&self, level: Level, text: &str) -> String {
+        match self {
+            Format::Json(_) => message(level, text),
+            Format::Bar | Format::Raw => text.to_owned(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Running,
@@ -100,10 +124,7 @@ impl Screen {
     /// Says something between the lines.
     pub(crate) fn say(&self, text: &str) {
         let mut inner = self.shared.lock();
-        let line = match inner.format {
-            Format::Json(_) => message(Level::Info, text),
-            Format::Bar | Format::Raw => text.to_owned(),
-        };
+        let line = inner.format.said(Level::Info, text);
         inner.waiting.push_back(line);
     }
 }
@@ -163,11 +184,7 @@ impl Shared {
                 .wait_timeout_while(inner, PERIOD, running)
                 .unwrap_or_else(PoisonError::into_inner);
             let now = Instant::now();
-            let mut lines: Vec<String> = inner.waiting.drain(..).collect();
-            match std::mem::take(&mut inner.lost) {
-                0 => {}
-                lost => lines.push(format!("({lost} lines of build logs could not be shown)")),
-            }
+            let mut lines = inner.take_lines();
             let ending = inner.stage == Stage::Ending;
             if !lines.is_empty() {
                 last_line = now;
@@ -215,6 +232,7 @@ fn terminal_size() -> Size {
 #[cfg(test)]
 mod tests {
     use drover_fleet::NodeId;
+    use rstest::rstest;
 
     use super::super::names::ListNames;
     use super::*;
@@ -230,5 +248,21 @@ mod tests {
         }
         screen.finish();
         screen.finish();
+    }
+
+    #[rstest]
+    #[case::for_people(Format::Raw, "(2 lines of build logs could not be shown)")]
+    #[case::for_tools(
+        Format::Json(Activities::new(1)),
+        r#"@nix {"action":"msg","level":1,"msg":"(2 lines of build logs could not be shown)"}"#
+    )]
+    fn what_was_not_shown_is_told_in_the_form_of_the_rest(
+        #[case] format: Format,
+        #[case] last: &str,
+    ) {
+        let (progress, waiting) = (Progress::new([]), ["x".to_owned()].into());
+        let mut inner = Inner { progress, format, waiting, lost: 2, stage: Stage::Running };
+        assert_eq!(inner.take_lines(), ["x", last]);
+        assert_eq!(inner.take_lines(), [""; 0]);
     }
 }
