@@ -117,6 +117,10 @@ impl Packer {
             let capacity = if self.blocks == 0 { FIRST_BLOCK } else { BLOCK };
             let mut block = Vec::with_capacity(capacity);
             self.fill(&mut block)?;
+            if block.len() < capacity / 2 {
+                // many small paths wait at a time
+                block.shrink_to_fit();
+            }
             return Ok(Some(block.into()));
         };
         let mut block = memory.take();

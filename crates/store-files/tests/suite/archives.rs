@@ -267,6 +267,17 @@ fn of_a_file_that_grows_what_it_had_counts() {
     assert_eq!(packed, pack(&place, "empty").unwrap());
 }
 
+/// Thousands of them wait at a time where a graph is read.
+#[test]
+fn a_small_archive_takes_no_more_memory_than_its_bytes() {
+    let place = Place::new();
+    place.write("x", "small");
+    let mut packer = Packer::new(place.dir(), &name("x")).unwrap();
+    let block = packer.next_block().unwrap().unwrap();
+    let len = block.len();
+    assert_eq!(block.try_into_mut().unwrap().capacity(), len);
+}
+
 #[test]
 fn only_what_an_archive_may_hold_is_packed() {
     let place = Place::new();
