@@ -7,6 +7,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use drover_core::{PathInfo, SecretKey, StoreDir, TrustedKeys};
+use drover_store::Keeper;
 use serde_json::json;
 
 use super::request::{Layout, Reports, Selection, VerifyRequest};
@@ -57,7 +58,7 @@ fn read_key(path: &Path) -> Result<SecretKey, CompatError> {
 }
 
 /// Checks contents and signatures of paths. The status has 1 where any was modified, 2 where any is
-/// not trusted.
+/// not trusted, and 4 where any could not be read.
 pub(super) async fn verify(
     session: &mut Session<'_>,
     request: VerifyRequest,
@@ -73,10 +74,10 @@ pub(super) async fn verify(
         session.console.say(Verbosity::INFO, &format!("checking '{shown}'...")).await?;
         let before = std::mem::take(&mut status);
         if request.contents == Reports::Yes
-            && let Some(problem) = modified(&*store, &info).await?
+            && let Some((bit, problem)) = contents_problem(&*store, &info).await
         {
             session.console.say(Verbosity::ERROR, &problem).await?;
-            status |= 1;
+            status |= bit;
         }
         if request.trust == Reports::Yes
             && !is_trusted(&info, store.store_dir(), &keys, request.signatures_needed)
@@ -86,7 +87,7 @@ pub(super) async fn verify(
         }
         findings.push(json!({
             "path": shown,
-            "modified": (request.contents == Reports::Yes).then_some(status & 1 != 0),
+            "modified": (request.contents == Reports::Yes && status & 4 == 0).then_some(status & 1 != 0),
             "trusted": (request.trust == Reports::Yes).then_some(status & 2 == 0),
         }));
         status |= before;
@@ -95,6 +96,17 @@ pub(super) async fn verify(
         session.tell(request.layout, findings.into()).await?;
     }
     Ok(ExitStatus(status))
+}
+
+/// Returns what is wrong with a path's contents, and the bit that stands for it.
+async fn contents_problem(store: &dyn Keeper, info: &PathInfo) -> Option<(u8, String)> {
+    match modified(store, info).await {
+        Ok(problem) => Some((1, problem?)),
+        Err(error) => {
+            let shown = store.store_dir().display(&info.path);
+            Some((4, format!("path '{shown}' can't be read: {error}")))
+        }
+    }
 }
 
 /// Whether a path was built here, follows from its contents, or has enough signatures.

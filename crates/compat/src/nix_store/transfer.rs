@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{HashAlgorithm, Hasher, NarHash, NarSize, PathInfo, StoreDir, StorePath};
 use drover_nar::{Limits, Parser, Progress};
-use drover_store::{Keeper, PathStream, SignatureCheck, StoreError, WhenValid};
+use drover_store::{Keeper, PathStream, SignatureCheck, StoreError, Verified, WhenValid};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader};
 
 use crate::closure::{infos_in_order, path_infos};
@@ -43,12 +43,17 @@ pub(super) async fn export(
     let infos = path_infos(store, &paths).await?;
     let infos = infos_in_order(infos.into_iter().map(|info| (info.path.clone(), info)).collect());
     let store_dir = store.store_dir().clone();
-    let mut stream = store.export(infos).await?;
+    let mut stream = store.export_to_checker(infos).await?;
+    let changed = |error| changed(&store_dir, error);
     while let Some(info) = stream.next_path().await? {
         console.write(&ONE_MORE).await?;
-        while let Some(chunk) = stream.chunk().await.map_err(|error| changed(&store_dir, error))? {
+        // the form has no hash: who imports it takes what comes
+        let mut verified = Verified::new(store.name().to_owned(), info.clone());
+        while let Some(chunk) = stream.chunk().await.map_err(changed)? {
+            verified.pass(&chunk).map_err(changed)?;
             console.write(&chunk).await?;
         }
+        verified.finish().map_err(changed)?;
         console.write(&trailer(&store_dir, &info)).await?;
     }
     console.write(&NO_MORE).await?;
