@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drover_core::{DrvOutput, StorePath, ToldRealisation};
-use drover_store::{Keeper, StoreError};
+use drover_store::Keeper;
 use futures::stream;
 use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue,
@@ -219,6 +219,12 @@ impl Shared {
         found.ok_or_else(Refusal::absent)
     }
 
+    /// Whether a path is one no more that was valid when it was looked up.
+    async fn is_gone(&self, path: &StorePath) -> bool {
+        let valid = self.store.valid(&[path.clone()].into()).await;
+        valid.is_ok_and(|valid| valid.is_empty())
+    }
+
     async fn open(&self, entry: &Entry) -> Result<NarOut, Refusal> {
         let (hash, size) = (entry.info.nar_hash, entry.info.nar_size.0);
         if let Some(pieces) = self.kept.find(hash) {
@@ -226,14 +232,19 @@ impl Shared {
         }
         let turn = self.kept.wants(hash, size);
         let opened = NarOut::open(self.source.clone(), entry.info.clone()).await;
-        let live = opened.map_err(|error| match error {
-            StoreError::NotValid { .. } => Refusal::absent(),
-            error => Refusal::failed("reading a path", &error),
-        })?;
+        let live = match opened {
+            Ok(live) => live,
+            Err(_) if self.is_gone(&entry.info.path).await => return Err(Refusal::absent()),
+            Err(error) => return Err(Refusal::failed("reading a path", &error)),
+        };
         if turn.is_none() {
             return Ok(live);
         }
-        let pieces = live.whole().await.map_err(|cut| Refusal::failed("reading a path", &cut))?;
+        let pieces = match live.whole().await {
+            Ok(pieces) => pieces,
+            Err(_) if self.is_gone(&entry.info.path).await => return Err(Refusal::absent()),
+            Err(cut) => return Err(Refusal::failed("reading a path", &cut)),
+        };
         self.kept.keep(hash, size, Arc::clone(&pieces));
         Ok(NarOut::Kept(pieces, 0))
     }

@@ -378,6 +378,18 @@ fn what_is_corrupted_is_cut_short(#[case] compression: &str) {
     assert!(metrics.contains("drover_cache_cut_short_total 3"), "{metrics}");
 }
 
+/// Also within the second for which it is remembered that it was there.
+#[test]
+fn what_was_collected_is_absent() {
+    let store = Store::new();
+    store.write("small", "small");
+    let path = store.add("small");
+    let server = store.serve("127.0.0.1:0", &["--compression", "none"]);
+    let nar = server.nar_url(&path);
+    succeeded(store.nix("nix-store").args(["--delete", &format!("/nix/store/{path}")]));
+    assert_eq!(server.get(&nar).status, 404);
+}
+
 /// What was read and hashed once isn't hashed again, until somebody touches it.
 #[test]
 fn what_was_checked_is_checked_by_looking_at_it() {
