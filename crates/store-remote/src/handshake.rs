@@ -196,7 +196,9 @@ async fn foreign_words<R: AsyncRead + Unpin + Send>(reader: &mut Reader<R>) -> S
 fn no_words(peer: &Peer) -> StoreError {
     let said = peer.stderr.text().unwrap_or_default();
     let missing = ["not found", "No such file", "not recognized"];
-    if missing.iter().any(|words| said.contains(words)) {
+    // Nix's own errors begin so: then it was found, and misses something else
+    let is_nixs = said.lines().any(|line| line.starts_with("error: "));
+    if !is_nixs && missing.iter().any(|words| said.contains(words)) {
         return peer.no_program(&said);
     }
     peer.unreachable(format!("'{}' ended at once", peer.command))

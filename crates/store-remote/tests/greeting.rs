@@ -47,6 +47,10 @@ async fn foreign_words_are_shown(#[case] script: &str, #[case] expected: &str) {
 #[case::not_found("exec /nonexistent/nix-daemon", "could not be run there")]
 #[case::remedy("exec /nonexistent/nix-daemon", "?remote-program=/path/to/it")]
 #[case::silent_end("exit 0", "ended at once")]
+#[case::something_else_is_missing(
+    "echo \"error: creating directory '/x': No such file or directory\" >&2; exit 1",
+    "ended at once; it said: error: creating directory '/x'"
+)]
 #[case::last_words(
     "echo 'sudo: a password is required' >&2; exit 1",
     "ended at once; it said: sudo: a password is required"
