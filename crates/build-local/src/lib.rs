@@ -71,3 +71,4 @@ pub use settings::{
     SandboxFallback, SandboxMode, SandboxPath, SandboxPathError, SigningKeys, Wherever,
 };
 pub use suitable::Unsupported;
+pub use users::{PER_RANGE, refusal_of_users};

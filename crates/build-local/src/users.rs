@@ -4,7 +4,7 @@
 //! has the same user at the same time.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drover_sandbox::{Identity, Ids, LockedUsers, Standing, UserPool};
 use drover_store::BuildFailure;
@@ -18,8 +18,11 @@ use crate::settings::{BuildUsers, OwnGroups};
 /// How often a user is looked for where all are taken.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How long is waited for one without a word.
+const UNTOLD: Duration = Duration::from_secs(1);
+
 /// Numbers that one build gets, as in Nix.
-const PER_RANGE: u32 = 1 << 16;
+pub const PER_RANGE: u32 = 1 << 16;
 
 /// How many users a build needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +61,13 @@ impl BuildUser {
             };
         }
         let pool = pool(users, locks, need)?;
+        let began = Instant::now();
+        let mut is_told = false;
         loop {
+            if !is_told && UNTOLD <= began.elapsed() {
+                is_told = true;
+                tracing::warn!(target: "drover_build_local::waiting", "waiting for a free build user");
+            }
             match pool.lock() {
                 Ok(Some(users)) if need == Need::Range => return Ok(BuildUser::Range(users)),
                 Ok(Some(users)) => return Ok(BuildUser::One(users)),
@@ -146,6 +155,14 @@ fn refused(message: String) -> Trouble {
     BuildFailure::Machine { message, disk_full: false }.into()
 }
 
+/// Says why builds can't run as these users, whichever build it is; nothing where they can.
+pub fn refusal_of_users(users: &BuildUsers) -> Option<String> {
+    match users {
+        BuildUsers::Group(name) => members_of(name).err(),
+        BuildUsers::Allocated { .. } => None,
+    }
+}
+
 fn pool(users: &BuildUsers, locks: &Path, need: Need) -> Result<UserPool, Trouble> {
     match (users, need) {
         (BuildUsers::Allocated { first, count }, _) => Ok(UserPool::Ranges {
@@ -155,15 +172,18 @@ fn pool(users: &BuildUsers, locks: &Path, need: Need) -> Result<UserPool, Troubl
             per_range: PER_RANGE,
         }),
         (BuildUsers::Group(name), Need::One) => {
-            let read = |file| std::fs::read_to_string(file).unwrap_or_default();
-            let users =
-                members(name, &read("/etc/group"), &read("/etc/passwd")).map_err(refused)?;
+            let users = members_of(name).map_err(refused)?;
             Ok(UserPool::Listed { folder: locks.join("userpool"), users })
         }
         (BuildUsers::Group(_), Need::Range) => Err(refused(
             "a build with a range of users takes 'auto-allocate-uids = true'".to_owned(),
         )),
     }
+}
+
+fn members_of(name: &str) -> Result<Vec<Ids>, String> {
+    let read = |file| std::fs::read_to_string(file).unwrap_or_default();
+    members(name, &read("/etc/group"), &read("/etc/passwd"))
 }
 
 /// Returns the members of a group, in the order in which they stand there.

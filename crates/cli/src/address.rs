@@ -48,10 +48,13 @@ pub(crate) fn whole_address(line: &Machine, daemon_socket: &Path) -> Result<Addr
 }
 
 /// Returns the name of a store in the words that all releases of Nix take: Nix 2.8 doesn't know
-/// `local://?root=…`.
+/// `local://?root=…`, and none reads a path that isn't a parameter as encoded.
 pub(crate) fn store_argument(store: &StoreReference) -> String {
     let text = store.to_string();
     match text.strip_prefix("local://") {
+        Some(path) if path.starts_with('/') && path.contains('%') && !path.contains('?') => {
+            format!("local?root={path}")
+        }
         Some(path) if path.starts_with('/') => path.to_owned(),
         Some(parameters) => format!("local{parameters}"),
         None => text,
@@ -254,6 +257,7 @@ mod tests {
     #[rstest]
     #[case("local?root=/r", "local?root=/r")]
     #[case("/a/b", "/a/b")]
+    #[case("/a b/\u{fc}", "local?root=/a%20b/%C3%BC")]
     #[case("local", "local")]
     #[case("unix:///s?root=/r", "unix:///s?root=/r")]
     #[case("daemon", "daemon")]

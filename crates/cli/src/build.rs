@@ -143,7 +143,7 @@ pub(crate) fn fleet_options(
             true => CopyBack::Everything,
             false => CopyBack::Wanted,
         },
-        outputs: output_trust(settings)?,
+        outputs: output_trust(configuration)?,
         log_lines: usize::try_from(settings.log_lines.min(LOG_LINES)).unwrap_or(usize::MAX),
         policy: match building.policy {
             PolicyArgument::EarliestFinish => Policy::EarliestFinish,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use drover_config::NixConf;
 use drover_sandbox::{Forwarder, Scope};
 
-use crate::own_builder::program;
+use crate::own_builder::path_of;
 
 /// The setting.
 pub(crate) const SETTING: &str = "pasta-path";
@@ -27,7 +27,7 @@ const FOLDERS: [&str; 4] = [
 pub(crate) fn forwarder(conf: &NixConf) -> anyhow::Result<Option<Forwarder>> {
     if conf.raw(SETTING).is_some() {
         // who names it wants it, and is told why it doesn't work
-        return Ok(program(conf, SETTING)?.map(|program| Forwarder { program }));
+        return Ok(path_of(conf, SETTING)?.map(|program| Forwarder { program }));
     }
     let found = if Forwarder::has_device() { find() } else { None };
     Ok(found.map(|program| Forwarder { program }))

@@ -1,14 +1,15 @@
 //! drover's own builder for this machine, as configured.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use drover_build_local::{
-    BuildUsers, Groups, KeepFailed, KeepLog, LocalBuilder, LocalSettings, OwnGroups, PostBuildHook,
-    SandboxFallback, SandboxMode, SandboxPath, SigningKeys, Wherever,
+    BuildUsers, Groups, KeepFailed, KeepLog, LocalBuilder, LocalSettings, OwnGroups, PER_RANGE,
+    PostBuildHook, SandboxFallback, SandboxMode, SandboxPath, SigningKeys, Wherever,
+    refusal_of_users,
 };
 use drover_config::{Base, NixConf, Sandbox, Settings};
 use drover_fleet::{MachineSpec, Site};
@@ -51,7 +52,11 @@ pub(crate) fn refusal(configuration: &Configuration, layout: &Layout) -> Option<
                 .to_owned(),
         );
     }
-    None
+    match users(configuration) {
+        Ok(users) if Standing::of_this_process() == Standing::Root => refusal_of_users(&users),
+        // what is wrong with the settings is told where they are read
+        _ => None,
+    }
 }
 
 /// Returns the builder, which is the same for all lists of machines.
@@ -146,7 +151,7 @@ fn speed_factor(Configuration { settings, conf, .. }: &Configuration) -> anyhow:
     let text = &settings.local_speed_factor;
     match text.trim().parse::<f64>() {
         Ok(factor) if factor.is_finite() && factor > 0.0 => Ok(factor),
-        _ => anyhow::bail!(
+        _ => bail!(
             "{}: setting '{NAME}' is '{text}' and must be a number above 0",
             conf.origin(NAME)
         ),
@@ -167,12 +172,15 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
             false => SandboxFallback::Fail,
         },
         paths: sandbox_paths(configuration)?,
-        sandbox_build_dir: text("sandbox-build-dir").unwrap_or(usual.sandbox_build_dir),
+        sandbox_build_dir: match path_of(conf, "sandbox-build-dir")? {
+            Some(dir) => sandbox_build_dir(configuration, &dir)?,
+            None => usual.sandbox_build_dir,
+        },
         dev_shm: match text("sandbox-dev-shm-size") {
             Some(size) => shm_size(conf, &size)?,
             None => usual.dev_shm,
         },
-        build_dir: text("build-dir").map(PathBuf::from),
+        build_dir: path_of(conf, "build-dir")?,
         users: users(configuration)?,
         user_locks: Some(user_locks(&configuration.host.state_dir)),
         own_groups: own_groups(conf)?,
@@ -187,7 +195,7 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
             true => KeepFailed::Yes,
             false => KeepFailed::No,
         },
-        pre_build_hook: program(conf, "pre-build-hook")?,
+        pre_build_hook: path_of(conf, "pre-build-hook")?,
         post_build_hook: post_build_hook(conf)?,
         hook_settings: hook_settings(conf),
         diff_hook: diff_hook(conf)?,
@@ -229,7 +237,7 @@ fn groups(conf: &NixConf) -> anyhow::Result<Groups> {
 /// Returns what shows how outputs differ, where that is wanted.
 fn diff_hook(conf: &NixConf) -> anyhow::Result<Option<PathBuf>> {
     match is_on(conf, "run-diff-hook", false)? {
-        true => program(conf, "diff-hook"),
+        true => path_of(conf, "diff-hook"),
         false => Ok(None),
     }
 }
@@ -240,7 +248,7 @@ fn diff_hook(conf: &NixConf) -> anyhow::Result<Option<PathBuf>> {
 ///
 /// It isn't named by its whole path.
 pub(crate) fn post_build_hook(conf: &NixConf) -> anyhow::Result<Option<PostBuildHook>> {
-    let Some(program) = program(conf, "post-build-hook")? else { return Ok(None) };
+    let Some(program) = path_of(conf, "post-build-hook")? else { return Ok(None) };
     Ok(Some(PostBuildHook { program, settings: hook_settings(conf) }))
 }
 
@@ -256,13 +264,13 @@ pub(crate) fn hook_settings(conf: &NixConf) -> String {
     conf.iter().map(line).collect()
 }
 
-/// Returns a program that is named by its whole path, as it must be; nothing where none is.
-pub(crate) fn program(conf: &NixConf, name: &'static str) -> anyhow::Result<Option<PathBuf>> {
+/// Returns a file or a folder that is named by its whole path, as it must be; nothing where none is.
+pub(crate) fn path_of(conf: &NixConf, name: &'static str) -> anyhow::Result<Option<PathBuf>> {
     let text = conf.raw(name).map(|raw| raw.text()).filter(|text| !text.is_empty());
     let Some(path) = text.map(PathBuf::from) else { return Ok(None) };
     match path.is_absolute() {
         true => Ok(Some(path)),
-        false => anyhow::bail!(
+        false => bail!(
             "{}: setting '{name}' is '{}' and must be an absolute path",
             conf.origin(name),
             path.display()
@@ -310,10 +318,39 @@ fn users(configuration: &Configuration) -> anyhow::Result<BuildUsers> {
         let given = conf.number(name)?.unwrap_or(usual.into());
         u32::try_from(given).with_context(|| format!("{}: setting '{name}'", conf.origin(name)))
     };
-    Ok(BuildUsers::Allocated {
-        first: number("start-id", first)?,
-        count: number("id-count", count)?,
-    })
+    let (first, count) = (number("start-id", first)?, number("id-count", count)?);
+    if count < PER_RANGE {
+        let origin = conf.origin("id-count");
+        bail!(
+            "{origin}: setting 'id-count' is '{count}' and must be {PER_RANGE} at least, as one build takes so many"
+        );
+    }
+    // the last number stands for nobody
+    if u32::MAX - first < count {
+        let origin = conf.origin("start-id");
+        bail!(
+            "{origin}: setting 'start-id' is '{first}', and 'id-count' numbers from there on ({count}) are more than there are"
+        );
+    }
+    Ok(BuildUsers::Allocated { first, count })
+}
+
+/// Checks where builds find their folder in the sandbox: nothing else may be there.
+fn sandbox_build_dir(configuration: &Configuration, dir: &Path) -> anyhow::Result<String> {
+    let Configuration { conf, store_dir, .. } = configuration;
+    let is_plain = dir.components().skip(1).all(|part| matches!(part, Component::Normal(_)));
+    let rule = if !is_plain || dir == Path::new("/") {
+        "must be a folder's plain path below '/'"
+    } else if Path::new(store_dir.as_str()).starts_with(dir) {
+        "must not contain the store's folder"
+    } else {
+        match dir.to_str() {
+            Some(dir) => return Ok(dir.to_owned()),
+            None => "must be UTF-8",
+        }
+    };
+    let origin = conf.origin("sandbox-build-dir");
+    bail!("{origin}: setting 'sandbox-build-dir' is '{}' and {rule}", dir.display())
 }
 
 /// Where Nix has its locks on users, whatever the store; where there is no Nix, in a place that is as
@@ -407,6 +444,7 @@ mod tests {
                 // by whom it's run, which is root here
                 ("true or false", "*`true` for root*") => "false",
                 ("true or false", _) => "true",
+                _ if name == "id-count" => "131072",
                 ("whole number" | "number or auto", _) => "7",
                 _ if name == "local-speed-factor" => "7",
                 _ if name == "sandbox-dev-shm-size" => "7%",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use drover_config::{NixConf, Settings, StoreReference};
-use drover_core::{StorePath, TrustedKeys};
+use drover_core::StorePath;
 use drover_store_local::{
     Access as LayoutAccess, ContentSync, Layout, LayoutError, LocalOptions, LocalStore, LogForm,
     Optimise, Place, RequiredSignatures, Sources, Surroundings, Symlinks, Uid,
@@ -15,6 +15,7 @@ use rustix::fs::Access;
 
 use crate::configuration::Configuration;
 use crate::local_store::StockDaemon;
+use crate::output_trust::trusted_keys;
 use crate::terminal::Terminal;
 use crate::variables::variable;
 
@@ -162,13 +163,9 @@ pub(crate) fn is_on(conf: &NixConf, name: &str, default: bool) -> anyhow::Result
 /// A setting with a value that it can't have.
 pub(crate) fn options(settings: &Settings, conf: &NixConf) -> anyhow::Result<LocalOptions> {
     let usual = LocalOptions::default();
-    let keys = || {
-        let keys = settings.trusted_public_keys.iter().map(String::as_str);
-        TrustedKeys::parse(keys).context("setting 'trusted-public-keys' can't be used")
-    };
     Ok(LocalOptions {
         signatures: match settings.require_sigs {
-            true => RequiredSignatures::By(keys()?),
+            true => RequiredSignatures::By(trusted_keys(settings, conf)?),
             false => RequiredSignatures::None,
         },
         contents: match settings.fsync_store_paths {

@@ -109,8 +109,10 @@ impl Terminal {
             self.trace(filter);
         } else if Verbosity::Quiet <= self.verbosity {
             // what substituters do wrong is told, as it's why something isn't fetched
-            let filter =
-                EnvFilter::new("drover_store_cache=warn,drover_store_local::substitution=warn");
+            let filter = EnvFilter::new(
+                "drover_store_cache=warn,drover_store_local::substitution=warn,\
+                 drover_store_local::waiting=warn,drover_build_local::waiting=warn",
+            );
             let plain = tracing_subscriber::fmt().without_time().with_target(false);
             let plain = plain.with_ansi(self.colour == Colour::On);
             plain.with_env_filter(filter).with_writer(io::stderr).init();

@@ -5,7 +5,7 @@
 //! `filetransfer.hh` and `src/nix/unix/daemon.cc`).
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::caches::CacheOptions;
@@ -13,6 +13,7 @@ use crate::environment::{Environment, split_colons};
 use crate::error::ConfigError;
 use crate::nix_conf::{Base, NixConf, RawSetting};
 use crate::store_reference::{StoreReference, StoreReferenceError};
+use crate::typed_store::whole_store_name;
 use crate::value::{self, Accepted, MaxJobs, Sandbox};
 use crate::words::words;
 
@@ -166,7 +167,7 @@ impl Settings {
         environment: &Environment,
         host: &LocalSystem,
     ) -> Result<Settings, ConfigError> {
-        let get = Lookup { conf };
+        let get = Lookup { conf, current_dir: &environment.current_dir };
         Ok(Settings {
             allowed_users: get.words("allowed-users", &["*"]),
             always_allow_substitutes: get.switch("always-allow-substitutes", false)?,
@@ -234,17 +235,21 @@ fn default_sandbox(host: &LocalSystem) -> Sandbox {
 
 fn default_store(environment: &Environment) -> Result<StoreReference, ConfigError> {
     let text = environment.nix_remote.as_deref().unwrap_or("auto");
-    value::store(text).map_err(|accepted| ConfigError::BadValue {
-        origin: crate::Origin::Environment { name: "NIX_REMOTE", line: 1 },
-        setting: "store",
-        value: text.to_owned(),
-        accepted,
+    value::store(&whole_store_name(text, &environment.current_dir)).map_err(|accepted| {
+        ConfigError::BadValue {
+            origin: crate::Origin::Environment { name: "NIX_REMOTE", line: 1 },
+            setting: "store",
+            value: text.to_owned(),
+            accepted,
+        }
     })
 }
 
 /// Reads single settings; nothing means the default.
 struct Lookup<'c> {
     conf: &'c NixConf,
+    /// Where paths of stores begin that don't begin at the root.
+    current_dir: &'c Path,
 }
 
 impl Lookup<'_> {
@@ -329,13 +334,16 @@ impl Lookup<'_> {
     }
 
     fn stores(&self, name: &str, default: &[&str]) -> Vec<StoreReference> {
-        self.words(name, default).iter().filter_map(|word| word.parse().ok()).collect()
+        self.store_names(name, default).filter_map(|word| word.parse().ok()).collect()
     }
 
     /// Returns what is wrong with those words that are no stores.
     fn no_stores(&self, names: &[&str]) -> Vec<StoreReferenceError> {
-        let words = names.iter().flat_map(|name| self.words(name, &[]));
-        let words: Vec<String> = words.collect();
-        words.iter().filter_map(|word| word.parse::<StoreReference>().err()).collect()
+        let words = names.iter().flat_map(|name| self.store_names(name, &[]));
+        words.filter_map(|word| word.parse::<StoreReference>().err()).collect()
+    }
+
+    fn store_names(&self, name: &str, default: &[&str]) -> impl Iterator<Item = String> {
+        self.words(name, default).into_iter().map(|word| whole_store_name(&word, self.current_dir))
     }
 }

@@ -1,7 +1,7 @@
 //! A store that is open: its directory, its database and its locks.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drover_store_db::{
     Database, DatabaseFile, DbError, Mode, OpenOptions, hold_reserve, release_reserve,
@@ -13,6 +13,10 @@ use crate::{Access, Layout, LocalOptions, folders};
 
 /// Connections for reading that are kept for the next question.
 const READERS: usize = 4;
+
+/// For how long a look at the store's files is good for questions that are answered at once: to look takes
+/// a tenth of what such an answer does.
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// A store that is open. All of it is synchronous, for blocking threads.
 ///
@@ -26,12 +30,17 @@ pub(crate) struct Opened {
     /// Connections that never wait for another process.
     hasty: Mutex<Vec<Database>>,
     reading: OpenOptions,
+    /// When it was last seen to be current.
+    seen: Mutex<Instant>,
     _big_lock: Option<BigLock>,
 }
 
-/// Says on the log that something is being waited for.
+/// Says that something is being waited for: once so that the user sees it, and each second on the log.
 pub(crate) fn tell(delay: Delay<'_>) -> Verdict {
-    tracing::info!("{} ({} s)", delay.what, delay.so_far.as_secs());
+    match delay.so_far.as_secs() {
+        0 | 1 => tracing::warn!(target: "drover_store_local::waiting", "{}...", delay.what),
+        seconds => tracing::info!("{} ({seconds} s)", delay.what),
+    }
     Verdict::Wait
 }
 
@@ -85,6 +94,7 @@ impl Opened {
             readers: Mutex::new(readers),
             hasty: Mutex::new(Vec::new()),
             reading: OpenOptions { mode: reading_mode, ..database },
+            seen: Mutex::new(Instant::now()),
             _big_lock: big_lock,
         })
     }
@@ -98,6 +108,19 @@ impl Opened {
     /// somebody may have removed alone once it was empty.
     pub(crate) fn is_current(&self) -> bool {
         self.file.is_current() && self.real_store.is_current()
+    }
+
+    /// The same as of at most [`GLANCE`] ago.
+    pub(crate) fn was_current_just_now(&self) -> bool {
+        let mut seen = lock(&self.seen);
+        if seen.elapsed() < GLANCE {
+            return true;
+        }
+        let is_current = self.is_current();
+        if is_current {
+            *seen = Instant::now();
+        }
+        is_current
     }
 
     /// Asks the database, on a connection that nobody else uses meanwhile.

@@ -102,7 +102,7 @@ impl Builds {
         let read = Mutex::new(machine_files(&configuration));
         let machines = machine.machines(&configuration, None, by)?;
         let numbers = BuildNumbers::default();
-        let options = numbered(service_options(&configuration.settings)?, &numbers);
+        let options = numbered(service_options(&configuration)?, &numbers);
         let service = Arc::new(Service::new(machines, options));
         let keys =
             Arc::new(signing::keys(&configuration.settings.secret_key_files, &machine.terminal)?);
@@ -128,7 +128,7 @@ impl Builds {
             &configuration.settings.secret_key_files,
             &self.machine.terminal,
         )?);
-        self.service.reload(machines, service_options(&configuration.settings)?);
+        self.service.reload(machines, service_options(&configuration)?);
         *read = now;
         let mut state = self.state();
         (state.configuration, state.keys) = (configuration, keys);
@@ -151,7 +151,7 @@ impl Builds {
             }
             let here = (self.store.as_ref(), builder.as_ref());
             let machines = self.machine.machines(configuration, Some(builders), here);
-            let options = service_options(&configuration.settings);
+            let options = service_options(&configuration);
             let known = machines.and_then(|list| Ok((list, options?)));
             let reloaded = known.map(|(list, options)| service.reload(list, options));
             if reloaded.is_err() {
@@ -222,7 +222,7 @@ impl Builds {
         }
         let here = (self.store.as_ref(), state.builder.as_ref());
         let machines = self.machine.machines(&state.configuration, Some(&builders), here);
-        let options = service_options(&state.configuration.settings);
+        let options = service_options(&state.configuration);
         let known = machines.and_then(|list| Ok((list, options?)));
         let (machines, options) = known.map_err(|error| StoreError::Refused {
             store: store.name().to_owned(),

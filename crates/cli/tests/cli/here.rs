@@ -208,3 +208,102 @@ fn a_killed_program_leaves_no_build() {
     told.succeeds();
     assert_eq!(builds(&world), Vec::<String>::new());
 }
+
+/// What is imported has no hash that would tell: damage would be valid at the other end.
+#[test]
+fn damaged_contents_are_not_exported() {
+    let world = world("");
+    let told =
+        run(&world, &["build", "-E", &shell("x", "echo good > $out", ""), "--print-out-paths"]);
+    let path = told.succeeds().trim_end().to_owned();
+    let file = format!("{}{path}", world.path("root").display());
+    fs_err::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    fs_err::write(&file, "ugly\n").unwrap();
+    let output = world.command(&["store", "export", &path]).output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains(&format!("hash of path '{path}' has changed from 'sha256:")), "{err}");
+    let told = run(&world, &["store", "verify", "--all", "--no-trust"]);
+    told.fails(1, &[&format!("path '{path}' was modified!")]);
+}
+
+#[test]
+fn what_cannot_be_read_is_told_of_and_the_rest_is_looked_at() {
+    let world = world("");
+    let mut paths = Vec::new();
+    for name in ["gone", "fine"] {
+        let expression = shell(name, "echo $name > $out", "");
+        let told = run(&world, &["build", "-E", &expression, "--print-out-paths"]);
+        paths.push(told.succeeds().trim_end().to_owned());
+    }
+    fs_err::remove_file(format!("{}{}", world.path("root").display(), paths[0])).unwrap();
+    let told = run(&world, &["store", "verify", "--all", "--no-trust", "-v"]);
+    told.fails(4, &[&format!("path '{}' can't be read: ", paths[0])]);
+    told.fails(4, &[&format!("checking '{}'", paths[1])]);
+}
+
+/// The store's folder is on the way to the evaluator and back.
+#[test]
+fn a_store_with_a_space_in_its_path_is_evaluated_into() {
+    let world = world("");
+    let store = world.path("sp ace").display().to_string();
+    let line = ["build", "--store", &store, "-E", &shell("x", "echo > $out", "")];
+    run(&world, &line).succeeds();
+    assert!(world.path("sp ace/nix/store").exists() && !world.path("sp%20ace").exists());
+}
+
+/// Who waits is told what for.
+#[test]
+fn a_lock_that_somebody_holds_is_told_of() {
+    let world = world("");
+    let expression = shell("x", "echo > $out", "");
+    let told = run(&world, &["build", "-E", &expression, "--print-out-paths", "--no-link"]);
+    let path = told.succeeds().trim_end().to_owned();
+    let lock = format!("{}{path}.lock", world.path("root").display());
+    run(&world, &["store", "delete", &path]).succeeds();
+    let mut holder = Command::new("flock").args([&lock, "sleep", "3"]).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let told = run(&world, &["build", "-E", &expression]);
+    holder.wait().unwrap();
+    told.succeeds();
+    assert!(
+        told.err.contains(&format!("waiting for lock on '{}", lock.trim_end_matches(".lock"))),
+        "{told:#?}"
+    );
+}
+
+/// Not the machine's trouble, and so not tried again.
+#[rstest]
+#[case("auto-allocate-uids = true\nid-count = 1", "'id-count' is '1' and must be 65536 at least")]
+#[case("auto-allocate-uids = true\nstart-id = 4294967295", "'start-id' is '4294967295'")]
+#[case("sandbox-build-dir = /nix", "'/nix' and must not contain the store's folder")]
+#[case("sandbox-build-dir = a b", "'a b' and must be an absolute path")]
+#[case("sandbox-build-dir = /", "'/' and must be a folder's plain path below '/'")]
+#[case("build-dir = x", "'x' and must be an absolute path")]
+#[case("trusted-public-keys = bad", "'bad' in setting 'trusted-public-keys' can't be used")]
+fn settings_that_no_build_can_have_are_refused(#[case] line: &str, #[case] words: &str) {
+    let world = world(line);
+    let told = run(&world, &["build", "-E", &shell("x", "echo > $out", "")]);
+    told.fails(1, &["conf/nix.conf:", words]);
+    assert!(!told.err.contains("tried again"), "{told:#?}");
+}
+
+#[test]
+fn a_group_without_users_builds_nothing() {
+    let world = world("");
+    let options = ["--option", "build-users-group", "nobody-is-in-it"];
+    let told =
+        run(&world, &[&["build", "-E", &shell("x", "echo > $out", "")], &options[..]].concat());
+    told.fails(100, &["this machine builds nothing: the group 'nobody-is-in-it'"]);
+}
+
+#[test]
+fn substituters_are_found_from_the_working_folder() {
+    let world = world("");
+    let expression = shell("x", "echo > $out", "");
+    let from = world.path("src").display().to_string();
+    run(&world, &["build", "--store", &from, "-E", &expression]).succeeds();
+    let options = ["-j0", "--option", "substituters", "./src", "--option", "require-sigs", "false"];
+    let told = run(&world, &[&["build", "-E", &expression], &options[..]].concat());
+    told.succeeds();
+}

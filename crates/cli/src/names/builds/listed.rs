@@ -28,7 +28,7 @@ impl Builds {
         *read = now;
         let here = (self.store.as_ref(), state.builder.as_ref());
         let machines = self.machine.machines(&state.configuration, None, here);
-        let options = service_options(&state.configuration.settings);
+        let options = service_options(&state.configuration);
         match machines.and_then(|machines| Ok((machines, options?))) {
             Ok((machines, options)) => self.service.reload(machines, options),
             Err(error) => {
