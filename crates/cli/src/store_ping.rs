@@ -7,7 +7,7 @@ use clap::Args;
 use drover_config::Scheme;
 use drover_core::StorePath;
 use drover_store::{Description, Store, Trust};
-use drover_store_local::Place;
+use drover_store_local::{Access, Place};
 use drover_store_remote::Address;
 use serde_json::json;
 
@@ -87,8 +87,9 @@ fn opened(configuration: &Configuration) -> anyhow::Result<(String, Box<dyn Stor
     if let Some(layout) = own {
         return Ok((local.name, Box::new(own_store::open(layout, settings, conf)?)));
     }
-    if let (Address::Local(_), StockDaemon::Absent) = (&local.address, local.stock_daemon(host))
+    if let Address::Local(_) = local.address
         && let Some(Place::Local(layout) | Place::Own(layout)) = own_store::place(reference)?
+        && (layout.access == Access::ReadOnly || local.stock_daemon(host) == StockDaemon::Absent)
         && layout.state.join("db/db.sqlite").exists()
     {
         // it's only looked at

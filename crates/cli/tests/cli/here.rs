@@ -307,3 +307,13 @@ fn substituters_are_found_from_the_working_folder() {
     let told = run(&world, &[&["build", "-E", &expression], &options[..]].concat());
     told.succeeds();
 }
+
+/// Nix's own daemon takes it for an experiment, and nobody needs it for that.
+#[test]
+fn a_store_that_is_only_read_is_looked_at() {
+    let world = world("");
+    world.run(&["build", "-E", &shell("x", "echo > $out", "")]).succeeds();
+    let store = format!("{}&read-only=true", world.store());
+    let told = world.run(&["store", "info", "--store", &store]);
+    assert!(told.succeeds().contains("Protocol: local"), "{told:#?}");
+}
