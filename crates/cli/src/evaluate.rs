@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, anyhow, bail};
+use drover_config::is_own_setting;
 use drover_core::{OutputName, StorePath};
 use drover_fleet::Target;
 use drover_store::{Store, Substitute};
@@ -236,7 +237,9 @@ pub(crate) fn common_arguments(
     let mut arguments = Vec::new();
     let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
     for (name, value) in pairs(&settings.option) {
-        add(&["--option", name, value]);
+        if !is_own_setting(name) {
+            add(&["--option", name, value]);
+        }
     }
     for (flag, value) in building {
         add(&[flag, value]);

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use drover_config::is_own_setting;
 use drover_core::StorePath;
 use drover_store::{Keeper, RealiseMode, Wanted};
 
@@ -230,7 +231,7 @@ async fn evaluate(
     roots: &Path,
 ) -> Result<Evaluated, CompatError> {
     let mut arguments: Vec<OsString> = Vec::new();
-    for setting in &options.overrides {
+    for setting in options.overrides.iter().filter(|setting| !is_own_setting(&setting.name)) {
         arguments.extend([
             "--option".into(),
             setting.name.clone().into(),

@@ -52,6 +52,14 @@ impl Kind {
     }
 }
 
+/// Settings that Nix doesn't have.
+const OWN: [&str; 3] = ["local-speed-factor", "naming-users", "require-sigs-from-builders"];
+
+/// Whether a setting is drover's own: Nix's programs would warn of it.
+pub fn is_own_setting(name: &str) -> bool {
+    OWN.contains(&name)
+}
+
 const fn key(name: &'static str, kind: Kind, aliases: &'static [&'static str]) -> Key {
     Key { name, kind, aliases }
 }

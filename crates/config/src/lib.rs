@@ -63,6 +63,7 @@ pub use environment::Environment;
 pub use error::ConfigError;
 pub use files::Files;
 pub use host_key::HostKey;
+pub use keys::is_own_setting;
 pub use lint::lint;
 pub use machine::{Column, Machine, SpeedFactor};
 pub use machines::{Builders, Machines, MachinesError, parse_machines};

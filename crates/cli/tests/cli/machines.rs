@@ -125,6 +125,20 @@ fn a_parameter_that_means_nothing_is_told() {
     told.fails(1, &["unknown setting 'foo'"]);
 }
 
+/// Nix's evaluator needn't know of it.
+#[test]
+fn a_setting_of_drovers_own_is_no_unknown_one() {
+    let world = World::new();
+    for (name, value) in [
+        ("local-speed-factor", "2"),
+        ("require-sigs-from-builders", "false"),
+        ("naming-users", "a"),
+    ] {
+        let told = world.run(&["build", "-E", EMPTY, "--option", name, value]);
+        assert!(!told.err.contains("unknown setting"), "{name}: {told:#?}");
+    }
+}
+
 /// Once, whoever reads the settings: an evaluator tells it itself.
 #[rstest]
 #[case::with_an_evaluator("build -E {} -j0")]
