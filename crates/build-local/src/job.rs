@@ -10,7 +10,7 @@ use drover_derivation::{BasicDerivation, BuildOptions, DerivationKind, Output};
 use drover_recipe::{OutputFacts, OutputRules};
 use drover_sandbox::{Launcher, Standing, Support};
 use drover_store::{
-    BuildFailure, BuildLog, BuildOutcome, BuildRequest, Built, LogEvent, Store as _,
+    BuildFailure, BuildLog, BuildOutcome, BuildRequest, Built, FailureCause, LogEvent, Store as _,
 };
 use drover_store_local::{BuildLocks, LocalStore, Product, Workshop};
 use tokio_util::sync::CancellationToken;
@@ -240,12 +240,10 @@ impl Job<'_> {
                 self.log.event(LogEvent::Message(text.to_owned()));
                 self.without_shelter()
             }
-            _ => Err(BuildFailure::Machine {
-                message: "this system has no namespaces for builds, which this one needs"
-                    .to_owned(),
-                disk_full: false,
+            _ => {
+                let why = "this system has no namespaces for builds, which this one needs";
+                Err(BuildFailure::new(FailureCause::Machine, why).into())
             }
-            .into()),
         }
     }
 
@@ -254,12 +252,8 @@ impl Job<'_> {
         let standing = Standing::of_this_process();
         match self.settings.users {
             BuildUsers::Allocated { .. } if standing == Standing::Root => {
-                Err(BuildFailure::Machine {
-                    message: "builds that are not shut in take the users of 'build-users-group'"
-                        .to_owned(),
-                    disk_full: false,
-                }
-                .into())
+                let why = "builds that are not shut in take the users of 'build-users-group'";
+                Err(BuildFailure::new(FailureCause::Machine, why).into())
             }
             _ => Ok(Shelter::None),
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use drover_sandbox::{Identity, Ids, LockedUsers, Standing, UserPool};
-use drover_store::BuildFailure;
+use drover_store::{BuildFailure, FailureCause};
 use drover_store_files::Owners;
 use tokio_util::sync::CancellationToken;
 
@@ -143,7 +143,7 @@ impl BuildUser {
 }
 
 fn refused(message: String) -> Trouble {
-    BuildFailure::Machine { message, disk_full: false }.into()
+    BuildFailure { cause: FailureCause::Machine, message }.into()
 }
 
 fn pool(users: &BuildUsers, locks: &Path, need: Need) -> Result<UserPool, Trouble> {

@@ -5,6 +5,7 @@
 //! its own.
 
 mod base32;
+mod build_status;
 mod causes;
 mod compression;
 mod content_address;
@@ -21,6 +22,7 @@ mod store_path;
 mod terminal;
 
 pub use base32::{Base32Error, decode_base32, encode_base32};
+pub use build_status::BuildStatus;
 pub use causes::with_causes;
 pub use compression::{Compression, CompressionError};
 pub use content_address::{ContentAddress, ContentAddressError, IngestionMethod, References};

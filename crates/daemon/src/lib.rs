@@ -59,7 +59,6 @@ pub use limits::Limits;
 pub use listener::{Draft, Listener, Stop, TrustRule};
 pub use peer::Peer;
 pub use policy::{Policy, Refusal};
-pub use realise::exit_status;
 pub use relay::relay;
 pub use serve::{ServeServer, WriteAccess};
 pub use server::{Client, ClientTrust, Controls, Machines, Named, Naming, Server};

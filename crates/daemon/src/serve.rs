@@ -12,7 +12,7 @@ use drover_core::{PathInfo, StorePath};
 use drover_derivation::BasicDerivation;
 use drover_store::{
     AfterFailure, BuildSettings, Keeper, RealiseMode, RealiseObserver, RealiseSettings,
-    SignatureCheck, StoreError, Substitute, WhenValid,
+    SignatureCheck, StoreError, Substitute, WhenValid, exit_code,
 };
 use drover_wire::{
     BuildResult, Dialect, Encoder, Lock, SERVE_LATEST, ServeBuildOptions, ServeDialect,
@@ -30,7 +30,7 @@ use crate::import::next_exported;
 use crate::log_queue::LogQueue;
 use crate::made::Making;
 use crate::nar_out::NarOut;
-use crate::realise::{build_result, exit_status, known_by};
+use crate::realise::{build_result, known_by};
 use crate::server::{Server, Shared};
 use crate::stream::pieces;
 use crate::wires::{Wires, run_fed};
@@ -289,8 +289,8 @@ impl Serving<'_> {
                 match failed.is_empty() {
                     true => (0, String::new()),
                     false => {
-                        let status = exit_status(failed.iter().map(|realised| realised.status));
-                        (status, messages.join("\n"))
+                        let causes = failed.iter().filter_map(|realised| realised.status.failure());
+                        (u64::from(exit_code(causes)), messages.join("\n"))
                     }
                 }
             }

@@ -10,18 +10,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drover_core::{
-    ContentAddress, DrvOutput, Hash, HashAlgorithm, IngestionMethod, OutputName, PathInfo,
-    Signature, StoreDir, StoreName, StorePath,
+    BuildStatus, ContentAddress, DrvOutput, Hash, HashAlgorithm, IngestionMethod, OutputName,
+    PathInfo, Signature, StoreDir, StoreName, StorePath,
 };
 use drover_daemon::{ClientTrust, DaemonError, Limits, Policy};
 use drover_derivation::{BasicDerivation, Derivation, Output};
 use drover_store::contract::flat_file;
 use drover_store::{AfterFailure, Substitute};
 use drover_wire::{
-    BuildMode, BuildStatus, CheckContents, ClientOptions, DerivedPath, Encoder,
-    FEATURE_REALISATION_WITH_PATH, Field, GarbageAction, GarbageLiveness, GarbageRequest,
-    LogMessage, MadeDerivation, MadeOutputs, NewContent, OutputId, RealisedOutput, Repair, Request,
-    Response, SignatureCheck, SubstitutableInfo, activity, encode_keyed_path_info, result,
+    BuildMode, CheckContents, ClientOptions, DerivedPath, Encoder, FEATURE_REALISATION_WITH_PATH,
+    Field, GarbageAction, GarbageLiveness, GarbageRequest, LogMessage, MadeDerivation, MadeOutputs,
+    NewContent, OutputId, RealisedOutput, Repair, Request, Response, SignatureCheck,
+    SubstitutableInfo, activity, encode_keyed_path_info, result,
 };
 use proptest::prelude::*;
 use rstest::rstest;

@@ -2,14 +2,16 @@
 
 use drover_core::with_causes;
 use drover_schedule::MachineFault;
-use drover_store::{BuildFailure, StoreError, says_disk_full, says_refused};
+use drover_store::{BuildFailure, FailureCause, StoreError, says_disk_full, says_refused};
 
 /// Returns the failure that a machine told in words instead of taking what it was sent.
 pub(crate) fn refusal_of(message: String) -> BuildFailure {
-    match says_refused(&message) {
-        true => BuildFailure::Refused { message },
-        false => BuildFailure::Machine { disk_full: says_disk_full(&message), message },
-    }
+    let cause = match (says_refused(&message), says_disk_full(&message)) {
+        (true, _) => FailureCause::Refused,
+        (false, true) => FailureCause::NoRoom,
+        (false, false) => FailureCause::Machine,
+    };
+    BuildFailure { cause, message }
 }
 
 /// Whether an error is about what this process or this machine may have, and no other machine's fault.
@@ -24,9 +26,9 @@ pub(crate) fn fault_of_connecting(error: &StoreError) -> MachineFault {
         // others will end and leave room
         StoreError::OwnLimit { .. } => MachineFault::Unready,
         // whoever isn't let in now won't be later; what it can't do now it may later
-        StoreError::Refused { message, .. } => match refusal_of(message.clone()) {
-            BuildFailure::Machine { disk_full: true, .. } => MachineFault::DiskFull,
-            BuildFailure::Refused { .. } => MachineFault::Refused,
+        StoreError::Refused { message, .. } => match refusal_of(message.clone()).cause {
+            FailureCause::NoRoom => MachineFault::DiskFull,
+            FailureCause::Refused => MachineFault::Refused,
             _ if message.contains("not allowed to connect") => MachineFault::Refused,
             _ if is_of_the_unready(message) => MachineFault::Unready,
             _ => MachineFault::Unreachable,

@@ -51,7 +51,7 @@ mod verdict;
 mod voice;
 mod vouched;
 
-pub use event::{FailureKind, FleetEvent, JobFailureReport, MachineTotals, Observer, Silent};
+pub use event::{FleetEvent, JobFailureReport, MachineTotals, Observer, Silent};
 pub use fleet::{
     BuildError, CopyBack, DryRun, Fallback, Fleet, FleetOptions, Report, Target, TargetResult,
 };

@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use drover_core::{StorePath, with_causes};
 use drover_schedule::{ByteCount, Event, JobFailure, JobId, MachineFault, MachineId, Place};
-use drover_store::{BuildFailure, Built, StoreError, Trust};
+use drover_store::{BuildFailure, Built, FailureCause, StoreError, Trust};
 
 use crate::driver::{Driver, JobPhase, Lasting};
-use crate::event::{FailureKind, FleetEvent, JobFailureReport};
+use crate::event::{FleetEvent, JobFailureReport};
 use crate::fault::{fault_of, fault_of_connecting, is_own_limit, refusal_of};
 use crate::job_end::{JobEnd, Took};
 use crate::lanes::SOONER_ELSEWHERE;
@@ -107,7 +107,8 @@ impl Driver {
             }
             JobEnd::Input { cause } => self.try_elsewhere(job, cause),
             JobEnd::Derivation { cause } => {
-                self.failed_for_good(machine, job, FailureKind::Build, cause, Vec::new());
+                let failure = BuildFailure::new(FailureCause::Build, cause);
+                self.failed_for_good(machine, job, failure, Vec::new());
             }
             JobEnd::Lie { lie } => {
                 let (cause, fault) = (lie.to_string(), lie.fault());
@@ -185,48 +186,44 @@ impl Driver {
         failure: BuildFailure,
         tail: Vec<String>,
     ) {
-        let (kind, message) = match failure {
-            BuildFailure::Failed { message } => (self.kind_of_failed(job), message),
-            BuildFailure::TimedOut { message } => (FailureKind::TimedOut, message),
-            BuildFailure::LogLimit { message } => (FailureKind::LogLimit, message),
-            BuildFailure::Rejected { message } => (FailureKind::Rejected, message),
-            BuildFailure::HashMismatch { message } => (FailureKind::HashMismatch, message),
-            BuildFailure::NotDeterministic { message } => (FailureKind::NotDeterministic, message),
-            BuildFailure::Hook { message } => (FailureKind::Hook, message),
+        let BuildFailure { cause, message } = failure;
+        let cause = match cause {
             // nobody else could be asked, and here it would come to the same end again
-            BuildFailure::Machine { message, disk_full: true } if self.is_alone_here(machine) => {
-                (FailureKind::Passing, message)
-            }
-            BuildFailure::Machine { message, disk_full: true } => {
-                self.tell_scheduler(Event::NoRoom { job });
-                // only one that may be run elsewhere is tried again
-                match self.scheduler.has_room_elsewhere(job) {
-                    true => self.retried(job, &message),
-                    false => self.came_back(job),
-                }
-                return self.machine_failed(machine, message, MachineFault::DiskFull);
-            }
-            BuildFailure::Machine { message, disk_full: false } => {
-                return self.try_elsewhere(job, message);
-            }
-            BuildFailure::Refused { message } => return self.refused(machine, job, message),
+            FailureCause::NoRoom if self.is_alone_here(machine) => FailureCause::Passing,
+            FailureCause::NoRoom => return self.without_room(machine, job, message),
+            FailureCause::Machine => return self.try_elsewhere(job, message),
+            FailureCause::Refused => return self.refused(machine, job, message),
+            cause => match self.jobs.get(job.0 as usize) {
+                Some(state) => lasting(cause, &state.plan.derivation),
+                None => cause,
+            },
         };
         if let Some(state) = self.machines.get_mut(machine.0 as usize) {
             state.failures += 1;
         }
         self.tell_of_kept_folder(machine, job);
-        self.failed_for_good(machine, job, kind, message, tail);
+        self.failed_for_good(machine, job, BuildFailure { cause, message }, tail);
+    }
+
+    /// The machine has no room for a job, and gets none until it says that it has.
+    fn without_room(&mut self, machine: MachineId, job: JobId, message: String) {
+        self.tell_scheduler(Event::NoRoom { job });
+        // only one that may be run elsewhere is tried again
+        match self.scheduler.has_room_elsewhere(job) {
+            true => self.retried(job, &message),
+            false => self.came_back(job),
+        }
+        self.machine_failed(machine, message, MachineFault::DiskFull);
     }
 
     fn failed_for_good(
         &mut self,
         machine: MachineId,
         job: JobId,
-        kind: FailureKind,
-        message: String,
+        failure: BuildFailure,
         log_tail: Vec<String>,
     ) {
-        self.report(machine, job, kind, message, log_tail);
+        self.report(machine, job, failure, log_tail);
         self.tell_scheduler(Event::Failed { job, failure: JobFailure::Build });
     }
 
@@ -312,9 +309,9 @@ impl Driver {
     /// Fails a job for what is wrong with the machine that this runs on, which no other makes good.
     fn not_sent(&mut self, job: JobId, message: String) {
         let Some(state) = self.jobs.get(job.0 as usize) else { return };
-        let (derivation, kind) = (state.plan.path.clone(), FailureKind::NotSent);
+        let (derivation, cause) = (state.plan.path.clone(), FailureCause::NotSent);
         let log_tail = Vec::new();
-        let report = JobFailureReport { derivation, kind, machine: None, message, log_tail };
+        let report = JobFailureReport { derivation, cause, machine: None, message, log_tail };
         self.reports.insert(job, report);
         self.tell_scheduler(Event::Failed { job, failure: JobFailure::Build });
     }

@@ -11,13 +11,13 @@ use async_trait::async_trait;
 use drover_core::StorePath;
 use drover_derivation::BasicDerivation;
 use drover_store::{
-    AfterFailure, Keeper, MissingPaths, RealiseMode, RealiseObserver, RealiseSettings,
-    RealiseStatus, Realised, Realiser, StoreError, Substitute, Wanted,
+    AfterFailure, FailureCause, Keeper, MissingPaths, RealiseMode, RealiseObserver,
+    RealiseSettings, RealiseStatus, Realised, Realiser, StoreError, Substitute, Wanted,
 };
 use drover_wire::{BuildMode, BuildResult, ClientOptions, DerivedPath, Dialect, Request, Response};
 
 use crate::activities::Activities;
-use crate::ends::{by_words, failed, realised_of, succeeded};
+use crate::ends::{by_words, realised_of};
 use crate::log::Listener;
 use crate::pool::{Lease, Pool, Purpose};
 use crate::reply::Patience;
@@ -122,7 +122,7 @@ impl Apart {
             let mut one = match result_of(&results, &derived_path(wanted)) {
                 Some(result) => realised_of(result),
                 // Nix passes over what another failure kept from being built
-                None => failed(RealiseStatus::Cancelled, "the server told no result".to_owned()),
+                None => Realised::failed(FailureCause::Cancelled, "the server told no result"),
             };
             if one.status.is_success() && lacks_outputs(wanted, &one) {
                 let mut known = self.outputs(wanted).await?;
@@ -156,10 +156,10 @@ impl Apart {
         for ((wanted, before), after) in wanted.iter().zip(before).zip(after) {
             let mut one = match (before, after, &refused) {
                 (true, true, _) if mode == BuildMode::Normal => {
-                    succeeded(RealiseStatus::AlreadyValid)
+                    Realised::succeeded(RealiseStatus::AlreadyValid)
                 }
-                (_, true, None) => succeeded(RealiseStatus::Built),
-                (false, true, Some(_)) => succeeded(RealiseStatus::Built),
+                (_, true, None) => Realised::succeeded(RealiseStatus::Built),
+                (false, true, Some(_)) => Realised::succeeded(RealiseStatus::Built),
                 (_, _, message) => by_words(message.clone().unwrap_or_default()),
             };
             if one.status.is_success() {

@@ -7,15 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use drover_core::{NarSize, StorePath};
+use drover_core::{BuildStatus, NarSize, StorePath};
 use drover_store::contract::{Given, flat_file};
 use drover_store::{
-    BuildFailure, BuildLog, BuildOutcome, BuildRequest, Builder as _, LogEvent, SilentLog,
-    Store as _, StoreError, Substitute,
+    BuildFailure, BuildLog, BuildOutcome, BuildRequest, Builder as _, FailureCause, LogEvent,
+    SilentLog, Store as _, StoreError, Substitute,
 };
-use drover_wire::{
-    ActivityId, BuildResult, BuildStatus, Encoder, Field, LogMessage, Request, Response, result,
-};
+use drover_wire::{ActivityId, BuildResult, Encoder, Field, LogMessage, Request, Response, result};
 use support::{Fake, build_of, file, serve_file, soon};
 
 fn build() -> BuildRequest {
@@ -294,7 +292,8 @@ async fn a_wrong_guess_ends_the_lane(#[case] makes: Makes) {
     let second = lane.build(hopeful(), Arc::new(SilentLog));
     match (soon(first).await.expect("an outcome"), makes) {
         (BuildOutcome::Built(built), Makes::File(_)) => assert!(built.nars.is_empty()),
-        (BuildOutcome::Failed(BuildFailure::Failed { .. }), Makes::Nothing) => {}
+        (BuildOutcome::Failed(BuildFailure { cause: FailureCause::Build, .. }), Makes::Nothing) => {
+        }
         (outcome, _) => panic!("{outcome:?}"),
     }
     let error = soon(second).await.expect_err("the lane has ended");

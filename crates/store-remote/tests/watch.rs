@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use drover_core::StorePath;
+use drover_core::{BuildStatus, StorePath};
 use drover_store::{
     BuildOutcome, BuildPlan, BuildRequest, BuildSettings, Builder as _, SilentLog, StoreError,
 };
-use drover_wire::{ActivityId, BuildResult, BuildStatus, LogMessage, Request, Response};
+use drover_wire::{ActivityId, BuildResult, LogMessage, Request, Response};
 use support::{Fake, file, serve_file, soon};
 
 /// A connect timeout of which a few are quickly over.

@@ -7,6 +7,7 @@ mod build;
 pub mod contract;
 mod copy;
 mod error;
+mod failure;
 mod fetch;
 mod keeper;
 mod memory;
@@ -20,11 +21,12 @@ mod store;
 mod substituters;
 
 pub use build::{
-    AfterBuild, BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildSettings,
-    BuildWishes, Builder, Built, Lane, LogEvent, LogKeeper, Pending, SilentLog, Trust,
+    AfterBuild, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildSettings, BuildWishes,
+    Builder, Built, Lane, LogEvent, LogKeeper, Pending, SilentLog, Trust,
 };
 pub use copy::closure_order;
 pub use error::StoreError;
+pub use failure::{Again, BuildFailure, FailureCause, exit_code};
 pub use fetch::{FetchEvent, FetchObserver, FetchSize, Offered};
 pub use keeper::{
     Adoption, ByteStream, CollectAction, Collected, Collection, Content, Keeper, Liveness, Repair,

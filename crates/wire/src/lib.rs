@@ -22,7 +22,7 @@ mod response;
 mod serve;
 mod substitutable;
 
-pub use build_result::{BuildResult, BuildStatus};
+pub use build_result::BuildResult;
 pub use codec::{Decoder, Encoder, MAX_BYTES, MAX_COUNT, MAX_TEXT};
 pub use derived_path::{BuildMode, DerivedPath, MadeDerivation, MadeOutputs};
 pub use dialect::{

@@ -24,8 +24,8 @@ use drover_core::{SecretKey, StorePath};
 use drover_derivation::BasicDerivation;
 use drover_fleet::{BuildNumbers, Duty, Service, ServiceOptions, Shutdown};
 use drover_store::{
-    Keeper, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
-    RealiseStatus, Realised, Realiser, StoreError, Substitute, Wanted,
+    FailureCause, Keeper, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver,
+    RealiseSettings, RealiseStatus, Realised, Realiser, StoreError, Substitute, Wanted,
 };
 use drover_store_local::LocalStore;
 use tokio::sync::OnceCell;
@@ -294,7 +294,8 @@ impl Builds {
         // who comes second waits for it, and runs it where the first has left meanwhile
         let run = || after_build::run(hook, store, derivation, &outputs, tell);
         if let Err(message) = ran.get_or_init(run).await {
-            (realised.status, realised.message) = (RealiseStatus::MiscFailure, message.clone());
+            (realised.status, realised.message) =
+                (RealiseStatus::Failed(FailureCause::Other), message.clone());
         }
         Ok(())
     }

@@ -235,7 +235,7 @@ fn result(number: u64, kind: u64, fields: Value) -> String {
 mod tests {
     use std::time::Duration;
 
-    use drover_fleet::FailureKind;
+    use drover_store::FailureCause;
 
     use super::super::fetches::tests::started;
     use super::super::lines::tests::{NAMES, failed};
@@ -325,7 +325,7 @@ mod tests {
             paths: 2,
             bytes: 5,
         };
-        let events = [copy, FleetEvent::CopyEnded { transfer: 9 }, failed(FailureKind::Build)];
+        let events = [copy, FleetEvent::CopyEnded { transfer: 9 }, failed(FailureCause::Build)];
         let told = values(&events);
         let actions: Vec<&str> = told.iter().map(|one| one["action"].as_str().unwrap()).collect();
         assert_eq!(actions, ["start", "result", "result", "stop", "msg"]);

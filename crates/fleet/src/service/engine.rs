@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use drover_core::{OutputName, StorePath};
 use drover_schedule::{Event, JobId, MachineId, Scope, Verdict};
-use drover_store::{AfterFailure, Keeper, RealiseObserver};
+use drover_store::{AfterFailure, BuildFailure, Keeper, RealiseObserver};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -25,7 +25,7 @@ use crate::service::here::Here;
 use crate::service::options::{OwnKind, ServiceOptions, Shutdown};
 use crate::service::owners::Owners;
 use crate::service::router::{ClientId, Router};
-use crate::service::table::{Bundle, BundleId, Failure, Key, Progress, Table, Uses};
+use crate::service::table::{Bundle, BundleId, Key, Progress, Table, Uses};
 use crate::service::vanished::Doubts;
 use crate::service::view::MachineView;
 use crate::sought::Findings;
@@ -111,7 +111,7 @@ pub(crate) enum Outcome {
         outputs: std::collections::BTreeMap<OutputName, StorePath>,
         period: Option<(SystemTime, SystemTime)>,
     },
-    Failed(Failure),
+    Failed(BuildFailure),
 }
 
 /// What became of the targets, in the order of the question.
@@ -269,7 +269,7 @@ impl Engine {
         let progress = match verdict {
             Verdict::Built => Progress::Built,
             Verdict::Unneeded => Progress::Unneeded,
-            verdict => Progress::Failed(self.failure(job, verdict)),
+            _ => Progress::Failed(self.failure(job)),
         };
         let node = self.table.get(job)?.node;
         let end = self.end_of(job);

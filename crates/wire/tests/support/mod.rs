@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use drover_core::{
-    ContentAddress, Hash, HashAlgorithm, IngestionMethod, NarHash, NarSize, OutputName, PathInfo,
-    Signature, StoreDir, StoreName, StorePath,
+    BuildStatus, ContentAddress, Hash, HashAlgorithm, IngestionMethod, NarHash, NarSize,
+    OutputName, PathInfo, Signature, StoreDir, StoreName, StorePath,
 };
 use drover_derivation::{BasicDerivation, ByteString, Output};
 use drover_wire::{
-    ActivityId, BuildMode, BuildResult, BuildStatus, CheckContents, ClientOptions, DerivedPath,
-    Dialect, FEATURE_REALISATION_WITH_PATH, Field, GarbageAction, GarbageLiveness, GarbageRequest,
+    ActivityId, BuildMode, BuildResult, CheckContents, ClientOptions, DerivedPath, Dialect,
+    FEATURE_REALISATION_WITH_PATH, Field, GarbageAction, GarbageLiveness, GarbageRequest,
     GarbageResult, Lock, LogMessage, Missing, NewContent, OutputId, RealisedOutput, RemoteError,
     Repair, Request, Response, ServeBuildOptions, ServeDialect, ServeRequest, SignatureCheck,
     SubstitutableInfo, Substitute, Version,
