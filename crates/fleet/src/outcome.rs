@@ -302,7 +302,7 @@ impl Driver {
                 self.retried(job, &cause);
                 self.machine_failed(machine, cause, fault_of(error));
             }
-            None => self.build_failed(machine, job, refusal_of(cause), Vec::new()),
+            None => self.build_failed(machine, job, refusal_of(error), Vec::new()),
         }
     }
 

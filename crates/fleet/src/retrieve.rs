@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use drover_core::{OutputName, PathInfo, StorePath};
 use drover_schedule::{JobId, MachineId, Place};
-use drover_store::{FailureCause, StoreError, closure_order};
+use drover_store::{FailureCause, Refusal, StoreError, closure_order};
 
 use crate::attempts::{Earlier, Mixed};
 use crate::driver::{Driver, JobPhase, JobState};
@@ -201,12 +201,7 @@ fn give_up(driver: &mut Driver, machine: MachineId, jobs: Vec<JobId>, error: &St
 /// Says it in the user's words where the local store takes nothing unsigned.
 fn explain(error: StoreError) -> BuildError {
     match &error {
-        StoreError::Refused { message, .. }
-            if message.contains("signature by a trusted key")
-                || message.contains("lacks a valid signature") =>
-        {
-            BuildError::LocalStoreDistrusts
-        }
+        StoreError::Refused { why: Refusal::Distrust, .. } => BuildError::LocalStoreDistrusts,
         _ => BuildError::Store(error),
     }
 }

@@ -205,10 +205,7 @@ impl Service {
                 Err(StoreError::Unsupported { store: store.name().to_owned(), what })
             }
             State::Running(handle) => Ok(Arc::clone(handle)),
-            State::Stopped => Err(StoreError::Refused {
-                store: store.name().to_owned(),
-                message: STOPPING.to_owned(),
-            }),
+            State::Stopped => Err(StoreError::refused(store.name(), STOPPING)),
             State::Asleep { machines, options, drained } => {
                 let (machines, drained) = (std::mem::take(machines), std::mem::take(drained));
                 let handle = self.start(store, machines, options, drained);

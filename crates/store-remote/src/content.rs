@@ -233,7 +233,7 @@ impl Body for OneNar {
         let chunk = self.stream.next().await?;
         if let Err(rule) = self.check(chunk.as_ref()) {
             let message = format!("contents can't be added to '{}': {rule}", self.store);
-            let error = StoreError::Refused { store: self.store.clone(), message };
+            let error = StoreError::refused(&self.store, message);
             self.stream.fail(&error);
             return Err(error);
         }

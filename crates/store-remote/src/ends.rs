@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use drover_core::BuildStatus;
-use drover_store::{FailureCause, RealiseStatus, Realised};
+use drover_store::{FailureCause, RealiseStatus, Realised, says_another_hash};
 use drover_wire::BuildResult;
 
 use crate::failure::refusal;
@@ -17,7 +17,7 @@ pub(crate) fn realised_of(result: &BuildResult) -> Realised {
     };
     // Nix tells them apart in words
     let status = match result.status {
-        BuildStatus::OutputRejected if result.error.contains("hash mismatch") => {
+        BuildStatus::OutputRejected if says_another_hash(&result.error) => {
             RealiseStatus::Failed(FailureCause::HashMismatch)
         }
         status => status.into(),

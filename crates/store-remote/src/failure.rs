@@ -2,10 +2,9 @@
 //!
 //! The status says it where it can. It often can't: a fixed-output build that fails is "transient" to
 //! Nix, and so is one that ran out of disk. Then, and where the server raised an error instead of
-//! answering, its words have to do; they are those of Nix 2.3 to 2.34, see the tests. Lines of the
-//! build's own log, which Nix puts among its words, are not looked at: a build may print anything.
+//! answering, its words have to do (`drover_store::failure_said`).
 
-use drover_store::{BuildFailure, FailureCause, says_disk_full, says_refused};
+use drover_store::{BuildFailure, FailureCause, failure_said};
 use drover_wire::BuildResult;
 
 /// What a server was asked to build from.
@@ -26,7 +25,12 @@ pub(crate) fn failure(result: &BuildResult, asked: Asked) -> BuildFailure {
             told
         }
         // it was told to build nothing else, so what failed is that an input isn't there
-        (FailureCause::Dependency, Asked::Derivation) => machine(&own_words(&message)),
+        (FailureCause::Dependency, Asked::Derivation) => {
+            match by_words(&message, FailureCause::Machine) {
+                FailureCause::NoRoom => FailureCause::NoRoom,
+                _ => FailureCause::Machine,
+            }
+        }
         (FailureCause::Rejected, _) => match by_words(&message, FailureCause::Build) {
             FailureCause::Build => FailureCause::Rejected,
             other => other,
@@ -53,95 +57,8 @@ pub(crate) fn refusal(message: String, otherwise: FailureCause) -> BuildFailure 
     BuildFailure { cause: by_words(&message, otherwise), message }
 }
 
-/// Whether a server says that it doesn't take something from us.
-pub(crate) fn is_refusal(message: &str) -> bool {
-    says_refused(&own_words(message))
-}
-
-/// The machine can't, now or ever; another may.
-const MACHINE: &[&str] = &[
-    "experimental nix feature",
-    "does not exist, and substitution is disabled",
-    "some dependencies of",
-    "some substitutes for the outputs",
-    "cannot build missing derivation",
-    "there is no substituter that can build it",
-    "is required to build '",
-    "platform mismatch",
-    "required system:",
-    "required (system, features)",
-    "missing system features",
-    "unable to start any build",
-    "build users are currently in use",
-    "build users in the group",
-    "has no members",
-    "unable to fork",
-    "cannot allocate memory",
-    "resource temporarily unavailable",
-    "too many open files",
-    "read-only file system",
-    "database is locked",
-    "database disk image is malformed",
-    "opening lock file",
-    "interrupted by the user",
-];
-
-/// The build itself failed, and would again.
-const FAILED: &[&str] = &[
-    "failed with exit code",
-    "failed due to signal",
-    "killed by signal",
-    "failed to produce output path",
-    "failed to build",
-    "builder failed",
-    "dependency failed",
-    "dependencies failed",
-    "failed due to failed dependency",
-    "has an unsupported type",
-    "has suspicious ownership or permission",
-    "cycle detected in build of",
-];
-
 fn by_words(message: &str, otherwise: FailureCause) -> FailureCause {
-    let own = own_words(message);
-    let has = |words: &[&str]| has(&own, words);
-    if has(&["hash mismatch in fixed-output derivation"]) {
-        FailureCause::HashMismatch
-    } else if timed_out(&own) {
-        FailureCause::TimedOut
-    } else if has(&["may not be deterministic"]) {
-        FailureCause::NotDeterministic
-    } else if says_refused(&own) {
-        FailureCause::Refused
-    } else if says_disk_full(&own) || has(MACHINE) {
-        machine(&own)
-    } else if has(FAILED) || (has(&["build of '"]) && has(&["' failed"])) {
-        FailureCause::Build
-    } else {
-        otherwise
-    }
-}
-
-fn has(own: &str, words: &[&str]) -> bool {
-    words.iter().any(|word| own.contains(word))
-}
-
-/// Whether it is the build that took too long, rather than a download.
-fn timed_out(own: &str) -> bool {
-    own.contains("timed out after") && !own.contains("milliseconds")
-}
-
-fn machine(own: &str) -> FailureCause {
-    match says_disk_full(own) {
-        true => FailureCause::NoRoom,
-        false => FailureCause::Machine,
-    }
-}
-
-/// Returns what Nix itself says, in small letters: without the lines of the log (`> …`).
-fn own_words(message: &str) -> String {
-    let own = message.lines().filter(|line| !line.trim_start().starts_with('>'));
-    own.flat_map(|line| [line, "\n"]).collect::<String>().to_lowercase()
+    failure_said(message).unwrap_or(otherwise)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub use build::{
     Builder, Built, Lane, LogEvent, LogKeeper, Pending, SilentLog, Trust,
 };
 pub use copy::closure_order;
-pub use error::StoreError;
+pub use error::{Refusal, StoreError};
 pub use failure::{Again, BuildFailure, FailureCause, exit_code};
 pub use fetch::{FetchEvent, FetchObserver, FetchSize, Offered};
 pub use keeper::{
@@ -40,7 +40,10 @@ pub use realiser::{
     AfterFailure, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
     RealiseStatus, Realised, Realiser, THIS_MACHINE, Wanted,
 };
-pub use said::{says_disk_full, says_refused};
+pub use said::{
+    failure_said, refusal_said, says_absent, says_another_hash, says_unready,
+    says_why_it_is_not_fetched,
+};
 pub use sandbox_wish::{SandboxWish, Sandboxing};
 pub use store::{
     Description, MAX_FILE, Missing, Store, Substitute, read_exported_files, read_exported_nar,

@@ -224,10 +224,8 @@ impl Builds {
         let machines = self.machine.machines(&state.configuration, Some(&builders), here);
         let options = service_options(&state.configuration.settings);
         let known = machines.and_then(|list| Ok((list, options?)));
-        let (machines, options) = known.map_err(|error| StoreError::Refused {
-            store: store.name().to_owned(),
-            message: format!("{error:#}"),
-        })?;
+        let (machines, options) =
+            known.map_err(|error| StoreError::refused(store.name(), format!("{error:#}")))?;
         if state.brought.len() >= IDLE_LISTS {
             state.brought.retain(|_, service| Arc::strong_count(service) > 1);
         }
@@ -252,9 +250,8 @@ impl Builds {
             return Ok(Arc::clone(&self.state().keys));
         };
         let files: Vec<PathBuf> = files.split_whitespace().map(PathBuf::from).collect();
-        let keys = signing::keys(&files, &self.machine.terminal).map_err(|error| {
-            StoreError::Refused { store: store.name().to_owned(), message: format!("{error:#}") }
-        })?;
+        let keys = signing::keys(&files, &self.machine.terminal)
+            .map_err(|error| StoreError::refused(store.name(), format!("{error:#}")))?;
         Ok(Arc::new(keys))
     }
 
@@ -314,10 +311,8 @@ impl Builds {
                 let settings = own_builder::hook_settings(conf);
                 Ok(Some(PostBuildHook::of_client(program.into(), &settings)))
             }
-            None => own_builder::post_build_hook(conf).map_err(|error| StoreError::Refused {
-                store: store.name().to_owned(),
-                message: format!("{error:#}"),
-            }),
+            None => own_builder::post_build_hook(conf)
+                .map_err(|error| StoreError::refused(store.name(), format!("{error:#}"))),
         }
     }
 }
