@@ -4,6 +4,7 @@
 //! store anywhere is as good as one in `/nix/store`. Types carry no serde form; each boundary has
 //! its own.
 
+mod activity;
 mod base32;
 mod build_status;
 mod causes;
@@ -21,6 +22,9 @@ mod signature;
 mod store_path;
 mod terminal;
 
+pub use activity::{
+    Activity, ActivityId, ActivityResult, Field, json_message, json_phase, json_stop,
+};
 pub use base32::{Base32Error, decode_base32, encode_base32};
 pub use build_status::BuildStatus;
 pub use causes::with_causes;

@@ -49,8 +49,8 @@ mod wires;
 
 pub use activation::sockets_from_systemd;
 pub use drover_wire::{
-    ClientOptions, Need, Outlook, Wait, activity, control_opening, introduction, is_client_name,
-    need, question,
+    ClientOptions, Need, Outlook, Wait, control_opening, introduction, is_client_name, need,
+    question,
 };
 pub use error::DaemonError;
 pub use forward::Forwarder;

@@ -142,7 +142,7 @@ async fn lines_end_as_in_nix() {
         for line in ["one", "two \n \t\n", ""] {
             LogMessage::Next(line.to_owned()).encode(&mut out, 37);
         }
-        LogMessage::StopActivity(drover_wire::ActivityId(7)).encode(&mut out, 37);
+        LogMessage::StopActivity(drover_core::ActivityId(7)).encode(&mut out, 37);
         LogMessage::Last.encode(&mut out, 37);
         far.write_all(&out.into_bytes()).await.unwrap();
         far.read_to_end(&mut Vec::new()).await.unwrap();
@@ -158,7 +158,7 @@ async fn lines_end_as_in_nix() {
     peer.greet(&[]).await;
     assert_eq!(peer.info.nix_version.as_deref(), Some("2.34.8"));
     assert_eq!(peer.lines(), "one\ntwo\n\n");
-    assert_eq!(peer.log[3], LogMessage::StopActivity(drover_wire::ActivityId(7)));
+    assert_eq!(peer.log[3], LogMessage::StopActivity(drover_core::ActivityId(7)));
     drop(peer);
     forwarding.join_next().await.unwrap().unwrap().unwrap();
     server.join_next().await.unwrap().unwrap();

@@ -38,7 +38,7 @@ pub use introduction::{
     Need, Opening, Outlook, Wait, control_opening, introduction, is_client_name, need, question,
     read_opening,
 };
-pub use log::{ActivityId, Field, LogMessage, RemoteError, activity, result};
+pub use log::{LogMessage, RemoteError};
 pub use options::ClientOptions;
 pub use path_info::{
     decode_keyed_path_info, decode_path_info, encode_keyed_path_info, encode_path_info,

@@ -4,16 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use drover_core::{
-    BuildStatus, ContentAddress, Hash, HashAlgorithm, IngestionMethod, NarHash, NarSize,
-    OutputName, PathInfo, Signature, StoreDir, StoreName, StorePath,
+    ActivityId, BuildStatus, ContentAddress, Field, Hash, HashAlgorithm, IngestionMethod, NarHash,
+    NarSize, OutputName, PathInfo, Signature, StoreDir, StoreName, StorePath,
 };
 use drover_derivation::{BasicDerivation, ByteString, Output};
 use drover_wire::{
-    ActivityId, BuildMode, BuildResult, CheckContents, ClientOptions, DerivedPath, Dialect,
-    FEATURE_REALISATION_WITH_PATH, Field, GarbageAction, GarbageLiveness, GarbageRequest,
-    GarbageResult, Lock, LogMessage, Missing, NewContent, OutputId, RealisedOutput, RemoteError,
-    Repair, Request, Response, ServeBuildOptions, ServeDialect, ServeRequest, SignatureCheck,
-    SubstitutableInfo, Substitute, Version,
+    BuildMode, BuildResult, CheckContents, ClientOptions, DerivedPath, Dialect,
+    FEATURE_REALISATION_WITH_PATH, GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult,
+    Lock, LogMessage, Missing, NewContent, OutputId, RealisedOutput, RemoteError, Repair, Request,
+    Response, ServeBuildOptions, ServeDialect, ServeRequest, SignatureCheck, SubstitutableInfo,
+    Substitute, Version,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
