@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use drover_core::{StoreDir, plain_text};
-use drover_fleet::JobFailureReport;
+use drover_fleet::{JobFailureReport, NO_MACHINE};
 use drover_store::FailureCause;
 
 use crate::builders::LOCAL;
@@ -121,8 +121,8 @@ fn told(failure: &JobFailureReport, around: &Around<'_>) -> Option<Told> {
     let around_names = match failure.cause {
         FailureCause::Dependency | FailureCause::Cancelled => return None,
         FailureCause::Unsuited | FailureCause::NoMachine => {
-            if let Some(reasons) = body.strip_prefix("no machine could build it\n") {
-                body = reasons.to_owned();
+            if let Some(reasons) = body.strip_prefix(NO_MACHINE) {
+                body = reasons.trim_start_matches('\n').to_owned();
             }
             hint = body
                 .contains("lacks")

@@ -9,7 +9,7 @@ use drover_schedule::{Event, MachineId, Place};
 use crate::driver::Driver;
 use crate::event::FleetEvent;
 use crate::fault::fault_of_connecting;
-use crate::machine_state::Left;
+use crate::machine_state::{Generation, Left};
 use crate::shared::{Answer, Happened};
 
 impl Driver {
@@ -54,7 +54,7 @@ impl Driver {
         }
     }
 
-    fn connected(&mut self, machine: MachineId, generation: u32, answer: Answer) {
+    fn connected(&mut self, machine: MachineId, generation: Generation, answer: Answer) {
         let Answer { description, valid, found, took, round_trip } = answer;
         if let Some(state) = self.machines.get_mut(machine.0 as usize) {
             state.note_trust(description.trust);
@@ -69,7 +69,7 @@ impl Driver {
         self.take_found(machine, found);
     }
 
-    pub(crate) fn is_current(&self, machine: MachineId, generation: u32) -> bool {
+    pub(crate) fn is_current(&self, machine: MachineId, generation: Generation) -> bool {
         self.machines.get(machine.0 as usize).is_some_and(|state| state.generation == generation)
     }
 

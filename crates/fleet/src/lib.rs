@@ -65,4 +65,5 @@ pub use service::{
     Duty, KeptLog, MachineChoice, MachineCondition, MachineFailure, MachineView, OwnKind, Service,
     ServiceOptions, Shutdown,
 };
+pub use verdict::NO_MACHINE;
 pub use vouched::OutputTrust;

@@ -13,7 +13,7 @@ use crate::event::{FleetEvent, JobFailureReport};
 use crate::fault::{fault_of, is_own_limit, refusal_of};
 use crate::job_end::{JobEnd, Took};
 use crate::lanes::SOONER_ELSEWHERE;
-use crate::machine_state::Left;
+use crate::machine_state::{Left, Opening};
 use crate::merge::{Origin, SMALL};
 use crate::places::Kept;
 use crate::shared::Happened;
@@ -21,7 +21,7 @@ use crate::verdict::lasting;
 
 impl Driver {
     /// Takes a job off the lane where it ran, unless it was taken off before.
-    pub(crate) fn leave_lane(&mut self, machine: MachineId, opening: u64, job: JobId) -> Left {
+    pub(crate) fn leave_lane(&mut self, machine: MachineId, opening: Opening, job: JobId) -> Left {
         let state = self.jobs.get(job.0 as usize);
         let lane =
             state.filter(|state| matches!(state.state, JobPhase::Started | JobPhase::Stopping));
@@ -33,7 +33,13 @@ impl Driver {
     }
 
     /// Takes a job that has come back from its lane.
-    pub(crate) fn job_ended(&mut self, machine: MachineId, opening: u64, job: JobId, end: JobEnd) {
+    pub(crate) fn job_ended(
+        &mut self,
+        machine: MachineId,
+        opening: Opening,
+        job: JobId,
+        end: JobEnd,
+    ) {
         let lane = self.jobs.get(job.0 as usize).and_then(|state| state.lane);
         match end {
             JobEnd::Built { built, took } => self.built(machine, job, built, took),
@@ -194,7 +200,7 @@ impl Driver {
         );
         self.shared.observer.event(FleetEvent::Note(note));
         let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
-        let lanes: Vec<u64> = state.all_lanes().map(|lane| lane.opening).collect();
+        let lanes: Vec<Opening> = state.all_lanes().map(|lane| lane.opening).collect();
         let queued = lanes.into_iter().flat_map(|opening| state.end_lane(opening));
         for job in std::iter::once(job).chain(queued.collect::<Vec<JobId>>()) {
             self.retried(job, "its machine is to get the derivations");

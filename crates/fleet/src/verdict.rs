@@ -14,6 +14,9 @@ use crate::fleet::{Report, TargetResult};
 use crate::graph::NodeId;
 use crate::machine_state::MachineState;
 
+/// What stands above the reasons of the machines where none of them could build something.
+pub const NO_MACHINE: &str = "no machine could build it";
+
 impl Driver {
     /// Keeps what is known of a failure until the scheduler has its verdict.
     pub(crate) fn report(
@@ -109,7 +112,7 @@ impl Driver {
                 format!("{}: {}", self.shared.name_of(*machine), reason.when_over())
             })
             .collect();
-        format!("no machine could build it\n{}", lines.join("\n"))
+        format!("{NO_MACHINE}\n{}", lines.join("\n"))
     }
 
     pub(crate) fn into_report(mut self, targets: Vec<TargetResult>, took: Duration) -> Report {

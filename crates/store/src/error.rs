@@ -44,6 +44,13 @@ pub enum StoreError {
         /// What is known of the end.
         reason: String,
     },
+    /// A transfer ended because of something else, which failed and is told apart, or because nobody wanted it
+    /// any more.
+    #[error("the transfer was broken off: {reason}")]
+    BrokenOff {
+        /// What it waited for in vain.
+        reason: String,
+    },
     /// A queue was ended by something ahead in it that did not go as hoped. Nothing of the request
     /// was done, and nobody is to blame: on another lane it will do.
     #[error("the queue at '{store}' was ended by what was ahead in it")]

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::driver::Driver;
 use crate::machine::{MachineSpec, Site};
+use crate::machine_state::Generation;
 use crate::merge::Origin;
 use crate::prepare::Work;
 use crate::service::builds::{BuildExplanation, BuildId, BuildList, KeptLog};
@@ -69,14 +70,14 @@ pub(crate) enum Command {
 pub(crate) struct Reachable {
     pub(crate) machine: MachineId,
     pub(crate) description: drover_schedule::Machine,
-    pub(crate) generation: u32,
+    pub(crate) generation: Generation,
     pub(crate) site: Arc<dyn Site>,
 }
 
 /// What a machine was found to have.
 pub(crate) struct Learned {
     pub(crate) machine: MachineId,
-    pub(crate) generation: u32,
+    pub(crate) generation: Generation,
     pub(crate) valid: BTreeSet<StorePath>,
     /// Outputs of the client's jobs.
     pub(crate) found: Findings,
@@ -251,7 +252,7 @@ impl Engine {
             while machine.tasks.try_join_next().is_some() {}
             while machine.connecting.try_join_next().is_some() {}
         }
-        let losses = self.driver.machines.iter().map(|state| u64::from(state.generation)).sum();
+        let losses = self.driver.machines.iter().map(|state| u64::from(state.generation.0)).sum();
         if self.losses != losses {
             self.losses = losses;
             self.drop_lost();
