@@ -11,7 +11,7 @@ use drover_fleet::{
     Shutdown, Target, TargetResult,
 };
 use drover_store::{
-    AfterFailure, BuildSettings, FailureCause, Keeper, RealiseEvent, RealiseMode, RealiseObserver,
+    AfterFailure, BuildMode, BuildSettings, FailureCause, Keeper, RealiseEvent, RealiseObserver,
     RealiseSettings, RealiseStatus, Realised, Realiser, Substitute, Wanted,
 };
 
@@ -89,7 +89,7 @@ impl Rebuild<'_> {
         });
         let wanted = self.targets.iter().map(wanted).collect();
         let settings = RealiseSettings {
-            mode: RealiseMode::Check,
+            mode: BuildMode::Check,
             after_failure: self.keep_going,
             substitute: self.substitute,
             build: self.rebuilder.settings.clone(),

@@ -5,6 +5,7 @@
 //! its own.
 
 mod activity;
+mod asked;
 mod base32;
 mod build_status;
 mod causes;
@@ -24,6 +25,9 @@ mod terminal;
 
 pub use activity::{
     Activity, ActivityId, ActivityResult, Field, json_message, json_phase, json_stop,
+};
+pub use asked::{
+    BuildMode, CollectAction, Liveness, Repair, SignatureCheck, Substitute, Trust, VerifyDepth,
 };
 pub use base32::{Base32Error, decode_base32, encode_base32};
 pub use build_status::BuildStatus;

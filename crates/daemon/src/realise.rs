@@ -10,9 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use drover_core::{Hash, StoreDir, StorePath};
 use drover_derivation::{BasicDerivation, Derivation, DerivationKind, HashModuloCache};
 use drover_store::{
-    AfterFailure, FailureCause, RealiseSettings, RealiseStatus, Realised, exit_code,
+    AfterFailure, BuildMode, FailureCause, RealiseSettings, RealiseStatus, Realised, exit_code,
 };
-use drover_wire::{BuildMode, BuildResult, DerivedPath, MadeOutputs, Missing, Request, Response};
+use drover_wire::{BuildResult, DerivedPath, MadeOutputs, Missing, Request, Response};
 
 use crate::answer::{Answer, Context};
 use crate::failure::Failure;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use drover_core::{PathInfo, StorePath};
 use drover_derivation::BasicDerivation;
 use drover_store::{
-    AfterFailure, BuildSettings, Keeper, RealiseMode, RealiseObserver, RealiseSettings,
+    AfterFailure, BuildMode, BuildSettings, Keeper, RealiseObserver, RealiseSettings,
     SignatureCheck, StoreError, Substitute, WhenValid, exit_code,
 };
 use drover_wire::{
@@ -190,13 +190,13 @@ impl Serving<'_> {
     async fn valid(
         &mut self,
         lock: Lock,
-        substitute: drover_wire::Substitute,
+        substitute: Substitute,
         paths: BTreeSet<StorePath>,
     ) -> Result<BTreeSet<StorePath>, DaemonError> {
         let keeper = Arc::clone(&self.keeper);
         let write = self.server.write == WriteAccess::Allowed;
         let fetch = match (substitute, write) {
-            (drover_wire::Substitute::Yes, true) => Substitute::Yes,
+            (Substitute::Yes, true) => Substitute::Yes,
             _ => Substitute::No,
         };
         if fetch == Substitute::Yes || (lock == Lock::Yes && write) {
@@ -339,7 +339,7 @@ fn settings(options: ServeBuildOptions) -> RealiseSettings {
         build.overrides.insert("max-build-log-size".to_owned(), size);
     }
     RealiseSettings {
-        mode: RealiseMode::Normal,
+        mode: BuildMode::Normal,
         after_failure: AfterFailure::Stop,
         substitute: Substitute::No,
         build,

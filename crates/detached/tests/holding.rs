@@ -16,8 +16,8 @@ use drover_detached::{
     Said,
 };
 use drover_store::{
-    AfterFailure, BuildSettings, ByteStream, CollectAction, Collection, Content, FailureCause,
-    Keeper, Liveness, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
+    AfterFailure, BuildMode, BuildSettings, ByteStream, CollectAction, Collection, Content,
+    FailureCause, Keeper, Liveness, MissingPaths, RealiseEvent, RealiseObserver, RealiseSettings,
     RealiseStatus, Realised, Realiser, StoreError, Substitute, Wanted, WhenValid,
 };
 use drover_store_local::{Layout, LocalOptions, LocalStore, Place, Surroundings, Uid};
@@ -210,7 +210,7 @@ fn order(owner: &str, keeper: Arc<dyn Keeper>) -> Order {
         owner: owner.to_owned(),
         wanted: vec![Wanted::AllOutputs(StorePath::from_base_name(path).unwrap())],
         settings: RealiseSettings {
-            mode: RealiseMode::Normal,
+            mode: BuildMode::Normal,
             after_failure: AfterFailure::Stop,
             substitute: Substitute::No,
             build: BuildSettings::default(),

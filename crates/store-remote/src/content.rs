@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{IngestionMethod, PathInfo, StorePath};
 use drover_nar::{Executable, Limits, Parser, Progress, single_file_nar};
-use drover_store::{ByteStream, Content, StoreError, WhenValid};
-use drover_wire::{Dialect, MAX_BYTES, NewContent, Repair, Request, Response};
+use drover_store::{ByteStream, Content, Repair, StoreError, WhenValid};
+use drover_wire::{Dialect, MAX_BYTES, NewContent, Request, Response};
 use tokio::sync::oneshot;
 
 use crate::reply::{Awaiting, Patience, answer};

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use drover_core::{BuildStatus, PathInfo, StorePath};
 use drover_derivation::BasicDerivation;
 use drover_store::{
-    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildSettings, BuildWishes,
-    Built, FailureCause, Lane, PathStream, Pending, StoreError, Verified,
+    BuildFailure, BuildLog, BuildMode, BuildOutcome, BuildPlan, BuildRequest, BuildSettings,
+    BuildWishes, Built, FailureCause, Lane, PathStream, Pending, StoreError, Verified,
 };
 use drover_wire::{
-    BuildMode, BuildResult, DerivedPath, Dialect, Request, Response, ServeBuildOptions,
-    ServeDialect, ServeRequest,
+    BuildResult, DerivedPath, Dialect, Request, Response, ServeBuildOptions, ServeDialect,
+    ServeRequest,
 };
 
 use crate::failure::{Asked, exited, failure, refusal};

@@ -11,10 +11,10 @@ use async_trait::async_trait;
 use drover_core::StorePath;
 use drover_derivation::BasicDerivation;
 use drover_store::{
-    AfterFailure, FailureCause, Keeper, MissingPaths, RealiseMode, RealiseObserver,
-    RealiseSettings, RealiseStatus, Realised, Realiser, StoreError, Substitute, Wanted,
+    AfterFailure, BuildMode, FailureCause, Keeper, MissingPaths, RealiseObserver, RealiseSettings,
+    RealiseStatus, Realised, Realiser, StoreError, Substitute, Wanted,
 };
-use drover_wire::{BuildMode, BuildResult, ClientOptions, DerivedPath, Dialect, Request, Response};
+use drover_wire::{BuildResult, ClientOptions, DerivedPath, Dialect, Request, Response};
 
 use crate::activities::Activities;
 use crate::ends::{by_words, realised_of};
@@ -178,7 +178,7 @@ impl Apart {
                 Wanted::Path(path) => BTreeSet::from([path.clone()]),
                 _ => self.outputs(wanted).await?.into_values().collect(),
             };
-            let substitute = drover_wire::Substitute::No;
+            let substitute = drover_store::Substitute::No;
             let found = self.lease.session().valid_paths(&paths, substitute).await?;
             valid.push(!paths.is_empty() && found.len() == paths.len());
         }
@@ -196,7 +196,7 @@ impl Realiser for RemoteRealiser {
         observer: Arc<dyn RealiseObserver>,
     ) -> Result<Vec<Realised>, StoreError> {
         let apart = self.open(&settings, observer).await?;
-        let mode = build_mode(settings.mode);
+        let mode = settings.mode;
         let realised = match apart.dialect.since(34) {
             true => apart.with_results(&wanted, mode).await?,
             false => apart.without_results(&wanted, mode).await?,
@@ -225,8 +225,7 @@ impl Realiser for RemoteRealiser {
         let known: BTreeMap<String, StorePath> = outputs
             .filter_map(|(name, output)| Some((name.to_string(), output.path()?.clone())))
             .collect();
-        let request =
-            Request::BuildDerivation(path, Box::new(derivation), build_mode(settings.mode));
+        let request = Request::BuildDerivation(path, Box::new(derivation), settings.mode);
         let mut realised = match apart.build(request).await? {
             Response::BuildResult(result) => realised_of(&result),
             _ => return Err(apart.unexpected()),
@@ -303,14 +302,6 @@ pub fn client_options(settings: &RealiseSettings) -> ClientOptions {
     }
 }
 
-fn build_mode(mode: RealiseMode) -> BuildMode {
-    match mode {
-        RealiseMode::Normal => BuildMode::Normal,
-        RealiseMode::Repair => BuildMode::Repair,
-        RealiseMode::Check => BuildMode::Check,
-    }
-}
-
 fn derived_path(wanted: &Wanted) -> DerivedPath {
     match wanted {
         Wanted::Path(path) => DerivedPath::Opaque(path.clone()),
@@ -366,7 +357,7 @@ mod tests {
             ..BuildSettings::default()
         };
         let settings = RealiseSettings {
-            mode: RealiseMode::Normal,
+            mode: BuildMode::Normal,
             after_failure: AfterFailure::Stop,
             substitute: drover_store::Substitute::No,
             build,

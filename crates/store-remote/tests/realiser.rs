@@ -10,11 +10,11 @@ use drover_core::StorePath;
 use drover_derivation::Output;
 use drover_store::contract::flat_file;
 use drover_store::{
-    AfterFailure, BuildSettings, CollectAction, Collection, FailureCause, Keeper, Liveness,
-    MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings, RealiseStatus,
+    AfterFailure, BuildMode, BuildSettings, CollectAction, Collection, FailureCause, Keeper,
+    Liveness, MissingPaths, RealiseEvent, RealiseObserver, RealiseSettings, RealiseStatus,
     Realiser as _, StoreError, Substitute, Wanted,
 };
-use drover_wire::{BuildMode, DerivedPath, LogMessage, RemoteError, Request, Response};
+use drover_wire::{DerivedPath, LogMessage, RemoteError, Request, Response};
 use support::{Fake, Site, soon, undisturbed};
 
 #[derive(Default)]
@@ -28,7 +28,7 @@ impl RealiseObserver for Seen {
 
 fn settings() -> RealiseSettings {
     RealiseSettings {
-        mode: RealiseMode::Normal,
+        mode: BuildMode::Normal,
         after_failure: AfterFailure::KeepGoing,
         substitute: Substitute::Yes,
         build: BuildSettings::default(),

@@ -18,17 +18,6 @@ use crate::own_setting::{LogForm, Optimise};
 use crate::path_stream::PathStream;
 use crate::sandbox_wish::SandboxWish;
 
-/// Whether the other side takes unsigned paths and derivations at our word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// It doesn't say.
-    Unknown,
-    /// It does.
-    Trusted,
-    /// It doesn't: it takes only what is signed or content-addressed.
-    NotTrusted,
-}
-
 /// An answer that is on its way. Dropping it gives up the answer, not the request: a request that
 /// was sent can only be ended with its [`Lane`].
 pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send>>;

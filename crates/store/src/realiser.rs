@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use drover_core::{BuildStatus, StorePath};
+use drover_core::{BuildMode, BuildStatus, StorePath, Substitute};
 use drover_derivation::BasicDerivation;
 
 use crate::build::BuildSettings;
@@ -28,17 +28,6 @@ pub enum Wanted {
     Outputs(StorePath, BTreeSet<String>),
 }
 
-/// Whether a build is plain, a repair, or a check of what is there already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RealiseMode {
-    /// Build what isn't valid.
-    Normal,
-    /// Replace what is corrupt.
-    Repair,
-    /// Build again and compare.
-    Check,
-}
-
 /// Whether what doesn't depend on a failure goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterFailure {
@@ -52,11 +41,11 @@ pub enum AfterFailure {
 #[derive(Clone, Debug)]
 pub struct RealiseSettings {
     /// What is to be done.
-    pub mode: RealiseMode,
+    pub mode: BuildMode,
     /// What a failure does to the rest.
     pub after_failure: AfterFailure,
     /// Whether substituters may be used.
-    pub substitute: crate::store::Substitute,
+    pub substitute: Substitute,
     /// Settings that travel with each build.
     pub build: BuildSettings,
     /// Who asks, where that is known: for those who want to know who waits for what.
@@ -241,7 +230,7 @@ pub trait Realiser: Send + Sync {
         &self,
         store: Arc<dyn Keeper>,
         wanted: Vec<Wanted>,
-        substitute: crate::store::Substitute,
+        substitute: Substitute,
     ) -> Result<MissingPaths, StoreError>;
 }
 

@@ -24,7 +24,7 @@ use drover_core::{SecretKey, StorePath};
 use drover_derivation::BasicDerivation;
 use drover_fleet::{BuildNumbers, Duty, Service, ServiceOptions, Shutdown};
 use drover_store::{
-    Keeper, MissingPaths, RealiseMode, RealiseObserver, RealiseSettings, Realised, Realiser,
+    BuildMode, Keeper, MissingPaths, RealiseObserver, RealiseSettings, Realised, Realiser,
     StoreError, Substitute, Wanted,
 };
 use drover_store_local::LocalStore;
@@ -268,7 +268,7 @@ impl Realiser for Builds {
         let keys = self.keys_for(store.as_ref(), &settings)?;
         let hook = self.hook_for(store.as_ref(), &settings)?;
         let asked = wanted.clone();
-        let is_check = settings.mode == RealiseMode::Check;
+        let is_check = settings.mode == BuildMode::Check;
         let signer = Signer::of(&settings);
         let elsewhere = Arc::new(BuiltElsewhere::new(observer));
         let follower = Arc::clone(&elsewhere) as Arc<dyn RealiseObserver>;

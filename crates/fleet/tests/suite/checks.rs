@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drover_store::{
-    AfterFailure, BuildFailure, FailureCause, RealiseMode, RealiseSettings, RealiseStatus,
-    StoreError,
+    AfterFailure, BuildFailure, BuildMode, FailureCause, RealiseSettings, RealiseStatus, StoreError,
 };
 
 use crate::clients::{Crowd, Daemon, Heard, built, settings};
@@ -13,7 +12,7 @@ use crate::machine::{Act, Machine};
 use crate::world::World;
 
 fn checking(after_failure: AfterFailure) -> RealiseSettings {
-    RealiseSettings { mode: RealiseMode::Check, ..settings(after_failure) }
+    RealiseSettings { mode: BuildMode::Check, ..settings(after_failure) }
 }
 
 fn differs() -> Act {

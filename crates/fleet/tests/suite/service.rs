@@ -8,7 +8,7 @@ use std::time::Duration;
 use drover_derivation::{BasicDerivation, Derivation, derivation_name};
 use drover_fleet::{OwnKind, ServiceOptions, Shutdown};
 use drover_store::{
-    AfterFailure, BuildFailure, FailureCause, RealiseEvent, RealiseMode, RealiseStatus, Realiser,
+    AfterFailure, BuildFailure, BuildMode, FailureCause, RealiseEvent, RealiseStatus, Realiser,
     Store as _, StoreError, Substitute, Wanted,
 };
 use rstest::rstest;
@@ -641,7 +641,7 @@ async fn what_is_not_offered_is_refused_by_name() {
     let mut world = World::new().await;
     let drv = world.drv("job", &[]).await;
     let daemon = Daemon::new(&world, &[]);
-    let mode = RealiseMode::Check;
+    let mode = BuildMode::Check;
     let settings = drover_store::RealiseSettings { mode, ..settings(AfterFailure::Stop) };
     let wanted = vec![Wanted::AllOutputs(drv.path.clone())];
     let heard = Arc::new(Heard::default());
