@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use drover_sandbox::{Launcher, SpawnError, Support};
-use drover_store::{BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, Builder};
+use drover_store::{
+    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, Builder, FailureCause,
+};
 use drover_store_local::LocalStore;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -117,7 +119,7 @@ impl Inner {
             let launcher = Launcher::start(&self.settings.launcher)
                 .map_err(|error| machine("start the launcher of builds", &error))?;
             let support = launcher.support().await.map_err(|error: SpawnError| {
-                BuildFailure::Machine { message: error.to_string(), disk_full: false }
+                BuildFailure::new(FailureCause::Machine, error.to_string())
             })?;
             let parent = attempt::parent(&self.settings, &self.store);
             if let Err(error) = BuildFolders::sweep(&parent) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use drover_core::{OutputName, PathInfo};
 use drover_derivation::DerivationKind;
-use drover_store::{BuildFailure, LogEvent, Store as _};
+use drover_store::{BuildFailure, FailureCause, LogEvent, Store as _};
 use drover_store_local::{Product, Workshop};
 
 use crate::failure::{Trouble, failed, of_bug};
@@ -64,7 +64,11 @@ impl Job<'_> {
             );
             let hook = self.settings.diff_hook.as_deref();
             if hook.is_none() && !self.keeps_failed() {
-                return Err(BuildFailure::NotDeterministic { message: differs }.into());
+                return Err(BuildFailure {
+                    cause: FailureCause::NotDeterministic,
+                    message: differs,
+                }
+                .into());
             }
             let (workshop, entry, old) = (Arc::clone(workshop), entry.clone(), old.path.clone());
             let kept = {
@@ -76,7 +80,11 @@ impl Job<'_> {
                 // whatever keeps it from being shown, it differs
                 Err(error) => {
                     self.log.event(LogEvent::Message(format!("it can't be kept: {error}")));
-                    return Err(BuildFailure::NotDeterministic { message: differs }.into());
+                    return Err(BuildFailure {
+                        cause: FailureCause::NotDeterministic,
+                        message: differs,
+                    }
+                    .into());
                 }
             };
             if let Some(hook) = hook {
@@ -84,7 +92,7 @@ impl Job<'_> {
                 self.show_difference(comparison, hook, &valid, &kept).await?;
             }
             let message = format!("{differs} from \"{}\"", kept.display());
-            return Err(BuildFailure::NotDeterministic { message }.into());
+            return Err(BuildFailure { cause: FailureCause::NotDeterministic, message }.into());
         }
         Ok(())
     }

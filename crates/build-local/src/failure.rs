@@ -9,7 +9,7 @@ use drover_core::{OutputName, StorePath};
 use drover_derivation::DerivationError;
 use drover_recipe::{RecipeError, Violation};
 use drover_sandbox::{Connection, Exit, Failure, Reason, SpawnError, Step, WaitError};
-use drover_store::{BuildFailure, StoreError};
+use drover_store::{BuildFailure, FailureCause, StoreError};
 use drover_store_files::FilesError;
 use rustix::io::Errno;
 
@@ -67,18 +67,18 @@ impl From<RecipeError> for Trouble {
 
 impl From<Unsupported> for Trouble {
     fn from(error: Unsupported) -> Trouble {
-        BuildFailure::Machine { message: error.to_string(), disk_full: false }.into()
+        BuildFailure::new(FailureCause::Machine, error.to_string()).into()
     }
 }
 
 /// The build itself failed, and would again.
 pub(crate) fn failed(message: impl Into<String>) -> BuildFailure {
-    BuildFailure::Failed { message: message.into() }
+    BuildFailure::new(FailureCause::Build, message)
 }
 
 /// What the build has made can't be taken, nor could it be another time.
 pub(crate) fn rejected(message: impl Into<String>) -> BuildFailure {
-    BuildFailure::Rejected { message: message.into() }
+    BuildFailure::new(FailureCause::Rejected, message)
 }
 
 /// Returns what is said where this program itself is at fault: the build may have been a good one, but
@@ -90,8 +90,11 @@ pub(crate) fn of_bug(derivation: &str, what: &dyn fmt::Display) -> BuildFailure 
 /// This machine could not.
 pub(crate) fn machine(doing: &str, error: &io::Error) -> BuildFailure {
     let full = [Errno::NOSPC, Errno::DQUOT];
-    let disk_full = Errno::from_io_error(error).is_some_and(|errno| full.contains(&errno));
-    BuildFailure::Machine { message: format!("cannot {doing}: {error}"), disk_full }
+    let cause = match Errno::from_io_error(error) {
+        Some(errno) if full.contains(&errno) => FailureCause::NoRoom,
+        _ => FailureCause::Machine,
+    };
+    BuildFailure::new(cause, format!("cannot {doing}: {error}"))
 }
 
 /// Returns what is said of files that a build has left and that can't be taken as they are.
@@ -121,21 +124,24 @@ pub(crate) fn of_start(derivation: &str, builder: &[u8], error: &SpawnError) -> 
         let message = format!(
             "{error}; look at 'pasta-path': without it builds that may use the network have this machine's"
         );
-        return BuildFailure::Machine { message, disk_full: false };
+        return BuildFailure { cause: FailureCause::Machine, message };
     }
     if let Some(input) = absent_input(derivation, error) {
         let message = format!(
             "cannot build '{derivation}': its input '{input}' is valid, but its files are not there; bring \
              them back with 'nix-store --repair-path {input}'"
         );
-        return BuildFailure::Machine { message, disk_full: false };
+        return BuildFailure { cause: FailureCause::Machine, message };
     }
-    let full = matches!(
-        error,
+    let cause = match error {
         SpawnError::Step(Failure { reason: Reason::Os(code), .. })
-            if *code == Errno::NOSPC.raw_os_error()
-    );
-    BuildFailure::Machine { message: error.to_string(), disk_full: full }
+            if *code == Errno::NOSPC.raw_os_error() =>
+        {
+            FailureCause::NoRoom
+        }
+        _ => FailureCause::Machine,
+    };
+    BuildFailure::new(cause, error.to_string())
 }
 
 /// Returns the whole path of the input that could not be shown to a build, if that is what failed.
@@ -161,7 +167,7 @@ pub(crate) fn of_range(derivation: &str) -> String {
 
 /// Returns what is said of a build whose end nobody saw.
 pub(crate) fn of_wait(error: &WaitError) -> BuildFailure {
-    BuildFailure::Machine { message: error.to_string(), disk_full: false }
+    BuildFailure::new(FailureCause::Machine, error.to_string())
 }
 
 /// A build whose process is what failed, for messages.
@@ -241,28 +247,23 @@ impl Failing<'_> {
 
 /// Puts a failure down to a full disk.
 pub(crate) fn with_full_disk(failure: BuildFailure) -> BuildFailure {
-    match failure {
-        BuildFailure::Failed { message } => BuildFailure::Machine {
-            message: format!(
-                "{message}\nnote: build failure may have been caused by lack of free disk space"
-            ),
-            disk_full: true,
-        },
-        other => other,
-    }
+    let BuildFailure { cause: FailureCause::Build, message } = failure else { return failure };
+    let note = "note: build failure may have been caused by lack of free disk space";
+    BuildFailure::new(FailureCause::NoRoom, format!("{message}\n{note}"))
 }
 
 /// Puts a failure down to the build's network, if that went away while it ran.
 pub(crate) fn with_lost_network(failure: BuildFailure, connection: Connection) -> BuildFailure {
-    match (failure, connection) {
-        (BuildFailure::Failed { message }, Connection::Lost) => BuildFailure::Machine {
-            message: format!(
-                "{message}\nnote: 'pasta' ended while it was built, so its network went away; look at \
-                 'pasta-path'"
+    match (failure.cause, connection) {
+        (FailureCause::Build, Connection::Lost) => BuildFailure::new(
+            FailureCause::Machine,
+            format!(
+                "{}\nnote: 'pasta' ended while it was built, so its network went away; look at \
+                 'pasta-path'",
+                failure.message
             ),
-            disk_full: false,
-        },
-        (other, _) => other,
+        ),
+        _ => failure,
     }
 }
 

@@ -14,7 +14,7 @@ use drover_core::{
 };
 use drover_derivation::{BasicDerivation, Output, output_path_name};
 use drover_recipe::{OutputRules, Rewriter};
-use drover_store::BuildFailure;
+use drover_store::{BuildFailure, FailureCause};
 use drover_store_files::{
     FileName, FilesError, IGNORED_ATTRIBUTES, Owners, Tree, canonicalise, rename_into,
 };
@@ -347,7 +347,7 @@ impl Work<'_> {
             "hash mismatch in fixed-output derivation '{shown}':\n  specified: {specified}\n     \
              got:    {got}"
         );
-        BuildFailure::HashMismatch { message }
+        BuildFailure { cause: FailureCause::HashMismatch, message }
     }
 
     fn path_of(&self, address: &ContentAddress) -> Result<StorePath, Trouble> {

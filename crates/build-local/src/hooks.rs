@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use drover_core::raw_text;
-use drover_store::{AfterBuild, BuildFailure, LogEvent, Store as _};
+use drover_store::{AfterBuild, BuildFailure, FailureCause, LogEvent, Store as _};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::unix::pipe::Receiver;
@@ -161,7 +161,7 @@ impl Job<'_> {
             let hear = |line| self.log.event(LogEvent::Message(format!("post-build-hook: {line}")));
             tokio::select! {
                 ended = hook.run(&subject.shown, &outputs, hear) => {
-                    ended.map_err(|error| BuildFailure::Hook { message: error.words() })?;
+                    ended.map_err(|error| BuildFailure::new(FailureCause::Hook, error.words()))?;
                 }
                 () = self.cancel.cancelled() => return Err(Trouble::Cancelled),
             }

@@ -10,7 +10,7 @@ use drover_derivation::{BasicDerivation, BuildOptions, DerivationKind, Output};
 use drover_recipe::{OutputFacts, OutputRules};
 use drover_sandbox::{Launcher, Standing, Support};
 use drover_store::{
-    BuildFailure, BuildLog, BuildOutcome, BuildRequest, Built, LogEvent, Store as _,
+    BuildFailure, BuildLog, BuildOutcome, BuildRequest, Built, FailureCause, LogEvent, Store as _,
 };
 use drover_store_local::{BuildLocks, LocalStore, Product, Workshop};
 use tokio_util::sync::CancellationToken;
@@ -169,14 +169,17 @@ impl Job<'_> {
         }
         let rules = OutputRules::of(&derivation, store_dir);
         let rules = rules.map_err(|error| of_rules(&shown, &error))?;
-        let networked = matches!(kind, DerivationKind::Fixed | DerivationKind::Impure);
-        let shelter = self.shelter(&shown, networked, &options)?;
+        let due = match kind {
+            DerivationKind::Fixed | DerivationKind::Impure => Reach::Network,
+            _ => Reach::None,
+        };
+        let shelter = self.shelter(&shown, due, &options)?;
         if shelter == Shelter::None && options.required_system_features.contains("uid-range") {
             return Err(rejected(of_range(&shown)).into());
         }
-        let reach = match networked || shelter == Shelter::None {
-            true => Reach::Network,
-            false => Reach::None,
+        let reach = match shelter {
+            Shelter::None => Reach::Network,
+            Shelter::Namespaces => due,
         };
         let mut roots = derivation.input_sources.clone();
         if shelter == Shelter::Namespaces {
@@ -207,13 +210,8 @@ impl Job<'_> {
         self.request.wishes.keep_failed || self.settings.keep_failed == KeepFailed::Yes
     }
 
-    /// Decides whether a build is shut in.
-    fn shelter(
-        &self,
-        shown: &str,
-        networked: bool,
-        options: &BuildOptions,
-    ) -> Result<Shelter, Trouble> {
+    /// Decides whether a build is shut in, by what of the network it is due among other things.
+    fn shelter(&self, shown: &str, due: Reach, options: &BuildOptions) -> Result<Shelter, Trouble> {
         let layout = self.store.layout();
         let is_diverted = layout.real.as_os_str() != layout.store_dir.as_str();
         let wanted = match self.settings.sandbox {
@@ -225,7 +223,7 @@ impl Job<'_> {
                 return Err(rejected(text).into());
             }
             SandboxMode::Always => true,
-            SandboxMode::Relaxed => !networked && !options.no_chroot,
+            SandboxMode::Relaxed => due == Reach::None && !options.no_chroot,
             SandboxMode::Never => false,
         };
         if !wanted && !is_diverted {
@@ -240,12 +238,10 @@ impl Job<'_> {
                 self.log.event(LogEvent::Message(text.to_owned()));
                 self.without_shelter()
             }
-            _ => Err(BuildFailure::Machine {
-                message: "this system has no namespaces for builds, which this one needs"
-                    .to_owned(),
-                disk_full: false,
+            _ => {
+                let why = "this system has no namespaces for builds, which this one needs";
+                Err(BuildFailure::new(FailureCause::Machine, why).into())
             }
-            .into()),
         }
     }
 
@@ -254,12 +250,8 @@ impl Job<'_> {
         let standing = Standing::of_this_process();
         match self.settings.users {
             BuildUsers::Allocated { .. } if standing == Standing::Root => {
-                Err(BuildFailure::Machine {
-                    message: "builds that are not shut in take the users of 'build-users-group'"
-                        .to_owned(),
-                    disk_full: false,
-                }
-                .into())
+                let why = "builds that are not shut in take the users of 'build-users-group'";
+                Err(BuildFailure::new(FailureCause::Machine, why).into())
             }
             _ => Ok(Shelter::None),
         }

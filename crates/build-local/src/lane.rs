@@ -72,7 +72,7 @@ impl LocalLane {
         let started = std::thread::Builder::new().name("builds".to_owned()).spawn(work);
         if let Err(error) = started {
             let message = format!("cannot start a thread for builds: {error}");
-            return Err(StoreError::Refused { store: name, message });
+            return Err(StoreError::refused(name, message));
         }
         Ok(LocalLane { queue, name, _end: cancel.drop_guard() })
     }

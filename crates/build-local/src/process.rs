@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drover_sandbox::{Ended, Handles, Launcher, Plan, Program, Running, Terminal, TerminalReader};
-use drover_store::{BuildFailure, BuildLog, LogEvent, StoreError};
+use drover_store::{BuildFailure, BuildLog, FailureCause, LogEvent, StoreError};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -167,7 +167,7 @@ impl Process<'_> {
                 let message = format!(
                     "'{derivation}' killed after writing more than {limit} bytes of log output"
                 );
-                Err(BuildFailure::LogLimit { message }.into())
+                Err(BuildFailure { cause: FailureCause::LogLimit, message }.into())
             }
             _ => Ok(()),
         }
@@ -175,12 +175,12 @@ impl Process<'_> {
 
     fn was_silent(&self) -> Trouble {
         let message = self.seconds(self.limits.max_silent_time, " of silence");
-        BuildFailure::TimedOut { message }.into()
+        BuildFailure { cause: FailureCause::TimedOut, message }.into()
     }
 
     fn took_too_long(&self) -> Trouble {
         let message = self.seconds(self.limits.timeout, "");
-        BuildFailure::TimedOut { message }.into()
+        BuildFailure { cause: FailureCause::TimedOut, message }.into()
     }
 
     fn seconds(&self, limit: Option<Duration>, how: &str) -> String {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use drover_sandbox::{Identity, Ids, LockedUsers, Standing, UserPool};
-use drover_store::BuildFailure;
+use drover_store::{BuildFailure, FailureCause};
 use drover_store_files::Owners;
 use tokio_util::sync::CancellationToken;
 
@@ -152,7 +152,7 @@ impl BuildUser {
 }
 
 fn refused(message: String) -> Trouble {
-    BuildFailure::Machine { message, disk_full: false }.into()
+    BuildFailure { cause: FailureCause::Machine, message }.into()
 }
 
 /// Says why builds can't run as these users, whichever build it is; nothing where they can.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use drover_store::{BuildFailure, SandboxWish, Sandboxing};
+use drover_store::{BuildFailure, FailureCause, SandboxWish, Sandboxing};
 
 use crate::settings::{LocalSettings, SandboxMode, SandboxPath};
 
@@ -38,7 +38,7 @@ pub(crate) fn wished<'a>(
 
 fn read<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<SandboxPath>, BuildFailure> {
     let read = |text: &String| {
-        text.parse().map_err(|error| BuildFailure::Rejected { message: format!("{error}") })
+        text.parse().map_err(|error| BuildFailure::new(FailureCause::Rejected, format!("{error}")))
     };
     texts.into_iter().map(read).collect()
 }

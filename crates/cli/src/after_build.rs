@@ -10,8 +10,8 @@ use std::time::SystemTime;
 
 use drover_build_local::PostBuildHook;
 use drover_core::StorePath;
-use drover_fleet::{FailureKind, FleetEvent, Graph, JobFailureReport, NodeId, Observer};
-use drover_store::{Keeper, RealiseEvent, RealiseObserver, StoreError, Substitute};
+use drover_fleet::{FleetEvent, Graph, JobFailureReport, NodeId, Observer};
+use drover_store::{FailureCause, Keeper, RealiseEvent, RealiseObserver, StoreError, Substitute};
 
 use crate::builders::LOCAL;
 
@@ -111,9 +111,9 @@ pub(crate) async fn run_for_nodes(
         }
         let tell = |line| observer.event(FleetEvent::Note(line));
         if let Err(message) = run(hook, store, &node.path, &outputs, tell).await {
-            let (derivation, kind) = (node.path.clone(), FailureKind::Hook);
+            let (derivation, cause) = (node.path.clone(), FailureCause::Hook);
             let log_tail = Vec::new();
-            failures.push(JobFailureReport { derivation, kind, machine: None, message, log_tail });
+            failures.push(JobFailureReport { derivation, cause, machine: None, message, log_tail });
         }
     }
     Ok(failures)

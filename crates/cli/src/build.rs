@@ -307,8 +307,8 @@ impl Run<'_> {
             self.terminal.error(&text);
         }
         if !failed.is_empty() || !report.failures.is_empty() {
-            let kinds = report.failures.iter().chain(failed.iter().copied());
-            return Ok(ExitStatus::of_failures(kinds.map(|failure| failure.kind)));
+            let failures = report.failures.iter().chain(failed.iter().copied());
+            return Ok(ExitStatus::of_failures(failures.map(|failure| failure.cause)));
         }
         if let Some(link) = link {
             out_link::make_links(link, &report.targets, &*self.store, self.terminal).await?;

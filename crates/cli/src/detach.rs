@@ -7,7 +7,7 @@ use drover_control::{Answer, DetachOrder, Request};
 use drover_core::StoreDir;
 use drover_fleet::Target;
 use drover_store::{
-    AfterFailure, FetchObserver, Keeper, RealiseMode, RealiseSettings, Store, Substitute,
+    AfterFailure, BuildMode, FetchObserver, Keeper, RealiseSettings, Store, Substitute,
 };
 use drover_store_remote::client_options;
 
@@ -87,7 +87,7 @@ fn store(
 /// Returns what is to be held, with the settings that a client of Nix's would send.
 fn order(configuration: &Configuration, store_dir: &StoreDir, targets: &[Target]) -> DetachOrder {
     let settings = RealiseSettings {
-        mode: RealiseMode::Normal,
+        mode: BuildMode::Normal,
         after_failure: match configuration.settings.keep_going {
             true => AfterFailure::KeepGoing,
             false => AfterFailure::Stop,

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use drover_core::{StoreDir, plain_text};
-use drover_fleet::{FailureKind, JobFailureReport};
+use drover_fleet::{JobFailureReport, NO_MACHINE};
+use drover_store::FailureCause;
 
 use crate::builders::LOCAL;
 use crate::units;
@@ -83,7 +84,7 @@ pub(crate) fn explain<'a>(
     let mut texts: Vec<String> = all.iter().map(Told::text).collect();
     let mut seen = BTreeSet::new();
     for target in targets {
-        if target.kind == FailureKind::Dependency && seen.insert(&target.derivation) {
+        if target.cause == FailureCause::Dependency && seen.insert(&target.derivation) {
             texts.push(format!("cannot build {}: {}", name_of(target), target.message));
         }
     }
@@ -117,11 +118,11 @@ fn told(failure: &JobFailureReport, around: &Around<'_>) -> Option<Told> {
     let path = around.store_dir.display(&failure.derivation);
     let mut body = own_words(&failure.message);
     let mut hint = None;
-    let around_names = match failure.kind {
-        FailureKind::Dependency | FailureKind::Cancelled => return None,
-        FailureKind::Unsuited | FailureKind::NoMachine => {
-            if let Some(reasons) = body.strip_prefix("no machine could build it\n") {
-                body = reasons.to_owned();
+    let around_names = match failure.cause {
+        FailureCause::Dependency | FailureCause::Cancelled => return None,
+        FailureCause::Unsuited | FailureCause::NoMachine => {
+            if let Some(reasons) = body.strip_prefix(NO_MACHINE) {
+                body = reasons.trim_start_matches('\n').to_owned();
             }
             hint = body
                 .contains("lacks")
@@ -132,9 +133,9 @@ fn told(failure: &JobFailureReport, around: &Around<'_>) -> Option<Told> {
             });
             ("no machine could build ", String::new())
         }
-        FailureKind::Hook => ("", format!(" was built{place}, and the hook after it failed")),
-        FailureKind::NotFetched => ("", " could not be fetched".to_owned()),
-        FailureKind::NotSent => ("what ", " needs could not be sent".to_owned()),
+        FailureCause::Hook => ("", format!(" was built{place}, and the hook after it failed")),
+        FailureCause::NotFetched => ("", " could not be fetched".to_owned()),
+        FailureCause::NotSent => ("what ", " needs could not be sent".to_owned()),
         _ => {
             push_log(&mut body, failure, around.logs.hint(&path, failure.machine.as_deref()));
             ("build of ", format!(" failed{place}"))
@@ -200,11 +201,11 @@ mod tests {
 
     const PATH: &str = "3880j94arxkya3irs3d8nr2x076sp1m8-a-1.drv";
 
-    fn failure(name: &str, kind: FailureKind, message: &str) -> JobFailureReport {
+    fn failure(name: &str, cause: FailureCause, message: &str) -> JobFailureReport {
         JobFailureReport {
             derivation: StorePath::from_base_name(&PATH.replace("-a-1.", &format!("-{name}.")))
                 .unwrap(),
-            kind,
+            cause,
             machine: Some("b1".to_owned()),
             message: message.to_owned(),
             log_tail: Vec::new(),
@@ -224,16 +225,16 @@ mod tests {
         explain(failures, targets, &Around { store_dir: &store_dir, absent: &absent, logs })
     }
 
-    fn explained(kind: FailureKind, message: &str, log_tail: &[&str]) -> Option<String> {
+    fn explained(cause: FailureCause, message: &str, log_tail: &[&str]) -> Option<String> {
         let log_tail = log_tail.iter().map(|&line| line.to_owned()).collect();
-        let failure = JobFailureReport { log_tail, ..failure("a-1", kind, message) };
+        let failure = JobFailureReport { log_tail, ..failure("a-1", cause, message) };
         all(&[failure], &[], &there(&[])).pop()
     }
 
     /// Whoever looks where no log is loses time.
     #[test]
     fn a_log_of_this_machine_is_promised_where_one_is_kept() {
-        let here = JobFailureReport { machine: None, ..failure("a-1", FailureKind::Build, "no") };
+        let here = JobFailureReport { machine: None, ..failure("a-1", FailureCause::Build, "no") };
         let said = |logs| all(std::slice::from_ref(&here), &[], &logs).concat();
         assert!(said(there(&["b1"])).contains("nix-store --read-log"));
         assert!(!said(there(&[LOCAL])).contains("nix-store --read-log"));
@@ -241,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_log_is_looked_for_where_it_is() {
-        let said = |logs| all(&[failure("a-1", FailureKind::Build, "no")], &[], &logs).concat();
+        let said = |logs| all(&[failure("a-1", FailureCause::Build, "no")], &[], &logs).concat();
         let read = format!("for all of its log: nix-store --read-log /nix/store/{PATH}");
         assert!(said(Logs::Here).ends_with(&read), "{}", said(Logs::Here));
         assert!(said(there(&["b2"])).ends_with(&format!("{read} on b1")));
@@ -252,7 +253,7 @@ mod tests {
     fn what_failed_alike_is_told_once() {
         let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
         let reasons = "no machine could build it\nb1: it lacks kvm";
-        let of = |name: &&str| failure(name, FailureKind::NoMachine, reasons);
+        let of = |name: &&str| failure(name, FailureCause::NoMachine, reasons);
         let failures: Vec<_> = names.iter().map(of).collect();
         let said = all(&failures[..2], &[], &Logs::Here);
         assert_eq!(said.len(), 1);
@@ -262,16 +263,16 @@ mod tests {
         let first = "no machine could build a, b, c, d, e, f, g, h and 2 more\n";
         assert!(said[0].starts_with(first), "{said:?}");
         assert_eq!(said[0].matches("it lacks kvm").count(), 1);
-        let other = failure("k", FailureKind::NoMachine, "no machine could build it\nb1: down");
+        let other = failure("k", FailureCause::NoMachine, "no machine could build it\nb1: down");
         assert_eq!(all(&[failures[0].clone(), other], &[], &Logs::Here).len(), 2);
     }
 
     #[test]
     fn a_target_that_fell_to_a_dependency_is_named() {
         let message = "it depends on 'x-a-1.drv', which was not built";
-        let target = failure("top", FailureKind::Dependency, message);
+        let target = failure("top", FailureCause::Dependency, message);
         let targets = [target.clone(), target];
-        let said = all(&[failure("a-1", FailureKind::Build, "no")], &targets, &Logs::Here);
+        let said = all(&[failure("a-1", FailureCause::Build, "no")], &targets, &Logs::Here);
         assert_eq!(said.len(), 2, "{said:?}");
         assert_eq!(said[1], format!("cannot build top: {message}"));
     }
@@ -282,13 +283,13 @@ mod tests {
         let expected = format!(
             "build of a-1 failed on b1\n       builder for 'x' failed with exit code 1\n       last 1 line of its log:\n       > oops\n       for all of its log: nix-store --read-log /nix/store/{PATH} on b1"
         );
-        assert_eq!(explained(FailureKind::Build, message, &["oops"]), Some(expected));
+        assert_eq!(explained(FailureCause::Build, message, &["oops"]), Some(expected));
     }
 
     #[test]
     fn a_failed_build_of_todays_nix() {
         let message = "Cannot build 'x'.\nReason: builder failed with exit code 3.\nOutput paths:\n  /nix/store/y";
-        let said = explained(FailureKind::Build, message, &[]).unwrap();
+        let said = explained(FailureCause::Build, message, &[]).unwrap();
         assert!(
             said.starts_with(
                 "build of a-1 failed on b1\n       builder failed with exit code 3.\n       for all"
@@ -300,23 +301,23 @@ mod tests {
     #[test]
     fn a_hash_mismatch_has_both_hashes() {
         let message = "hash mismatch in fixed-output derivation 'x':\n  specified: sha256-a\n     got:    sha256-b";
-        let said = explained(FailureKind::HashMismatch, message, &[]).unwrap();
+        let said = explained(FailureCause::HashMismatch, message, &[]).unwrap();
         assert!(said.contains("specified: sha256-a\n") && said.contains("got:    sha256-b\n"));
     }
 
     #[test]
     fn no_machine_has_all_reasons() {
         let reasons = "no machine could build it\nb1: down\nb2: lacks kvm";
-        let said = explained(FailureKind::NoMachine, reasons, &[]).unwrap();
+        let said = explained(FailureCause::NoMachine, reasons, &[]).unwrap();
         assert!(said.starts_with(
             "no machine could build a-1\n       b1: down\n       b2: lacks kvm\n       /m:3: no\n"
         ));
     }
 
     #[rstest]
-    #[case(FailureKind::Dependency)]
-    #[case(FailureKind::Cancelled)]
-    fn consequences(#[case] kind: FailureKind) {
-        assert_eq!(explained(kind, "", &[]), None);
+    #[case(FailureCause::Dependency)]
+    #[case(FailureCause::Cancelled)]
+    fn consequences(#[case] cause: FailureCause) {
+        assert_eq!(explained(cause, "", &[]), None);
     }
 }

@@ -22,7 +22,14 @@ pub(crate) async fn run(
 ) -> anyhow::Result<ExitStatus> {
     let configuration = Configuration::load(&arguments.settings.overrides(), terminal)?;
     let (request, done) = match arguments.command {
-        None => return list(&configuration, arguments.json, terminal).await,
+        None => {
+            let machines = list(&configuration, terminal).await?;
+            terminal.print(&match arguments.json {
+                true => serde_json::to_string(&machines)?,
+                false => as_text(&machines),
+            })?;
+            return Ok(ExitStatus::SUCCESS);
+        }
         Some(MachinesCommand::Drain { machine }) => {
             let done = format!(
                 "{machine} gets nothing new; what runs there ends ('drover machines resume \
@@ -48,29 +55,23 @@ pub(crate) async fn run(
 
 async fn list(
     configuration: &Configuration,
-    as_json: bool,
     terminal: &Terminal,
-) -> anyhow::Result<ExitStatus> {
+) -> anyhow::Result<Vec<MachineReport>> {
     let asked = match configuration.settings.store.scheme().is_ssh() {
         // those of a head aren't configured here
         true => Ok(control::ask_needed(configuration, &Request::Machines).await?),
         false => control::ask(configuration, &Request::Machines).await,
     };
-    let machines = match asked {
-        Ok(Answer::Machines(machines)) => machines,
+    match asked {
+        Ok(Answer::Machines(machines)) => Ok(machines),
         Ok(_) => anyhow::bail!("the daemon has answered another question"),
         Err(error @ ControlError::NobodyThere { .. }) => {
             let machines = configured(configuration, terminal)?;
             terminal.warn(&format!("{error}, so how the machines are isn't known"));
-            machines
+            Ok(machines)
         }
-        Err(error) => return Err(error.into()),
-    };
-    match as_json {
-        true => terminal.print(&serde_json::to_string(&machines)?)?,
-        false => terminal.print(&as_text(&machines))?,
+        Err(error) => Err(error.into()),
     }
-    Ok(ExitStatus::SUCCESS)
 }
 
 /// Returns the machines of the configuration, of whose state nothing is known.

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use drover_fleet::{
-    FailureKind, FleetEvent, Graph, JobFailureReport, NodeId, Observer, Report, Service,
-    ServiceOptions, Shutdown, Target, TargetResult,
+    FleetEvent, Graph, JobFailureReport, NodeId, Observer, Report, Service, ServiceOptions,
+    Shutdown, Target, TargetResult,
 };
 use drover_store::{
-    AfterFailure, BuildSettings, Keeper, RealiseEvent, RealiseMode, RealiseObserver,
+    AfterFailure, BuildMode, BuildSettings, FailureCause, Keeper, RealiseEvent, RealiseObserver,
     RealiseSettings, RealiseStatus, Realised, Realiser, Substitute, Wanted,
 };
 
@@ -89,7 +89,7 @@ impl Rebuild<'_> {
         });
         let wanted = self.targets.iter().map(wanted).collect();
         let settings = RealiseSettings {
-            mode: RealiseMode::Check,
+            mode: BuildMode::Check,
             after_failure: self.keep_going,
             substitute: self.substitute,
             build: self.rebuilder.settings.clone(),
@@ -161,23 +161,28 @@ type Outcome = Result<
 /// Returns what became of a target; what isn't a build's doing is an error.
 fn outcome(target: &Target, realised: Realised) -> anyhow::Result<Outcome> {
     let Realised { status, message, outputs, .. } = realised;
-    let kind = match status {
+    let cause = match status {
         RealiseStatus::Built | RealiseStatus::Substituted | RealiseStatus::AlreadyValid => {
             let named = outputs.into_iter().map(|(name, path)| anyhow::Ok((name.parse()?, path)));
             return Ok(Ok(named.collect::<anyhow::Result<_>>()?));
         }
-        RealiseStatus::PermanentFailure | RealiseStatus::DependencyFailed => FailureKind::Build,
-        RealiseStatus::HashMismatch => FailureKind::HashMismatch,
-        RealiseStatus::OutputRejected => FailureKind::Rejected,
-        RealiseStatus::TimedOut => FailureKind::TimedOut,
-        RealiseStatus::LogLimitExceeded => FailureKind::LogLimit,
-        RealiseStatus::NotDeterministic => FailureKind::NotDeterministic,
-        RealiseStatus::Cancelled => FailureKind::Cancelled,
-        _ => anyhow::bail!(message),
+        // what failed is told nowhere else
+        RealiseStatus::Failed(FailureCause::Build | FailureCause::Dependency) => {
+            FailureCause::Build
+        }
+        RealiseStatus::Failed(
+            cause @ (FailureCause::HashMismatch
+            | FailureCause::Rejected
+            | FailureCause::TimedOut
+            | FailureCause::LogLimit
+            | FailureCause::NotDeterministic
+            | FailureCause::Cancelled),
+        ) => cause,
+        RealiseStatus::Failed(_) => anyhow::bail!(message),
     };
     let (derivation, machine) = (target.derivation.clone(), Some(LOCAL.to_owned()));
     let log_tail = Vec::new();
-    Ok(Err(Box::new(JobFailureReport { derivation, kind, machine, message, log_tail })))
+    Ok(Err(Box::new(JobFailureReport { derivation, cause, machine, message, log_tail })))
 }
 
 /// Shows what happens in the way in which a run of builds is shown.

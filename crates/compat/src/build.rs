@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use drover_config::is_own_setting;
 use drover_core::StorePath;
-use drover_store::{Keeper, RealiseMode, Wanted};
+use drover_store::{BuildMode, Keeper, Wanted};
 
 use crate::command::{Parsed, information};
 use crate::console::Console;
@@ -43,7 +43,7 @@ pub struct BuildRequest {
     /// Whether it is done or only told.
     pub rehearsal: Rehearsal,
     /// Whether what is corrupt is made again, or what is valid is built once more and compared.
-    pub mode: RealiseMode,
+    pub mode: BuildMode,
 }
 
 /// Parses the arguments of `nix-build`.
@@ -53,7 +53,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Parsed<BuildRequest>, Co
         subjects: Vec::new(),
         out_link: OutLink::At("./result".into()),
         rehearsal: Rehearsal::No,
-        mode: RealiseMode::Normal,
+        mode: BuildMode::Normal,
     };
     let mut asked = None;
     let options = parse_command_line(arguments, |argument, cursor| {
@@ -79,8 +79,8 @@ fn take(
         "--no-out-link" | "--no-link" => request.out_link = OutLink::Nowhere,
         "--out-link" | "-o" => request.out_link = OutLink::At(cursor.argument(argument)?.into()),
         "--dry-run" => request.rehearsal = Rehearsal::Yes,
-        "--repair" => request.mode = RealiseMode::Repair,
-        "--check" => request.mode = RealiseMode::Check,
+        "--repair" => request.mode = BuildMode::Repair,
+        "--check" => request.mode = BuildMode::Check,
         "--expr" | "-E" | "--impure" | "-" => evaluation.push(argument.to_owned()),
         "--attr" | "-A" | "-I" | "--include" | "--eval-store" | "--arg-from-stdin" => {
             evaluation.extend([argument.to_owned(), cursor.argument(argument)?]);
@@ -327,11 +327,11 @@ mod tests {
             parsed(&["-o", "x", "--dry-run", "--repair", "-j0", "-K"]).unwrap();
         assert_eq!(request.out_link, OutLink::At("x".into()));
         assert_eq!(request.rehearsal, Rehearsal::Yes);
-        assert_eq!(request.mode, RealiseMode::Repair);
+        assert_eq!(request.mode, BuildMode::Repair);
         let settings: Vec<_> = options.overrides.iter().map(|o| (&*o.name, &*o.value)).collect();
         assert_eq!(settings, [("max-jobs", "0"), ("keep-failed", "true")]);
         assert_eq!(parsed(&["--no-out-link"]).unwrap().1.out_link, OutLink::Nowhere);
-        assert_eq!(parsed(&["--check"]).unwrap().1.mode, RealiseMode::Check);
+        assert_eq!(parsed(&["--check"]).unwrap().1.mode, BuildMode::Check);
     }
 
     #[test]

@@ -3,26 +3,17 @@
 
 use std::collections::HashMap;
 
-use drover_core::{StoreDir, StorePath, without_raw};
+use drover_core::{Activity, ActivityId, ActivityResult, StoreDir, StorePath, json_stop};
 use drover_store::{FetchEvent, RealiseEvent, THIS_MACHINE};
-use serde_json::{Value, json};
 
 use crate::options::Verbosity;
-
-/// `actBuild` and the results of activities.
-const BUILD: u64 = 105;
-const COPY_PATH: u64 = 100;
-const SUBSTITUTE: u64 = 108;
-const PROGRESS: u64 = 105;
-const LOG_LINE: u64 = 101;
-const PHASE: u64 = 104;
 
 /// Builds that run and paths that come, as activities.
 pub(crate) struct Activities {
     last: u64,
-    open: HashMap<StorePath, u64>,
+    open: HashMap<StorePath, ActivityId>,
     /// By the number of the transfer: the whole of it, and the copying.
-    fetches: HashMap<u64, (u64, u64)>,
+    fetches: HashMap<u64, (ActivityId, ActivityId)>,
 }
 
 impl Activities {
@@ -36,24 +27,21 @@ impl Activities {
     pub(crate) fn line(&mut self, event: &RealiseEvent, store_dir: &StoreDir) -> Option<String> {
         match event {
             RealiseEvent::Started { derivation, machine } => {
-                self.last += 1;
-                self.open.insert(derivation.clone(), self.last);
+                let id = self.number();
+                self.open.insert(derivation.clone(), id);
                 let path = store_dir.display(derivation);
-                let (machine, place) = match machine.as_str() {
-                    "" | THIS_MACHINE => ("", String::new()),
-                    machine => (machine, format!(" on '{machine}'")),
-                };
-                let text = format!("building '{path}'{place}");
-                Some(line(&json!({
-                    "action": "start", "id": self.last, "level": Verbosity::INFO.0, "type": BUILD,
-                    "text": text, "fields": [path, machine, 1, 1], "parent": 0,
-                })))
+                let machine = if machine == THIS_MACHINE { "" } else { machine };
+                let build = Activity::Build { derivation: &path, machine };
+                Some(build.json_start(id, ActivityId::NONE))
             }
-            RealiseEvent::Line { derivation, line } => self.result(derivation, LOG_LINE, line),
-            RealiseEvent::Phase { derivation, phase } => self.result(derivation, PHASE, phase),
+            RealiseEvent::Line { derivation, line } => {
+                self.result(derivation, &ActivityResult::LogLine(line))
+            }
+            RealiseEvent::Phase { derivation, phase } => {
+                self.result(derivation, &ActivityResult::Phase(phase))
+            }
             RealiseEvent::Ended { derivation } | RealiseEvent::Failed { derivation, .. } => {
-                let id = self.open.remove(derivation)?;
-                Some(line(&json!({ "action": "stop", "id": id })))
+                self.open.remove(derivation).map(json_stop)
             }
             RealiseEvent::Fetch(event) => self.fetch(event, store_dir),
             RealiseEvent::Note(_) | RealiseEvent::Waiting { .. } => None,
@@ -63,55 +51,46 @@ impl Activities {
     fn fetch(&mut self, event: &FetchEvent, store_dir: &StoreDir) -> Option<String> {
         Some(match event {
             FetchEvent::Started { number, path, substituter } => {
-                let (whole, copy) = (self.last + 1, self.last + 2);
-                self.last = copy;
+                let (whole, copy) = (self.number(), self.number());
                 self.fetches.insert(*number, (whole, copy));
                 let path = store_dir.display(path);
-                let begun = json!({
-                    "action": "start", "id": whole, "level": Verbosity::ERROR.0, "type": SUBSTITUTE,
-                    "text": "", "fields": [path, substituter], "parent": 0,
-                });
-                let text = format!("copying path '{path}' from '{substituter}'");
-                let copies = json!({
-                    "action": "start", "id": copy, "level": Verbosity::INFO.0, "type": COPY_PATH,
-                    "text": text, "fields": [path, substituter, "local"], "parent": whole,
-                });
-                format!("{}\n{}", line(&begun), line(&copies))
+                let (path, from) = (path.as_str(), substituter.as_str());
+                let begun = Activity::Substitute { path, from }.json_start(whole, ActivityId::NONE);
+                let copies = Activity::CopyPath { path, from }.json_start(copy, whole);
+                format!("{begun}\n{copies}")
             }
             FetchEvent::Progress { number, done, size } => {
                 let (_, copy) = self.fetches.get(number)?;
-                line(&json!({
-                    "action": "result", "id": copy, "type": PROGRESS, "fields": [done, size, 0, 0],
-                }))
+                let (done, expected) = (*done, *size);
+                ActivityResult::Progress { done, expected, running: 0, failed: 0 }.json(*copy)
             }
             FetchEvent::Ended { number } => {
                 let (whole, copy) = self.fetches.remove(number)?;
-                let stop = |id: u64| line(&json!({ "action": "stop", "id": id }));
-                format!("{}\n{}", stop(copy), stop(whole))
+                format!("{}\n{}", json_stop(copy), json_stop(whole))
             }
             FetchEvent::Asking { .. } | FetchEvent::Note(_) => return None,
         })
     }
 
-    fn result(&self, derivation: &StorePath, kind: u64, text: &str) -> Option<String> {
-        let id = self.open.get(derivation)?;
-        Some(line(
-            &json!({ "action": "result", "id": id, "type": kind, "fields": [without_raw(text)] }),
-        ))
+    fn number(&mut self) -> ActivityId {
+        self.last += 1;
+        ActivityId(self.last)
+    }
+
+    fn result(&self, derivation: &StorePath, result: &ActivityResult<'_>) -> Option<String> {
+        Some(result.json(*self.open.get(derivation)?))
     }
 }
 
 /// Returns a message.
 pub(crate) fn message(level: Verbosity, text: &str) -> String {
-    line(&json!({ "action": "msg", "level": level.0, "msg": without_raw(text) }))
-}
-
-fn line(value: &Value) -> String {
-    format!("@nix {value}")
+    drover_core::json_message(level.0.into(), text)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]

@@ -71,10 +71,8 @@ impl Packed {
 #[async_trait]
 impl ByteStream for Packed {
     async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
-        self.piece().await.map_err(|error| StoreError::Refused {
-            store: self.path.display().to_string(),
-            message: error.words(),
-        })
+        let piece = self.piece().await;
+        piece.map_err(|error| StoreError::refused(self.path.display().to_string(), error.words()))
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use drover_core::{StoreDir, StorePath};
 use drover_store::{
-    AfterFailure, BuildSettings, FetchEvent, FetchObserver, Keeper, MissingPaths, RealiseEvent,
-    RealiseMode, RealiseObserver, RealiseSettings, RealiseStatus, Realised, Realiser, Substitute,
-    THIS_MACHINE, Wanted,
+    AfterFailure, BuildMode, BuildSettings, FailureCause, FetchEvent, FetchObserver, Keeper,
+    MissingPaths, RealiseEvent, RealiseObserver, RealiseSettings, RealiseStatus, Realised,
+    Realiser, Substitute, THIS_MACHINE, Wanted,
 };
 use tokio::sync::mpsc;
 
@@ -84,7 +84,7 @@ impl<'a> Work<'a> {
     pub(crate) async fn realise(
         &self,
         wanted: Vec<Wanted>,
-        mode: RealiseMode,
+        mode: BuildMode,
         console: &mut Console,
     ) -> Result<(), CompatError> {
         if wanted.is_empty() {
@@ -122,7 +122,7 @@ impl<'a> Work<'a> {
         self.judge(&wanted, results, console).await
     }
 
-    fn settings(&self, mode: RealiseMode) -> RealiseSettings {
+    fn settings(&self, mode: BuildMode) -> RealiseSettings {
         let settings = &self.settings.settings;
         let overrides = self.options.overrides.iter();
         let overrides = overrides.map(|o| (o.name.clone(), o.value.clone()));
@@ -222,7 +222,8 @@ impl<'a> Work<'a> {
         let mut failed: Vec<(&Wanted, &Realised)> =
             wanted.iter().zip(&results).filter(|(_, result)| !result.status.is_success()).collect();
         // what was given up because of another failure is none itself
-        let itself = |result: &Realised| result.status != RealiseStatus::Cancelled;
+        let itself =
+            |result: &Realised| result.status != RealiseStatus::Failed(FailureCause::Cancelled);
         if failed.iter().any(|(_, result)| itself(result)) {
             failed.retain(|(_, result)| itself(result));
         }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use drover_core::StorePath;
-use drover_store::{Keeper, RealiseMode, StoreError, Wanted};
+use drover_store::{BuildMode, Keeper, StoreError, Wanted};
 
 use crate::console::Console;
 use crate::error::CompatError;
@@ -42,6 +42,6 @@ impl Repairer<'_> {
         console: &mut Console,
     ) -> Result<(), CompatError> {
         let work = Work::new(self.host, self.options, self.store.clone()).await?;
-        work.realise(vec![Wanted::Path(path)], RealiseMode::Repair, console).await
+        work.realise(vec![Wanted::Path(path)], BuildMode::Repair, console).await
     }
 }

@@ -27,6 +27,13 @@ pub(crate) struct Line {
     pub(crate) origin: Origin,
 }
 
+/// Whether an included file may be absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absence {
+    Allowed,
+    Refused,
+}
+
 /// Collects the lines of files and of what they include.
 pub(crate) struct Reader<'f, F: ?Sized> {
     files: &'f F,
@@ -87,7 +94,11 @@ impl<'f, F: Files + ?Sized> Reader<'f, F> {
                     return syntax(origin);
                 }
                 let path = absolute(Path::new(path), base);
-                self.include(&path, name == "include", origin)
+                let absence = match name {
+                    "include" => Absence::Refused,
+                    _ => Absence::Allowed,
+                };
+                self.include(&path, absence, origin)
             }
             (_, Some("=")) => {
                 let value = rest.collect::<Vec<_>>().join(" ");
@@ -101,7 +112,7 @@ impl<'f, F: Files + ?Sized> Reader<'f, F> {
     fn include(
         &mut self,
         path: &Path,
-        must_exist: bool,
+        absence: Absence,
         origin: Origin,
     ) -> Result<(), ConfigError> {
         if self.open.iter().any(|open| open == path) {
@@ -119,10 +130,12 @@ impl<'f, F: Files + ?Sized> Reader<'f, F> {
                 self.open_file(path, &text);
                 Ok(())
             }
-            Ok(None) if must_exist => {
-                Err(ConfigError::IncludeNotFound { origin, path: path.to_owned() })
-            }
-            Ok(None) => Ok(()),
+            Ok(None) => match absence {
+                Absence::Refused => {
+                    Err(ConfigError::IncludeNotFound { origin, path: path.to_owned() })
+                }
+                Absence::Allowed => Ok(()),
+            },
             Err(error) => {
                 self.unreadable(origin, path, &error);
                 Ok(())

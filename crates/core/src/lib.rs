@@ -4,7 +4,10 @@
 //! store anywhere is as good as one in `/nix/store`. Types carry no serde form; each boundary has
 //! its own.
 
+mod activity;
+mod asked;
 mod base32;
+mod build_status;
 mod causes;
 mod compression;
 mod content_address;
@@ -20,7 +23,14 @@ mod signature;
 mod store_path;
 mod terminal;
 
+pub use activity::{
+    Activity, ActivityId, ActivityResult, Field, json_message, json_phase, json_stop,
+};
+pub use asked::{
+    BuildMode, CollectAction, Liveness, Repair, SignatureCheck, Substitute, Trust, VerifyDepth,
+};
 pub use base32::{Base32Error, decode_base32, encode_base32};
+pub use build_status::BuildStatus;
 pub use causes::with_causes;
 pub use compression::{Compression, CompressionError};
 pub use content_address::{ContentAddress, ContentAddressError, IngestionMethod, References};

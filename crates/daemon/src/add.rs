@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use drover_core::{IngestionMethod, PathInfo, StorePath};
-use drover_store::Content;
-use drover_wire::{Decoder, MAX_COUNT, NewContent, Repair, Request, Response};
+use drover_store::{Content, Repair};
+use drover_wire::{Decoder, MAX_COUNT, NewContent, Request, Response};
 
 use crate::answer::{Answer, store_name};
 use crate::error::DaemonError;

@@ -15,8 +15,8 @@ use drover_store::{
     Substitute, WhenValid,
 };
 use drover_wire::{
-    Dialect, GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult, OutputId,
-    RealisedOutput, Request, Response, SubstitutableInfo,
+    Dialect, GarbageRequest, GarbageResult, OutputId, RealisedOutput, Request, Response,
+    SubstitutableInfo,
 };
 
 use crate::failure::Failure;
@@ -201,13 +201,8 @@ impl Context {
         Ok(offered.into_iter().map(|(path, offered)| (path, info(offered))).collect())
     }
 
-    async fn valid(
-        &self,
-        paths: BTreeSet<StorePath>,
-        substitute: drover_wire::Substitute,
-    ) -> Answer {
-        if substitute == drover_wire::Substitute::Yes && self.settings.substitute == Substitute::Yes
-        {
+    async fn valid(&self, paths: BTreeSet<StorePath>, substitute: Substitute) -> Answer {
+        if substitute == Substitute::Yes && self.settings.substitute == Substitute::Yes {
             let valid = self.keeper.hold_valid(&paths, Substitute::Yes).await;
             return self.told(valid).map(Response::Paths);
         }
@@ -251,16 +246,11 @@ impl Context {
     }
 
     async fn collect(&self, request: GarbageRequest) -> Answer {
-        if request.liveness == GarbageLiveness::Ignore {
+        if request.liveness == Liveness::Ignore {
             return Err(Failure::new("you are not allowed to ignore liveness"));
         }
         let collection = Collection {
-            action: match request.action {
-                GarbageAction::ReturnLive => CollectAction::ListLive,
-                GarbageAction::ReturnDead => CollectAction::ListDead,
-                GarbageAction::DeleteDead => CollectAction::DeleteDead,
-                GarbageAction::DeleteSpecific => CollectAction::DeleteGiven,
-            },
+            action: request.action,
             liveness: Liveness::Respect,
             paths: request.paths,
             max_freed: Some(request.max_freed).filter(|max| *max != u64::MAX),
@@ -269,7 +259,7 @@ impl Context {
             self.log.tell(Level::Info, step);
         }
         let deletes =
-            matches!(request.action, GarbageAction::DeleteDead | GarbageAction::DeleteSpecific);
+            matches!(request.action, CollectAction::DeleteDead | CollectAction::DeleteGiven);
         let keeper = Arc::clone(&self.keeper);
         let collected = self.hard(async move { keeper.collect(collection).await }).await?;
         let store_dir = self.keeper.store_dir();
@@ -365,13 +355,13 @@ impl Context {
 }
 
 /// Returns what Nix says that it does while it looks for garbage.
-fn collect_steps(action: GarbageAction) -> &'static [&'static str] {
+fn collect_steps(action: CollectAction) -> &'static [&'static str] {
     match action {
-        GarbageAction::ReturnLive | GarbageAction::ReturnDead => {
+        CollectAction::ListLive | CollectAction::ListDead => {
             &["finding garbage collector roots...", "determining live/dead paths..."]
         }
-        GarbageAction::DeleteDead => &["finding garbage collector roots...", "deleting garbage..."],
-        GarbageAction::DeleteSpecific => &["finding garbage collector roots..."],
+        CollectAction::DeleteDead => &["finding garbage collector roots...", "deleting garbage..."],
+        CollectAction::DeleteGiven => &["finding garbage collector roots..."],
     }
 }
 

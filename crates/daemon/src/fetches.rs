@@ -1,16 +1,16 @@
 //! What the store fetches for a client, as activities that Nix clients show.
 //!
 //! Follows `PathSubstitutionGoal` (`src/libstore/build/substitution-goal.cc`) and `copyStorePath`
-//! (`src/libstore/store-api.cc`) of Nix: kinds, fields and texts.
+//! (`src/libstore/store-api.cc`) of Nix.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use drover_core::{StoreDir, StorePath};
+use drover_core::{Activity, ActivityId, ActivityResult, StoreDir, StorePath};
 use drover_store::{FetchEvent, FetchObserver};
-use drover_wire::{ActivityId, Field, LogMessage, activity, result};
+use drover_wire::LogMessage;
 
-use crate::log_queue::{Level, LogQueue, Loss};
+use crate::log_queue::{LogQueue, Loss};
 use crate::observer::next_id;
 
 /// Tells one client of the paths that are fetched for it.
@@ -35,41 +35,21 @@ impl FetchTeller {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn started(&self, number: u64, path: &StorePath, substituter: String) {
+    fn started(&self, number: u64, path: &StorePath, substituter: &str) {
         let fetch = Fetch { whole: next_id(), copy: next_id() };
         let shown = self.store_dir.display(path);
-        let text = format!("copying path '{shown}' from '{substituter}'");
-        let fields = vec![Field::Text(shown), Field::Text(substituter)];
-        self.log.push(
-            &LogMessage::StartActivity {
-                id: fetch.whole,
-                level: Level::Error as u64,
-                kind: activity::SUBSTITUTE,
-                text: String::new(),
-                fields: fields.clone(),
-                parent: ActivityId(0),
-            },
-            Loss::Never,
-        );
-        let to = Field::Text("local".to_owned());
-        self.log.push(
-            &LogMessage::StartActivity {
-                id: fetch.copy,
-                level: Level::Info as u64,
-                kind: activity::COPY_PATH,
-                text,
-                fields: fields.into_iter().chain([to]).collect(),
-                parent: fetch.whole,
-            },
-            Loss::Never,
-        );
+        let (path, from) = (shown.as_str(), substituter);
+        let whole = Activity::Substitute { path, from };
+        self.log.push(&LogMessage::start(fetch.whole, &whole, ActivityId::NONE), Loss::Never);
+        let copy = Activity::CopyPath { path, from };
+        self.log.push(&LogMessage::start(fetch.copy, &copy, fetch.whole), Loss::Never);
         self.open().insert(number, fetch);
     }
 
     fn further(&self, number: u64, done: u64, size: u64) {
         let Some(id) = self.open().get(&number).map(|fetch| fetch.copy) else { return };
-        let fields = [done, size, 0, 0].map(Field::Number).to_vec();
-        self.log.push(&LogMessage::Result { id, kind: result::PROGRESS, fields }, Loss::Allowed);
+        let progress = ActivityResult::Progress { done, expected: size, running: 0, failed: 0 };
+        self.log.push(&LogMessage::result(id, &progress), Loss::Allowed);
     }
 
     fn ended(&self, number: u64) {
@@ -84,7 +64,7 @@ impl FetchObserver for FetchTeller {
     fn event(&self, event: FetchEvent) {
         match event {
             FetchEvent::Started { number, path, substituter } => {
-                self.started(number, &path, substituter);
+                self.started(number, &path, &substituter);
             }
             FetchEvent::Progress { number, done, size } => self.further(number, done, size),
             FetchEvent::Ended { number } => self.ended(number),

@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 
-use drover_store::{OwnSetting, RealiseSettings};
-use drover_wire::{BuildMode, ClientOptions};
+use drover_store::{BuildMode, OwnSetting, RealiseSettings};
+use drover_wire::ClientOptions;
 
 use crate::policy::Policy;
 use crate::server::Client;

@@ -49,8 +49,8 @@ mod wires;
 
 pub use activation::sockets_from_systemd;
 pub use drover_wire::{
-    ClientOptions, Need, Outlook, Wait, activity, control_opening, introduction, is_client_name,
-    need, question,
+    ClientOptions, Need, Outlook, Wait, control_opening, introduction, is_client_name, need,
+    question,
 };
 pub use error::DaemonError;
 pub use forward::Forwarder;
@@ -59,7 +59,6 @@ pub use limits::Limits;
 pub use listener::{Draft, Listener, Stop, TrustRule};
 pub use peer::Peer;
 pub use policy::{Policy, Refusal};
-pub use realise::exit_status;
 pub use relay::relay;
 pub use serve::{ServeServer, WriteAccess};
 pub use server::{Client, ClientTrust, Controls, Machines, Named, Naming, Server};

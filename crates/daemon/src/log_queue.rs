@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn the_newest_lines_are_kept_and_the_loss_is_told() {
         let queue = LogQueue::new(38);
-        queue.push(&LogMessage::StopActivity(drover_wire::ActivityId(1)), Loss::Never);
+        queue.push(&LogMessage::StopActivity(drover_core::ActivityId(1)), Loss::Never);
         for number in 0..100_000 {
             queue.tell(Level::Error, &format!("line {number} of a flood"));
         }

@@ -2,12 +2,11 @@
 //!
 //! Follows `DerivationTrampolineGoal` in `src/libstore/build/derivation-trampoline-goal.cc` of Nix.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use drover_core::StorePath;
 use drover_store::{
-    Keeper, RealiseObserver, RealiseSettings, RealiseStatus, Realised, Realiser, StoreError, Wanted,
+    FailureCause, Keeper, RealiseObserver, RealiseSettings, Realised, Realiser, StoreError, Wanted,
 };
 use drover_wire::{DerivedPath, MadeDerivation};
 
@@ -79,8 +78,7 @@ impl Making<'_> {
         if !realised.status.is_success() {
             let why = realised.message;
             let message = format!("failed to obtain derivation of '{from}^{step}': {why}");
-            let status = RealiseStatus::DependencyFailed;
-            return Asked::Failed(Realised { status, ..rejected(message) });
+            return Asked::Failed(Realised::failed(FailureCause::Dependency, message));
         }
         match realised.outputs.get(&step) {
             Some(path) if path.is_derivation() && made.steps.is_empty() => {
@@ -125,6 +123,5 @@ pub(crate) fn wanted(path: DerivedPath) -> Wanted {
 }
 
 fn rejected(message: String) -> Realised {
-    let (status, outputs) = (RealiseStatus::InputRejected, BTreeMap::<String, StorePath>::new());
-    Realised { status, message, outputs, period: None }
+    Realised::failed(FailureCause::Refused, message)
 }

@@ -1,14 +1,14 @@
 //! What happens in builds, as activities that Nix clients show.
 //!
-//! Follows `src/libstore/build/derivation-building-goal.cc` of Nix: kinds, fields and texts.
+//! Follows `src/libstore/build/derivation-building-goal.cc` of Nix.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use drover_core::{StoreDir, StorePath};
+use drover_core::{Activity, ActivityId, ActivityResult, StoreDir, StorePath};
 use drover_store::{FetchObserver as _, RealiseEvent, RealiseObserver, THIS_MACHINE};
-use drover_wire::{ActivityId, Field, LogMessage, activity, result};
+use drover_wire::LogMessage;
 
 use crate::fetches::FetchTeller;
 use crate::log_queue::{Level, LogQueue, Loss};
@@ -50,14 +50,7 @@ impl Observer {
         // As Nix does. It tells the client at once that the request has arrived, whatever is waited
         // for then: it may give a silent server up.
         let whole = next_id();
-        let message = LogMessage::StartActivity {
-            id: whole,
-            level: Level::Error as u64,
-            kind: activity::REALISE,
-            text: String::new(),
-            fields: Vec::new(),
-            parent: ActivityId(0),
-        };
+        let message = LogMessage::start(whole, &Activity::Realise, ActivityId::NONE);
         log.push(&message, Loss::Never);
         let fetches = FetchTeller::new(Arc::clone(&log), store_dir.clone());
         Observer { log, store_dir, lines, open: Mutex::default(), fetches, whole }
@@ -67,29 +60,12 @@ impl Observer {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(&self, kind: Kind, derivation: &StorePath, level: Level, text: String, machine: &str) {
+    fn start(&self, kind: Kind, derivation: &StorePath, activity: &Activity<'_>) {
         let id = next_id();
         if let Some(old) = self.open().insert((kind, derivation.clone()), id) {
             self.log.push(&LogMessage::StopActivity(old), Loss::Never);
         }
-        let path = Field::Text(self.store_dir.display(derivation));
-        let (number, fields) = match kind {
-            // Nix itself has none here; with one a head need not take the text apart
-            Kind::Waits => (activity::BUILD_WAITING, vec![path]),
-            Kind::Builds => (
-                activity::BUILD,
-                vec![path, Field::Text(machine.to_owned()), Field::Number(1), Field::Number(1)],
-            ),
-        };
-        let message = LogMessage::StartActivity {
-            id,
-            level: level as u64,
-            kind: number,
-            text,
-            fields,
-            parent: ActivityId(0),
-        };
-        self.log.push(&message, Loss::Never);
+        self.log.push(&LogMessage::start(id, activity, ActivityId::NONE), Loss::Never);
     }
 
     fn stop(&self, kind: Kind, derivation: &StorePath) {
@@ -98,11 +74,15 @@ impl Observer {
         }
     }
 
-    fn result(&self, derivation: &StorePath, kind: u64, text: String, loss: Loss) {
+    fn result(&self, derivation: &StorePath, result: &ActivityResult<'_>) {
         let id = self.open().get(&(Kind::Builds, derivation.clone())).copied();
-        let Some(id) = id else { return self.log.tell(Level::Info, &text) };
-        let fields = vec![Field::Text(text)];
-        self.log.push(&LogMessage::Result { id, kind, fields }, loss);
+        match (id, result) {
+            (Some(id), _) => self.log.push(&LogMessage::result(id, result), Loss::Allowed),
+            (None, ActivityResult::LogLine(text) | ActivityResult::Phase(text)) => {
+                self.log.tell(Level::Info, text);
+            }
+            (None, _) => {}
+        }
     }
 
     /// Ends what is still open.
@@ -119,28 +99,25 @@ impl RealiseObserver for Observer {
         match event {
             RealiseEvent::Waiting { derivation, reason } => {
                 let path = self.store_dir.display(&derivation);
-                let text = activity::waiting_text(&path, &reason);
-                self.start(Kind::Waits, &derivation, Level::Warning, text, "");
+                let activity = Activity::Waits { derivation: &path, reason: &reason };
+                self.start(Kind::Waits, &derivation, &activity);
             }
             RealiseEvent::Started { derivation, machine } => {
                 self.stop(Kind::Waits, &derivation);
-                let mut text = format!("building '{}'", self.store_dir.display(&derivation));
                 // clients know this one without a name
-                let machine = Some(machine.as_str()).filter(|machine| *machine != THIS_MACHINE);
-                let machine = machine.unwrap_or_default();
-                if !machine.is_empty() {
-                    text = format!("{text} on '{machine}'");
-                }
-                self.start(Kind::Builds, &derivation, Level::Info, text, machine);
+                let machine = if machine == THIS_MACHINE { "" } else { machine.as_str() };
+                let path = self.store_dir.display(&derivation);
+                let activity = Activity::Build { derivation: &path, machine };
+                self.start(Kind::Builds, &derivation, &activity);
             }
             RealiseEvent::Line { line, .. } if self.lines == BuildLines::Shown => {
                 self.log.tell(Level::Error, &line);
             }
             RealiseEvent::Line { derivation, line } => {
-                self.result(&derivation, result::BUILD_LOG_LINE, line, Loss::Allowed);
+                self.result(&derivation, &ActivityResult::LogLine(&line));
             }
             RealiseEvent::Phase { derivation, phase } => {
-                self.result(&derivation, result::SET_PHASE, phase, Loss::Allowed);
+                self.result(&derivation, &ActivityResult::Phase(&phase));
             }
             RealiseEvent::Ended { derivation } => {
                 self.stop(Kind::Waits, &derivation);

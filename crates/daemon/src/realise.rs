@@ -9,10 +9,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use drover_core::{Hash, StoreDir, StorePath};
 use drover_derivation::{BasicDerivation, Derivation, DerivationKind, HashModuloCache};
-use drover_store::{AfterFailure, RealiseSettings, RealiseStatus, Realised};
-use drover_wire::{
-    BuildMode, BuildResult, BuildStatus, DerivedPath, MadeOutputs, Missing, Request, Response,
+use drover_store::{
+    AfterFailure, BuildMode, FailureCause, RealiseSettings, RealiseStatus, Realised, exit_code,
 };
+use drover_wire::{BuildResult, DerivedPath, MadeOutputs, Missing, Request, Response};
 
 use crate::answer::{Answer, Context};
 use crate::failure::Failure;
@@ -104,16 +104,15 @@ impl Context {
         paths: &'a [DerivedPath],
         realised: Vec<Realised>,
     ) -> Vec<(&'a DerivedPath, Realised)> {
-        let kept = |status| match self.settings.after_failure {
-            AfterFailure::KeepGoing => status == RealiseStatus::Cancelled,
-            AfterFailure::Stop => {
-                matches!(status, RealiseStatus::Cancelled | RealiseStatus::DependencyFailed)
-            }
+        let kept = |cause: FailureCause| match self.settings.after_failure {
+            AfterFailure::KeepGoing => cause == FailureCause::Cancelled,
+            AfterFailure::Stop => cause.is_consequence(),
         };
-        let failed = |each: &Realised| !each.status.is_success() && !kept(each.status);
+        let is_kept = |each: &Realised| each.status.failure().is_some_and(kept);
+        let failed = |each: &Realised| !each.status.is_success() && !is_kept(each);
         let passes_over = realised.iter().any(failed);
         let mut told: Vec<(&DerivedPath, Realised)> = paths.iter().zip(realised).collect();
-        told.retain(|(_, each)| !passes_over || !kept(each.status));
+        told.retain(|(_, each)| !passes_over || !is_kept(each));
         told
     }
 
@@ -129,7 +128,7 @@ impl Context {
             [] => Ok(Response::Done),
             [(path, only)] => Err(Failure {
                 message: self.message(path, only),
-                status: exit_status([only.status]),
+                status: exit_code(only.status.failure()).into(),
             }),
             several => {
                 for (path, realised) in several {
@@ -142,9 +141,10 @@ impl Context {
                     .map(|(path, _)| format!("'{}'", store_dir.display(path.path())))
                     .collect();
                 names.sort();
+                let causes = several.iter().filter_map(|(_, realised)| realised.status.failure());
                 Err(Failure {
                     message: format!("build of {} failed", names.join(", ")),
-                    status: exit_status(several.iter().map(|(_, realised)| realised.status)),
+                    status: exit_code(causes).into(),
                 })
             }
         }
@@ -218,9 +218,10 @@ pub(crate) fn known_by(store_dir: &StoreDir, derivation: &BasicDerivation) -> Op
 
 /// Returns a result as it travels, with those outputs that were asked for.
 pub(crate) fn build_result(realised: Realised, asked: Option<&DerivedPath>) -> BuildResult {
-    let mut result = BuildResult::new(status(realised.status), realised.message);
+    let mut result = BuildResult::new(realised.status.into(), realised.message);
     result.times_built = u64::from(realised.status == RealiseStatus::Built);
-    result.non_deterministic = realised.status == RealiseStatus::NotDeterministic;
+    result.non_deterministic =
+        realised.status == RealiseStatus::Failed(FailureCause::NotDeterministic);
     if let Some((began, ended)) = realised.period {
         (result.start_time, result.stop_time) = (since_1970(began), since_1970(ended));
     }
@@ -238,37 +239,4 @@ pub(crate) fn build_result(realised: Realised, asked: Option<&DerivedPath>) -> B
 
 fn since_1970(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |duration| duration.as_secs())
-}
-
-fn status(status: RealiseStatus) -> BuildStatus {
-    match status {
-        RealiseStatus::Built => BuildStatus::Built,
-        RealiseStatus::Substituted => BuildStatus::Substituted,
-        RealiseStatus::AlreadyValid => BuildStatus::AlreadyValid,
-        RealiseStatus::PermanentFailure => BuildStatus::PermanentFailure,
-        RealiseStatus::InputRejected => BuildStatus::InputRejected,
-        RealiseStatus::OutputRejected | RealiseStatus::HashMismatch => BuildStatus::OutputRejected,
-        RealiseStatus::TransientFailure => BuildStatus::TransientFailure,
-        RealiseStatus::TimedOut => BuildStatus::TimedOut,
-        RealiseStatus::MiscFailure | RealiseStatus::Cancelled => BuildStatus::MiscFailure,
-        RealiseStatus::DependencyFailed => BuildStatus::DependencyFailed,
-        RealiseStatus::LogLimitExceeded => BuildStatus::LogLimitExceeded,
-        RealiseStatus::NotDeterministic => BuildStatus::NotDeterministic,
-        RealiseStatus::NoSubstituters => BuildStatus::NoSubstituters,
-    }
-}
-
-/// Returns the status with which `nix-store --realise` exits: 100 for a build that failed or can't begin, 101 with a
-/// time-out among them, 102 a wrong hash, 104 a difference, and 1 for everything else.
-pub fn exit_status(failures: impl IntoIterator<Item = RealiseStatus>) -> u64 {
-    let mask = failures.into_iter().fold(0, |mask, status| {
-        mask | match status {
-            RealiseStatus::PermanentFailure | RealiseStatus::InputRejected => 0x04,
-            RealiseStatus::TimedOut => 0x05,
-            RealiseStatus::HashMismatch => 0x06,
-            RealiseStatus::NotDeterministic => 0x08,
-            _ => 0,
-        }
-    });
-    if mask == 0 { 1 } else { 0x60 | mask }
 }

@@ -6,8 +6,7 @@
 use std::collections::BTreeSet;
 
 use drover_core::StorePath;
-use drover_store::{SignatureCheck, WhenValid};
-use drover_wire::{BuildMode, Repair};
+use drover_store::{BuildMode, Repair, SignatureCheck, WhenValid};
 
 use crate::failure::Failure;
 use crate::server::ClientTrust;
@@ -43,9 +42,9 @@ impl ClientTrust {
     }
 
     /// Signatures are looked at whatever a client who isn't trusted asks for.
-    pub(crate) fn signatures(self, asked: drover_wire::SignatureCheck) -> SignatureCheck {
+    pub(crate) fn signatures(self, asked: SignatureCheck) -> SignatureCheck {
         match (self, asked) {
-            (ClientTrust::Trusted, drover_wire::SignatureCheck::Skip) => SignatureCheck::Skip,
+            (ClientTrust::Trusted, SignatureCheck::Skip) => SignatureCheck::Skip,
             _ => SignatureCheck::AsConfigured,
         }
     }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use drover_core::{PathInfo, StorePath};
 use drover_derivation::BasicDerivation;
 use drover_store::{
-    AfterFailure, BuildSettings, Keeper, RealiseMode, RealiseObserver, RealiseSettings,
-    SignatureCheck, StoreError, Substitute, WhenValid,
+    AfterFailure, BuildMode, BuildSettings, Keeper, RealiseObserver, RealiseSettings,
+    SignatureCheck, StoreError, Substitute, WhenValid, exit_code,
 };
 use drover_wire::{
     BuildResult, Dialect, Encoder, Lock, SERVE_LATEST, ServeBuildOptions, ServeDialect,
@@ -30,7 +30,7 @@ use crate::import::next_exported;
 use crate::log_queue::LogQueue;
 use crate::made::Making;
 use crate::nar_out::NarOut;
-use crate::realise::{build_result, exit_status, known_by};
+use crate::realise::{build_result, known_by};
 use crate::server::{Server, Shared};
 use crate::stream::pieces;
 use crate::wires::{Wires, run_fed};
@@ -190,13 +190,13 @@ impl Serving<'_> {
     async fn valid(
         &mut self,
         lock: Lock,
-        substitute: drover_wire::Substitute,
+        substitute: Substitute,
         paths: BTreeSet<StorePath>,
     ) -> Result<BTreeSet<StorePath>, DaemonError> {
         let keeper = Arc::clone(&self.keeper);
         let write = self.server.write == WriteAccess::Allowed;
         let fetch = match (substitute, write) {
-            (drover_wire::Substitute::Yes, true) => Substitute::Yes,
+            (Substitute::Yes, true) => Substitute::Yes,
             _ => Substitute::No,
         };
         if fetch == Substitute::Yes || (lock == Lock::Yes && write) {
@@ -289,8 +289,8 @@ impl Serving<'_> {
                 match failed.is_empty() {
                     true => (0, String::new()),
                     false => {
-                        let status = exit_status(failed.iter().map(|realised| realised.status));
-                        (status, messages.join("\n"))
+                        let causes = failed.iter().filter_map(|realised| realised.status.failure());
+                        (u64::from(exit_code(causes)), messages.join("\n"))
                     }
                 }
             }
@@ -339,7 +339,7 @@ fn settings(options: ServeBuildOptions) -> RealiseSettings {
         build.overrides.insert("max-build-log-size".to_owned(), size);
     }
     RealiseSettings {
-        mode: RealiseMode::Normal,
+        mode: BuildMode::Normal,
         after_failure: AfterFailure::Stop,
         substitute: Substitute::No,
         build,

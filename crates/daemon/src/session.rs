@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_store::{Keeper, StoreError};
+use drover_store::{Keeper, StoreError, Trust};
 use drover_wire::{
     Dialect, Encoder, FEATURE_PACKED, FEATURE_REALISATION_WITH_PATH, LogMessage, Request, Response,
-    ServerInfo, Trust, WORKER_LATEST, exchanges_features, read_client_end, read_client_version,
+    ServerInfo, WORKER_LATEST, exchanges_features, read_client_end, read_client_version,
     read_features, refused_operation, server_hello, write_features, write_server_info,
 };
 use tokio::io::{AsyncRead, AsyncWrite};

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use drover_core::TrustedKeys;
 use drover_store::{
-    AfterFailure, BuildSettings, Optimise, OwnSetting, RealiseMode, RealiseSettings,
+    AfterFailure, BuildMode, BuildSettings, Optimise, OwnSetting, RealiseSettings,
     SignedRealisations, Substitute,
 };
-use drover_wire::{BuildMode, ClientOptions};
+use drover_wire::ClientOptions;
 
 use crate::observer::BuildLines;
 use crate::policy::Policy;
@@ -46,11 +46,7 @@ impl Settings {
 
     pub(crate) fn realise(&self, mode: BuildMode) -> RealiseSettings {
         RealiseSettings {
-            mode: match mode {
-                BuildMode::Normal => RealiseMode::Normal,
-                BuildMode::Repair => RealiseMode::Repair,
-                BuildMode::Check => RealiseMode::Check,
-            },
+            mode,
             after_failure: self.after_failure,
             substitute: self.substitute,
             build: self.build.clone(),

@@ -77,8 +77,7 @@ impl Turns {
             done
         });
         working.await.unwrap_or_else(|error| {
-            let (store, message) = (store.to_owned(), format!("the work was cut short: {error}"));
-            Err(StoreError::Refused { store, message })
+            Err(StoreError::refused(store, format!("the work was cut short: {error}")))
         })
     }
 }

@@ -5,26 +5,18 @@
 
 use std::sync::Arc;
 
-use drover_store::{Unmended, VerifyDepth};
-use drover_wire::{BuildMode, CheckContents, DerivedPath, Repair, Response};
+use drover_store::{BuildMode, Repair, Unmended, VerifyDepth};
+use drover_wire::{DerivedPath, Response};
 
 use crate::answer::{Answer, Context};
 use crate::log_queue::Level;
 
 impl Context {
     /// Checks the store; what is to be repaired and can't be fetched again is built again.
-    pub(crate) async fn verify(&self, contents: CheckContents, repair: Repair) -> Answer {
+    pub(crate) async fn verify(&self, depth: VerifyDepth, repair: Repair) -> Answer {
         if repair == Repair::Yes {
             self.client.trust.require("you are not privileged to repair paths")?;
         }
-        let depth = match contents {
-            CheckContents::No => VerifyDepth::Existence,
-            CheckContents::Yes => VerifyDepth::Contents,
-        };
-        let repair = match repair {
-            Repair::No => drover_store::Repair::No,
-            Repair::Yes => drover_store::Repair::Yes,
-        };
         for step in verify_steps(depth) {
             self.log.tell(Level::Info, step);
         }

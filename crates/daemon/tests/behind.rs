@@ -9,7 +9,7 @@ use drover_core::StoreDir;
 use drover_derivation::{BasicDerivation, Output};
 use drover_store::contract::flat_file;
 use drover_store::{
-    AfterFailure, BuildSettings, RealiseEvent, RealiseMode, RealiseSettings, RealiseStatus,
+    AfterFailure, BuildMode, BuildSettings, RealiseEvent, RealiseSettings, RealiseStatus,
     Realiser as _, Substitute,
 };
 use drover_store_remote::{Address, ConnectOptions, RemoteStore};
@@ -48,7 +48,7 @@ async fn why_a_build_waits_is_passed_on(#[values("", "b1: it is busy; b2: it is 
         environment: [("waits", why)].into_iter().collect(),
     };
     let settings = RealiseSettings {
-        mode: RealiseMode::Normal,
+        mode: BuildMode::Normal,
         after_failure: AfterFailure::Stop,
         substitute: Substitute::No,
         build: BuildSettings::default(),

@@ -13,11 +13,12 @@ use drover_core::{Hash, HashAlgorithm, IngestionMethod, NarHash, NarSize, PathIn
 use drover_daemon::{ClientTrust, Limits, Policy, ServeServer, Server, WriteAccess};
 use drover_nar::{Limits as NarLimits, NarError, Parser, Progress};
 use drover_store::contract::flat_file;
+use drover_store::{Repair, SignatureCheck};
 use drover_store_local::{Layout, LocalOptions, LocalStore, Place, Surroundings, Uid};
 use drover_wire::{
     Encoder, FEATURE_REALISATION_WITH_PATH, FRAME_END, LogMessage, NewContent, OutputId,
-    RealisedOutput, Repair, Request, Response, ServeDialect, ServeRequest, SignatureCheck, Version,
-    encode_keyed_path_info, frame_header,
+    RealisedOutput, Request, Response, ServeDialect, ServeRequest, Version, encode_keyed_path_info,
+    frame_header,
 };
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;

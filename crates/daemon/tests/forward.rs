@@ -7,9 +7,10 @@ use bytes::BytesMut;
 use drover_core::StoreDir;
 use drover_daemon::{ClientTrust, DaemonError, Forwarder, Limits, Stdio};
 use drover_store::contract::flat_file;
+use drover_store::{BuildMode, Repair, SignatureCheck};
 use drover_wire::{
-    BuildMode, ClientOptions, Dialect, Encoder, FEATURE_REALISATION_WITH_PATH, LogMessage,
-    NewContent, Repair, Request, Response, ServerInfo, SignatureCheck, Version,
+    ClientOptions, Dialect, Encoder, FEATURE_REALISATION_WITH_PATH, LogMessage, NewContent,
+    Request, Response, ServerInfo, Version,
 };
 use rstest::rstest;
 use support::{Peer, World, world};
@@ -42,7 +43,7 @@ async fn connect(world: &World, minor: u8, features: &[&str], verbosity: u64) ->
         version: Version { major: 1, minor },
         features: Default::default(),
     };
-    let info = ServerInfo { nix_version: None, trust: drover_wire::Trust::Unknown };
+    let info = ServerInfo { nix_version: None, trust: drover_store::Trust::Unknown };
     let buffer = BytesMut::new();
     let mut peer = Peer { stream, buffer, dialect, info, log: Vec::new(), serving };
     peer.greet(features).await;
@@ -142,7 +143,7 @@ async fn lines_end_as_in_nix() {
         for line in ["one", "two \n \t\n", ""] {
             LogMessage::Next(line.to_owned()).encode(&mut out, 37);
         }
-        LogMessage::StopActivity(drover_wire::ActivityId(7)).encode(&mut out, 37);
+        LogMessage::StopActivity(drover_core::ActivityId(7)).encode(&mut out, 37);
         LogMessage::Last.encode(&mut out, 37);
         far.write_all(&out.into_bytes()).await.unwrap();
         far.read_to_end(&mut Vec::new()).await.unwrap();
@@ -152,13 +153,13 @@ async fn lines_end_as_in_nix() {
         version: Version { major: 1, minor: 37 },
         features: Default::default(),
     };
-    let info = ServerInfo { nix_version: None, trust: drover_wire::Trust::Unknown };
+    let info = ServerInfo { nix_version: None, trust: drover_store::Trust::Unknown };
     let (buffer, serving) = (BytesMut::new(), JoinSet::new());
     let mut peer = Peer { stream, buffer, dialect, info, log: Vec::new(), serving };
     peer.greet(&[]).await;
     assert_eq!(peer.info.nix_version.as_deref(), Some("2.34.8"));
     assert_eq!(peer.lines(), "one\ntwo\n\n");
-    assert_eq!(peer.log[3], LogMessage::StopActivity(drover_wire::ActivityId(7)));
+    assert_eq!(peer.log[3], LogMessage::StopActivity(drover_core::ActivityId(7)));
     drop(peer);
     forwarding.join_next().await.unwrap().unwrap().unwrap();
     server.join_next().await.unwrap().unwrap();

@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use drover_core::{
-    ContentAddress, DrvOutput, Hash, HashAlgorithm, IngestionMethod, OutputName, PathInfo,
-    Signature, StoreDir, StoreName, StorePath,
+    CollectAction, ContentAddress, DrvOutput, Hash, HashAlgorithm, IngestionMethod, Liveness,
+    OutputName, PathInfo, Repair, Signature, SignatureCheck, StoreDir, StoreName, StorePath,
+    Substitute, VerifyDepth,
 };
 use drover_daemon::{ClientTrust, Limits, Policy};
 use drover_derivation::{BasicDerivation, Derivation, Output};
+use drover_store::BuildMode;
 use drover_store::contract::flat_file;
 use drover_wire::{
-    BuildMode, CheckContents, ClientOptions, DerivedPath, Encoder, GarbageAction, GarbageLiveness,
-    GarbageRequest, NewContent, OutputId, RealisedOutput, Repair, Request, SignatureCheck,
-    Substitute, encode_keyed_path_info,
+    ClientOptions, DerivedPath, Encoder, GarbageRequest, NewContent, OutputId, RealisedOutput,
+    Request, encode_keyed_path_info,
 };
 use rstest::rstest;
 use support::{World, world, world_with};
@@ -159,7 +160,7 @@ fn given(world: &World) -> Given {
     Given { path: info.path.clone(), drv, info, nar: nar.to_vec() }
 }
 
-fn garbage(action: GarbageAction, liveness: GarbageLiveness) -> Request {
+fn garbage(action: CollectAction, liveness: Liveness) -> Request {
     let paths = BTreeSet::new();
     Request::CollectGarbage(GarbageRequest { action, paths, liveness, max_freed: u64::MAX })
 }
@@ -232,11 +233,11 @@ fn operations(given: &Given) -> Vec<(Request, Option<Vec<u8>>, May)> {
         (Request::FindRoots, None, Everybody),
         (Request::QueryDeriver(path()), None, Everybody),
         (options(&[]), None, Everybody),
-        (garbage(GarbageAction::ReturnLive, GarbageLiveness::Respect), None, Everybody),
-        (garbage(GarbageAction::ReturnDead, GarbageLiveness::Respect), None, Everybody),
-        (garbage(GarbageAction::DeleteSpecific, GarbageLiveness::Respect), None, Everybody),
+        (garbage(CollectAction::ListLive, Liveness::Respect), None, Everybody),
+        (garbage(CollectAction::ListDead, Liveness::Respect), None, Everybody),
+        (garbage(CollectAction::DeleteGiven, Liveness::Respect), None, Everybody),
         (
-            garbage(GarbageAction::DeleteSpecific, GarbageLiveness::Ignore),
+            garbage(CollectAction::DeleteGiven, Liveness::Ignore),
             None,
             Nobody("you are not allowed to ignore liveness"),
         ),
@@ -251,8 +252,8 @@ fn operations(given: &Given) -> Vec<(Request, Option<Vec<u8>>, May)> {
         (Request::QuerySubstitutablePaths(paths()), None, Everybody),
         (Request::QueryValidDerivers(path()), None, Everybody),
         (Request::OptimiseStore, None, Everybody),
-        (Request::VerifyStore(CheckContents::Yes, Repair::No), None, Everybody),
-        (Request::VerifyStore(CheckContents::No, Repair::Yes), None, Trusted(repair)),
+        (Request::VerifyStore(VerifyDepth::Contents, Repair::No), None, Everybody),
+        (Request::VerifyStore(VerifyDepth::Existence, Repair::Yes), None, Trusted(repair)),
         (
             Request::BuildDerivation(
                 input_addressed.0,
@@ -269,9 +270,13 @@ fn operations(given: &Given) -> Vec<(Request, Option<Vec<u8>>, May)> {
             None,
             Trusted("would have more than 64 signatures"),
         ),
-        (Request::AddToStoreNar(given.info.clone(), SignatureCheck::Check), nar(), Everybody),
         (
-            Request::RepairToStoreNar(given.info.clone(), SignatureCheck::Check),
+            Request::AddToStoreNar(given.info.clone(), SignatureCheck::AsConfigured),
+            nar(),
+            Everybody,
+        ),
+        (
+            Request::RepairToStoreNar(given.info.clone(), SignatureCheck::AsConfigured),
             nar(),
             Trusted(repair),
         ),
@@ -287,8 +292,8 @@ fn operations(given: &Given) -> Vec<(Request, Option<Vec<u8>>, May)> {
             Everybody,
         ),
         (Request::QueryRealisation(output()), None, Everybody),
-        (Request::AddMultipleToStore(SignatureCheck::Check), Some(many.clone()), Everybody),
-        (Request::RepairMultipleToStore(SignatureCheck::Check), Some(many), Trusted(repair)),
+        (Request::AddMultipleToStore(SignatureCheck::AsConfigured), Some(many.clone()), Everybody),
+        (Request::RepairMultipleToStore(SignatureCheck::AsConfigured), Some(many), Trusted(repair)),
         (Request::AddBuildLog(drv()), Some(b"log".to_vec()), Trusted("privileged to add logs")),
         (Request::BuildPathsWithResults(all(), BuildMode::Normal), None, Everybody),
         (Request::BuildPathsWithResults(all(), BuildMode::Repair), None, Trusted(rebuild)),
@@ -341,7 +346,7 @@ async fn hard_work_is_done_in_turns() {
     let limits = Limits { heavy: 3, heavy_per_user: 1, ..Limits::default() };
     let world = world_with(limits, Policy::default());
     world.keeper.hold_collections();
-    let collect = || garbage(GarbageAction::ReturnDead, GarbageLiveness::Respect);
+    let collect = || garbage(CollectAction::ListDead, Liveness::Respect);
     let mut first = world.untrusted().await;
     first.send(&collect().encode(&first.dialect)).await;
     world.keeper.until_collecting(1).await;

@@ -7,14 +7,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Buf as _, BytesMut};
-use drover_core::{OutputName, PathInfo, StoreDir, StorePath};
+use drover_core::{BuildStatus, OutputName, PathInfo, StoreDir, StorePath};
 use drover_daemon::{DaemonError, ServeServer, WriteAccess};
 use drover_derivation::{BasicDerivation, Derivation, Output};
+use drover_store::Substitute;
 use drover_store::contract::flat_file;
 use drover_wire::{
-    BuildStatus, DecodeError, Decoder, Encoder, Lock, ServeBuildOptions, ServeDialect,
-    ServeRequest, Substitute, Version, decode_serve_build_result, decode_serve_path_infos,
-    read_serve_server_hello,
+    DecodeError, Decoder, Encoder, Lock, ServeBuildOptions, ServeDialect, ServeRequest, Version,
+    decode_serve_build_result, decode_serve_path_infos, read_serve_server_hello,
 };
 use proptest::prelude::*;
 use rstest::rstest;

@@ -10,18 +10,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drover_core::{
-    ContentAddress, DrvOutput, Hash, HashAlgorithm, IngestionMethod, OutputName, PathInfo,
-    Signature, StoreDir, StoreName, StorePath,
+    BuildStatus, ContentAddress, DrvOutput, Field, Hash, HashAlgorithm, IngestionMethod,
+    OutputName, PathInfo, Signature, StoreDir, StoreName, StorePath,
 };
 use drover_daemon::{ClientTrust, DaemonError, Limits, Policy};
 use drover_derivation::{BasicDerivation, Derivation, Output};
 use drover_store::contract::flat_file;
-use drover_store::{AfterFailure, Substitute};
+use drover_store::{
+    AfterFailure, BuildMode, CollectAction, Liveness, Repair, SignatureCheck, Substitute,
+    VerifyDepth,
+};
 use drover_wire::{
-    BuildMode, BuildStatus, CheckContents, ClientOptions, DerivedPath, Encoder,
-    FEATURE_REALISATION_WITH_PATH, Field, GarbageAction, GarbageLiveness, GarbageRequest,
-    LogMessage, MadeDerivation, MadeOutputs, NewContent, OutputId, RealisedOutput, Repair, Request,
-    Response, SignatureCheck, SubstitutableInfo, activity, encode_keyed_path_info, result,
+    ClientOptions, DerivedPath, Encoder, FEATURE_REALISATION_WITH_PATH, GarbageRequest, LogMessage,
+    MadeDerivation, MadeOutputs, NewContent, OutputId, RealisedOutput, Request, Response,
+    SubstitutableInfo, encode_keyed_path_info,
 };
 use proptest::prelude::*;
 use rstest::rstest;
@@ -99,7 +101,7 @@ fn options(overrides: &[(&str, &str)]) -> Request {
     })
 }
 
-fn garbage(action: GarbageAction, paths: &[&StorePath], liveness: GarbageLiveness) -> Request {
+fn garbage(action: CollectAction, paths: &[&StorePath], liveness: Liveness) -> Request {
     let paths = paths.iter().map(|path| (*path).clone()).collect();
     Request::CollectGarbage(GarbageRequest { action, paths, liveness, max_freed: u64::MAX })
 }
@@ -144,7 +146,7 @@ async fn every_version_is_greeted_and_answered() {
         let nix_version = (minor >= 33).then(|| "2.34.8".to_owned());
         assert_eq!(peer.info.nix_version, nix_version, "1.{minor}");
         let trust =
-            if minor >= 35 { drover_wire::Trust::Trusted } else { drover_wire::Trust::Unknown };
+            if minor >= 35 { drover_store::Trust::Trusted } else { drover_store::Trust::Unknown };
         assert_eq!(peer.info.trust, trust, "1.{minor}");
         let found = peer.call(Request::QueryPathInfo(info.path.clone())).await;
         assert_eq!(found, Ok(Response::PathInfo(Some(Box::new(info.clone())))), "1.{minor}");
@@ -373,8 +375,12 @@ async fn perform(world: &World, peer: &mut Peer, operation: &str) -> Result<(), 
         "is-valid" => peer.call(Request::IsValidPath(info.path)).await,
         "query-all" => peer.call(Request::QueryAllValidPaths).await,
         "temp-root" => peer.call(Request::AddTempRoot(info.path)).await,
-        "add-signed" => add(peer, &signed(new, "trusted-1"), &new_nar, SignatureCheck::Check).await,
-        "add-unsigned" => add(peer, &signed(new, "other-1"), &new_nar, SignatureCheck::Check).await,
+        "add-signed" => {
+            add(peer, &signed(new, "trusted-1"), &new_nar, SignatureCheck::AsConfigured).await
+        }
+        "add-unsigned" => {
+            add(peer, &signed(new, "other-1"), &new_nar, SignatureCheck::AsConfigured).await
+        }
         "add-unchecked" => add(peer, &new, &new_nar, skip).await,
         "add-repairing" => {
             call_with_nar(peer, Request::RepairToStoreNar(new, skip), &new_nar).await
@@ -409,15 +415,14 @@ async fn perform(world: &World, peer: &mut Peer, operation: &str) -> Result<(), 
             let (path, basic) = fixed("fod");
             peer.call(Request::BuildDerivation(path, Box::new(basic), BuildMode::Normal)).await
         }
-        "collect" => {
-            peer.call(garbage(GarbageAction::DeleteDead, &[], GarbageLiveness::Respect)).await
-        }
+        "collect" => peer.call(garbage(CollectAction::DeleteDead, &[], Liveness::Respect)).await,
         "collect-ignoring" => {
-            peer.call(garbage(GarbageAction::DeleteSpecific, &[&drv], GarbageLiveness::Ignore))
-                .await
+            peer.call(garbage(CollectAction::DeleteGiven, &[&drv], Liveness::Ignore)).await
         }
-        "verify" => peer.call(Request::VerifyStore(CheckContents::Yes, Repair::No)).await,
-        "verify-repair" => peer.call(Request::VerifyStore(CheckContents::Yes, Repair::Yes)).await,
+        "verify" => peer.call(Request::VerifyStore(VerifyDepth::Contents, Repair::No)).await,
+        "verify-repair" => {
+            peer.call(Request::VerifyStore(VerifyDepth::Contents, Repair::Yes)).await
+        }
         "optimise" => peer.call(Request::OptimiseStore).await,
         "find-roots" => peer.call(Request::FindRoots).await,
         "register" => peer.call(Request::RegisterDrvOutput(realised(&info.path))).await,
@@ -464,7 +469,7 @@ async fn nobody_but_trusted_clients_says_that_a_path_was_built_here() {
         let (mut info, nar) = flat_file("new", b"y", &[]);
         info = signed(info, "trusted-1");
         info.ultimate = true;
-        add(&mut peer, &info, &nar, SignatureCheck::Check).await.unwrap();
+        add(&mut peer, &info, &nar, SignatureCheck::AsConfigured).await.unwrap();
         let added = world.keeper.state().paths[&info.path].0.ultimate;
         assert_eq!(added, ultimate, "1.{minor}");
     }
@@ -693,15 +698,12 @@ async fn builds_are_told_as_nix_tells_them() {
     let mut running = None;
     let mut told = Vec::new();
     // first of all that the request is there, as clients may give a silent server up
-    let whole_of_it = |message: &LogMessage| {
-        matches!(message, LogMessage::StartActivity { kind: activity::REALISE, .. })
-    };
+    let whole_of_it =
+        |message: &LogMessage| matches!(message, LogMessage::StartActivity { kind: 102, .. });
     assert!(peer.log.first().is_some_and(whole_of_it), "{:?}", peer.log);
     for message in peer.log.iter().filter(|message| !whole_of_it(message)) {
         match message {
-            LogMessage::StartActivity { id, kind, fields, text, level, .. }
-                if *kind == activity::BUILD =>
-            {
+            LogMessage::StartActivity { id, kind, fields, text, level, .. } if *kind == 105 => {
                 assert_eq!(text, &format!("building '{whole}' on 'ssh://b1'"));
                 assert_eq!(*level, 3);
                 let machine = Field::Text("ssh://b1".to_owned());
@@ -711,7 +713,7 @@ async fn builds_are_told_as_nix_tells_them() {
                 running = Some(*id);
             }
             LogMessage::StartActivity { kind, text, .. } => {
-                assert_eq!(*kind, activity::BUILD_WAITING);
+                assert_eq!(*kind, 111);
                 assert_eq!(text, &format!("waiting for a machine to build '{whole}'"));
             }
             LogMessage::Result { id, kind, fields } => {
@@ -725,8 +727,7 @@ async fn builds_are_told_as_nix_tells_them() {
     }
     assert_eq!(running, None, "all activities end");
     let text = |text: &str| vec![Field::Text(text.to_owned())];
-    let expected =
-        [(result::SET_PHASE, text("buildPhase")), (result::BUILD_LOG_LINE, text("hello from b1"))];
+    let expected = [(104, text("buildPhase")), (101, text("hello from b1"))];
     assert_eq!(told, expected);
 }
 
@@ -739,23 +740,16 @@ async fn what_is_fetched_is_told_as_nix_tells_it() {
     assert_eq!(peer.call(Request::EnsurePath(there.clone())).await, Ok(Response::Done));
     let whole = StoreDir::default().display(&there);
     let [
-        LogMessage::StartActivity {
-            id: one,
-            kind: activity::SUBSTITUTE,
-            fields,
-            text,
-            level: 0,
-            ..
-        },
+        LogMessage::StartActivity { id: one, kind: 108, fields, text, level: 0, .. },
         LogMessage::StartActivity {
             id: two,
-            kind: activity::COPY_PATH,
+            kind: 100,
             fields: copied,
             text: copies,
             level: 3,
             parent,
         },
-        LogMessage::Result { id: come, kind: result::PROGRESS, .. },
+        LogMessage::Result { id: come, kind: 105, .. },
         LogMessage::StopActivity(first),
         LogMessage::StopActivity(last),
     ] = peer.log.as_slice()
@@ -965,7 +959,7 @@ async fn temporary_roots_last_as_long_as_the_connection() {
     let mut holder = world.untrusted().await;
     holder.call(Request::AddTempRoot(info.path.clone())).await.unwrap();
     let mut collector = world.trusted().await;
-    let delete = || garbage(GarbageAction::DeleteSpecific, &[&info.path], GarbageLiveness::Respect);
+    let delete = || garbage(CollectAction::DeleteGiven, &[&info.path], Liveness::Respect);
     let error = collector.call(delete()).await.unwrap_err();
     assert!(error.contains("still alive"), "{error}");
     let Peer { stream, mut serving, .. } = holder;

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use drover_core::StorePath;
-use drover_store::{Keeper, RealiseEvent, RealiseObserver, RealiseStatus, Realised, StoreError};
+use drover_store::{
+    FailureCause, Keeper, RealiseEvent, RealiseObserver, RealiseStatus, Realised, StoreError,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +49,7 @@ pub struct Ending {
     /// How it ended.
     pub outcome: Outcome,
     /// How those ended that failed themselves, be they wanted or only needed, as far as that is known.
-    pub causes: BTreeSet<RealiseStatus>,
+    pub causes: BTreeSet<FailureCause>,
 }
 
 /// An order, as others see it.
@@ -87,7 +89,7 @@ struct State {
     log: Log,
     cancelled_by: Option<String>,
     ending: Option<Arc<Ending>>,
-    causes: BTreeSet<RealiseStatus>,
+    causes: BTreeSet<FailureCause>,
     /// The view of the store whose temporary roots keep what was built, for as long as this is
     /// remembered.
     _roots: Arc<dyn Keeper>,
@@ -205,8 +207,8 @@ impl Ending {
 impl RealiseObserver for Entry {
     fn event(&self, event: RealiseEvent) {
         let mut state = self.state();
-        if let RealiseEvent::Failed { status, .. } = &event {
-            state.causes.insert(*status);
+        if let RealiseEvent::Failed { cause, .. } = &event {
+            state.causes.insert(*cause);
         }
         let said = state.log.push(event);
         drop(state);

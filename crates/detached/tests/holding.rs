@@ -16,9 +16,9 @@ use drover_detached::{
     Said,
 };
 use drover_store::{
-    AfterFailure, BuildSettings, ByteStream, CollectAction, Collection, Content, Keeper, Liveness,
-    MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings, RealiseStatus,
-    Realised, Realiser, StoreError, Substitute, Wanted, WhenValid,
+    AfterFailure, BuildMode, BuildSettings, ByteStream, CollectAction, Collection, Content,
+    FailureCause, Keeper, Liveness, MissingPaths, RealiseEvent, RealiseObserver, RealiseSettings,
+    RealiseStatus, Realised, Realiser, StoreError, Substitute, Wanted, WhenValid,
 };
 use drover_store_local::{Layout, LocalOptions, LocalStore, Place, Surroundings, Uid};
 use futures::FutureExt as _;
@@ -59,10 +59,10 @@ impl Realiser for Site {
         observer.event(RealiseEvent::Note("it begins".to_owned()));
         let mut end = self.end.subscribe();
         let status = end.wait_for(Option::is_some).await.unwrap().unwrap();
-        if status == RealiseStatus::PermanentFailure {
+        if status == RealiseStatus::Failed(FailureCause::Build) {
             let needed = "3880j94arxkya3irs3d8nr2x076sp1m8-needed.drv";
             let derivation = StorePath::from_base_name(needed).unwrap();
-            observer.event(RealiseEvent::Failed { derivation, status: RealiseStatus::TimedOut });
+            observer.event(RealiseEvent::Failed { derivation, cause: FailureCause::TimedOut });
         }
         let (message, outputs) = (String::new(), self.output.clone());
         let realised = Realised { status, message, outputs, period: None };
@@ -210,7 +210,7 @@ fn order(owner: &str, keeper: Arc<dyn Keeper>) -> Order {
         owner: owner.to_owned(),
         wanted: vec![Wanted::AllOutputs(StorePath::from_base_name(path).unwrap())],
         settings: RealiseSettings {
-            mode: RealiseMode::Normal,
+            mode: BuildMode::Normal,
             after_failure: AfterFailure::Stop,
             substitute: Substitute::No,
             build: BuildSettings::default(),
@@ -290,12 +290,12 @@ async fn an_order_that_is_ended_is_waited_for_no_longer() {
 #[tokio::test]
 async fn what_fails_is_told_so() {
     let lab = Lab::new(Limits::default()).await;
-    lab.let_end(RealiseStatus::PermanentFailure);
+    lab.let_end(RealiseStatus::Failed(FailureCause::Build));
     let id = lab.hand_over("ann").await;
     let over = lab.end_of("ann", &id).await;
     assert_eq!(over.view.condition, Condition::Failed);
     // what something that is needed came to is known, too
-    assert_eq!(over.ending.unwrap().causes, BTreeSet::from([RealiseStatus::TimedOut]));
+    assert_eq!(over.ending.unwrap().causes, BTreeSet::from([FailureCause::TimedOut]));
     lab.holder.idle().await;
 }
 

@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 
 use drover_core::StorePath;
 use drover_schedule::JobId;
-use drover_store::BuildFailure;
+use drover_store::{BuildFailure, FailureCause};
 use futures::FutureExt as _;
 
 use crate::job_end::{JobEnd, Took};
@@ -18,7 +18,7 @@ pub(crate) async fn unless_it_panics<T>(work: impl Future<Output = T>) -> Result
         let said = words(panic.as_ref());
         let message = format!("drover gave the build up because it has a bug: {said}");
         JobEnd::Failed {
-            failure: BuildFailure::Failed { message },
+            failure: BuildFailure { cause: FailureCause::Build, message },
             tail: Vec::new(),
             took: Took::default(),
         }

@@ -19,7 +19,7 @@ use crate::fleet::Fleet;
 use crate::graph::Graph;
 use crate::intake::expected_channels;
 use crate::machine::MachineSpec;
-use crate::machine_state::MachineState;
+use crate::machine_state::{MachineState, Opening};
 use crate::merge::{Sources as _, fetch_small};
 use crate::path_ids::PathIds;
 use crate::places::Kept;
@@ -110,7 +110,7 @@ pub(crate) struct Driver {
     pub(crate) undecided: usize,
     /// Channels that a machine will surely need beside its first.
     pub(crate) expected_channels: usize,
-    pub(crate) openings: u64,
+    pub(crate) openings: Opening,
     /// How long nothing is started while machines have not said what they have.
     ask: Duration,
 }
@@ -189,7 +189,7 @@ impl Driver {
             began: Instant::now(),
             undecided: 0,
             expected_channels: 0,
-            openings: 0,
+            openings: Opening::default(),
         }
     }
 

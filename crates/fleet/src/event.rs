@@ -3,49 +3,17 @@
 use std::time::Duration;
 
 use drover_core::StorePath;
+use drover_store::FailureCause;
 
 use crate::graph::NodeId;
-
-/// Why a derivation was not built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FailureKind {
-    /// Its build failed.
-    Build,
-    /// Its build failed, and may not another time: it had the network, or its disk was full.
-    Passing,
-    /// It took too long or was silent for too long.
-    TimedOut,
-    /// It said more than it may.
-    LogLimit,
-    /// What its build made can't be taken.
-    Rejected,
-    /// A fixed output has another hash.
-    HashMismatch,
-    /// Two rounds differed.
-    NotDeterministic,
-    /// It was built, and what was to run after it failed.
-    Hook,
-    /// A substituter offers it, and fetching it failed.
-    NotFetched,
-    /// What it needs could not be sent, because of the machine that this runs on.
-    NotSent,
-    /// Something that it depends on was not built.
-    Dependency,
-    /// No machine is one that could ever take it.
-    Unsuited,
-    /// No machine was left that could take it.
-    NoMachine,
-    /// It was cancelled.
-    Cancelled,
-}
 
 /// A derivation that was not built, and what is known of it.
 #[derive(Clone, Debug)]
 pub struct JobFailureReport {
     /// The derivation.
     pub derivation: StorePath,
-    /// The kind of failure.
-    pub kind: FailureKind,
+    /// Why it was not.
+    pub cause: FailureCause,
     /// The machine where it failed.
     pub machine: Option<String>,
     /// The machine's words, or the reasons of the machines.

@@ -2,14 +2,16 @@
 
 use drover_core::with_causes;
 use drover_schedule::MachineFault;
-use drover_store::{BuildFailure, StoreError, says_disk_full, says_refused};
+use drover_store::{BuildFailure, FailureCause, Refusal, StoreError, says_unready};
 
-/// Returns the failure that a machine told in words instead of taking what it was sent.
-pub(crate) fn refusal_of(message: String) -> BuildFailure {
-    match says_refused(&message) {
-        true => BuildFailure::Refused { message },
-        false => BuildFailure::Machine { disk_full: says_disk_full(&message), message },
-    }
+/// Returns the failure of a machine that doesn't take what it was sent.
+pub(crate) fn refusal_of(error: &StoreError) -> BuildFailure {
+    let cause = match error {
+        StoreError::Refused { why: Refusal::Distrust, .. } => FailureCause::Refused,
+        StoreError::Refused { why: Refusal::NoRoom, .. } => FailureCause::NoRoom,
+        _ => FailureCause::Machine,
+    };
+    BuildFailure::new(cause, with_causes(error))
 }
 
 /// Whether an error is about what this process or this machine may have, and no other machine's fault.
@@ -23,32 +25,21 @@ pub(crate) fn fault_of_connecting(error: &StoreError) -> MachineFault {
         StoreError::Protocol { .. } => MachineFault::Refused,
         // others will end and leave room
         StoreError::OwnLimit { .. } => MachineFault::Unready,
-        // whoever isn't let in now won't be later; what it can't do now it may later
-        StoreError::Refused { message, .. } => match refusal_of(message.clone()) {
-            BuildFailure::Machine { disk_full: true, .. } => MachineFault::DiskFull,
-            BuildFailure::Refused { .. } => MachineFault::Refused,
-            _ if message.contains("not allowed to connect") => MachineFault::Refused,
-            _ if is_of_the_unready(message) => MachineFault::Unready,
-            _ => MachineFault::Unreachable,
+        StoreError::Refused { why, .. } => match why {
+            // whoever isn't let in now won't be later; what it can't do now it may later
+            Refusal::Distrust | Refusal::Stranger => MachineFault::Refused,
+            Refusal::NoRoom => MachineFault::DiskFull,
+            Refusal::Unready => MachineFault::Unready,
+            Refusal::Other => MachineFault::Unreachable,
         },
         StoreError::Unreachable { reason, .. } | StoreError::ForeignWords { reason, .. }
-            if is_of_the_unready(reason) =>
+            if says_unready(reason) =>
         {
             MachineFault::Unready
         }
         _ => MachineFault::Unreachable,
     }
 }
-
-/// Returns whether a machine that says this will answer in a moment.
-fn is_of_the_unready(message: &str) -> bool {
-    SAID_BEFORE_READY.iter().any(|words| message.contains(words))
-}
-
-/// What machines say that will answer in a moment: SQLite where many programs open a new store at
-/// once, and pam_nologin(8).
-const SAID_BEFORE_READY: [&str; 3] =
-    ["db.sqlite' is busy", "database is locked", "System is booting up"];
 
 /// Returns what is wrong with a machine whose connection broke like this.
 pub(crate) fn fault_of(error: &StoreError) -> MachineFault {
@@ -74,7 +65,7 @@ mod tests {
     use super::*;
 
     fn refused(message: &str) -> StoreError {
-        StoreError::Refused { store: "b".to_owned(), message: message.to_owned() }
+        StoreError::said("b", message)
     }
 
     fn text() -> (String, String) {

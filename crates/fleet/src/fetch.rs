@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use drover_core::{PathInfo, StorePath};
 use drover_schedule::Place;
-use drover_store::{BuildLog, LogEvent, Substitute, Trust};
+use drover_store::{
+    BuildLog, LogEvent, Substitute, Trust, says_absent, says_why_it_is_not_fetched,
+};
 
 use crate::event::FleetEvent;
 use crate::fleet::total_bytes;
@@ -79,20 +81,14 @@ impl Words {
     /// Returns the messages that tell of something wrong.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_complaint = |text: &&String| {
-            // said of all that did not come, whatever the reason
-            let says_nothing = text.contains("there is no substituter that can build it");
-            (text.contains("error") || text.contains("warning")) && !says_nothing
-        };
-        words.iter().filter(is_complaint).cloned().collect()
+        words.iter().filter(|text| says_why_it_is_not_fetched(text)).cloned().collect()
     }
 
     /// Whether what was offered turned out not to be there. That is no failure: it's as if it had
     /// never been offered.
     pub(crate) fn tell_of_absence(&self) -> bool {
         let complaints = self.complaints();
-        let absent = |text: &String| text.contains("does not exist in binary cache");
-        !complaints.is_empty() && complaints.iter().all(absent)
+        !complaints.is_empty() && complaints.iter().all(|text| says_absent(text))
     }
 
     fn in_brackets(&self) -> String {

@@ -23,6 +23,7 @@ use crate::inputs::{Busy, Import, all_landed, bring, broken, goes_aside};
 use crate::job_end::{JobEnd, Took};
 use crate::job_log::JobLog;
 use crate::machine::Site;
+use crate::machine_state::{Generation, Opening};
 use crate::merge::{Culprit, Origin};
 use crate::offer::offer;
 use crate::places::{Berth, Flight};
@@ -49,9 +50,8 @@ pub(crate) struct LaneContext {
     pub(crate) trust: Trust,
     /// Whether it may fetch inputs from its own substituters.
     pub(crate) substitute: Substitute,
-    pub(crate) generation: u32,
-    /// Which opening of a lane this is.
-    pub(crate) opening: u64,
+    pub(crate) generation: Generation,
+    pub(crate) opening: Opening,
     /// Where it's told what its builds say.
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) guessing: Guessing,

@@ -10,7 +10,7 @@ use crate::driver::{Driver, Interest, JobPhase, Lasting};
 use crate::event::FleetEvent;
 use crate::lane::{Guessing, LaneContext, LaneJob, run_lane};
 use crate::machine::Site;
-use crate::machine_state::{LaneHandle, MachineState};
+use crate::machine_state::{LaneHandle, MachineState, Opening};
 use crate::shared::Shared;
 use crate::voice::Voice;
 
@@ -52,7 +52,7 @@ impl Driver {
             _ => Guessing::No,
         };
         if !on.lanes.contains_key(&lane.index) {
-            self.openings += 1;
+            self.openings.0 += 1;
             let opened = open_lane(on, lane, site, guessing, self.openings, &shared);
             on.lanes.insert(lane.index, opened);
         }
@@ -107,7 +107,7 @@ impl Driver {
 
     /// Takes a job off its lane, with what stands behind it. The builder has been told of it, and
     /// would build it when what stands ahead has ended: then that lane is ended.
-    fn take_off(&mut self, job: JobId, machine: MachineId, opening: u64) {
+    fn take_off(&mut self, job: JobId, machine: MachineId, opening: Opening) {
         let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
         let Some((lane, taken)) = state.take_off(job, opening) else { return };
         for job in &taken {
@@ -143,7 +143,7 @@ impl Driver {
         let Some(machine) = self.machines.get_mut(lane.machine.0 as usize) else { return };
         let of_number = machine.all_lanes().filter(|handle| handle.index == lane.index);
         let unwanted = of_number.filter(|handle| handle.jobs.first().is_some_and(is_unwanted));
-        let openings: Vec<u64> = unwanted.map(|handle| handle.opening).collect();
+        let openings: Vec<Opening> = unwanted.map(|handle| handle.opening).collect();
         let ended: Vec<JobId> =
             openings.into_iter().flat_map(|opening| machine.end_lane(opening)).collect();
         for job in ended {
@@ -153,7 +153,7 @@ impl Driver {
     }
 
     /// Ends a lane with what runs at its head. What stands behind that is started anew.
-    pub(crate) fn end_lane(&mut self, machine: MachineId, opening: u64, why: &str) {
+    pub(crate) fn end_lane(&mut self, machine: MachineId, opening: Opening, why: &str) {
         let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
         for job in state.end_lane(opening) {
             self.retried(job, why);
@@ -212,7 +212,7 @@ fn open_lane(
     Lane { machine, index }: Lane,
     site: Arc<dyn Site>,
     guessing: Guessing,
-    opening: u64,
+    opening: Opening,
     shared: &Arc<Shared>,
 ) -> LaneHandle {
     let (queue, jobs) = mpsc::unbounded_channel();

@@ -19,6 +19,7 @@ mod fleet;
 mod found;
 mod graph;
 mod guess;
+mod happened;
 mod hidden;
 mod inputs;
 mod intake;
@@ -29,6 +30,7 @@ mod lane;
 mod lanes;
 mod ledger;
 mod machine;
+mod machine_failed;
 mod machine_state;
 mod merge;
 mod offer;
@@ -51,7 +53,7 @@ mod verdict;
 mod voice;
 mod vouched;
 
-pub use event::{FailureKind, FleetEvent, JobFailureReport, MachineTotals, Observer, Silent};
+pub use event::{FleetEvent, JobFailureReport, MachineTotals, Observer, Silent};
 pub use fleet::{
     BuildError, CopyBack, DryRun, Fallback, Fleet, FleetOptions, Report, Target, TargetResult,
 };
@@ -63,4 +65,5 @@ pub use service::{
     Duty, KeptLog, MachineChoice, MachineCondition, MachineFailure, MachineView, OwnKind, Service,
     ServiceOptions, Shutdown,
 };
+pub use verdict::NO_MACHINE;
 pub use vouched::OutputTrust;

@@ -14,11 +14,18 @@ use crate::machine::{MachineSpec, Site};
 use crate::places::Berth;
 use crate::voice::Silencer;
 
+/// How often a machine has failed: what is told of an earlier time is passed over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Generation(pub(crate) u32);
+
+/// Which opening of a lane something is of: what is told of another one is passed over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Opening(pub(crate) u64);
+
 /// A machine in a run.
 pub(crate) struct MachineState {
     pub(crate) spec: MachineSpec,
-    /// Grows with each failure: what is told of an earlier one is passed over.
-    pub(crate) generation: u32,
+    pub(crate) generation: Generation,
     pub(crate) site: Option<Arc<dyn Site>>,
     /// Opened already, for the first connection.
     pub(crate) approached: Option<Arc<dyn Site>>,
@@ -43,8 +50,7 @@ pub(crate) struct LaneHandle {
     pub(crate) task: AbortHandle,
     /// What was given to it and has not come back, in that order.
     pub(crate) jobs: Vec<JobId>,
-    /// Which opening of a lane this is: what is told of another one is passed over.
-    pub(crate) opening: u64,
+    pub(crate) opening: Opening,
     pub(crate) berth: Berth,
     /// Keeps it heard.
     pub(crate) silencer: Silencer,
@@ -56,7 +62,7 @@ impl MachineState {
     pub(crate) fn new(spec: MachineSpec) -> MachineState {
         MachineState {
             spec,
-            generation: 0,
+            generation: Generation::default(),
             site: None,
             approached: None,
             trust: Trust::Unknown,
@@ -97,7 +103,7 @@ impl MachineState {
     }
 
     /// Takes a job off the lane of that opening. A lane that gets nothing more ends with its last.
-    pub(crate) fn leave_lane(&mut self, job: JobId, index: u32, opening: u64) -> Left {
+    pub(crate) fn leave_lane(&mut self, job: JobId, index: u32, opening: Opening) -> Left {
         let is_it = |lane: &LaneHandle| lane.index == index && lane.opening == opening;
         let remove = |lane: &mut LaneHandle| {
             let at = lane.jobs.iter().position(|other| *other == job)?;
@@ -115,13 +121,13 @@ impl MachineState {
     }
 
     /// Ends a lane with all that runs on it, and returns what had not come back from it.
-    pub(crate) fn end_lane(&mut self, opening: u64) -> Vec<JobId> {
+    pub(crate) fn end_lane(&mut self, opening: Opening) -> Vec<JobId> {
         let Some(lane) = self.remove_lane(opening) else { return Vec::new() };
         lane.task.abort();
         lane.jobs
     }
 
-    fn remove_lane(&mut self, opening: u64) -> Option<LaneHandle> {
+    fn remove_lane(&mut self, opening: Opening) -> Option<LaneHandle> {
         if let Some(at) = self.closing.iter().position(|lane| lane.opening == opening) {
             return Some(self.closing.swap_remove(at));
         }
@@ -134,7 +140,7 @@ impl MachineState {
     pub(crate) fn take_off(
         &mut self,
         job: JobId,
-        opening: u64,
+        opening: Opening,
     ) -> Option<(&LaneHandle, Vec<JobId>)> {
         let mut lane = self.remove_lane(opening)?;
         let at = lane.jobs.iter().position(|other| *other == job)?;
@@ -151,7 +157,7 @@ impl MachineState {
 
     /// Drops all connections and what was asked over them.
     pub(crate) fn end(&mut self) {
-        self.generation += 1;
+        self.generation.0 += 1;
         self.end_lanes();
         self.tasks.abort_all();
         self.connecting.abort_all();

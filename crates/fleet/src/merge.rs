@@ -14,6 +14,7 @@ use futures::stream::{BoxStream, StreamExt as _};
 
 use crate::event::{FleetEvent, Observer};
 use crate::hidden::Watch;
+use crate::machine_state::Generation;
 
 /// Bytes that went through, by machine and direction.
 #[derive(Debug, Default)]
@@ -73,7 +74,7 @@ pub(crate) enum Origin {
     /// The caller's own.
     Here,
     /// A machine, in one of its connections.
-    On { machine: MachineId, generation: u32 },
+    On { machine: MachineId, generation: Generation },
     /// A machine that is not connected any more.
     Gone,
 }

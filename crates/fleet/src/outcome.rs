@@ -1,87 +1,27 @@
-//! What the driver makes of what happened.
+//! What the driver makes of how a job ended on its machine.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use drover_core::{StorePath, with_causes};
 use drover_schedule::{ByteCount, Event, JobFailure, JobId, MachineFault, MachineId, Place};
-use drover_store::{BuildFailure, Built, StoreError, Trust};
+use drover_store::{BuildFailure, Built, FailureCause, StoreError, Trust};
 
-use crate::driver::{Driver, JobPhase, Lasting};
-use crate::event::{FailureKind, FleetEvent, JobFailureReport};
-use crate::fault::{fault_of, fault_of_connecting, is_own_limit, refusal_of};
+use crate::driver::{Driver, JobPhase};
+use crate::event::{FleetEvent, JobFailureReport};
+use crate::fault::{fault_of, is_own_limit, refusal_of};
 use crate::job_end::{JobEnd, Took};
 use crate::lanes::SOONER_ELSEWHERE;
-use crate::machine_state::Left;
+use crate::machine_state::{Left, Opening};
 use crate::merge::{Origin, SMALL};
 use crate::places::Kept;
-use crate::shared::{Answer, Happened};
+use crate::shared::Happened;
+use crate::verdict::lasting;
 
 impl Driver {
-    pub(crate) fn take(&mut self, happened: Happened) {
-        match happened {
-            Happened::Connected { machine, generation, answer } => {
-                if self.is_current(machine, generation) {
-                    self.connected(machine, generation, answer);
-                }
-            }
-            Happened::Found { machine, generation, found } => {
-                if self.is_current(machine, generation) {
-                    self.take_found(machine, found);
-                }
-            }
-            Happened::ConnectFailed { machine, generation, error } => {
-                if self.is_current(machine, generation) {
-                    self.machine_failed(machine, with_causes(&error), fault_of_connecting(&error));
-                }
-            }
-            Happened::Kept { path } => match self.path_id_if_used(&path) {
-                Some(path) => {
-                    self.tell_scheduler(Event::PathAt { path, place: Place::Here, size: None });
-                }
-                None => self.shared.places.unused(&path),
-            },
-            Happened::Arrived { machine, generation, paths } => {
-                if self.is_current(machine, generation) {
-                    let place = self.shared.place_of(machine);
-                    for (path, size) in paths {
-                        if self.path_id_if_used(&path).is_some() {
-                            self.path_at(&path, place, Some(size));
-                        }
-                    }
-                }
-            }
-            Happened::JobEnded { machine, opening, job, end } => {
-                if self.leave_lane(machine, opening, job) == Left::Now {
-                    self.job_ended(machine, opening, job, end);
-                }
-            }
-        }
-    }
-
-    fn connected(&mut self, machine: MachineId, generation: u32, answer: Answer) {
-        let Answer { description, valid, found, took, round_trip } = answer;
-        if let Some(state) = self.machines.get_mut(machine.0 as usize) {
-            state.note_trust(description.trust);
-            if let Some(site) = &state.site {
-                self.shared.set_site(machine, generation, Arc::clone(site));
-            }
-        }
-        self.found_at(&valid, self.shared.place_of(machine));
-        self.tell_scheduler(Event::Connected { machine, round_trip });
-        let name = self.shared.name_of(machine);
-        self.shared.observer.event(FleetEvent::Connected { machine: name, took });
-        self.take_found(machine, found);
-    }
-
-    pub(crate) fn is_current(&self, machine: MachineId, generation: u32) -> bool {
-        self.machines.get(machine.0 as usize).is_some_and(|state| state.generation == generation)
-    }
-
     /// Takes a job off the lane where it ran, unless it was taken off before.
-    fn leave_lane(&mut self, machine: MachineId, opening: u64, job: JobId) -> Left {
+    pub(crate) fn leave_lane(&mut self, machine: MachineId, opening: Opening, job: JobId) -> Left {
         let state = self.jobs.get(job.0 as usize);
         let lane =
             state.filter(|state| matches!(state.state, JobPhase::Started | JobPhase::Stopping));
@@ -92,7 +32,14 @@ impl Driver {
         }
     }
 
-    fn job_ended(&mut self, machine: MachineId, opening: u64, job: JobId, end: JobEnd) {
+    /// Takes a job that has come back from its lane.
+    pub(crate) fn job_ended(
+        &mut self,
+        machine: MachineId,
+        opening: Opening,
+        job: JobId,
+        end: JobEnd,
+    ) {
         let lane = self.jobs.get(job.0 as usize).and_then(|state| state.lane);
         match end {
             JobEnd::Built { built, took } => self.built(machine, job, built, took),
@@ -107,7 +54,8 @@ impl Driver {
             }
             JobEnd::Input { cause } => self.try_elsewhere(job, cause),
             JobEnd::Derivation { cause } => {
-                self.failed_for_good(machine, job, FailureKind::Build, cause, Vec::new());
+                let failure = BuildFailure::new(FailureCause::Build, cause);
+                self.failed_for_good(machine, job, failure, Vec::new());
             }
             JobEnd::Lie { lie } => {
                 let (cause, fault) = (lie.to_string(), lie.fault());
@@ -123,7 +71,7 @@ impl Driver {
     }
 
     /// Notes that a job runs no more.
-    fn came_back(&mut self, job: JobId) {
+    pub(crate) fn came_back(&mut self, job: JobId) {
         let Some(state) = self.jobs.get_mut(job.0 as usize) else { return };
         match state.state {
             JobPhase::Started => state.state = JobPhase::Waiting,
@@ -185,48 +133,44 @@ impl Driver {
         failure: BuildFailure,
         tail: Vec<String>,
     ) {
-        let (kind, message) = match failure {
-            BuildFailure::Failed { message } => (self.kind_of_failed(job), message),
-            BuildFailure::TimedOut { message } => (FailureKind::TimedOut, message),
-            BuildFailure::LogLimit { message } => (FailureKind::LogLimit, message),
-            BuildFailure::Rejected { message } => (FailureKind::Rejected, message),
-            BuildFailure::HashMismatch { message } => (FailureKind::HashMismatch, message),
-            BuildFailure::NotDeterministic { message } => (FailureKind::NotDeterministic, message),
-            BuildFailure::Hook { message } => (FailureKind::Hook, message),
+        let BuildFailure { cause, message } = failure;
+        let cause = match cause {
             // nobody else could be asked, and here it would come to the same end again
-            BuildFailure::Machine { message, disk_full: true } if self.is_alone_here(machine) => {
-                (FailureKind::Passing, message)
-            }
-            BuildFailure::Machine { message, disk_full: true } => {
-                self.tell_scheduler(Event::NoRoom { job });
-                // only one that may be run elsewhere is tried again
-                match self.scheduler.has_room_elsewhere(job) {
-                    true => self.retried(job, &message),
-                    false => self.came_back(job),
-                }
-                return self.machine_failed(machine, message, MachineFault::DiskFull);
-            }
-            BuildFailure::Machine { message, disk_full: false } => {
-                return self.try_elsewhere(job, message);
-            }
-            BuildFailure::Refused { message } => return self.refused(machine, job, message),
+            FailureCause::NoRoom if self.is_alone_here(machine) => FailureCause::Passing,
+            FailureCause::NoRoom => return self.without_room(machine, job, message),
+            FailureCause::Machine => return self.try_elsewhere(job, message),
+            FailureCause::Refused => return self.refused(machine, job, message),
+            cause => match self.jobs.get(job.0 as usize) {
+                Some(state) => lasting(cause, &state.plan.derivation),
+                None => cause,
+            },
         };
         if let Some(state) = self.machines.get_mut(machine.0 as usize) {
             state.failures += 1;
         }
         self.tell_of_kept_folder(machine, job);
-        self.failed_for_good(machine, job, kind, message, tail);
+        self.failed_for_good(machine, job, BuildFailure { cause, message }, tail);
+    }
+
+    /// The machine has no room for a job, and gets none until it says that it has.
+    fn without_room(&mut self, machine: MachineId, job: JobId, message: String) {
+        self.tell_scheduler(Event::NoRoom { job });
+        // only one that may be run elsewhere is tried again
+        match self.scheduler.has_room_elsewhere(job) {
+            true => self.retried(job, &message),
+            false => self.came_back(job),
+        }
+        self.machine_failed(machine, message, MachineFault::DiskFull);
     }
 
     fn failed_for_good(
         &mut self,
         machine: MachineId,
         job: JobId,
-        kind: FailureKind,
-        message: String,
+        failure: BuildFailure,
         log_tail: Vec<String>,
     ) {
-        self.report(machine, job, kind, message, log_tail);
+        self.report(machine, job, failure, log_tail);
         self.tell_scheduler(Event::Failed { job, failure: JobFailure::Build });
     }
 
@@ -256,7 +200,7 @@ impl Driver {
         );
         self.shared.observer.event(FleetEvent::Note(note));
         let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
-        let lanes: Vec<u64> = state.all_lanes().map(|lane| lane.opening).collect();
+        let lanes: Vec<Opening> = state.all_lanes().map(|lane| lane.opening).collect();
         let queued = lanes.into_iter().flat_map(|opening| state.end_lane(opening));
         for job in std::iter::once(job).chain(queued.collect::<Vec<JobId>>()) {
             self.retried(job, "its machine is to get the derivations");
@@ -305,92 +249,17 @@ impl Driver {
                 self.retried(job, &cause);
                 self.machine_failed(machine, cause, fault_of(error));
             }
-            None => self.build_failed(machine, job, refusal_of(cause), Vec::new()),
+            None => self.build_failed(machine, job, refusal_of(error), Vec::new()),
         }
     }
 
     /// Fails a job for what is wrong with the machine that this runs on, which no other makes good.
     fn not_sent(&mut self, job: JobId, message: String) {
         let Some(state) = self.jobs.get(job.0 as usize) else { return };
-        let (derivation, kind) = (state.plan.path.clone(), FailureKind::NotSent);
+        let (derivation, cause) = (state.plan.path.clone(), FailureCause::NotSent);
         let log_tail = Vec::new();
-        let report = JobFailureReport { derivation, kind, machine: None, message, log_tail };
+        let report = JobFailureReport { derivation, cause, machine: None, message, log_tail };
         self.reports.insert(job, report);
         self.tell_scheduler(Event::Failed { job, failure: JobFailure::Build });
-    }
-
-    /// Takes the machine out from which paths could not be had, unless it failed since.
-    pub(crate) fn source_failed(&mut self, origin: Origin, error: &StoreError) {
-        if let Origin::On { machine, generation } = origin
-            && self.is_current(machine, generation)
-            && !is_own_limit(error)
-        {
-            self.machine_failed(machine, with_causes(error), fault_of(error));
-        }
-    }
-
-    /// Notes what a machine was found to have.
-    pub(crate) fn found_at(&mut self, valid: &BTreeSet<StorePath>, place: Place) {
-        for path in valid {
-            self.shared.places.add_place(path, place);
-            if self.path_id_if_used(path).is_some() {
-                self.path_at(path, place, None);
-            }
-        }
-    }
-
-    /// Forgets all that was at a place; returns the paths.
-    pub(crate) fn gone_from(&mut self, place: Place) -> Vec<StorePath> {
-        let mut gone = self.shared.places.forget_place(place);
-        // what jobs need stays known, as it may be kept in memory or built again
-        let mut unused = Vec::new();
-        for path in &gone {
-            match self.path_id_if_used(path) {
-                Some(path) => self.tell_scheduler(Event::PathGone { path, place }),
-                None => unused.push(path.clone()),
-            }
-        }
-        for path in self.shared.places.drop_broken() {
-            if let Some(path) = self.path_id_if_used(&path) {
-                self.tell_scheduler(Event::PathGone { path, place: Place::Here });
-            }
-        }
-        if self.lasting == Lasting::Shared {
-            self.shared.places.drop_homeless(&unused);
-            gone.clear();
-        }
-        gone
-    }
-
-    /// Takes a machine out; the scheduler decides when it's tried again.
-    pub(crate) fn machine_failed(
-        &mut self,
-        machine: MachineId,
-        cause: String,
-        fault: MachineFault,
-    ) {
-        let place = self.shared.place_of(machine);
-        let Some(state) = self.machines.get_mut(machine.0 as usize) else { return };
-        if state.site.is_none() {
-            return;
-        }
-        let jobs = state.end_lanes();
-        state.end();
-        self.shared.forget_site(machine);
-        let name = self.shared.name_of(machine);
-        self.shared.observer.event(FleetEvent::MachineDown { machine: name, cause: cause.clone() });
-        for job in jobs {
-            self.retried(job, &cause);
-            self.came_back(job);
-        }
-        if place != Place::Here {
-            let gone = self.gone_from(place);
-            if fault == MachineFault::Lost {
-                // most of it will be there when the machine is back
-                Arc::make_mut(&mut self.interesting).extend(gone);
-            }
-        }
-        let chance = self.chance(machine);
-        self.tell_scheduler(Event::MachineFailed { machine, cause, fault, chance });
     }
 }

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use drover_core::{OutputName, PathInfo, StorePath};
 use drover_schedule::{JobId, MachineId, Place};
-use drover_store::{StoreError, closure_order};
+use drover_store::{FailureCause, Refusal, StoreError, closure_order};
 
 use crate::attempts::{Earlier, Mixed};
 use crate::driver::{Driver, JobPhase, JobState};
-use crate::event::{FailureKind, FleetEvent, JobFailureReport};
+use crate::event::{FleetEvent, JobFailureReport};
 use crate::fault::not_fetched;
 use crate::fleet::{BuildError, CopyBack, Target, TargetResult};
 use crate::merge::{Culprit, Origin};
@@ -154,7 +154,7 @@ fn give_up_in_pieces(driver: &mut Driver, jobs: BTreeMap<JobId, StorePath>) {
              again: {}",
             cause.unwrap_or_default()
         );
-        fail(driver, job, (None, FailureKind::NoMachine), message);
+        fail(driver, job, (None, FailureCause::NoMachine), message);
     }
 }
 
@@ -164,7 +164,7 @@ fn give_up_mixed(driver: &mut Driver, wanted: &BTreeSet<StorePath>, mixed: &Mixe
     let reaching = wanted.iter().filter(|path| reaches(driver, path, &coming).is_some());
     let jobs = makers(driver, &reaching.cloned().collect());
     for job in &jobs {
-        fail(driver, *job, (None, FailureKind::NotDeterministic), mixed.to_string());
+        fail(driver, *job, (None, FailureCause::NotDeterministic), mixed.to_string());
     }
     jobs.len()
 }
@@ -173,13 +173,13 @@ fn give_up_mixed(driver: &mut Driver, wanted: &BTreeSet<StorePath>, mixed: &Mixe
 fn fail(
     driver: &mut Driver,
     job: JobId,
-    (machine, kind): (Option<MachineId>, FailureKind),
+    (machine, cause): (Option<MachineId>, FailureCause),
     message: String,
 ) {
     let Some(state) = driver.jobs.get_mut(job.0 as usize) else { return };
     let (derivation, log_tail) = (state.plan.path.clone(), Vec::new());
     let machine = machine.map(|machine| driver.shared.name_of(machine));
-    let report = Box::new(JobFailureReport { derivation, kind, machine, message, log_tail });
+    let report = Box::new(JobFailureReport { derivation, cause, machine, message, log_tail });
     let (node, failure) = (state.plan.node, report.clone());
     state.state = JobPhase::Failed(report);
     driver.shared.observer.event(FleetEvent::Failed { node, failure });
@@ -194,19 +194,14 @@ fn only_at(driver: &Driver, place: Place, wanted: &BTreeSet<StorePath>) -> Vec<J
 /// Has jobs failed whose outputs can't be had from the machine that made them, however often.
 fn give_up(driver: &mut Driver, machine: MachineId, jobs: Vec<JobId>, error: &StoreError) {
     for job in jobs {
-        fail(driver, job, (Some(machine), FailureKind::NoMachine), not_fetched(error));
+        fail(driver, job, (Some(machine), FailureCause::NoMachine), not_fetched(error));
     }
 }
 
 /// Says it in the user's words where the local store takes nothing unsigned.
 fn explain(error: StoreError) -> BuildError {
     match &error {
-        StoreError::Refused { message, .. }
-            if message.contains("signature by a trusted key")
-                || message.contains("lacks a valid signature") =>
-        {
-            BuildError::LocalStoreDistrusts
-        }
+        StoreError::Refused { why: Refusal::Distrust, .. } => BuildError::LocalStoreDistrusts,
         _ => BuildError::Store(error),
     }
 }

@@ -42,7 +42,7 @@ use drover_core::StorePath;
 use drover_derivation::BasicDerivation;
 use drover_schedule::{MachineId, MachineKind, OnFailure, Place, Settings};
 use drover_store::{
-    Keeper, MissingPaths, RealiseMode, RealiseObserver, RealiseSettings, Realised, Realiser, Store,
+    BuildMode, Keeper, MissingPaths, RealiseObserver, RealiseSettings, Realised, Realiser, Store,
     StoreError, Substitute, Wanted,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -205,10 +205,7 @@ impl Service {
                 Err(StoreError::Unsupported { store: store.name().to_owned(), what })
             }
             State::Running(handle) => Ok(Arc::clone(handle)),
-            State::Stopped => Err(StoreError::Refused {
-                store: store.name().to_owned(),
-                message: STOPPING.to_owned(),
-            }),
+            State::Stopped => Err(StoreError::refused(store.name(), STOPPING)),
             State::Asleep { machines, options, drained } => {
                 let (machines, drained) = (std::mem::take(machines), std::mem::take(drained));
                 let handle = self.start(store, machines, options, drained);
@@ -325,9 +322,9 @@ impl Realiser for Service {
             bench.filter(|_| scope_of(&request.settings).includes(MachineKind::Local))
         };
         match request.settings.mode {
-            RealiseMode::Normal => request.realise(&wanted).await,
-            RealiseMode::Check => request.check(&wanted, bench().as_ref()).await,
-            RealiseMode::Repair => request.repair(&wanted, bench().as_ref()).await,
+            BuildMode::Normal => request.realise(&wanted).await,
+            BuildMode::Check => request.check(&wanted, bench().as_ref()).await,
+            BuildMode::Repair => request.repair(&wanted, bench().as_ref()).await,
         }
     }
 
@@ -339,11 +336,9 @@ impl Realiser for Service {
         observer: Arc<dyn RealiseObserver>,
     ) -> Result<Realised, StoreError> {
         let what = match settings.mode {
-            RealiseMode::Normal => None,
-            RealiseMode::Check => {
-                Some("check a build by repeating it that it has no derivation of")
-            }
-            RealiseMode::Repair => Some("repair what a build makes that it has no derivation of"),
+            BuildMode::Normal => None,
+            BuildMode::Check => Some("check a build by repeating it that it has no derivation of"),
+            BuildMode::Repair => Some("repair what a build makes that it has no derivation of"),
         };
         if let Some(what) = what {
             return Err(StoreError::Unsupported { store: store.name().to_owned(), what });

@@ -18,6 +18,7 @@ use crate::guess::OutputSizes;
 use crate::hidden::Watch;
 use crate::job_end::JobEnd;
 use crate::machine::Site;
+use crate::machine_state::{Generation, Opening};
 use crate::merge::{Found, Origin, Sources, Traffic, Transfer};
 use crate::places::Places;
 use crate::sought::Findings;
@@ -28,17 +29,17 @@ use crate::vouched::OutputTrust;
 /// Something that happened outside the driver.
 pub(crate) enum Happened {
     /// A machine answered.
-    Connected { machine: MachineId, generation: u32, answer: Answer },
+    Connected { machine: MachineId, generation: Generation, answer: Answer },
     /// A machine that works already has these outputs of jobs.
-    Found { machine: MachineId, generation: u32, found: Findings },
+    Found { machine: MachineId, generation: Generation, found: Findings },
     /// A machine could not be connected to.
-    ConnectFailed { machine: MachineId, generation: u32, error: StoreError },
+    ConnectFailed { machine: MachineId, generation: Generation, error: StoreError },
     /// A job ended, one way or another.
-    JobEnded { machine: MachineId, opening: u64, job: JobId, end: JobEnd },
+    JobEnded { machine: MachineId, opening: Opening, job: JobId, end: JobEnd },
     /// Small NARs were fetched, and are kept.
     Kept { path: StorePath },
     /// Paths were added to a machine's store.
-    Arrived { machine: MachineId, generation: u32, paths: Vec<(StorePath, u64)> },
+    Arrived { machine: MachineId, generation: Generation, paths: Vec<(StorePath, u64)> },
 }
 
 /// What a machine said when it was connected to.
@@ -53,7 +54,7 @@ pub(crate) struct Answer {
 }
 
 /// A connection, with the generation of its machine.
-type Connected = (u32, Arc<dyn Site>);
+type Connected = (Generation, Arc<dyn Site>);
 
 /// What the driver, the lanes and the transfers share.
 pub(crate) struct Shared {
@@ -151,11 +152,16 @@ impl Shared {
         drop(self.happened.send(happened));
     }
 
-    pub(crate) fn job_ended(&self, machine: MachineId, opening: u64, job: JobId, end: JobEnd) {
+    pub(crate) fn job_ended(&self, machine: MachineId, opening: Opening, job: JobId, end: JobEnd) {
         self.tell(Happened::JobEnded { machine, opening, job, end });
     }
 
-    pub(crate) fn paths_arrived(&self, machine: MachineId, generation: u32, paths: &[PathInfo]) {
+    pub(crate) fn paths_arrived(
+        &self,
+        machine: MachineId,
+        generation: Generation,
+        paths: &[PathInfo],
+    ) {
         let paths = paths.iter().map(|info| (info.path.clone(), info.nar_size.0)).collect();
         self.tell(Happened::Arrived { machine, generation, paths });
     }
@@ -173,7 +179,7 @@ impl Shared {
         Arc::clone(traffic.entry(place).or_default())
     }
 
-    pub(crate) fn set_site(&self, machine: MachineId, generation: u32, site: Arc<dyn Site>) {
+    pub(crate) fn set_site(&self, machine: MachineId, generation: Generation, site: Arc<dyn Site>) {
         let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
         sites.insert(machine, (generation, site));
     }
@@ -219,7 +225,7 @@ impl Shared {
     }
 
     /// Returns the machines that are connected.
-    pub(crate) fn connected(&self) -> Vec<(MachineId, u32)> {
+    pub(crate) fn connected(&self) -> Vec<(MachineId, Generation)> {
         let sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
         sites.iter().map(|(machine, (generation, _))| (*machine, *generation)).collect()
     }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio::try_join;
 
 use crate::machine::Site;
+use crate::machine_state::Generation;
 use crate::prepare::JobPlan;
 use crate::shared::{Answer, Happened, Shared};
 
@@ -151,7 +152,7 @@ fn size(paths: &BTreeSet<StorePath>) -> usize {
 pub(crate) async fn tell_connected(
     site: &dyn Site,
     shared: &Shared,
-    (machine, generation): (MachineId, u32),
+    (machine, generation): (MachineId, Generation),
     mut answer: Answer,
     unasked: &Sought,
     until: Instant,

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use drover_store::{BuildFailure, BuildSettings, BuildWishes};
+use drover_store::{BuildFailure, BuildSettings, BuildWishes, FailureCause};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -173,18 +173,18 @@ impl Terms {
             let limit = seconds(self.max_silent_time);
             let message =
                 format!("building of '{derivation}' timed out after {limit} seconds of silence");
-            return Some(BuildFailure::TimedOut { message });
+            return Some(BuildFailure { cause: FailureCause::TimedOut, message });
         }
         if whole.is_some_and(|at| at <= now) {
             let limit = seconds(self.timeout);
             let message = format!("building of '{derivation}' timed out after {limit} seconds");
-            return Some(BuildFailure::TimedOut { message });
+            return Some(BuildFailure { cause: FailureCause::TimedOut, message });
         }
         let limit = self.max_log_size.filter(|limit| *limit < bytes)?;
         let message = format!(
             "building of '{derivation}' killed after writing more than {limit} bytes of log output"
         );
-        Some(BuildFailure::LogLimit { message })
+        Some(BuildFailure { cause: FailureCause::LogLimit, message })
     }
 }
 

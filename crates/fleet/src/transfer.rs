@@ -102,22 +102,15 @@ async fn join_all(tasks: &mut JoinSet<Result<(), StoreError>>) -> Result<(), Sto
     while let Some(done) = tasks.join_next().await {
         match done.unwrap_or_else(|error| Err(broken_off(&error.to_string()))) {
             Ok(()) => {}
-            Err(error) if is_broken_off(&error) => outcome = Err(error),
+            Err(error @ StoreError::BrokenOff { .. }) => outcome = Err(error),
             Err(error) => return Err(error),
         }
     }
     outcome
 }
 
-/// What stands for a store in the error of what waited for something that did not come.
-const BROKEN_OFF: &str = "a transfer";
-
 pub(crate) fn broken_off(reason: &str) -> StoreError {
-    StoreError::Lost { store: BROKEN_OFF.to_owned(), reason: reason.to_owned() }
-}
-
-fn is_broken_off(error: &StoreError) -> bool {
-    matches!(error, StoreError::Lost { store, .. } if store == BROKEN_OFF)
+    StoreError::BrokenOff { reason: reason.to_owned() }
 }
 
 /// A path, and where it is.

@@ -4,14 +4,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use drover_core::StorePath;
-use drover_derivation::DerivationKind;
+use drover_derivation::{Derivation, DerivationKind};
 use drover_schedule::{Afterwards, JobId, JobStatus, MachineId, Outcome, Reasons, Verdict};
+use drover_store::{BuildFailure, FailureCause};
 
 use crate::driver::{Driver, JobPhase};
-use crate::event::{FailureKind, FleetEvent, JobFailureReport, MachineTotals};
+use crate::event::{FleetEvent, JobFailureReport, MachineTotals};
 use crate::fleet::{Report, TargetResult};
 use crate::graph::NodeId;
 use crate::machine_state::MachineState;
+
+/// What stands above the reasons of the machines where none of them could build something.
+pub const NO_MACHINE: &str = "no machine could build it";
 
 impl Driver {
     /// Keeps what is known of a failure until the scheduler has its verdict.
@@ -19,24 +23,15 @@ impl Driver {
         &mut self,
         machine: MachineId,
         job: JobId,
-        kind: FailureKind,
-        message: String,
+        failure: BuildFailure,
         log_tail: Vec<String>,
     ) {
         let Some(state) = self.jobs.get(job.0 as usize) else { return };
         let derivation = state.plan.path.clone();
         let machine = Some(self.shared.name_of(machine));
-        let report = JobFailureReport { derivation, kind, machine, message, log_tail };
+        let BuildFailure { cause, message } = failure;
+        let report = JobFailureReport { derivation, cause, machine, message, log_tail };
         self.reports.insert(job, report);
-    }
-
-    /// Says how a build failed, as Nix does: what had the network may come to another end next time.
-    pub(crate) fn kind_of_failed(&self, job: JobId) -> FailureKind {
-        let plan = self.jobs.get(job.0 as usize).map(|state| &state.plan);
-        match plan.map(|plan| plan.derivation.kind()) {
-            Some(Ok(DerivationKind::Fixed | DerivationKind::Impure)) => FailureKind::Passing,
-            _ => FailureKind::Build,
-        }
     }
 
     /// Whether a machine is the one that this runs on, and there is no other.
@@ -50,25 +45,25 @@ impl Driver {
         let Some(state) = self.jobs.get(job.0 as usize) else { return };
         let (node, derivation) = (state.plan.node, state.plan.path.clone());
         let known = self.reports.remove(&job);
-        let report = |kind, message| JobFailureReport {
+        let report = |cause, message| JobFailureReport {
             derivation,
-            kind,
+            cause,
             machine: None,
             message,
             log_tail: Vec::new(),
         };
-        let kind = without_machine(&verdict);
+        let nowhere = without_machine(&verdict);
         let phase = match verdict {
             Verdict::Built => JobPhase::Built,
             Verdict::Unneeded => JobPhase::Unneeded,
             Verdict::Failed => {
-                let known = known.unwrap_or_else(|| report(FailureKind::Build, String::new()));
+                let known = known.unwrap_or_else(|| report(FailureCause::Build, String::new()));
                 JobPhase::Failed(Box::new(known))
             }
             Verdict::DependencyFailed { because } => {
                 let cause = self.jobs.get(because.0 as usize).map(|state| state.plan.path.clone());
                 let message = dependency_text(cause);
-                JobPhase::Failed(Box::new(report(FailureKind::Dependency, message)))
+                JobPhase::Failed(Box::new(report(FailureCause::Dependency, message)))
             }
             Verdict::Impossible { reasons } | Verdict::NoMachineLeft { reasons } => {
                 let message = self.reasons_text(&reasons);
@@ -78,14 +73,14 @@ impl Driver {
                         let message = format!("{}\n{message}", known.message);
                         JobFailureReport { message, ..known }
                     }
-                    None => report(kind, message),
+                    None => report(nowhere, message),
                 }))
             }
             Verdict::Cancelled => {
                 let message = "cancelled because another build failed".to_owned();
                 // one that could not even begin was cancelled for a reason of its own
-                let own = known.filter(|known| known.kind == FailureKind::NotFetched);
-                let own = own.unwrap_or_else(|| report(FailureKind::Cancelled, message));
+                let own = known.filter(|known| known.cause == FailureCause::NotFetched);
+                let own = own.unwrap_or_else(|| report(FailureCause::Cancelled, message));
                 JobPhase::Failed(Box::new(own))
             }
         };
@@ -117,7 +112,7 @@ impl Driver {
                 format!("{}: {}", self.shared.name_of(*machine), reason.when_over())
             })
             .collect();
-        format!("no machine could build it\n{}", lines.join("\n"))
+        format!("{NO_MACHINE}\n{}", lines.join("\n"))
     }
 
     pub(crate) fn into_report(mut self, targets: Vec<TargetResult>, took: Duration) -> Report {
@@ -127,13 +122,8 @@ impl Driver {
             match job.state {
                 JobPhase::Built if self.found.contains(&id) => found += 1,
                 JobPhase::Built => built += 1,
-                JobPhase::Failed(failure)
-                    if !matches!(
-                        failure.kind,
-                        FailureKind::Dependency | FailureKind::Cancelled
-                    ) =>
-                {
-                    failures.push(*failure);
+                JobPhase::Failed(failure) if !failure.cause.is_consequence() => {
+                    failures.push(*failure)
                 }
                 _ => {}
             }
@@ -160,10 +150,20 @@ impl Driver {
 }
 
 /// Says why no machine has built it.
-fn without_machine(verdict: &Verdict) -> FailureKind {
+fn without_machine(verdict: &Verdict) -> FailureCause {
     match verdict {
-        Verdict::Impossible { .. } => FailureKind::Unsuited,
-        _ => FailureKind::NoMachine,
+        Verdict::Impossible { .. } => FailureCause::Unsuited,
+        _ => FailureCause::NoMachine,
+    }
+}
+
+/// Says why a build failed, as Nix does: what had the network may come to another end next time.
+pub(crate) fn lasting(cause: FailureCause, derivation: &Derivation) -> FailureCause {
+    match (cause, derivation.kind()) {
+        (FailureCause::Build, Ok(DerivationKind::Fixed | DerivationKind::Impure)) => {
+            FailureCause::Passing
+        }
+        (cause, _) => cause,
     }
 }
 

@@ -218,7 +218,8 @@ pub(crate) fn write_whole(folder: &Path, name: &str, contents: &[u8]) -> io::Res
 
 pub(crate) fn cannot_write(cache: &Cache, error: &io::Error) -> StoreError {
     let store = cache.name.clone();
-    StoreError::Refused { message: format!("cannot write to '{store}': {error}"), store }
+    let message = format!("cannot write to '{store}': {error}");
+    StoreError::refused(store, message)
 }
 
 impl Upload {

@@ -178,9 +178,7 @@ impl TransferError {
             | TransferError::Read { .. }
             | TransferError::Redirect { .. }
             | TransferError::Bucket { .. }
-            | TransferError::Status { .. } => {
-                StoreError::Refused { store: store.to_owned(), message }
-            }
+            | TransferError::Status { .. } => StoreError::refused(store, message),
             other => other.of(store),
         }
     }
@@ -201,7 +199,7 @@ impl TransferError {
                 StoreError::Silent { store, seconds, doing: "a file was sent" }
             }
             TransferError::Refused { .. } | TransferError::Denied { .. } => {
-                StoreError::Refused { store, message: reason }
+                StoreError::refused(store, reason)
             }
             _ => StoreError::Protocol { store, reason },
         }

@@ -1,11 +1,12 @@
 //! Why the local store could not do what it was asked.
 
-use std::io;
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 use drover_core::{ContentAddressError, NarHash, NarSize, StorePath, with_causes};
 use drover_derivation::DerivationError;
-use drover_store::StoreError;
+use drover_store::{Refusal, StoreError};
 use drover_store_db::DbError;
 use drover_store_files::FilesError;
 use drover_store_locks::LockError;
@@ -239,6 +240,68 @@ impl LocalError {
 
     /// Returns the error as one that a store of any kind gives.
     pub(crate) fn into_store_error(self, store: &str) -> StoreError {
-        StoreError::Refused { store: store.to_owned(), message: with_causes(&self) }
+        StoreError::Refused {
+            store: store.to_owned(),
+            why: self.refusal(),
+            message: with_causes(&self),
+        }
+    }
+
+    fn refusal(&self) -> Refusal {
+        match self {
+            LocalError::Unsigned { .. } | LocalError::UnsignedRealisation { .. } => {
+                Refusal::Distrust
+            }
+            LocalError::NoRoom { .. } | LocalError::Database(DbError::Full { .. }) => {
+                Refusal::NoRoom
+            }
+            LocalError::Database(DbError::Busy { .. }) => Refusal::Unready,
+            error if is_want_of_room(error) => Refusal::NoRoom,
+            _ => Refusal::Other,
+        }
+    }
+}
+
+/// Whether the system said somewhere below an error that there is no room.
+fn is_want_of_room(error: &LocalError) -> bool {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let said = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(said, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn io(kind: ErrorKind) -> LocalError {
+        LocalError::Io { doing: "write", path: "/s/x".into(), source: kind.into() }
+    }
+
+    #[rstest]
+    #[case::unsigned(
+        LocalError::Unsigned { path: "/s/x".to_owned(), saw: String::new() },
+        Refusal::Distrust
+    )]
+    #[case::full(io(ErrorKind::StorageFull), Refusal::NoRoom)]
+    #[case::quota(io(ErrorKind::QuotaExceeded), Refusal::NoRoom)]
+    #[case::full_database(DbError::Full { path: "/d".into() }.into(), Refusal::NoRoom)]
+    #[case::full_behind_a_lock(
+        DbError::Io { doing: "open", path: "/d".into(), source: ErrorKind::StorageFull.into() }.into(),
+        Refusal::NoRoom
+    )]
+    #[case::denied(io(ErrorKind::PermissionDenied), Refusal::Other)]
+    fn who_asked_is_told_why_by_type(#[case] error: LocalError, #[case] expected: Refusal) {
+        let StoreError::Refused { why, .. } = error.into_store_error("local") else {
+            panic!("another error")
+        };
+        assert_eq!(why, expected);
     }
 }

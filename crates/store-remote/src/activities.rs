@@ -1,13 +1,13 @@
 //! From a server's activities to what happens while something is realised.
 //!
-//! Follows the numbers and fields in `src/libutil/logging.hh` of Nix.
+//! What these say is in `drover_core::Activity`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use drover_core::{StoreDir, StorePath, plain_text};
+use drover_core::{Activity, ActivityId, ActivityResult, StoreDir, StorePath, plain_text};
 use drover_store::{FetchEvent, FetchObserver, RealiseEvent, RealiseObserver};
-use drover_wire::{ActivityId, Field, LogMessage, activity, result};
+use drover_wire::LogMessage;
 
 use crate::fetches::Fetches;
 use crate::log::{Messages, SHOWN_LEVEL};
@@ -46,83 +46,74 @@ impl Activities {
         }
     }
 
-    fn started(&self, id: ActivityId, fields: Vec<Field>) {
-        let mut texts = fields.into_iter().map(|field| match field {
-            Field::Text(text) => text,
-            Field::Number(number) => number.to_string(),
-        });
-        let derivation = texts.next().and_then(|path| self.store_dir.parse(&path).ok());
-        let Some(derivation) = derivation else { return };
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+    fn running(&self) -> MutexGuard<'_, BTreeMap<ActivityId, StorePath>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn started(&self, id: ActivityId, derivation: &str, machine: &str) {
+        let Ok(derivation) = self.store_dir.parse(derivation) else { return };
+        let mut running = self.running();
         if running.len() < MAX_RUNNING {
             running.insert(id, derivation.clone());
             drop(running);
-            let machine = texts.next().unwrap_or_default();
+            let machine = machine.to_owned();
             self.observer.event(RealiseEvent::Started { derivation, machine });
         }
     }
 
-    /// Passes on that something waits. What Nix says of it names the derivation in its text alone, or only
-    /// the files that are locked.
-    fn waits(&self, fields: Vec<Field>, text: &str) {
-        let said = activity::parse_waiting(text);
-        let named = match fields.into_iter().next() {
-            Some(Field::Text(path)) => Some(path),
-            _ => said.map(|(path, _)| path.to_owned()),
-        };
-        match named.and_then(|path| self.store_dir.parse(&path).ok()) {
-            Some(derivation) => {
-                let reason = said.map_or(text, |(_, reason)| reason).to_owned();
-                self.observer.event(RealiseEvent::Waiting { derivation, reason });
+    fn came_further(&self, id: ActivityId, result: ActivityResult<'_>) {
+        let derivation = self.running().get(&id).cloned();
+        self.observer.event(match (result, derivation) {
+            (ActivityResult::LogLine(line), Some(derivation)) => {
+                RealiseEvent::Line { derivation, line: line.to_owned() }
             }
-            None => self.note(text),
-        }
+            (ActivityResult::Phase(phase), Some(derivation)) => {
+                RealiseEvent::Phase { derivation, phase: phase.to_owned() }
+            }
+            (ActivityResult::LogLine(line) | ActivityResult::HookLine(line), _) => {
+                RealiseEvent::Note(plain_text(line))
+            }
+            (ActivityResult::Phase(_) | ActivityResult::Progress { .. }, _) => return,
+        });
     }
 
-    fn result(&self, id: ActivityId, kind: u64, text: String) {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let derivation = running.get(&id).cloned();
-        drop(running);
-        self.observer.event(match (kind, derivation) {
-            (result::BUILD_LOG_LINE, Some(derivation)) => {
-                RealiseEvent::Line { derivation, line: text }
-            }
-            (result::SET_PHASE, Some(derivation)) => {
-                RealiseEvent::Phase { derivation, phase: text }
-            }
-            (result::BUILD_LOG_LINE | result::POST_BUILD_LOG_LINE, _) => {
-                RealiseEvent::Note(plain_text(&text))
-            }
-            _ => return,
-        });
+    /// Passes on that something begins; what isn't told apart is what a message says.
+    fn begins(&self, id: ActivityId, activity: Activity<'_>, level: u64, text: &str) {
+        match activity {
+            Activity::Build { derivation, machine } => self.started(id, derivation, machine),
+            Activity::Waits { derivation, reason } => match self.store_dir.parse(derivation) {
+                Ok(derivation) => {
+                    let reason = reason.to_owned();
+                    self.observer.event(RealiseEvent::Waiting { derivation, reason });
+                }
+                Err(_) => self.note(text),
+            },
+            _ if level < SHOWN_LEVEL => self.note(text),
+            _ => {}
+        }
     }
 }
 
 impl Messages for Activities {
     fn message(&self, message: LogMessage) {
         self.fetches.transfers(&message);
-        match message {
-            LogMessage::Next(text) => self.note(&text),
-            LogMessage::StartActivity { id, kind: activity::BUILD, fields, .. } => {
-                self.started(id, fields);
-            }
-            LogMessage::StartActivity { kind: activity::BUILD_WAITING, fields, text, .. } => {
-                self.waits(fields, &plain_text(&text));
-            }
-            LogMessage::StartActivity { level, text, .. } if level < SHOWN_LEVEL => {
-                self.note(&text);
-            }
-            LogMessage::StopActivity(id) => {
-                let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-                let ended = running.remove(&id);
-                drop(running);
-                if let Some(derivation) = ended {
-                    self.observer.event(RealiseEvent::Ended { derivation });
+        if let Some((id, result)) = message.comes_further() {
+            return self.came_further(id, result);
+        }
+        match &message {
+            LogMessage::Next(text) => self.note(text),
+            LogMessage::StartActivity { id, level, kind, text, fields, .. } => {
+                let text = plain_text(text);
+                match Activity::read(*kind, &text, fields) {
+                    Some(activity) => self.begins(*id, activity, *level, &text),
+                    None if *level < SHOWN_LEVEL => self.note(&text),
+                    None => {}
                 }
             }
-            LogMessage::Result { id, kind, fields } => {
-                if let Some(Field::Text(text)) = fields.into_iter().next() {
-                    self.result(id, kind, text);
+            LogMessage::StopActivity(id) => {
+                let ended = self.running().remove(id);
+                if let Some(derivation) = ended {
+                    self.observer.event(RealiseEvent::Ended { derivation });
                 }
             }
             _ => {}
@@ -132,6 +123,7 @@ impl Messages for Activities {
 
 #[cfg(test)]
 mod tests {
+    use drover_core::Field;
     use drover_store::contract::flat_file;
     use rstest::rstest;
 
@@ -165,7 +157,7 @@ mod tests {
         activities.message(LogMessage::StartActivity {
             id: ActivityId(1),
             level: 1,
-            kind: activity::BUILD_WAITING,
+            kind: 111,
             text: text.replace("DRV", &path),
             fields: if field { vec![Field::Text(path)] } else { Vec::new() },
             parent: ActivityId(0),

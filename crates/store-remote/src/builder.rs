@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use drover_store::{
-    BuildFailure, BuildLog, BuildOutcome, BuildRequest, Builder, Built, Lane, LogEvent, LogKeeper,
+    Again, BuildLog, BuildOutcome, BuildRequest, Builder, Built, Lane, LogEvent, LogKeeper,
     PathStream, Pending, StoreError,
 };
 
@@ -68,9 +68,7 @@ impl Lane for LoggedLane {
 fn was_built(outcome: &Result<BuildOutcome, StoreError>) -> bool {
     match outcome {
         Ok(BuildOutcome::Built(Built { already_valid, .. })) => !already_valid,
-        Ok(BuildOutcome::Failed(failure)) => {
-            !matches!(failure, BuildFailure::Machine { .. } | BuildFailure::Refused { .. })
-        }
+        Ok(BuildOutcome::Failed(failure)) => failure.cause.again() != Again::Elsewhere,
         Err(_) => false,
     }
 }

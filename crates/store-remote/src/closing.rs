@@ -8,8 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_store::StoreError;
-use drover_wire::Substitute;
+use drover_store::{StoreError, Substitute};
 use tokio::runtime::Handle;
 
 use crate::pool::{Permit, Pool, Purpose, locked};

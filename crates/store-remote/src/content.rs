@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{IngestionMethod, PathInfo, StorePath};
 use drover_nar::{Executable, Limits, Parser, Progress, single_file_nar};
-use drover_store::{ByteStream, Content, StoreError, WhenValid};
-use drover_wire::{Dialect, MAX_BYTES, NewContent, Repair, Request, Response};
+use drover_store::{ByteStream, Content, Repair, StoreError, WhenValid};
+use drover_wire::{Dialect, MAX_BYTES, NewContent, Request, Response};
 use tokio::sync::oneshot;
 
 use crate::reply::{Awaiting, Patience, answer};
@@ -233,7 +233,7 @@ impl Body for OneNar {
         let chunk = self.stream.next().await?;
         if let Err(rule) = self.check(chunk.as_ref()) {
             let message = format!("contents can't be added to '{}': {rule}", self.store);
-            let error = StoreError::Refused { store: self.store.clone(), message };
+            let error = StoreError::refused(&self.store, message);
             self.stream.fail(&error);
             return Err(error);
         }

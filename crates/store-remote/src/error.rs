@@ -2,12 +2,11 @@
 
 use std::io;
 
-use drover_store::StoreError;
+use drover_store::{Refusal, StoreError, refusal_said};
 use drover_wire::DecodeError;
 use rustix::io::Errno;
 use rustix::process::Resource;
 
-use crate::failure::is_refusal;
 use crate::stderr::StderrTail;
 
 /// Bytes of its last words that an error has.
@@ -65,10 +64,8 @@ impl Peer {
         let words = self.stderr.text().unwrap_or_default();
         // what comes before may be the log of a build
         let last = words.rfind("error:").and_then(|at| words.get(at..));
-        match last.filter(|last| is_refusal(last)) {
-            Some(last) => {
-                StoreError::Refused { store: self.name.clone(), message: last.to_owned() }
-            }
+        match last.filter(|last| refusal_said(last) == Refusal::Distrust) {
+            Some(last) => StoreError::said(&self.name, last),
             None => self.lost("it closed the connection"),
         }
     }

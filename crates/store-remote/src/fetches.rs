@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use drover_core::{StoreDir, plain_text};
+use drover_core::{Activity, ActivityId, ActivityResult, StoreDir, plain_text};
 use drover_store::{FetchEvent, FetchObserver};
-use drover_wire::{ActivityId, Field, LogMessage, activity, result};
+use drover_wire::LogMessage;
 
 use crate::log::{Messages, SHOWN_LEVEL};
 
@@ -38,9 +38,7 @@ impl Fetches {
         }
     }
 
-    /// A path is copied: path, from, to.
-    fn started(&self, id: ActivityId, fields: &[Field]) {
-        let [Field::Text(path), Field::Text(from), ..] = fields else { return };
+    fn started(&self, id: ActivityId, path: &str, from: &str) {
         let Ok(path) = self.store_dir.parse(path) else { return };
         let mut running = self.running();
         if running.len() < MAX_RUNNING && running.insert(id) {
@@ -50,9 +48,7 @@ impl Fetches {
         }
     }
 
-    /// A transfer has come further: bytes so far, bytes in all.
-    fn further(&self, id: ActivityId, fields: &[Field]) {
-        let [Field::Number(done), Field::Number(size), ..] = *fields else { return };
+    fn further(&self, id: ActivityId, done: u64, size: u64) {
         if self.running().contains(&id) {
             self.observer.event(FetchEvent::Progress { number: id.0, done, size });
         }
@@ -66,8 +62,7 @@ impl Fetches {
     }
 
     /// A file is fetched; those with what is known of a path are questions.
-    fn transfer(&self, fields: &[Field]) {
-        let [Field::Text(url), ..] = fields else { return };
+    fn transfer(&self, url: &str) {
         let asked = url.strip_suffix(".narinfo").or_else(|| url.strip_suffix("nix-cache-info"));
         if let Some((substituter, _)) = asked.and_then(|url| url.rsplit_once('/')) {
             let substituter = plain_text(substituter);
@@ -79,13 +74,15 @@ impl Fetches {
 impl Fetches {
     /// Takes a message for what it says of paths that come, and for nothing else.
     pub(crate) fn transfers(&self, message: &LogMessage) {
-        match message {
-            LogMessage::StartActivity { id, kind: activity::COPY_PATH, fields, .. } => {
-                self.started(*id, fields);
-            }
-            LogMessage::StopActivity(id) => self.ended(*id),
-            LogMessage::Result { id, kind: result::PROGRESS, fields } => self.further(*id, fields),
-            _ => {}
+        if let Some((id, Activity::CopyPath { path, from })) = message.begins() {
+            self.started(id, path, from);
+        }
+        if let Some((id, ActivityResult::Progress { done, expected, .. })) = message.comes_further()
+        {
+            self.further(id, done, expected);
+        }
+        if let LogMessage::StopActivity(id) = message {
+            self.ended(*id);
         }
     }
 }
@@ -93,14 +90,12 @@ impl Fetches {
 impl Messages for Fetches {
     fn message(&self, message: LogMessage) {
         self.transfers(&message);
-        match message {
-            LogMessage::Next(text) => self.note(&text),
-            LogMessage::StartActivity { kind: activity::COPY_PATH, .. } => {}
-            LogMessage::StartActivity { kind: activity::FILE_TRANSFER, fields, .. } => {
-                self.transfer(&fields);
-            }
-            LogMessage::StartActivity { level, text, .. } if level < SHOWN_LEVEL => {
-                self.note(&text);
+        match (&message, message.begins()) {
+            (LogMessage::Next(text), _) => self.note(text),
+            (_, Some((_, Activity::CopyPath { .. }))) => {}
+            (_, Some((_, Activity::FileTransfer { url }))) => self.transfer(url),
+            (LogMessage::StartActivity { level, text, .. }, _) if *level < SHOWN_LEVEL => {
+                self.note(text);
             }
             _ => {}
         }
@@ -109,7 +104,7 @@ impl Messages for Fetches {
 
 #[cfg(test)]
 mod tests {
-    use drover_core::StorePath;
+    use drover_core::{Field, StorePath};
 
     use super::*;
 
@@ -122,20 +117,8 @@ mod tests {
         }
     }
 
-    fn text(text: &str) -> Field {
-        Field::Text(text.to_owned())
-    }
-
-    fn start(id: u64, kind: u64, fields: Vec<Field>) -> LogMessage {
-        let (level, parent) = (SHOWN_LEVEL, ActivityId(0));
-        LogMessage::StartActivity {
-            id: ActivityId(id),
-            level,
-            kind,
-            text: String::new(),
-            fields,
-            parent,
-        }
+    fn start(id: u64, activity: Activity<'_>) -> LogMessage {
+        LogMessage::start(ActivityId(id), &activity, ActivityId::NONE)
     }
 
     #[test]
@@ -144,18 +127,17 @@ mod tests {
         let heard = Arc::new(Heard::default());
         let fetches = Fetches::new(StoreDir::default(), Arc::clone(&heard) as _);
         let path = format!("/nix/store/{PATH}");
-        let progress =
-            |id, fields| LogMessage::Result { id: ActivityId(id), kind: result::PROGRESS, fields };
-        let narinfo = text("https://c/3880j94arxkya3irs3d8nr2x076sp1m8.narinfo");
+        let result = |id, fields| LogMessage::Result { id: ActivityId(id), kind: 105, fields };
+        let (url, from) = ("https://c/3880j94arxkya3irs3d8nr2x076sp1m8.narinfo", "https://c");
         for message in [
-            start(1, activity::FILE_TRANSFER, vec![narinfo]),
-            start(2, activity::COPY_PATH, vec![text(&path), text("https://c"), text("local")]),
-            progress(2, vec![Field::Number(5), Field::Number(9)]),
+            start(1, Activity::FileTransfer { url }),
+            start(2, Activity::CopyPath { path: &path, from }),
+            result(2, vec![Field::Number(5), Field::Number(9)]),
             // of something else, too short, of no path
-            progress(7, vec![Field::Number(5), Field::Number(9)]),
-            progress(2, vec![Field::Number(5)]),
-            start(3, activity::COPY_PATH, vec![text("/etc/x"), text("https://c")]),
-            start(4, activity::FILE_TRANSFER, vec![text("https://c/nar/x.nar.xz")]),
+            result(7, vec![Field::Number(5), Field::Number(9)]),
+            result(2, vec![Field::Number(5)]),
+            start(3, Activity::CopyPath { path: "/etc/x", from }),
+            start(4, Activity::FileTransfer { url: "https://c/nar/x.nar.xz" }),
             LogMessage::Next("\u{1b}[35;1mwarning:\u{1b}[0m slow\n".to_owned()),
             LogMessage::StopActivity(ActivityId(3)),
             LogMessage::StopActivity(ActivityId(2)),

@@ -92,7 +92,7 @@ where
             LogMessage::Last => break,
             LogMessage::Error(error) => {
                 let message = drover_core::plain_text(&error.message);
-                return Err(StoreError::Refused { store: reader.peer().name.clone(), message });
+                return Err(StoreError::said(&reader.peer().name, message));
             }
             _ => {}
         }

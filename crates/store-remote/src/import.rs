@@ -6,10 +6,10 @@ use std::future::Future;
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{NarSize, PathInfo, StorePath};
-use drover_store::{PathStream, StoreError};
+use drover_store::{PathStream, Repair, SignatureCheck, StoreError};
 use drover_wire::{
-    Dialect, Encoder, FRAME_END, Repair, Request, ServeDialect, ServeRequest, SignatureCheck,
-    encode_keyed_path_info, frame_header,
+    Dialect, Encoder, FRAME_END, Request, ServeDialect, ServeRequest, encode_keyed_path_info,
+    frame_header,
 };
 use tokio::sync::{mpsc, oneshot};
 

@@ -9,13 +9,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use drover_core::{DrvOutput, PathInfo, Realisation, Signature, StorePath, ToldRealisation};
 use drover_store::{
-    ByteStream, CollectAction, Collected, Collection, Content, FetchSize, Keeper, Liveness,
-    Offered, PathStream, Repair, Roots, SignatureCheck, Store as _, StoreError, Substitute,
-    Verification, VerifyDepth, WhenValid,
+    ByteStream, Collected, Collection, Content, FetchSize, Keeper, Offered, PathStream, Repair,
+    Roots, SignatureCheck, Store as _, StoreError, Substitute, Trust, Verification, VerifyDepth,
+    WhenValid,
 };
 use drover_wire::{
-    CheckContents, Dialect, GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult,
-    OutputId, RealisedOutput, Request, Response,
+    Dialect, GarbageRequest, GarbageResult, OutputId, RealisedOutput, Request, Response,
 };
 use futures::future::try_join_all;
 
@@ -107,19 +106,12 @@ impl RemoteStore {
     }
 }
 
-fn wire_check(check: SignatureCheck) -> drover_wire::SignatureCheck {
-    match check {
-        SignatureCheck::AsConfigured => drover_wire::SignatureCheck::Check,
-        SignatureCheck::Skip => drover_wire::SignatureCheck::Skip,
-    }
-}
-
 fn addition(check: SignatureCheck, when_valid: WhenValid) -> Addition {
     let repair = match when_valid {
-        WhenValid::Keep => drover_wire::Repair::No,
-        WhenValid::Replace => drover_wire::Repair::Yes,
+        WhenValid::Keep => Repair::No,
+        WhenValid::Replace => Repair::Yes,
     };
-    Addition { check: wire_check(check), repair }
+    Addition { check, repair }
 }
 
 #[async_trait]
@@ -322,16 +314,8 @@ impl Keeper for RemoteStore {
     }
 
     async fn verify(&self, depth: VerifyDepth, repair: Repair) -> Result<Verification, StoreError> {
-        let contents = match depth {
-            VerifyDepth::Existence => CheckContents::No,
-            VerifyDepth::Contents => CheckContents::Yes,
-        };
-        let repair = match repair {
-            Repair::No => drover_wire::Repair::No,
-            Repair::Yes => drover_wire::Repair::Yes,
-        };
         let findings = Arc::new(Findings::new(Arc::clone(&self.notes)));
-        let request = Request::VerifyStore(contents, repair);
+        let request = Request::VerifyStore(depth, repair);
         let listener = Listener::Build(Arc::clone(&findings) as _);
         match self.work("check itself", request, listener).await? {
             Response::Flag(errors_left) => {
@@ -350,7 +334,7 @@ impl Keeper for RemoteStore {
         if !dialect.since(32) {
             return self.cannot("keep build logs (its Nix is too old)");
         }
-        if self.pool.trust() == drover_wire::Trust::NotTrusted {
+        if self.pool.trust() == Trust::NotTrusted {
             // it would refuse before it has read the log, and take that for requests
             return self.cannot("keep build logs of clients that it does not trust");
         }
@@ -370,17 +354,9 @@ impl Keeper for RemoteStore {
 
 fn garbage_request(collection: Collection) -> GarbageRequest {
     GarbageRequest {
-        action: match collection.action {
-            CollectAction::ListLive => GarbageAction::ReturnLive,
-            CollectAction::ListDead => GarbageAction::ReturnDead,
-            CollectAction::DeleteDead => GarbageAction::DeleteDead,
-            CollectAction::DeleteGiven => GarbageAction::DeleteSpecific,
-        },
+        action: collection.action,
         paths: collection.paths,
-        liveness: match collection.liveness {
-            Liveness::Respect => GarbageLiveness::Respect,
-            Liveness::Ignore => GarbageLiveness::Ignore,
-        },
+        liveness: collection.liveness,
         max_freed: collection.max_freed.unwrap_or(u64::MAX),
     }
 }

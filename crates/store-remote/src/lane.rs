@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use drover_core::{PathInfo, StorePath};
+use drover_core::{BuildStatus, PathInfo, StorePath};
 use drover_derivation::BasicDerivation;
 use drover_store::{
-    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, BuildSettings, BuildWishes,
-    Built, Lane, PathStream, Pending, StoreError, Verified,
+    BuildFailure, BuildLog, BuildMode, BuildOutcome, BuildPlan, BuildRequest, BuildSettings,
+    BuildWishes, Built, FailureCause, Lane, PathStream, Pending, StoreError, Verified,
 };
 use drover_wire::{
-    BuildMode, BuildResult, BuildStatus, DerivedPath, Dialect, Request, Response,
-    ServeBuildOptions, ServeDialect, ServeRequest,
+    BuildResult, DerivedPath, Dialect, Request, Response, ServeBuildOptions, ServeDialect,
+    ServeRequest,
 };
 
 use crate::failure::{Asked, exited, failure, refusal};
@@ -163,7 +163,7 @@ impl RemoteLane {
                     return Ok(BuildOutcome::Failed(failure));
                 }
                 Err(StoreError::Refused { message, .. }) => {
-                    return Ok(BuildOutcome::Failed(refusal(message)));
+                    return Ok(BuildOutcome::Failed(refusal(message, FailureCause::Machine)));
                 }
                 Err(error) => return Err(error),
             };
@@ -205,7 +205,7 @@ impl RemoteLane {
             let result = match built.await {
                 Ok(response) => only_result(response),
                 Err(StoreError::Refused { message, .. }) => {
-                    return Ok(BuildOutcome::Failed(refusal(message)));
+                    return Ok(BuildOutcome::Failed(refusal(message, FailureCause::Machine)));
                 }
                 Err(error) => return Err(error),
             };
@@ -238,7 +238,7 @@ fn patience(dialect: &Dialect, settings: &BuildSettings) -> Patience {
 fn cannot_tell_outputs() -> BuildFailure {
     let message = "over ssh:// a machine that doesn't trust the user can't tell the outputs of \
                    content-addressed derivations; over ssh-ng:// it can";
-    BuildFailure::Machine { message: message.to_owned(), disk_full: false }
+    BuildFailure::new(FailureCause::Machine, message)
 }
 
 /// Returns the request for a build, as the server's version has it.

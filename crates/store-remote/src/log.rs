@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use drover_core::plain_text;
+use drover_core::{Activity, ActivityResult, plain_text};
 use drover_store::{BuildLog, LogEvent, SilentLog};
-use drover_wire::{Field, LogMessage, activity, result};
+use drover_wire::LogMessage;
 
 /// Verbosity level up to which a machine's messages are passed on: warnings and notices.
 pub(crate) const SHOWN_LEVEL: u64 = 3;
@@ -52,32 +52,29 @@ impl Listener {
 
 /// Passes what a server says on to whoever follows the build.
 fn pass_on(message: LogMessage, log: &Arc<dyn BuildLog>) {
+    if let Some((_, Activity::Build { machine, .. })) = message.begins() {
+        if !machine.is_empty() {
+            log.event(LogEvent::On(plain_text(machine)));
+        }
+        return log.event(LogEvent::Started);
+    }
+    match message.comes_further() {
+        Some((_, ActivityResult::LogLine(line) | ActivityResult::HookLine(line))) => {
+            return log.event(LogEvent::Line(line.to_owned()));
+        }
+        Some((_, ActivityResult::Phase(phase))) => {
+            return log.event(LogEvent::Phase(phase.to_owned()));
+        }
+        Some((_, ActivityResult::Progress { .. })) | None => {}
+    }
     match message {
         LogMessage::Next(text) => {
             log.event(LogEvent::Message(plain_text(text.trim_end())));
-        }
-        LogMessage::StartActivity { kind: activity::BUILD, fields, .. } => {
-            if let Some(Field::Text(machine)) = fields.get(1)
-                && !machine.is_empty()
-            {
-                log.event(LogEvent::On(plain_text(machine)));
-            }
-            log.event(LogEvent::Started);
         }
         LogMessage::StartActivity { level, text, .. }
             if level < SHOWN_LEVEL && !text.is_empty() =>
         {
             log.event(LogEvent::Message(plain_text(&text)));
-        }
-        LogMessage::Result { kind, fields, .. } => {
-            let Some(Field::Text(text)) = fields.into_iter().next() else { return };
-            match kind {
-                result::BUILD_LOG_LINE | result::POST_BUILD_LOG_LINE => {
-                    log.event(LogEvent::Line(text));
-                }
-                result::SET_PHASE => log.event(LogEvent::Phase(text)),
-                _ => {}
-            }
         }
         _ => {}
     }

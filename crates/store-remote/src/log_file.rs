@@ -18,7 +18,7 @@ type Reader = Box<dyn Read + Send>;
 
 fn failed(store: &str, error: &io::Error) -> StoreError {
     let message = format!("cannot read a build log of '{store}': {error}");
-    StoreError::Refused { store: store.to_owned(), message }
+    StoreError::refused(store, message)
 }
 
 async fn blocking<T: Send + 'static>(

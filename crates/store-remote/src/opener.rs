@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use drover_core::{StoreDir, StorePath};
-use drover_store::{BuildSettings, Pending, StoreError};
-use drover_wire::{Request, ServerInfo, Trust, Version, WORKER_LATEST};
+use drover_store::{BuildSettings, Pending, StoreError, Trust};
+use drover_wire::{Request, ServerInfo, Version, WORKER_LATEST};
 use tokio::time::{Instant, sleep};
 
 use crate::channel::Channel;

@@ -16,7 +16,7 @@ pub(crate) async fn read(
 ) -> Result<BTreeMap<String, Option<StorePath>>, StoreError> {
     let refused = |rule: String| {
         let message = format!("'{}' is no good derivation: {rule}", path.base_name());
-        StoreError::Refused { store: store.name().to_owned(), message }
+        StoreError::refused(store.name(), message)
     };
     let name = derivation_name(path).ok_or_else(|| refused("its name must end in .drv".into()))?;
     let text = store.read_files(std::slice::from_ref(path)).await?.into_iter().next();

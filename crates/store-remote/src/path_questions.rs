@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
 use drover_core::{PathInfo, StorePath};
-use drover_store::StoreError;
-use drover_wire::{
-    Lock, Request, Response, ServeDialect, ServeRequest, Substitute, decode_serve_path_infos,
-};
+use drover_store::{StoreError, Substitute};
+use drover_wire::{Lock, Request, Response, ServeDialect, ServeRequest, decode_serve_path_infos};
 
 use crate::log::Listener;
 use crate::reply::{Patience, StandardError};

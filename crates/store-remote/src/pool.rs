@@ -10,8 +10,8 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drover_core::StorePath;
-use drover_store::StoreError;
-use drover_wire::{Substitute, Trust};
+use drover_store::{StoreError, Substitute, Trust};
+
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};

@@ -272,10 +272,7 @@ impl<R: AsyncRead + Unpin + Send> Reader<R> {
                 (LogMessage::Last, _) => return Ok(None),
                 (LogMessage::Error(error), _) => {
                     let message = drover_core::plain_text(&error.message);
-                    return Ok(Some(StoreError::Refused {
-                        store: self.peer.name.clone(),
-                        message,
-                    }));
+                    return Ok(Some(StoreError::said(&self.peer.name, message)));
                 }
                 (LogMessage::Read(len), Some(pulls)) => {
                     pulls.send(Pull::Bytes(len)).unwrap_or_default()

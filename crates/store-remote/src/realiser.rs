@@ -11,13 +11,13 @@ use async_trait::async_trait;
 use drover_core::StorePath;
 use drover_derivation::BasicDerivation;
 use drover_store::{
-    AfterFailure, Keeper, MissingPaths, RealiseMode, RealiseObserver, RealiseSettings,
+    AfterFailure, BuildMode, FailureCause, Keeper, MissingPaths, RealiseObserver, RealiseSettings,
     RealiseStatus, Realised, Realiser, StoreError, Substitute, Wanted,
 };
-use drover_wire::{BuildMode, BuildResult, ClientOptions, DerivedPath, Dialect, Request, Response};
+use drover_wire::{BuildResult, ClientOptions, DerivedPath, Dialect, Request, Response};
 
 use crate::activities::Activities;
-use crate::ends::{by_words, failed, realised_of, succeeded};
+use crate::ends::{by_words, realised_of};
 use crate::log::Listener;
 use crate::pool::{Lease, Pool, Purpose};
 use crate::reply::Patience;
@@ -122,7 +122,7 @@ impl Apart {
             let mut one = match result_of(&results, &derived_path(wanted)) {
                 Some(result) => realised_of(result),
                 // Nix passes over what another failure kept from being built
-                None => failed(RealiseStatus::Cancelled, "the server told no result".to_owned()),
+                None => Realised::failed(FailureCause::Cancelled, "the server told no result"),
             };
             if one.status.is_success() && lacks_outputs(wanted, &one) {
                 let mut known = self.outputs(wanted).await?;
@@ -156,10 +156,10 @@ impl Apart {
         for ((wanted, before), after) in wanted.iter().zip(before).zip(after) {
             let mut one = match (before, after, &refused) {
                 (true, true, _) if mode == BuildMode::Normal => {
-                    succeeded(RealiseStatus::AlreadyValid)
+                    Realised::succeeded(RealiseStatus::AlreadyValid)
                 }
-                (_, true, None) => succeeded(RealiseStatus::Built),
-                (false, true, Some(_)) => succeeded(RealiseStatus::Built),
+                (_, true, None) => Realised::succeeded(RealiseStatus::Built),
+                (false, true, Some(_)) => Realised::succeeded(RealiseStatus::Built),
                 (_, _, message) => by_words(message.clone().unwrap_or_default()),
             };
             if one.status.is_success() {
@@ -178,7 +178,7 @@ impl Apart {
                 Wanted::Path(path) => BTreeSet::from([path.clone()]),
                 _ => self.outputs(wanted).await?.into_values().collect(),
             };
-            let substitute = drover_wire::Substitute::No;
+            let substitute = drover_store::Substitute::No;
             let found = self.lease.session().valid_paths(&paths, substitute).await?;
             valid.push(!paths.is_empty() && found.len() == paths.len());
         }
@@ -196,7 +196,7 @@ impl Realiser for RemoteRealiser {
         observer: Arc<dyn RealiseObserver>,
     ) -> Result<Vec<Realised>, StoreError> {
         let apart = self.open(&settings, observer).await?;
-        let mode = build_mode(settings.mode);
+        let mode = settings.mode;
         let realised = match apart.dialect.since(34) {
             true => apart.with_results(&wanted, mode).await?,
             false => apart.without_results(&wanted, mode).await?,
@@ -225,8 +225,7 @@ impl Realiser for RemoteRealiser {
         let known: BTreeMap<String, StorePath> = outputs
             .filter_map(|(name, output)| Some((name.to_string(), output.path()?.clone())))
             .collect();
-        let request =
-            Request::BuildDerivation(path, Box::new(derivation), build_mode(settings.mode));
+        let request = Request::BuildDerivation(path, Box::new(derivation), settings.mode);
         let mut realised = match apart.build(request).await? {
             Response::BuildResult(result) => realised_of(&result),
             _ => return Err(apart.unexpected()),
@@ -303,14 +302,6 @@ pub fn client_options(settings: &RealiseSettings) -> ClientOptions {
     }
 }
 
-fn build_mode(mode: RealiseMode) -> BuildMode {
-    match mode {
-        RealiseMode::Normal => BuildMode::Normal,
-        RealiseMode::Repair => BuildMode::Repair,
-        RealiseMode::Check => BuildMode::Check,
-    }
-}
-
 fn derived_path(wanted: &Wanted) -> DerivedPath {
     match wanted {
         Wanted::Path(path) => DerivedPath::Opaque(path.clone()),
@@ -366,7 +357,7 @@ mod tests {
             ..BuildSettings::default()
         };
         let settings = RealiseSettings {
-            mode: RealiseMode::Normal,
+            mode: BuildMode::Normal,
             after_failure: AfterFailure::Stop,
             substitute: drover_store::Substitute::No,
             build,

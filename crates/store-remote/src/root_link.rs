@@ -21,7 +21,7 @@ pub(crate) async fn make(
     let link = PathBuf::from(link);
     let made = tokio::task::spawn_blocking(move || replace(&inside, &target, &link)).await;
     let made = made.unwrap_or_else(|end| Err(end.to_string()));
-    made.map_err(|message| StoreError::Refused { store: store.to_owned(), message })
+    made.map_err(|message| StoreError::refused(store, message))
 }
 
 fn replace(store_dir: &Path, target: &str, link: &Path) -> Result<(), String> {

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use drover_core::{NarSize, PathInfo, StorePath};
-use drover_store::{BuildLog, BuildSettings, StoreError};
+use drover_store::{BuildLog, BuildSettings, StoreError, Substitute};
 use drover_wire::{
     BuildResult, ClientOptions, Decoder, Dialect, Request, Response, ServeBuildOptions,
-    ServeDialect, ServeRequest, Substitute, decode_serve_build_result,
+    ServeDialect, ServeRequest, decode_serve_build_result,
 };
 use tokio::sync::{mpsc, oneshot};
 

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use drover_core::StorePath;
-use drover_store::{Pending, StoreError};
-use drover_wire::{Dialect, Request, Substitute};
+use drover_store::{Pending, StoreError, Substitute};
+use drover_wire::{Dialect, Request};
 
 use crate::held::{First, Held};
 use crate::log::Listener;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use drover_core::{DrvOutput, PathInfo, StoreDir, StorePath, ToldRealisation};
 use drover_store::{
     BuildLog, BuildSettings, Description, FetchObserver, LogKeeper, Missing, PathStream, SilentLog,
-    Store, StoreError, Substitute, Trust, Verified,
+    Store, StoreError, Substitute, Verified,
 };
 use drover_wire::{DerivedPath, Request, Response};
 
@@ -216,13 +216,13 @@ impl RemoteStore {
         paths: &BTreeSet<StorePath>,
         listener: Listener,
     ) -> Result<BTreeSet<StorePath>, StoreError> {
-        let mut valid = self.pool.hold_valid(paths, wire_substitute(Substitute::No)).await?;
+        let mut valid = self.pool.hold_valid(paths, Substitute::No).await?;
         let lacking: BTreeSet<StorePath> = paths.difference(&valid).cloned().collect();
         if lacking.is_empty() {
             return Ok(valid);
         }
         let lease = self.lease().await?;
-        let yes = wire_substitute(Substitute::Yes);
+        let yes = Substitute::Yes;
         let Language::Worker(dialect) = &lease.session().language else {
             valid.extend(lease.session().valid_paths(&lacking, yes).await?);
             return Ok(valid);
@@ -238,13 +238,6 @@ impl RemoteStore {
     }
 }
 
-fn wire_substitute(substitute: Substitute) -> drover_wire::Substitute {
-    match substitute {
-        Substitute::Yes => drover_wire::Substitute::Yes,
-        Substitute::No => drover_wire::Substitute::No,
-    }
-}
-
 #[async_trait]
 impl Store for RemoteStore {
     fn name(&self) -> &str {
@@ -257,11 +250,7 @@ impl Store for RemoteStore {
 
     async fn connect(&self) -> Result<Description, StoreError> {
         let known = self.pool.connect().await?;
-        let trust = match self.pool.trust() {
-            drover_wire::Trust::Unknown => Trust::Unknown,
-            drover_wire::Trust::Trusted => Trust::Trusted,
-            drover_wire::Trust::NotTrusted => Trust::NotTrusted,
-        };
+        let trust = self.pool.trust();
         Ok(Description { protocol: known.description, nix_version: known.info.nix_version, trust })
     }
 
@@ -281,7 +270,7 @@ impl Store for RemoteStore {
             Substitute::Yes if self.fetches.is_some() => {
                 self.fetch(paths, self.fetch_listener()).await
             }
-            _ => self.pool.hold_valid(paths, wire_substitute(substitute)).await,
+            _ => self.pool.hold_valid(paths, substitute).await,
         }
     }
 
@@ -294,7 +283,7 @@ impl Store for RemoteStore {
             return Ok(BTreeSet::new());
         }
         let since = tokio::time::Instant::now();
-        let valid = self.pool.hold_and_seek(held, sought, wire_substitute(Substitute::No)).await?;
+        let valid = self.pool.hold_and_seek(held, sought, Substitute::No).await?;
         let (has, of, ms) = (valid.len(), held.union(sought).count(), since.elapsed().as_millis());
         tracing::debug!("'{}' has {has} of {of} paths (after {ms} ms)", self.name());
         Ok(valid)

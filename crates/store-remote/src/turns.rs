@@ -15,8 +15,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_store::Pending;
-use drover_wire::Substitute;
+use drover_store::{Pending, Substitute};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::log::Listener;

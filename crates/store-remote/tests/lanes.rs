@@ -7,15 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use drover_core::{NarSize, StorePath};
+use drover_core::{ActivityId, ActivityResult, BuildStatus, NarSize, StorePath};
 use drover_store::contract::{Given, flat_file};
 use drover_store::{
-    BuildFailure, BuildLog, BuildOutcome, BuildRequest, Builder as _, LogEvent, SilentLog,
-    Store as _, StoreError, Substitute,
+    BuildFailure, BuildLog, BuildOutcome, BuildRequest, Builder as _, FailureCause, LogEvent,
+    SilentLog, Store as _, StoreError, Substitute,
 };
-use drover_wire::{
-    ActivityId, BuildResult, BuildStatus, Encoder, Field, LogMessage, Request, Response, result,
-};
+use drover_wire::{BuildResult, Encoder, LogMessage, Request, Response};
 use support::{Fake, build_of, file, serve_file, soon};
 
 fn build() -> BuildRequest {
@@ -41,9 +39,9 @@ async fn a_flood_of_log_lines_passes() {
         let Some(Request::BuildDerivation(..)) = client.request(&dialect).await else { return };
         let mut out = Encoder::new();
         for _ in 0..LINES {
-            let fields = vec![Field::Text("y".repeat(80))];
-            LogMessage::Result { id: ActivityId(1), kind: result::BUILD_LOG_LINE, fields }
-                .encode(&mut out, 38);
+            let line = "y".repeat(80);
+            let said = ActivityResult::LogLine(&line);
+            LogMessage::result(ActivityId(1), &said).encode(&mut out, 38);
         }
         client.send(&out.into_bytes()).await;
         let result = BuildResult::new(BuildStatus::Built, "");
@@ -294,7 +292,8 @@ async fn a_wrong_guess_ends_the_lane(#[case] makes: Makes) {
     let second = lane.build(hopeful(), Arc::new(SilentLog));
     match (soon(first).await.expect("an outcome"), makes) {
         (BuildOutcome::Built(built), Makes::File(_)) => assert!(built.nars.is_empty()),
-        (BuildOutcome::Failed(BuildFailure::Failed { .. }), Makes::Nothing) => {}
+        (BuildOutcome::Failed(BuildFailure { cause: FailureCause::Build, .. }), Makes::Nothing) => {
+        }
         (outcome, _) => panic!("{outcome:?}"),
     }
     let error = soon(second).await.expect_err("the lane has ended");

@@ -10,11 +10,11 @@ use drover_core::StorePath;
 use drover_derivation::Output;
 use drover_store::contract::flat_file;
 use drover_store::{
-    AfterFailure, BuildSettings, CollectAction, Collection, Keeper, Liveness, MissingPaths,
-    RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings, RealiseStatus, Realiser as _,
-    StoreError, Substitute, Wanted,
+    AfterFailure, BuildMode, BuildSettings, CollectAction, Collection, FailureCause, Keeper,
+    Liveness, MissingPaths, RealiseEvent, RealiseObserver, RealiseSettings, RealiseStatus,
+    Realiser as _, StoreError, Substitute, Wanted,
 };
-use drover_wire::{BuildMode, DerivedPath, LogMessage, RemoteError, Request, Response};
+use drover_wire::{DerivedPath, LogMessage, RemoteError, Request, Response};
 use support::{Fake, Site, soon, undisturbed};
 
 #[derive(Default)]
@@ -28,7 +28,7 @@ impl RealiseObserver for Seen {
 
 fn settings() -> RealiseSettings {
     RealiseSettings {
-        mode: RealiseMode::Normal,
+        mode: BuildMode::Normal,
         after_failure: AfterFailure::KeepGoing,
         substitute: Substitute::Yes,
         build: BuildSettings::default(),
@@ -81,9 +81,9 @@ async fn each_build_has_its_end() {
         statuses,
         [
             // a fixed output may have failed for want of a network
-            RealiseStatus::TransientFailure,
+            RealiseStatus::Failed(FailureCause::Passing),
             RealiseStatus::Built,
-            RealiseStatus::NoSubstituters,
+            RealiseStatus::Failed(FailureCause::NoSubstituters),
             RealiseStatus::AlreadyValid
         ],
         "{ends:#?}"
@@ -152,7 +152,7 @@ async fn settings_reach_the_server() {
     let seen = Arc::new(Seen::default());
     let realiser = store.realiser();
     let ends = soon(realiser.realise(store, vec![Wanted::AllOutputs(drv)], settings, seen)).await;
-    assert_eq!(ends.expect("answers")[0].status, RealiseStatus::TimedOut);
+    assert_eq!(ends.expect("answers")[0].status, RealiseStatus::Failed(FailureCause::TimedOut));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,7 +236,7 @@ async fn ends_are_found_out_where_a_server_tells_none() {
     let seen = Arc::new(Seen::default());
     let ends = soon(realiser.realise(store, wanted, settings(), seen)).await.expect("answers");
     let statuses: Vec<RealiseStatus> = ends.iter().map(|end| end.status).collect();
-    assert_eq!(statuses, [RealiseStatus::Built, RealiseStatus::PermanentFailure]);
+    assert_eq!(statuses, [RealiseStatus::Built, RealiseStatus::Failed(FailureCause::Build)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

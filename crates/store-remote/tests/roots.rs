@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use drover_core::StorePath;
+use drover_core::{BuildStatus, StorePath};
 use drover_store::{
     BuildOutcome, BuildPlan, BuildRequest, BuildWishes, Builder as _, Lane, SilentLog, Store as _,
     Substitute,
 };
 use drover_store_remote::RemoteStore;
-use drover_wire::{BuildResult, BuildStatus, Dialect, Request, Response};
+use drover_wire::{BuildResult, Dialect, Request, Response};
 use rstest::rstest;
 use support::{Client, Fake, Site, build_of, file, soon};
 use tokio::sync::{Notify, Semaphore};

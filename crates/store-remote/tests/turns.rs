@@ -7,11 +7,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use drover_core::BuildStatus;
 use drover_store::{
     BuildOutcome, BuildRequest, Builder as _, SilentLog, Store as _, StoreError, Substitute,
 };
 use drover_store_remote::RemoteStore;
-use drover_wire::{BuildResult, BuildStatus, Dialect, Request, Response};
+use drover_wire::{BuildResult, Dialect, Request, Response};
 use rstest::rstest;
 use support::{Client, Fake, build_of, file, soon};
 use tokio::sync::Barrier;

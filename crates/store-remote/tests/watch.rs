@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use drover_core::StorePath;
+use drover_core::{Activity, ActivityId, BuildStatus, StorePath};
 use drover_store::{
     BuildOutcome, BuildPlan, BuildRequest, BuildSettings, Builder as _, SilentLog, StoreError,
 };
-use drover_wire::{ActivityId, BuildResult, BuildStatus, LogMessage, Request, Response};
+use drover_wire::{BuildResult, LogMessage, Request, Response};
 use support::{Fake, file, serve_file, soon};
 
 /// A connect timeout of which a few are quickly over.
@@ -29,14 +29,7 @@ fn build() -> BuildRequest {
 
 /// The word with which a server of Nix says that it begins.
 fn begins() -> LogMessage {
-    LogMessage::StartActivity {
-        id: ActivityId(1),
-        level: 0,
-        kind: drover_wire::activity::REALISE,
-        text: String::new(),
-        fields: Vec::new(),
-        parent: ActivityId(0),
-    }
+    LogMessage::start(ActivityId(1), &Activity::Realise, ActivityId::NONE)
 }
 
 /// Returns a server whose builds say this and nothing else, while its other connections live.

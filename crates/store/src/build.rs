@@ -13,20 +13,10 @@ use drover_core::{NarSize, PathInfo, StorePath};
 use drover_derivation::BasicDerivation;
 
 use crate::error::StoreError;
+use crate::failure::BuildFailure;
 use crate::own_setting::{LogForm, Optimise};
 use crate::path_stream::PathStream;
 use crate::sandbox_wish::SandboxWish;
-
-/// Whether the other side takes unsigned paths and derivations at our word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// It doesn't say.
-    Unknown,
-    /// It does.
-    Trusted,
-    /// It doesn't: it takes only what is signed or content-addressed.
-    NotTrusted,
-}
 
 /// An answer that is on its way. Dropping it gives up the answer, not the request: a request that
 /// was sent can only be ended with its [`Lane`].
@@ -181,77 +171,6 @@ pub struct Built {
     pub nars: BTreeMap<StorePath, Bytes>,
 }
 
-/// How a build failed, as far as the exit code tells them apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BuildFailure {
-    /// The build itself failed; it would again.
-    Failed {
-        /// The builder's words.
-        message: String,
-    },
-    /// It took too long, or was silent for too long.
-    TimedOut {
-        /// The builder's words.
-        message: String,
-    },
-    /// It said more than it may.
-    LogLimit {
-        /// The builder's words.
-        message: String,
-    },
-    /// It went well, but what it has made can't be taken: something is missing, or breaks a rule of the
-    /// derivation or of all stores. It would again.
-    Rejected {
-        /// The builder's words.
-        message: String,
-    },
-    /// A fixed output has another hash.
-    HashMismatch {
-        /// The builder's words.
-        message: String,
-    },
-    /// Two rounds differed.
-    NotDeterministic {
-        /// The builder's words.
-        message: String,
-    },
-    /// It went well, and its outputs are valid, but what was to run after it failed
-    /// (`post-build-hook`).
-    Hook {
-        /// The builder's words.
-        message: String,
-    },
-    /// The machine could not: no space, a missing input, a setting. Another may.
-    Machine {
-        /// The builder's words.
-        message: String,
-        /// Whether it is out of space.
-        disk_full: bool,
-    },
-    /// The machine does not take this build from us.
-    Refused {
-        /// The builder's words.
-        message: String,
-    },
-}
-
-impl BuildFailure {
-    /// Returns the builder's words.
-    pub fn into_message(self) -> String {
-        match self {
-            BuildFailure::Failed { message }
-            | BuildFailure::TimedOut { message }
-            | BuildFailure::LogLimit { message }
-            | BuildFailure::Rejected { message }
-            | BuildFailure::HashMismatch { message }
-            | BuildFailure::NotDeterministic { message }
-            | BuildFailure::Hook { message }
-            | BuildFailure::Machine { message, .. }
-            | BuildFailure::Refused { message } => message,
-        }
-    }
-}
-
 /// How a build ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BuildOutcome {
@@ -339,7 +258,7 @@ pub trait Lane: Send + Sync {
 
     /// Queues a build of something that is valid there, which is compared with that and doesn't become
     /// valid itself. Where they are the same it was built; otherwise it failed, as
-    /// [`BuildFailure::NotDeterministic`].
+    /// [`FailureCause::NotDeterministic`](crate::FailureCause::NotDeterministic).
     ///
     /// Nobody needs to be able to do this: by default the answer is [`StoreError::Unsupported`].
     fn check(&self, request: BuildRequest, log: Arc<dyn BuildLog>) -> Pending<BuildOutcome> {

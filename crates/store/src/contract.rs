@@ -4,12 +4,12 @@ use std::collections::{BTreeSet, VecDeque};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use drover_core::{Hash, HashAlgorithm, NarHash, NarSize, PathInfo, StorePath};
+use drover_core::{Hash, HashAlgorithm, NarHash, NarSize, PathInfo, StorePath, Substitute};
 use drover_nar::{Executable, single_file_nar};
 
 use crate::error::StoreError;
 use crate::path_stream::PathStream;
-use crate::store::{Store, Substitute};
+use crate::store::Store;
 
 /// Returns a flat file with these contents, as a path that nobody vouches for, and its NAR.
 ///

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use drover_core::{NarHash, NarSize, StorePath};
 use drover_nar::NarError;
 
+use crate::said::refusal_said;
+
 /// Why a store could not do what it was asked. Cheap to clone, as many may wait for one answer.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -42,6 +44,13 @@ pub enum StoreError {
         /// What is known of the end.
         reason: String,
     },
+    /// A transfer ended because of something else, which failed and is told apart, or because nobody wanted it
+    /// any more.
+    #[error("the transfer was broken off: {reason}")]
+    BrokenOff {
+        /// What it waited for in vain.
+        reason: String,
+    },
     /// A queue was ended by something ahead in it that did not go as hoped. Nothing of the request
     /// was done, and nobody is to blame: on another lane it will do.
     #[error("the queue at '{store}' was ended by what was ahead in it")]
@@ -64,6 +73,8 @@ pub enum StoreError {
     Refused {
         /// The store.
         store: String,
+        /// Why, as far as it matters to who asked.
+        why: Refusal,
         /// Its words.
         message: String,
     },
@@ -166,7 +177,33 @@ pub enum StoreError {
     },
 }
 
+/// Why a store refuses something, as far as it matters to who asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It takes this from nobody whom it doesn't trust, or without the signature of somebody whom it does.
+    Distrust,
+    /// It has no dealings with who asked.
+    Stranger,
+    /// There is no room for it.
+    NoRoom,
+    /// It isn't ready yet, and will be in a moment.
+    Unready,
+    /// What its words say, and nothing else.
+    Other,
+}
+
 impl StoreError {
+    /// Returns the error of a store that refuses something for what its words say, and nothing else.
+    pub fn refused(store: impl Into<String>, message: impl Into<String>) -> StoreError {
+        StoreError::Refused { store: store.into(), why: Refusal::Other, message: message.into() }
+    }
+
+    /// Returns the error of a store behind another program, which has said in words why it refuses something.
+    pub fn said(store: impl Into<String>, message: impl Into<String>) -> StoreError {
+        let (store, message) = (store.into(), message.into());
+        StoreError::Refused { store, why: refusal_said(&message), message }
+    }
+
     /// Whether it says something of the machine or the link and nothing of the request: elsewhere,
     /// or later, the same request may do.
     pub fn is_infrastructure(&self) -> bool {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use drover_core::{
-    DrvOutput, Hash, HashAlgorithm, IngestionMethod, PathInfo, Realisation, Signature, StoreName,
-    StorePath,
+    CollectAction, DrvOutput, Hash, HashAlgorithm, IngestionMethod, Liveness, PathInfo,
+    Realisation, Repair, Signature, SignatureCheck, StoreName, StorePath, Substitute, VerifyDepth,
 };
 
 use crate::error::StoreError;
@@ -15,16 +15,7 @@ use crate::fetch::{FetchObserver, FetchSize, Offered};
 use crate::own_setting::OwnSetting;
 use crate::path_stream::{PathStream, TreeStamp};
 use crate::realisation_hash::realisation_hash;
-use crate::store::{Store, Substitute};
-
-/// Whether paths that are added must be signed by a trusted key, or be content-addressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SignatureCheck {
-    /// As the store is configured (`require-sigs`).
-    AsConfigured,
-    /// They needn't.
-    Skip,
-}
+use crate::store::Store;
 
 /// What becomes of a path that is valid already when it is added again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,28 +53,6 @@ pub struct Content {
 /// path that it leads to.
 pub type Roots = BTreeSet<(String, StorePath)>;
 
-/// What a garbage collection is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CollectAction {
-    /// List what is reachable from the roots.
-    ListLive,
-    /// List what isn't.
-    ListDead,
-    /// Delete what isn't.
-    DeleteDead,
-    /// Delete the paths given, if nothing needs them.
-    DeleteGiven,
-}
-
-/// Whether paths that something needs are deleted all the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Liveness {
-    /// They stay.
-    Respect,
-    /// They go.
-    Ignore,
-}
-
 /// A garbage collection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collection {
@@ -104,24 +73,6 @@ pub struct Collected {
     pub names: Vec<String>,
     /// Bytes freed.
     pub bytes_freed: u64,
-}
-
-/// How far a store is checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VerifyDepth {
-    /// That what is registered is there.
-    Existence,
-    /// That it has the contents that are registered.
-    Contents,
-}
-
-/// What is done with what is found broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repair {
-    /// It is reported.
-    No,
-    /// It is fetched or built again.
-    Yes,
 }
 
 /// What a check of the store found.

@@ -5,11 +5,11 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use drover_core::{PathInfo, StoreDir, StorePath};
+use drover_core::{PathInfo, StoreDir, StorePath, Substitute};
 
 use crate::error::StoreError;
 use crate::path_stream::{PathStream, Verified};
-use crate::store::{Description, Missing, Store, Substitute};
+use crate::store::{Description, Missing, Store};
 
 /// A store in memory.
 #[derive(Default)]

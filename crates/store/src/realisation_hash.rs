@@ -23,9 +23,9 @@ pub async fn realisation_hash<S: Store + ?Sized>(
     derivation: &StorePath,
 ) -> Result<Hash, StoreError> {
     let store_dir = store.store_dir();
-    let fail = |error: &dyn std::fmt::Display| StoreError::Refused {
-        store: store.name().to_owned(),
-        message: format!("derivation '{}': {error}", store_dir.display(derivation)),
+    let fail = |error: &dyn std::fmt::Display| {
+        let shown = store_dir.display(derivation);
+        StoreError::refused(store.name(), format!("derivation '{shown}': {error}"))
     };
     let mut known: BTreeMap<StorePath, Derivation> = BTreeMap::new();
     let mut wanted = vec![derivation.clone()];

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use drover_core::StorePath;
+use drover_core::{BuildMode, BuildStatus, StorePath, Substitute};
 use drover_derivation::BasicDerivation;
 
 use crate::build::BuildSettings;
 use crate::error::StoreError;
+use crate::failure::{BuildFailure, FailureCause};
 use crate::fetch::FetchEvent;
 use crate::keeper::Keeper;
 
@@ -27,17 +28,6 @@ pub enum Wanted {
     Outputs(StorePath, BTreeSet<String>),
 }
 
-/// Whether a build is plain, a repair, or a check of what is there already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RealiseMode {
-    /// Build what isn't valid.
-    Normal,
-    /// Replace what is corrupt.
-    Repair,
-    /// Build again and compare.
-    Check,
-}
-
 /// Whether what doesn't depend on a failure goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterFailure {
@@ -51,11 +41,11 @@ pub enum AfterFailure {
 #[derive(Clone, Debug)]
 pub struct RealiseSettings {
     /// What is to be done.
-    pub mode: RealiseMode,
+    pub mode: BuildMode,
     /// What a failure does to the rest.
     pub after_failure: AfterFailure,
     /// Whether substituters may be used.
-    pub substitute: crate::store::Substitute,
+    pub substitute: Substitute,
     /// Settings that travel with each build.
     pub build: BuildSettings,
     /// Who asks, where that is known: for those who want to know who waits for what.
@@ -63,7 +53,7 @@ pub struct RealiseSettings {
 }
 
 /// How something that was wanted ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RealiseStatus {
     /// It was built.
     Built,
@@ -71,39 +61,44 @@ pub enum RealiseStatus {
     Substituted,
     /// It was valid already.
     AlreadyValid,
-    /// Its build failed, and would again.
-    PermanentFailure,
-    /// The derivation can't be built as it is, or may not by this client.
-    InputRejected,
-    /// Its outputs are not what they must be: one is missing, or has a reference that is not allowed.
-    OutputRejected,
-    /// A fixed output has another hash than it must have. Nix has one status for this and the one before.
-    HashMismatch,
-    /// Its build failed for a reason that may pass.
-    TransientFailure,
-    /// It took too long, or was silent for too long.
-    TimedOut,
-    /// Anything else.
-    MiscFailure,
-    /// Something that it depends on failed.
-    DependencyFailed,
-    /// It was given up because something else failed.
-    Cancelled,
-    /// Its log became too long.
-    LogLimitExceeded,
-    /// Two rounds differed.
-    NotDeterministic,
-    /// It is no derivation's output here, and no substituter has it.
-    NoSubstituters,
+    /// It isn't valid.
+    Failed(FailureCause),
 }
 
 impl RealiseStatus {
     /// Whether what was wanted is valid now.
     pub fn is_success(self) -> bool {
-        matches!(
-            self,
-            RealiseStatus::Built | RealiseStatus::Substituted | RealiseStatus::AlreadyValid
-        )
+        self.failure().is_none()
+    }
+
+    /// Returns why what was wanted isn't valid; nothing where it is.
+    pub fn failure(self) -> Option<FailureCause> {
+        match self {
+            RealiseStatus::Built | RealiseStatus::Substituted | RealiseStatus::AlreadyValid => None,
+            RealiseStatus::Failed(cause) => Some(cause),
+        }
+    }
+}
+
+impl From<RealiseStatus> for BuildStatus {
+    fn from(status: RealiseStatus) -> BuildStatus {
+        match status {
+            RealiseStatus::Built => BuildStatus::Built,
+            RealiseStatus::Substituted => BuildStatus::Substituted,
+            RealiseStatus::AlreadyValid => BuildStatus::AlreadyValid,
+            RealiseStatus::Failed(cause) => cause.status(),
+        }
+    }
+}
+
+impl From<BuildStatus> for RealiseStatus {
+    fn from(status: BuildStatus) -> RealiseStatus {
+        match (status, FailureCause::of_status(status)) {
+            (_, Some(cause)) => RealiseStatus::Failed(cause),
+            (BuildStatus::Built, None) => RealiseStatus::Built,
+            (BuildStatus::Substituted, None) => RealiseStatus::Substituted,
+            (_, None) => RealiseStatus::AlreadyValid,
+        }
     }
 }
 
@@ -118,6 +113,25 @@ pub struct Realised {
     pub outputs: BTreeMap<String, StorePath>,
     /// When the build began and ended, where there was one.
     pub period: Option<(SystemTime, SystemTime)>,
+}
+
+impl Realised {
+    /// Returns the end of something that went well, as far as that is all that is known.
+    pub fn succeeded(status: RealiseStatus) -> Realised {
+        Realised { status, message: String::new(), outputs: BTreeMap::new(), period: None }
+    }
+
+    /// Returns the end of something that didn't.
+    pub fn failed(cause: FailureCause, message: impl Into<String>) -> Realised {
+        let status = RealiseStatus::Failed(cause);
+        Realised { message: message.into(), ..Realised::succeeded(status) }
+    }
+}
+
+impl From<BuildFailure> for Realised {
+    fn from(failure: BuildFailure) -> Realised {
+        Realised::failed(failure.cause, failure.message)
+    }
 }
 
 /// What happens while something is realised.
@@ -161,8 +175,8 @@ pub enum RealiseEvent {
     Failed {
         /// The derivation.
         derivation: StorePath,
-        /// How it ended.
-        status: RealiseStatus,
+        /// Why.
+        cause: FailureCause,
     },
     /// Something that the user should know.
     Note(String),
@@ -216,7 +230,7 @@ pub trait Realiser: Send + Sync {
         &self,
         store: Arc<dyn Keeper>,
         wanted: Vec<Wanted>,
-        substitute: crate::store::Substitute,
+        substitute: Substitute,
     ) -> Result<MissingPaths, StoreError>;
 }
 

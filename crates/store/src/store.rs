@@ -6,21 +6,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use drover_core::{DrvOutput, PathInfo, Realisation, StoreDir, StorePath, ToldRealisation};
+use drover_core::{
+    DrvOutput, PathInfo, Realisation, StoreDir, StorePath, Substitute, ToldRealisation, Trust,
+};
 use drover_nar::regular_file_of;
 
 use crate::build::BuildLog;
 use crate::error::StoreError;
 use crate::path_stream::PathStream;
-
-/// Whether a store may fetch what it lacks from its substituters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Substitute {
-    /// It may.
-    Yes,
-    /// It may not.
-    No,
-}
 
 /// What a store tells of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +23,7 @@ pub struct Description {
     /// The other side's version of Nix, where it says.
     pub nix_version: Option<String>,
     /// Whether it trusts us.
-    pub trust: crate::Trust,
+    pub trust: Trust,
 }
 
 /// What would have to be done to make something valid.

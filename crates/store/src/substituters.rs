@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use drover_core::{PathInfo, StorePath};
+use drover_core::{PathInfo, StorePath, Substitute};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 
 use crate::copy::closure_order;
 use crate::error::StoreError;
-use crate::store::{Store, Substitute};
+use crate::store::Store;
 
 /// Paths that may be fetched in one go. Who offers more makes them up as they are asked for.
 const MAX_PLAN: usize = 1_000_000;

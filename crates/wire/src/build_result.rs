@@ -6,73 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use drover_core::{Hash, HashNotation, StoreDir, StorePath};
+use drover_core::{BuildStatus, Hash, HashNotation, StoreDir, StorePath};
 
 use crate::codec::{Decoder, Encoder, MAX_BYTES};
 use crate::dialect::Dialect;
 use crate::error::DecodeError;
 use crate::path_info::decode_signatures;
-
-/// How a build ended; the numbers are those of the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names are Nix's own")]
-pub enum BuildStatus {
-    Built = 0,
-    Substituted = 1,
-    AlreadyValid = 2,
-    PermanentFailure = 3,
-    InputRejected = 4,
-    OutputRejected = 5,
-    TransientFailure = 6,
-    CachedFailure = 7,
-    TimedOut = 8,
-    MiscFailure = 9,
-    DependencyFailed = 10,
-    LogLimitExceeded = 11,
-    NotDeterministic = 12,
-    ResolvesToAlreadyValid = 13,
-    NoSubstituters = 14,
-}
-
-impl BuildStatus {
-    const ALL: [BuildStatus; 15] = [
-        BuildStatus::Built,
-        BuildStatus::Substituted,
-        BuildStatus::AlreadyValid,
-        BuildStatus::PermanentFailure,
-        BuildStatus::InputRejected,
-        BuildStatus::OutputRejected,
-        BuildStatus::TransientFailure,
-        BuildStatus::CachedFailure,
-        BuildStatus::TimedOut,
-        BuildStatus::MiscFailure,
-        BuildStatus::DependencyFailed,
-        BuildStatus::LogLimitExceeded,
-        BuildStatus::NotDeterministic,
-        BuildStatus::ResolvesToAlreadyValid,
-        BuildStatus::NoSubstituters,
-    ];
-
-    /// Whether the outputs are valid now.
-    pub fn is_success(self) -> bool {
-        matches!(
-            self,
-            BuildStatus::Built
-                | BuildStatus::Substituted
-                | BuildStatus::AlreadyValid
-                | BuildStatus::ResolvesToAlreadyValid
-        )
-    }
-
-    fn decode(from: &mut Decoder<'_>) -> Result<BuildStatus, DecodeError> {
-        let found = from.number()?;
-        usize::try_from(found)
-            .ok()
-            .and_then(|at| BuildStatus::ALL.get(at))
-            .copied()
-            .ok_or(DecodeError::Number { what: "build status", found })
-    }
-}
 
 /// How a build ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,7 +159,7 @@ impl BuildResult {
         store_dir: &StoreDir,
         form: ResultForm,
     ) -> Result<BuildResult, DecodeError> {
-        let status = BuildStatus::decode(from)?;
+        let status = decode_status(from)?;
         let mut result = BuildResult::new(status, from.message()?);
         if form.times == Presence::Present {
             result.times_built = from.number()?;
@@ -245,6 +184,11 @@ impl BuildResult {
         result.outputs = outputs.into_iter().collect();
         Ok(result)
     }
+}
+
+fn decode_status(from: &mut Decoder<'_>) -> Result<BuildStatus, DecodeError> {
+    let found = from.number()?;
+    BuildStatus::of_number(found).ok_or(DecodeError::Number { what: "build status", found })
 }
 
 /// Reads `sha256:HASH!NAME` and the JSON of a realisation, whose `outPath` has no directory.

@@ -5,22 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use drover_core::StorePath;
+use drover_core::{BuildMode, StorePath};
 
 use crate::codec::{Decoder, Encoder};
 use crate::dialect::Dialect;
 use crate::error::DecodeError;
-
-/// Whether a build is plain, a repair, or a check of what is there already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BuildMode {
-    /// Build what isn't valid.
-    Normal,
-    /// Replace what is corrupt.
-    Repair,
-    /// Build again and compare.
-    Check,
-}
 
 /// What a build is asked for: a path, or outputs of a derivation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

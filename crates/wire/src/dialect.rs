@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use drover_core::StoreDir;
+use drover_core::{StoreDir, Trust};
 
 use crate::codec::{Decoder, Encoder};
 use crate::error::DecodeError;
@@ -78,17 +78,6 @@ impl Dialect {
     pub fn can_be_packed(&self) -> bool {
         self.features.contains(FEATURE_PACKED)
     }
-}
-
-/// Whether a server trusts its client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trust {
-    /// The server is too old to say, or doesn't know.
-    Unknown,
-    /// It takes unsigned paths and derivations at the client's word.
-    Trusted,
-    /// It does not.
-    NotTrusted,
 }
 
 /// What a server tells of itself at the end of the handshake.

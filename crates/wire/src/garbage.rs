@@ -5,42 +5,20 @@
 
 use std::collections::BTreeSet;
 
-use drover_core::{StoreDir, StorePath};
+use drover_core::{CollectAction, Liveness, StoreDir, StorePath};
 
 use crate::codec::{Decoder, Encoder};
 use crate::error::DecodeError;
-
-/// What a garbage collection is to do; the numbers are those of the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GarbageAction {
-    /// List what is reachable from the roots.
-    ReturnLive = 0,
-    /// List what isn't.
-    ReturnDead = 1,
-    /// Delete what isn't.
-    DeleteDead = 2,
-    /// Delete the paths given.
-    DeleteSpecific = 3,
-}
-
-/// Whether paths that something needs are deleted all the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GarbageLiveness {
-    /// They stay.
-    Respect,
-    /// They go.
-    Ignore,
-}
 
 /// A garbage collection that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GarbageRequest {
     /// What it is to do.
-    pub action: GarbageAction,
+    pub action: CollectAction,
     /// The paths that are to be deleted.
     pub paths: BTreeSet<StorePath>,
     /// What is done with paths that are needed.
-    pub liveness: GarbageLiveness,
+    pub liveness: Liveness,
     /// Bytes after which it ends; all ones for no end.
     pub max_freed: u64,
 }
@@ -58,7 +36,7 @@ impl GarbageRequest {
     pub(crate) fn encode(&self, out: &mut Encoder, store_dir: &StoreDir) {
         out.number(self.action as u64);
         out.paths(store_dir, &self.paths);
-        out.flag(self.liveness == GarbageLiveness::Ignore);
+        out.flag(self.liveness == Liveness::Ignore);
         out.number(self.max_freed);
         for _obsolete in 0..3 {
             out.number(0);
@@ -70,17 +48,17 @@ impl GarbageRequest {
         store_dir: &StoreDir,
     ) -> Result<GarbageRequest, DecodeError> {
         let action = match from.number()? {
-            0 => GarbageAction::ReturnLive,
-            1 => GarbageAction::ReturnDead,
-            2 => GarbageAction::DeleteDead,
-            3 => GarbageAction::DeleteSpecific,
+            0 => CollectAction::ListLive,
+            1 => CollectAction::ListDead,
+            2 => CollectAction::DeleteDead,
+            3 => CollectAction::DeleteGiven,
             found => {
                 return Err(DecodeError::Number { what: "garbage collection action", found });
             }
         };
         let paths = from.paths(store_dir)?;
         let ignore = from.flag()?;
-        let liveness = if ignore { GarbageLiveness::Ignore } else { GarbageLiveness::Respect };
+        let liveness = if ignore { Liveness::Ignore } else { Liveness::Respect };
         let max_freed = from.number()?;
         for _obsolete in 0..3 {
             from.number()?;

@@ -22,31 +22,29 @@ mod response;
 mod serve;
 mod substitutable;
 
-pub use build_result::{BuildResult, BuildStatus};
+pub use build_result::BuildResult;
 pub use codec::{Decoder, Encoder, MAX_BYTES, MAX_COUNT, MAX_TEXT};
-pub use derived_path::{BuildMode, DerivedPath, MadeDerivation, MadeOutputs};
+pub use derived_path::{DerivedPath, MadeDerivation, MadeOutputs};
 pub use dialect::{
-    Dialect, FEATURE_PACKED, FEATURE_REALISATION_WITH_PATH, ServerInfo, Trust, Version,
-    WORKER_LATEST, WORKER_OLDEST, client_hello, client_magic, client_version, exchanges_features,
-    read_client_end, read_client_magic, read_client_version, read_features, read_server_hello,
-    read_server_info, server_hello, write_client_end, write_features, write_server_info,
+    Dialect, FEATURE_PACKED, FEATURE_REALISATION_WITH_PATH, ServerInfo, Version, WORKER_LATEST,
+    WORKER_OLDEST, client_hello, client_magic, client_version, exchanges_features, read_client_end,
+    read_client_magic, read_client_version, read_features, read_server_hello, read_server_info,
+    server_hello, write_client_end, write_features, write_server_info,
 };
 pub use error::DecodeError;
 pub use frame::{FRAME_END, MAX_FRAME, frame_header, read_frame_header};
-pub use garbage::{GarbageAction, GarbageLiveness, GarbageRequest, GarbageResult};
+pub use garbage::{GarbageRequest, GarbageResult};
 pub use introduction::{
     Need, Opening, Outlook, Wait, control_opening, introduction, is_client_name, need, question,
     read_opening,
 };
-pub use log::{ActivityId, Field, LogMessage, RemoteError, activity, result};
+pub use log::{LogMessage, RemoteError};
 pub use options::ClientOptions;
 pub use path_info::{
     decode_keyed_path_info, decode_path_info, encode_keyed_path_info, encode_path_info,
 };
 pub use realisation::{OutputId, RealisedOutput};
-pub use request::{
-    CheckContents, NewContent, Repair, Request, SignatureCheck, Substitute, refused_operation,
-};
+pub use request::{NewContent, Request, refused_operation};
 pub use response::{Missing, Response};
 pub use serve::{
     Lock, SERVE_LATEST, SERVE_OLDEST, ServeBuildOptions, ServeDialect, ServeRequest,

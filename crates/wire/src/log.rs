@@ -3,6 +3,8 @@
 //! Follows `processStderrReturn` in `src/libstore/worker-protocol-connection.cc` and
 //! `src/libutil/logging.cc` of Nix.
 
+use drover_core::{Activity, ActivityId, ActivityResult, Field};
+
 use crate::codec::{Decoder, Encoder};
 use crate::error::DecodeError;
 
@@ -14,19 +16,6 @@ const ERROR: u64 = 0x6378_7470;
 const START_ACTIVITY: u64 = 0x5354_5254;
 const STOP_ACTIVITY: u64 = 0x5354_4f50;
 const RESULT: u64 = 0x5253_4c54;
-
-/// Number of an activity, given by the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ActivityId(pub u64);
-
-/// A value that an activity or its result carries.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Field {
-    /// A number.
-    Number(u64),
-    /// A text; what isn't UTF-8 is replaced.
-    Text(String),
-}
 
 /// An error as it travels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,53 +71,36 @@ pub enum LogMessage {
     },
 }
 
-/// `ActivityType` numbers that drover reads or writes.
-pub mod activity {
-    /// What has no kind of its own.
-    pub const UNKNOWN: u64 = 0;
-    /// A path is copied: path, from, to.
-    pub const COPY_PATH: u64 = 100;
-    /// A file is fetched: URL.
-    pub const FILE_TRANSFER: u64 = 101;
-    /// Paths are made valid: the whole of a request.
-    pub const REALISE: u64 = 102;
-    /// Paths are copied.
-    pub const COPY_PATHS: u64 = 103;
-    /// A derivation is built: derivation, machine, round, rounds.
-    pub const BUILD: u64 = 105;
-    /// A path is fetched from a substituter.
-    pub const SUBSTITUTE: u64 = 108;
-    /// A derivation waits for locks or a machine. From drover: derivation.
-    pub const BUILD_WAITING: u64 = 111;
-
-    const WAITING: &str = "waiting for a machine to build '";
-
-    /// Returns what is said of a derivation that waits for a machine: Nix's words, and why, if that's known.
-    pub fn waiting_text(derivation: &str, reason: &str) -> String {
-        let text = format!("{WAITING}{derivation}'");
-        if reason.is_empty() { text } else { format!("{text}: {reason}") }
-    }
-
-    /// Returns the derivation and why it waits, if that is what a text says.
-    pub fn parse_waiting(text: &str) -> Option<(&str, &str)> {
-        let (derivation, reason) = text.strip_prefix(WAITING)?.split_once('\'')?;
-        Some((derivation, reason.strip_prefix(": ").unwrap_or(reason)))
-    }
-}
-
-/// `ResultType` numbers that drover reads or writes.
-pub mod result {
-    /// A line of a build's log.
-    pub const BUILD_LOG_LINE: u64 = 101;
-    /// The phase that a build is in.
-    pub const SET_PHASE: u64 = 104;
-    /// Done, expected, running, failed.
-    pub const PROGRESS: u64 = 105;
-    /// A line of the log of `post-build-hook`.
-    pub const POST_BUILD_LOG_LINE: u64 = 107;
-}
-
 impl LogMessage {
+    /// Returns the message that something begins.
+    pub fn start(id: ActivityId, activity: &Activity<'_>, parent: ActivityId) -> LogMessage {
+        LogMessage::StartActivity {
+            id,
+            level: activity.level(),
+            kind: activity.kind(),
+            text: activity.text(),
+            fields: activity.fields(),
+            parent,
+        }
+    }
+
+    /// Returns the message that something has come further.
+    pub fn result(id: ActivityId, result: &ActivityResult<'_>) -> LogMessage {
+        LogMessage::Result { id, kind: result.kind(), fields: result.fields() }
+    }
+
+    /// Returns what begins, if the message says so of something that drover knows.
+    pub fn begins(&self) -> Option<(ActivityId, Activity<'_>)> {
+        let LogMessage::StartActivity { id, kind, text, fields, .. } = self else { return None };
+        Some((*id, Activity::read(*kind, text, fields)?))
+    }
+
+    /// Returns what has come how far, if the message says so in a way that drover knows.
+    pub fn comes_further(&self) -> Option<(ActivityId, ActivityResult<'_>)> {
+        let LogMessage::Result { id, kind, fields } = self else { return None };
+        Some((*id, ActivityResult::read(*kind, fields)?))
+    }
+
     /// Appends the message.
     pub fn encode(&self, out: &mut Encoder, minor: u8) {
         match self {
@@ -276,9 +248,8 @@ mod tests {
     #[case::write(LogMessage::Write(vec![0, 255, 7]))]
     #[case::stop(LogMessage::StopActivity(ActivityId(7)))]
     #[case::error(LogMessage::Error(RemoteError { level: 0, message: "no".into(), status: 1, traces: vec!["while".into()] }))]
-    #[case::start(LogMessage::StartActivity { id: ActivityId(1), level: 3, kind: activity::BUILD, text: "building".into(),
-        fields: vec![Field::Text("/nix/store/x.drv".into()), Field::Number(1)], parent: ActivityId(0) })]
-    #[case::result(LogMessage::Result { id: ActivityId(1), kind: result::BUILD_LOG_LINE, fields: vec![Field::Text("line".into())] })]
+    #[case::start(LogMessage::start(ActivityId(1), &Activity::Build { derivation: "/s/x.drv", machine: "b1" }, ActivityId(2)))]
+    #[case::result(LogMessage::result(ActivityId(1), &ActivityResult::LogLine("line")))]
     fn round_trips(#[case] message: LogMessage) {
         let mut out = Encoder::new();
         message.encode(&mut out, 38);

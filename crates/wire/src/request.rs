@@ -8,51 +8,17 @@ mod encode;
 
 use std::collections::BTreeSet;
 
-use drover_core::{HashAlgorithm, IngestionMethod, PathInfo, Signature, StorePath};
+use drover_core::{
+    BuildMode, HashAlgorithm, IngestionMethod, PathInfo, Repair, Signature, SignatureCheck,
+    StorePath, Substitute, VerifyDepth,
+};
 use drover_derivation::BasicDerivation;
 
-use crate::derived_path::{BuildMode, DerivedPath};
+use crate::derived_path::DerivedPath;
 use crate::garbage::GarbageRequest;
 use crate::options::ClientOptions;
 use crate::realisation::{OutputId, RealisedOutput};
 use crate::substitutable::SubstitutableQuery;
-
-/// Whether something may be fetched from substituters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Substitute {
-    /// It may.
-    Yes,
-    /// It may not.
-    No,
-}
-
-/// Whether signatures are asked for of a path that is added. A server takes `Skip` only from
-/// clients that it trusts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SignatureCheck {
-    /// As the store is configured.
-    Check,
-    /// None.
-    Skip,
-}
-
-/// Whether what is found broken, or is there already, is made anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repair {
-    /// It stays.
-    No,
-    /// It is.
-    Yes,
-}
-
-/// Whether the contents of paths are looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CheckContents {
-    /// Only that they are there.
-    No,
-    /// They are hashed.
-    Yes,
-}
 
 /// Contents that are to be added under the path that follows from them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +94,7 @@ pub enum Request {
     /// Link equal files to each other; answers 1.
     OptimiseStore,
     /// Check all paths; answers whether errors are left.
-    VerifyStore(CheckContents, Repair),
+    VerifyStore(VerifyDepth, Repair),
     /// Build a derivation that the store needn't have.
     BuildDerivation(StorePath, Box<BasicDerivation>, BuildMode),
     /// Add signatures to a path; answers 1.

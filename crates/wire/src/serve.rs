@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use drover_core::{NarHash, NarSize, PathInfo, StoreDir, StorePath};
+use drover_core::{NarHash, NarSize, PathInfo, StoreDir, StorePath, Substitute};
 use drover_derivation::BasicDerivation;
 
 use crate::build_result::{BuildResult, OutputsForm, Presence, ResultForm};
@@ -18,7 +18,6 @@ use crate::path_info::{
     decode_content_address, decode_contents, decode_signatures, encode_content_address,
     encode_contents, encode_signatures,
 };
-use crate::request::Substitute;
 
 /// The newest version of the serve protocol spoken here.
 pub const SERVE_LATEST: Version = Version { major: 2, minor: 8 };

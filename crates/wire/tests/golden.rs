@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use drover_core::StoreDir;
+use drover_core::{BuildStatus, StoreDir};
 use drover_nar::{Limits, Parser, Progress};
 use drover_wire::{
-    BuildResult, BuildStatus, DecodeError, Decoder, Dialect, Encoder, LogMessage, Request,
-    Response, ServeDialect, ServeRequest, WORKER_LATEST, client_hello, decode_keyed_path_info,
+    BuildResult, DecodeError, Decoder, Dialect, Encoder, LogMessage, Request, Response,
+    ServeDialect, ServeRequest, WORKER_LATEST, client_hello, decode_keyed_path_info,
     decode_serve_build_result, decode_serve_path_infos, encode_keyed_path_info,
     encode_serve_build_result, encode_serve_path_infos, exchanges_features, read_client_end,
     read_client_magic, read_client_version, read_features, read_frame_header,

@@ -5,14 +5,14 @@
 
 mod support;
 
-use drover_core::{IngestionMethod, PathInfo, StoreDir};
+use drover_core::{IngestionMethod, PathInfo, Repair, StoreDir, Substitute};
 use drover_wire::{
     BuildResult, DecodeError, Decoder, DerivedPath, Dialect, Encoder, LogMessage, NewContent,
-    Repair, Request, Response, ServeDialect, ServeRequest, Substitute, Version, WORKER_LATEST,
-    decode_keyed_path_info, decode_serve_build_result, decode_serve_path_infos,
-    encode_keyed_path_info, encode_serve_build_result, encode_serve_path_infos, read_client_end,
-    read_client_magic, read_client_version, read_features, read_frame_header,
-    read_serve_client_hello, read_serve_server_hello, read_server_hello, read_server_info,
+    Request, Response, ServeDialect, ServeRequest, Version, WORKER_LATEST, decode_keyed_path_info,
+    decode_serve_build_result, decode_serve_path_infos, encode_keyed_path_info,
+    encode_serve_build_result, encode_serve_path_infos, read_client_end, read_client_magic,
+    read_client_version, read_features, read_frame_header, read_serve_client_hello,
+    read_serve_server_hello, read_server_hello, read_server_info,
 };
 use proptest::prelude::*;
 use support::*;
@@ -119,7 +119,7 @@ proptest! {
     fn build_results(dialect in dialect(), (path, drv) in derivation(), result in build_result()) {
         let response = Response::BuildResult(Box::new(result.clone()));
         let request =
-            Request::BuildDerivation(path, Box::new(drv), drover_wire::BuildMode::Normal);
+            Request::BuildDerivation(path, Box::new(drv), drover_core::BuildMode::Normal);
         let wire = encoded(|out| response.encode(out, &dialect));
         let expected = in_version(result, &dialect);
         let read = read(&wire, |from| Response::decode(from, &dialect, &request));
@@ -129,7 +129,7 @@ proptest! {
     #[test]
     fn keyed_build_results(dialect in dialect(), path in derivation_path(), results in prop::collection::vec(build_result(), 0..3)) {
         let request = Request::BuildPathsWithResults(
-            vec![DerivedPath::All(path)], drover_wire::BuildMode::Normal,
+            vec![DerivedPath::All(path)], drover_core::BuildMode::Normal,
         );
         let keyed = |results: Vec<BuildResult>| {
             Response::BuildResults(results.into_iter().map(|r| ("key".to_owned(), r)).collect())
@@ -228,7 +228,7 @@ fn decode_as_everything(wire: &[u8], dialect: &Dialect, serve: &ServeDialect) {
         Request::IsValidPath(path.clone()),
         Request::QueryMissing(Vec::new()),
         Request::QueryDerivationOutputMap(path.clone()),
-        Request::BuildPathsWithResults(Vec::new(), drover_wire::BuildMode::Normal),
+        Request::BuildPathsWithResults(Vec::new(), drover_core::BuildMode::Normal),
         Request::QueryPathFromHashPart(String::new()),
     ];
     for request in &requests {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use drover_store::{BuildFailure, BuildOutcome, BuildWishes, Optimise};
+use drover_store::{BuildFailure, BuildOutcome, BuildWishes, FailureCause, Optimise};
 use rstest::rstest;
 
 use crate::bench::{Bench, Whose, names, with_probe};
@@ -86,7 +86,7 @@ pub(crate) async fn planted_in_the_store(bench: &Bench) {
         outside.assert_untouched();
         let BuildOutcome::Failed(failure) = outcome else { panic!("{attribute}: {outcome:#?}") };
         // which says that it has met what was planted
-        let said = failure.into_message();
+        let said = failure.message;
         assert!(said.contains("exists already"), "{attribute}: {said} {:#?}", heard.lines());
     }
     bench.nix_ok(Whose::Ours, "nix-store", &["--verify", "--check-contents"]);
@@ -104,7 +104,8 @@ async fn what_is_kept_beside_an_output_is_put_nowhere_else() {
     let drv = bench.instantiate(Whose::Ours, "differs");
     let wishes = BuildWishes { keep_failed: true, ..BuildWishes::default() };
     let (outcome, _) = bench.check(&drv, wishes).await;
-    let BuildOutcome::Failed(BuildFailure::NotDeterministic { .. }) = outcome else {
+    let BuildOutcome::Failed(BuildFailure { cause: FailureCause::NotDeterministic, .. }) = outcome
+    else {
         panic!("{outcome:#?}")
     };
     assert!(std::fs::symlink_metadata(&beside).unwrap().is_dir());
@@ -141,7 +142,7 @@ async fn an_input_is_not_linked_into_an_output() {
     let dep = bench.succeed("depAlone").await;
     let before = state(&dep["out"]);
     let (failure, _) = bench.fail("links").await;
-    assert!(matches!(failure, BuildFailure::Failed { .. }), "{failure:#?}");
+    assert!(matches!(failure, BuildFailure { cause: FailureCause::Build, .. }), "{failure:#?}");
     assert_eq!(state(&dep["out"]), before);
     bench.assert_sound();
 }
@@ -201,7 +202,9 @@ async fn what_was_set_user_from_its_beginning_is_not_left(
     assert_eq!(is_built, attribute != "setIdFails", "{outcome:#?} {lines:#?}");
     if then == Then::Checked {
         let (outcome, _) = bench.check(&drv, keep).await;
-        let BuildOutcome::Failed(BuildFailure::NotDeterministic { .. }) = outcome else {
+        let BuildOutcome::Failed(BuildFailure { cause: FailureCause::NotDeterministic, .. }) =
+            outcome
+        else {
             panic!("{outcome:#?}")
         };
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use drover_build_local::SandboxMode;
 use drover_core::StorePath;
-use drover_store::{BuildFailure, BuildOutcome, BuildWishes, LogEvent};
+use drover_store::{BuildFailure, BuildOutcome, BuildWishes, FailureCause, LogEvent};
 use rstest::rstest;
 
 use crate::bench::{Bench, Heard, Whose, names};
@@ -20,7 +20,9 @@ async fn built(bench: &Bench, attribute: &str) -> StorePath {
 
 fn not_deterministic(outcome: BuildOutcome) -> String {
     match outcome {
-        BuildOutcome::Failed(BuildFailure::NotDeterministic { message }) => message,
+        BuildOutcome::Failed(BuildFailure { cause: FailureCause::NotDeterministic, message }) => {
+            message
+        }
         other => panic!("{other:#?}"),
     }
 }
@@ -145,7 +147,7 @@ async fn what_is_not_valid_is_not_checked() {
     let bench = Bench::new();
     let drv = bench.instantiate(Whose::Ours, "plain");
     let (outcome, heard) = bench.check(&drv, BuildWishes::default()).await;
-    let BuildOutcome::Failed(BuildFailure::Failed { message }) = outcome else {
+    let BuildOutcome::Failed(BuildFailure { cause: FailureCause::Build, message }) = outcome else {
         panic!("{outcome:#?}")
     };
     assert!(message.contains("are not valid, so checking is not possible"), "{message}");

@@ -11,75 +11,76 @@ use drover_build_local::{LocalSettings, Outside, OwnGroups, OwnVariables};
 use drover_core::{NarHash, NarSize, PathInfo, StoreDir};
 use drover_store::{
     Adoption, BuildFailure, BuildLog, BuildOutcome, BuildSettings, BuildWishes, Builder as _,
-    Keeper as _, LogEvent, SilentLog, Store as _, StoreError,
+    FailureCause, Keeper as _, LogEvent, SilentLog, Store as _, StoreError,
 };
 use rstest::rstest;
 
 use crate::bench::{Begun, Bench, Heard, LIMIT, Signal, Whose, names, request};
 
-/// Returns the kind of a failure, and its words.
-fn told(failure: &BuildFailure) -> (&'static str, &str) {
-    match failure {
-        BuildFailure::Failed { message } => ("failed", message),
-        BuildFailure::TimedOut { message } => ("timed out", message),
-        BuildFailure::LogLimit { message } => ("log limit", message),
-        BuildFailure::Rejected { message } => ("rejected", message),
-        BuildFailure::HashMismatch { message } => ("hash mismatch", message),
-        BuildFailure::NotDeterministic { message } => ("not deterministic", message),
-        BuildFailure::Hook { message } => ("hook", message),
-        BuildFailure::Machine { message, .. } => ("machine", message),
-        BuildFailure::Refused { message } => ("refused", message),
-    }
-}
-
 #[rstest]
-#[case::exit_code("exits", "failed", "failed with exit code 3")]
-#[case::signal("signalled", "failed", "failed with exit code 134")]
-#[case::no_output("absent", "rejected", "failed to produce output path for output 'out'")]
-#[case::no_program("noProgram", "failed", "executing '/no/such/builder': No such file")]
+#[case::exit_code("exits", FailureCause::Build, "failed with exit code 3")]
+#[case::signal("signalled", FailureCause::Build, "failed with exit code 134")]
+#[case::no_output(
+    "absent",
+    FailureCause::Rejected,
+    "failed to produce output path for output 'out'"
+)]
+#[case::no_program("noProgram", FailureCause::Build, "executing '/no/such/builder': No such file")]
 #[case::hash(
     "wrongHash",
-    "hash mismatch",
+    FailureCause::HashMismatch,
     "specified: sha256-LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=\n     got:    sha256-"
 )]
-#[case::not_flat("notFlat", "rejected", "should be a non-executable regular file")]
-#[case::cycle("cycle", "rejected", "cycle detected in build of")]
+#[case::not_flat("notFlat", FailureCause::Rejected, "should be a non-executable regular file")]
+#[case::cycle("cycle", FailureCause::Rejected, "cycle detected in build of")]
 #[case::reference(
     "disallowed",
-    "rejected",
+    FailureCause::Rejected,
     "is not allowed to refer to the following paths:\n  /nix/store/"
 )]
-#[case::requisite("disallowedDeep", "rejected", "is not allowed to refer to the following paths:")]
-#[case::fifo("fifo", "rejected", "out-out/f")]
-#[case::writable("writable", "rejected", "suspicious ownership or permission on")]
+#[case::requisite(
+    "disallowedDeep",
+    FailureCause::Rejected,
+    "is not allowed to refer to the following paths:"
+)]
+#[case::fifo("fifo", FailureCause::Rejected, "out-out/f")]
+#[case::writable("writable", FailureCause::Rejected, "suspicious ownership or permission on")]
 #[case::no_such_output(
     "wrongSpecifier",
-    "rejected",
+    FailureCause::Rejected,
     "output check for 'dev' contains output name 'nobody', but this is not a valid output of this \
      derivation. (Valid outputs are [dev, out].)"
 )]
-#[case::closed_log("closesLog", "failed", "failed due to signal 9 (Killed)")]
-#[case::recursive_nix("recursiveNix", "machine", "'recursive-nix' is not supported")]
-#[case::system("otherSystem", "machine", "a 'riscv64-linux' is required to build it")]
-#[case::builtin("builtin", "failed", "> error: unsupported builtin builder 'unknown'")]
-#[case::hash_before_references("wrongHashRefers", "hash mismatch", "specified: sha256-LPJNul")]
+#[case::closed_log("closesLog", FailureCause::Build, "failed due to signal 9 (Killed)")]
+#[case::recursive_nix("recursiveNix", FailureCause::Machine, "'recursive-nix' is not supported")]
+#[case::system("otherSystem", FailureCause::Machine, "a 'riscv64-linux' is required to build it")]
+#[case::builtin("builtin", FailureCause::Build, "> error: unsupported builtin builder 'unknown'")]
+#[case::hash_before_references(
+    "wrongHashRefers",
+    FailureCause::HashMismatch,
+    "specified: sha256-LPJNul"
+)]
 #[case::references(
     "wrongHashRefersFlat",
-    "rejected",
+    FailureCause::Rejected,
     "is not allowed to refer to other store paths"
 )]
-#[case::derivation("oddGraph", "rejected", "-odd-graph.drv' can't be built: ")]
-#[case::no_chroot("noChroot", "rejected", "has '__noChroot' set, but that's not allowed")]
+#[case::derivation("oddGraph", FailureCause::Rejected, "-odd-graph.drv' can't be built: ")]
+#[case::no_chroot(
+    "noChroot",
+    FailureCause::Rejected,
+    "has '__noChroot' set, but that's not allowed"
+)]
 #[tokio::test]
 async fn a_failure_is_told_in_words(
     #[case] attribute: &str,
-    #[case] kind: &str,
+    #[case] cause: FailureCause,
     #[case] words: &str,
 ) {
     let bench = Bench::new();
     let (failure, heard) = bench.fail(attribute).await;
-    let (found, said) = told(&failure);
-    assert_eq!(found, kind, "{failure:#?} {:#?}", heard.lines());
+    let (found, said) = (failure.cause, &failure.message);
+    assert_eq!(found, cause, "{failure:#?} {:#?}", heard.lines());
     assert!(said.contains(words), "{said}");
     bench.assert_sound();
 }
@@ -91,8 +92,8 @@ async fn an_input_whose_files_are_gone_is_named() {
     let dep = bench.succeed("depAlone").await;
     std::fs::remove_file(&dep["out"]).unwrap();
     let (failure, _) = bench.fail("refers").await;
-    let (kind, said) = told(&failure);
-    assert_eq!(kind, "machine");
+    let BuildFailure { cause, message: said } = &failure;
+    assert_eq!(*cause, FailureCause::Machine);
     let path = format!("/nix/store/{}", dep["out"].file_name().unwrap().to_str().unwrap());
     for words in ["-refers.drv'", &format!("nix-store --repair-path {path}")] {
         assert!(said.contains(words), "{said}");
@@ -108,7 +109,7 @@ async fn an_input_whose_files_are_gone_is_named() {
 async fn what_has_another_hash_is_kept_under_its_own(#[case] wrong: &str, #[case] mended: &str) {
     let bench = Bench::new();
     let (failure, _) = bench.fail(wrong).await;
-    assert_eq!(told(&failure).0, "hash mismatch");
+    assert_eq!(failure.cause, FailureCause::HashMismatch);
     bench.assert_sound();
     let drv = bench.instantiate(Whose::Ours, mended);
     let (outcome, heard) = bench.realise(&drv).await;
@@ -116,7 +117,7 @@ async fn what_has_another_hash_is_kept_under_its_own(#[case] wrong: &str, #[case
     assert_eq!(heard.lines(), Vec::<String>::new());
     // the other one isn't there, and a check leaves nothing
     let (failure, _) = bench.fail(wrong).await;
-    assert_eq!(told(&failure).0, "hash mismatch");
+    assert_eq!(failure.cause, FailureCause::HashMismatch);
     bench.assert_sound();
     let drv = bench.instantiate(Whose::Stock, wrong);
     let stock =
@@ -172,8 +173,8 @@ async fn a_build_that_takes_too_long_is_ended(#[case] name: &str, #[case] first_
     let limit = Some(Duration::from_secs(5));
     let bench = Bench::with(|settings| settings.timeout = limit);
     let (failure, heard) = bench.fail(name).await;
-    let (kind, said) = told(&failure);
-    assert_eq!(kind, "timed out");
+    let BuildFailure { cause, message: said } = &failure;
+    assert_eq!(*cause, FailureCause::TimedOut);
     assert!(said.ends_with("timed out after 5 seconds"), "{said}");
     assert_eq!(heard.lines().first().map(String::as_str), Some(first_line));
     bench.assert_sound();
@@ -184,8 +185,8 @@ async fn a_build_that_is_silent_for_too_long_is_ended() {
     let limit = Some(Duration::from_secs(1));
     let bench = Bench::with(|settings| settings.max_silent_time = limit);
     let (failure, _) = bench.fail("sleeps").await;
-    let (kind, said) = told(&failure);
-    assert_eq!(kind, "timed out");
+    let BuildFailure { cause, message: said } = &failure;
+    assert_eq!(*cause, FailureCause::TimedOut);
     assert!(said.ends_with("timed out after 1 seconds of silence"), "{said}");
 }
 
@@ -193,8 +194,8 @@ async fn a_build_that_is_silent_for_too_long_is_ended() {
 async fn a_build_that_says_too_much_is_ended() {
     let bench = Bench::with(|settings| settings.max_log_size = Some(100_000));
     let (failure, _) = bench.fail("talks").await;
-    let (kind, said) = told(&failure);
-    assert_eq!(kind, "log limit");
+    let BuildFailure { cause, message: said } = &failure;
+    assert_eq!(*cause, FailureCause::LogLimit);
     assert!(said.contains("killed after writing more than 100000 bytes of log output"), "{said}");
     bench.assert_sound();
 }
@@ -423,8 +424,8 @@ async fn a_panic_is_a_failure_in_words() {
     let lane = bench.builder.machine().open_lane().await.unwrap();
     let outcome = lane.build(request(&drv, BuildWishes::default()), Arc::new(Panics)).await;
     let BuildOutcome::Failed(failure) = outcome.unwrap() else { panic!("it went well") };
-    let (kind, said) = told(&failure);
-    assert_eq!(kind, "failed");
+    let BuildFailure { cause, message: said } = &failure;
+    assert_eq!(*cause, FailureCause::Build);
     assert!(said.contains("because it has a bug: a log that has a bug"), "{said}");
     // the queue goes on
     let other = bench.instantiate(Whose::Ours, "plain");
@@ -496,11 +497,11 @@ pub(crate) async fn takes_nothing_away(bench: &Bench, how: Failing) {
         let (outcome, heard) = bench.build(&drv, BuildWishes::default()).await;
         let BuildOutcome::Failed(failure) = outcome else { panic!("{how:?}: {outcome:#?}") };
         let expected = match how {
-            Failing::ByItself | Failing::Floating => "failed",
-            Failing::Refused => "rejected",
-            Failing::TimedOut | Failing::Cancelled => "timed out",
+            Failing::ByItself | Failing::Floating => FailureCause::Build,
+            Failing::Refused => FailureCause::Rejected,
+            Failing::TimedOut | Failing::Cancelled => FailureCause::TimedOut,
         };
-        assert_eq!(told(&failure).0, expected, "{how:?}: {failure:#?} {:#?}", heard.lines());
+        assert_eq!(failure.cause, expected, "{how:?}: {failure:#?} {:#?}", heard.lines());
     }
     assert_eq!(std::fs::read_to_string(&dev).unwrap(), "precious", "{how:?}");
     let shown = bench.store.store_dir().display(&drv);
@@ -549,7 +550,7 @@ async fn a_full_build_folder_is_the_machines() {
         "{:#?}",
         heard.lines()
     );
-    let BuildFailure::Machine { message, disk_full: true } = &failure else {
+    let BuildFailure { cause: FailureCause::NoRoom, message } = &failure else {
         panic!("{failure:#?}")
     };
     assert!(message.contains("caused by lack of free disk space"), "{message}");
@@ -589,7 +590,7 @@ async fn two_that_claim_each_others_hash() {
     for Begun { outcome, heard, .. } in both {
         let outcome = tokio::time::timeout(LIMIT, outcome).await.expect("they wait for each other");
         let BuildOutcome::Failed(failure) = outcome.unwrap() else { panic!("it went well") };
-        assert_eq!(told(&failure).0, "hash mismatch", "{failure:#?} {:#?}", heard.lines());
+        assert_eq!(failure.cause, FailureCause::HashMismatch, "{failure:#?} {:#?}", heard.lines());
     }
     bench.builder.ended().await;
     bench.assert_sound();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use drover_build_local::PostBuildHook;
-use drover_store::{AfterBuild, BuildFailure, BuildOutcome, BuildWishes, LogEvent};
+use drover_store::{AfterBuild, BuildFailure, BuildOutcome, BuildWishes, FailureCause, LogEvent};
 use rstest::rstest;
 
 use crate::bench::{Bench, Heard, Whose};
@@ -68,7 +68,7 @@ async fn a_build_fails_with_its_hook() {
     let words = format!("program \"{}\" failed with exit code 3", hook.display());
     let bench = Bench::with(|settings| settings.post_build_hook = after(hook));
     let (failure, _) = bench.fail("plain").await;
-    assert_eq!(failure, BuildFailure::Hook { message: words });
+    assert_eq!(failure, BuildFailure { cause: FailureCause::Hook, message: words });
     let drv = bench.instantiate(Whose::Ours, "plain");
     let (outcome, _) = bench.build(&drv, BuildWishes::default()).await;
     assert!(matches!(outcome, BuildOutcome::Built(built) if built.already_valid));
@@ -121,7 +121,7 @@ async fn who_waits_may_have_another_hook() {
     let wishes =
         BuildWishes { after: [program(Path::new("hook"))].into(), ..BuildWishes::default() };
     let (outcome, _) = bench.check(&drv, wishes).await;
-    let BuildOutcome::Failed(BuildFailure::Hook { message }) = outcome else {
+    let BuildOutcome::Failed(BuildFailure { cause: FailureCause::Hook, message }) = outcome else {
         panic!("{outcome:#?}")
     };
     assert_eq!(message, "program \"hook\" must be named by its whole path");
@@ -169,7 +169,9 @@ async fn a_build_fails_with_the_hook_before_it(#[case] text: &str, #[case] words
     let hook = program(home.path(), text);
     let bench = Bench::with(|settings| settings.pre_build_hook = Some(hook));
     let (failure, _) = bench.fail("plain").await;
-    let BuildFailure::Rejected { message } = failure else { panic!("{failure:#?}") };
+    let BuildFailure { cause: FailureCause::Rejected, message } = failure else {
+        panic!("{failure:#?}")
+    };
     assert!(message.contains(words) && message.contains("-plain.drv'"), "{message}");
     bench.assert_sound();
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use drover_build_local::LocalSettings;
 use drover_sandbox::{Forwarder, Launcher};
-use drover_store::{BuildFailure, BuildOutcome};
+use drover_store::{BuildFailure, BuildOutcome, FailureCause};
 use rstest::rstest;
 
 use crate::bench::{
@@ -284,7 +284,7 @@ fn all_kinds_of_builds_fetch() {
             assert_eq!(std::fs::read_to_string(&made["out"]).unwrap(), "hello");
         }
         let (failure, _) = bench.fail("fetchesFailing").await;
-        assert!(matches!(failure, BuildFailure::Failed { .. }), "{failure:#?}");
+        assert!(matches!(failure, BuildFailure { cause: FailureCause::Build, .. }), "{failure:#?}");
         bench.assert_sound();
     });
 }
@@ -316,7 +316,9 @@ fn what_carries_ends_with_the_build(#[case] how: &str) {
         match how {
             "time_out" => {
                 let outcome = outcome.await.unwrap();
-                let BuildOutcome::Failed(BuildFailure::TimedOut { .. }) = outcome else {
+                let BuildOutcome::Failed(BuildFailure { cause: FailureCause::TimedOut, .. }) =
+                    outcome
+                else {
                     panic!("{outcome:#?}")
                 };
             }
@@ -358,7 +360,8 @@ fn a_network_that_goes_away_is_told() {
         until(|| carriers(&bench).is_empty()).await;
         signal.give();
         let outcome = outcome.await.unwrap();
-        let BuildOutcome::Failed(BuildFailure::Machine { message, .. }) = outcome else {
+        let BuildOutcome::Failed(BuildFailure { cause: FailureCause::Machine, message }) = outcome
+        else {
             panic!("{outcome:#?}")
         };
         assert!(message.contains("note: 'pasta' ended while it was built"), "{message}");
@@ -437,7 +440,8 @@ fn without_its_network_it_fails(
             settings.forwarder = Some(Forwarder { program: file });
         });
         let (failure, _) = bench.fail("fetches").await;
-        let BuildFailure::Machine { message, .. } = &failure else { panic!("{failure:#?}") };
+        let BuildFailure { cause, message } = &failure;
+        assert_eq!(*cause, FailureCause::Machine, "{failure:#?}");
         assert!(message.contains(expected) && message.contains("'pasta-path'"), "{message}");
         // others are none the worse
         bench.succeed("refers").await;

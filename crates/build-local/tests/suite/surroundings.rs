@@ -145,7 +145,7 @@ async fn a_build_with_a_range_of_users_writes_to_its_root() {
     let made = bench.succeed("rangeWrites").await;
     assert_eq!(std::fs::read_to_string(&made["out"]).unwrap(), "x\n");
     let (failure, _) = bench.fail("rangeGives").await;
-    let said = failure.into_message();
+    let said = failure.message;
     assert!(said.contains("suspicious ownership or permission on"), "{said}");
     bench.assert_sound();
 }

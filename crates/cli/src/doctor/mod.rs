@@ -47,7 +47,14 @@ pub(crate) async fn run(
         report = find_out(&arguments, terminal) => report?,
         () = signals.first.cancelled() => return Err(Interrupted.into()),
     };
-    print(&report, arguments.json, terminal)
+    terminal.print(&match arguments.json {
+        true => report_as_json(&report).to_string(),
+        false => report_as_text(&report),
+    })?;
+    Ok(match report.is_well() {
+        true => ExitStatus::SUCCESS,
+        false => ExitStatus::GENERAL,
+    })
 }
 
 async fn find_out(arguments: &DoctorArguments, terminal: &Terminal) -> anyhow::Result<Report> {
@@ -84,15 +91,4 @@ async fn examine_all(
     let mut examined = tasks.join_all().await;
     examined.sort_by_key(|(at, _)| *at);
     examined.into_iter().map(|(_, report)| report).collect()
-}
-
-fn print(report: &Report, json: bool, terminal: &Terminal) -> anyhow::Result<ExitStatus> {
-    match json {
-        true => terminal.print(&report_as_json(report).to_string())?,
-        false => terminal.print(&report_as_text(report))?,
-    }
-    Ok(match report.is_well() {
-        true => ExitStatus::SUCCESS,
-        false => ExitStatus::GENERAL,
-    })
 }

@@ -19,8 +19,8 @@ use drover_derivation::{
 };
 use drover_doctor::checks::build::Came;
 use drover_store::{
-    BuildFailure, BuildOutcome, BuildPlan, BuildRequest, BuildWishes, Builder as _, PathStream,
-    SilentLog, Store as _, StoreError, Trust,
+    BuildFailure, BuildOutcome, BuildPlan, BuildRequest, BuildWishes, Builder as _, FailureCause,
+    PathStream, SilentLog, Store as _, StoreError, Trust,
 };
 use drover_store_remote::RemoteStore;
 
@@ -63,7 +63,7 @@ async fn build_by(
     let built = match trust {
         Trust::NotTrusted => from_store(store, &path, &derivation).await,
         Trust::Trusted | Trust::Unknown => match at_our_word(store, &path, &derivation).await {
-            Ok(BuildOutcome::Failed(BuildFailure::Refused { .. })) => {
+            Ok(BuildOutcome::Failed(BuildFailure { cause: FailureCause::Refused, .. })) => {
                 from_store(store, &path, &derivation).await
             }
             built => built,
@@ -71,8 +71,10 @@ async fn build_by(
     };
     match built {
         Ok(BuildOutcome::Built(built)) => fetch(store, built.outputs.into_values().collect()).await,
-        Ok(BuildOutcome::Failed(BuildFailure::Refused { message })) => Came::Refused(message),
-        Ok(BuildOutcome::Failed(failure)) => Came::Failed(failure.into_message()),
+        Ok(BuildOutcome::Failed(BuildFailure { cause: FailureCause::Refused, message })) => {
+            Came::Refused(message)
+        }
+        Ok(BuildOutcome::Failed(failure)) => Came::Failed(failure.message),
         // one that has ended a connection at a build may say why when it's asked something else
         Err(error) => match store.path_infos(std::slice::from_ref(&path)).await {
             Ok(_) => Came::Failed(error.to_string()),

@@ -59,7 +59,13 @@ pub(crate) async fn explain(
     };
     match arguments.json {
         true => terminal.print(&json::told(&told).to_string())?,
-        false => terminal.print(&text::told(&told, terminal.verbosity >= Verbosity::Verbose))?,
+        false => {
+            let naming = match terminal.verbosity >= Verbosity::Verbose {
+                true => text::Naming::All,
+                false => text::Naming::Some,
+            };
+            terminal.print(&text::told(&told, naming))?;
+        }
     }
     Ok(match text::Counts::of(&told).nowhere {
         0 => ExitStatus::SUCCESS,

@@ -58,8 +58,15 @@ fn is_local(candidates: &[Candidate], machine: usize) -> bool {
     candidate.is_some_and(|candidate| candidate.description.kind == MachineKind::Local)
 }
 
-/// Returns all that is told; with all names if `whole`, else with some where there are many.
-pub(super) fn told(told: &Told, whole: bool) -> String {
+/// Which derivations are named where there are many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Naming {
+    All,
+    Some,
+}
+
+/// Returns all that is told.
+pub(super) fn told(told: &Told, naming: Naming) -> String {
     let counts = Counts::of(told);
     let mut text = headline(told, counts);
     for sentence in &told.unasked {
@@ -71,11 +78,11 @@ pub(super) fn told(told: &Told, whole: bool) -> String {
     let (buildable, not): (Vec<&Group>, Vec<&Group>) =
         told.groups.iter().partition(|group| group.is_buildable());
     for group in not {
-        push_group(&mut text, told, group, whole);
+        push_group(&mut text, told, group, naming);
     }
     push_machines(&mut text, told);
     for group in buildable {
-        push_group(&mut text, told, group, whole);
+        push_group(&mut text, told, group, naming);
     }
     if let Some(ends) = told.forecast.ends() {
         let builds = (ends.as_secs_f64() / told.forecast.usual.as_secs_f64()).ceil();
@@ -192,7 +199,7 @@ fn called(candidate: &Candidate) -> String {
     }
 }
 
-fn push_group(text: &mut String, told: &Told, group: &Group, whole: bool) {
+fn push_group(text: &mut String, told: &Told, group: &Group, naming: Naming) {
     let features: Vec<&str> = group.features.iter().map(String::as_str).collect();
     let features = match features.is_empty() {
         true => String::new(),
@@ -204,7 +211,7 @@ fn push_group(text: &mut String, told: &Told, group: &Group, whole: bool) {
         true => format!("\n\n{what}:"),
         false => format!("\n\nerror: {what} can't be built anywhere:"),
     });
-    push_names(text, told, group, whole);
+    push_names(text, told, group, naming);
     for (answer, machines) in by_answer(told, group) {
         text.push_str(&format!("\n  {}: {answer}", machines.join(", ")));
     }
@@ -227,8 +234,11 @@ fn push_group(text: &mut String, told: &Told, group: &Group, whole: bool) {
     }
 }
 
-fn push_names(text: &mut String, told: &Told, group: &Group, whole: bool) {
-    let shown = if whole || group.jobs.len() <= NAMED + 1 { group.jobs.len() } else { NAMED };
+fn push_names(text: &mut String, told: &Told, group: &Group, naming: Naming) {
+    let shown = match naming {
+        Naming::Some if NAMED + 1 < group.jobs.len() => NAMED,
+        Naming::All | Naming::Some => group.jobs.len(),
+    };
     for path in group.jobs.iter().take(shown).filter_map(|job| told.derivations.get(*job)) {
         text.push_str(&format!("\n    {path}"));
     }
@@ -369,8 +379,8 @@ machines:
   the first can start when about 2 in a row are done
 
 if each build takes the same time, all is done in the time of 3 of them";
-        assert_eq!(super::told(&told, false), expected);
-        assert!(super::told(&told, true).contains("\n    /nix/store/8.drv\n"));
+        assert_eq!(super::told(&told, Naming::Some), expected);
+        assert!(super::told(&told, Naming::All).contains("\n    /nix/store/8.drv\n"));
     }
 
     #[test]
@@ -389,11 +399,14 @@ if each build takes the same time, all is done in the time of 3 of them";
             (vec![local(), other], job(&[], &[]), "no other machine that can be used takes it"),
         ];
         for (candidates, job, why) in cases {
-            let said = super::told(&told_of(candidates, &[job]), false);
+            let said = super::told(&told_of(candidates, &[job]), Naming::Some);
             let mut lines = said.lines();
             assert_eq!(lines.next(), Some("distributing: no: 1 of 1 derivation on this one"));
             assert!(lines.next().unwrap().trim().starts_with(why), "{said}");
         }
-        assert_eq!(super::told(&told_of(vec![local()], &[]), false), "nothing has to be built");
+        assert_eq!(
+            super::told(&told_of(vec![local()], &[]), Naming::Some),
+            "nothing has to be built"
+        );
     }
 }

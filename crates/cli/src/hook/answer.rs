@@ -117,6 +117,14 @@ fn local_machine(configuration: &Configuration) -> LocalMachine {
     }
 }
 
+/// Where something can be built at once if drover declines it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Otherwise {
+    /// By the Nix that asks.
+    Here,
+    Nowhere,
+}
+
 /// An answer, with what the user is told beside it.
 struct Answer {
     reply: Reply,
@@ -143,9 +151,12 @@ async fn answer(
         Choice::Fitting(fitting) => fitting,
     };
     let need = Need { system: question.system.clone(), features: question.features.clone() };
-    let is_local = local.can_build_now(question);
-    let reply = match outlook_in_time(configuration, builders, &need, is_local).await {
-        Outlook::Usable { free: 0, .. } if is_local => Reply::Decline,
+    let otherwise = match local.can_build_now(question) {
+        true => Otherwise::Here,
+        false => Otherwise::Nowhere,
+    };
+    let reply = match outlook_in_time(configuration, builders, &need, otherwise).await {
+        Outlook::Usable { free: 0, .. } if otherwise == Otherwise::Here => Reply::Decline,
         Outlook::Usable { slots, open, .. }
             if slots.saturating_mul(AHEAD).max(AT_LEAST) <= open =>
         {
@@ -176,7 +187,7 @@ async fn outlook_in_time(
     configuration: &Configuration,
     builders: &Builders,
     need: &Need,
-    is_local: bool,
+    otherwise: Otherwise,
 ) -> Outlook {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -190,11 +201,13 @@ async fn outlook_in_time(
             Err(error) => return Outlook::Unusable { reason: format!("{error:#}") },
         };
         match outlook {
-            Outlook::Unknown { wait: Wait::Worthwhile, .. } if is_local && Instant::now() < end => {
+            Outlook::Unknown { wait: Wait::Worthwhile, .. }
+                if otherwise == Otherwise::Here && Instant::now() < end =>
+            {
                 sleep(AGAIN).await;
             }
             // here it can be built at once
-            Outlook::Unknown { trouble: reason, .. } if is_local => {
+            Outlook::Unknown { trouble: reason, .. } if otherwise == Otherwise::Here => {
                 return Outlook::Unusable { reason };
             }
             outlook => return outlook,

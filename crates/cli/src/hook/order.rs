@@ -120,7 +120,7 @@ async fn build(
     let log = Arc::clone(nix) as Arc<dyn BuildLog>;
     let outputs = match lane.build(request, log).await? {
         BuildOutcome::Built(built) => built.outputs,
-        BuildOutcome::Failed(failure) => bail!("{}", failure.into_message()),
+        BuildOutcome::Failed(failure) => bail!("{}", failure.message),
     };
     nix.ended();
     fetch(&daemon, &store, outputs.values().cloned().collect(), nix).await?;

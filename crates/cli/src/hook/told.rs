@@ -5,17 +5,15 @@ use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
-use drover_core::{raw_bytes, without_raw};
-use drover_daemon::activity;
+use drover_core::{Activity, ActivityId, json_message, json_phase, json_stop, raw_bytes};
 use drover_store::{BuildLog, LogEvent};
 use fs_err::File;
-use serde_json::{Value, json};
 
 /// Where the output of the build is to go (`log-fd` of Nix's own hook).
 const LOG: &str = "/proc/self/fd/4";
 
 /// How important it is what is told (`lvlInfo`).
-const INFO: u8 = 3;
+const INFO: u64 = 3;
 
 /// Tells Nix of a build.
 pub(super) struct Told {
@@ -32,23 +30,23 @@ struct Activities {
     /// Where the build was given to last.
     machine: String,
     /// The build, while it runs.
-    build: Option<u64>,
+    build: Option<ActivityId>,
 }
 
 impl Activities {
     /// Returns a number that no other activity has.
-    fn number(&mut self) -> u64 {
+    fn number(&mut self) -> ActivityId {
         self.last += 1;
-        (u64::from(std::process::id()) << 32) + self.last
+        ActivityId((u64::from(std::process::id()) << 32) + self.last)
     }
 }
 
 /// Paths that are being copied here, until this is dropped.
-pub(super) struct Copying(Vec<u64>);
+pub(super) struct Copying(Vec<ActivityId>);
 
 impl Drop for Copying {
     fn drop(&mut self) {
-        self.0.iter().for_each(|id| say(&stop(*id)));
+        self.0.iter().for_each(|id| say(&json_stop(*id)));
     }
 }
 
@@ -66,14 +64,14 @@ impl Told {
     }
 
     /// Says something of a level.
-    pub(super) fn message(&self, level: u8, text: &str) {
-        say(&json!({ "action": "msg", "level": level, "msg": without_raw(text) }));
+    pub(super) fn message(&self, level: u64, text: &str) {
+        say(&json_message(level, text));
     }
 
     /// Says that the build runs no more, if it was said that it runs.
     pub(super) fn ended(&self) {
         if let Some(id) = self.activities().build.take() {
-            say(&stop(id));
+            say(&json_stop(id));
         }
     }
 
@@ -90,13 +88,13 @@ impl Told {
             let id = activities.number();
             let count = paths.len();
             let text = format!("copying {count} paths");
-            say(&start(id, activity::COPY_PATHS, &text, json!([])));
+            say(&Activity::CopyPaths { text: &text }.json_start(id, ActivityId::NONE));
             ids.push(id);
         }
         for path in paths {
             let id = activities.number();
-            let text = format!("copying path '{path}' from '{from}'");
-            say(&start(id, activity::COPY_PATH, &text, json!([path, from, "local"])));
+            let copy = Activity::CopyPath { path: &path, from: &from };
+            say(&copy.json_start(id, ActivityId::NONE));
             ids.push(id);
         }
         // the whole ends last
@@ -111,10 +109,11 @@ impl Told {
     fn given_to(&self, machine: String) {
         let mut activities = self.activities();
         if let Some(before) = activities.build.take() {
-            say(&stop(before));
+            say(&json_stop(before));
         }
         let id = activities.number();
-        say(&build_on(id, &self.derivation, &machine));
+        let build = Activity::Build { derivation: &self.derivation, machine: &machine };
+        say(&build.json_start(id, ActivityId::NONE));
         (activities.build, activities.machine) = (Some(id), machine);
     }
 
@@ -130,10 +129,7 @@ impl BuildLog for Told {
     fn event(&self, event: LogEvent) {
         match event {
             LogEvent::Line(line) => self.line(&line),
-            LogEvent::Phase(phase) => {
-                let phase = json!({ "action": "setPhase", "phase": phase });
-                self.line(&format!("@nix {phase}"));
-            }
+            LogEvent::Phase(phase) => self.line(&json_phase(&phase)),
             LogEvent::Message(text) => self.message(INFO, &text),
             LogEvent::On(machine) => self.given_to(machine),
             LogEvent::Started | LogEvent::Ended | LogEvent::Heard(_) => {}
@@ -141,23 +137,8 @@ impl BuildLog for Told {
     }
 }
 
-fn build_on(id: u64, derivation: &str, machine: &str) -> Value {
-    let text = format!("building '{derivation}' on '{machine}'");
-    start(id, activity::BUILD, &text, json!([derivation, machine, 1, 1]))
-}
-
-fn start(id: u64, kind: u64, text: &str, fields: Value) -> Value {
-    json!({
-        "action": "start", "id": id, "level": INFO, "type": kind, "text": text, "fields": fields, "parent": 0,
-    })
-}
-
-fn stop(id: u64) -> Value {
-    json!({ "action": "stop", "id": id })
-}
-
-fn say(value: &Value) {
-    let line = format!("@nix {value}\n");
+fn say(line: &str) {
+    let line = format!("{line}\n");
     // that nobody hears it any more ends this process
     drop(std::io::stderr().lock().write_all(line.as_bytes()));
 }
@@ -167,19 +148,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_build_is_told_with_its_machine_as_nix_does() {
-        let expected = json!({
-            "action": "start", "id": 7, "level": 3, "type": 105, "parent": 0,
-            "text": "building '/nix/store/a.drv' on 'b1'", "fields": ["/nix/store/a.drv", "b1", 1, 1],
-        });
-        assert_eq!(build_on(7, "/nix/store/a.drv", "b1"), expected);
-    }
-
-    #[test]
     fn numbers_are_of_this_process_alone() {
         let mut activities = Activities::default();
         let process = u64::from(std::process::id());
-        assert_eq!(activities.number(), (process << 32) + 1);
-        assert_eq!(activities.number(), (process << 32) + 2);
+        assert_eq!(activities.number(), ActivityId((process << 32) + 1));
+        assert_eq!(activities.number(), ActivityId((process << 32) + 2));
     }
 }

@@ -10,13 +10,13 @@
 //! What was built for somebody who asked for it is signed with the keys of `secret-key-files`.
 
 mod crews;
+mod hooked;
 mod listed;
 mod noting;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::SystemTime;
 
 use async_trait::async_trait;
 use drover_build_local::{LocalBuilder, PostBuildHook};
@@ -24,30 +24,27 @@ use drover_core::{SecretKey, StorePath};
 use drover_derivation::BasicDerivation;
 use drover_fleet::{BuildNumbers, Duty, Service, ServiceOptions, Shutdown};
 use drover_store::{
-    Keeper, MissingPaths, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
-    RealiseStatus, Realised, Realiser, StoreError, Substitute, Wanted,
+    BuildMode, Keeper, MissingPaths, RealiseObserver, RealiseSettings, Realised, Realiser,
+    StoreError, Substitute, Wanted,
 };
 use drover_store_local::LocalStore;
-use tokio::sync::OnceCell;
 
+use self::hooked::{HookRuns, hook_of};
 use self::listed::{machine_files, means_the_same};
 use self::noting::note_outputs;
 use super::ThisMachine;
 use super::signer::Signer;
 use super::stamps::Stamp;
-use crate::after_build::{self, BuiltElsewhere};
+use crate::after_build::BuiltElsewhere;
 use crate::configuration::Configuration;
 use crate::host::processors;
 use crate::output_trust::service_options;
-use crate::{own_builder, signing};
+use crate::signing;
 
 pub(super) use self::crews::Crew;
 
 /// Lists of machines that are remembered while nobody uses them.
 const IDLE_LISTS: usize = 8;
-
-/// Builds that are remembered as those that the hook has run for.
-const HOOKED: usize = 1024;
 
 /// What builds for the clients of this process.
 pub(super) struct Builds {
@@ -57,6 +54,7 @@ pub(super) struct Builds {
     state: Mutex<State>,
     service: Arc<Service>,
     numbers: BuildNumbers,
+    hooked: HookRuns,
     /// The files that the machines were read from, as they were.
     read: Mutex<Vec<Stamp>>,
 }
@@ -66,12 +64,6 @@ fn numbered(options: ServiceOptions, numbers: &BuildNumbers) -> ServiceOptions {
     ServiceOptions { numbers: numbers.clone(), ..options }
 }
 
-/// A build: of which derivation, and when; and the program that runs for it.
-type Hooked = (StorePath, Option<(SystemTime, SystemTime)>, PathBuf);
-
-/// A run of the hook for a build, with what went wrong with it, if anything did.
-type HookRun = OnceCell<Result<(), String>>;
-
 struct State {
     configuration: Arc<Configuration>,
     /// What is built is signed with these.
@@ -80,8 +72,6 @@ struct State {
     builder: Option<LocalBuilder>,
     /// What did so before a reload, and may still have builds.
     earlier: Vec<LocalBuilder>,
-    /// What other machines have built and the hook has run for, and when it was built: the latest.
-    hooked: VecDeque<(Hooked, Arc<HookRun>)>,
     /// By the value of `builders`.
     brought: BTreeMap<String, Arc<Service>>,
     /// What builds with lists that clients had brought, and that are no good any more.
@@ -106,12 +96,12 @@ impl Builds {
         let service = Arc::new(Service::new(machines, options));
         let keys =
             Arc::new(signing::keys(&configuration.settings.secret_key_files, &machine.terminal)?);
-        let (brought, hooked, drained) = (BTreeMap::new(), VecDeque::new(), BTreeSet::new());
+        let (brought, drained) = (BTreeMap::new(), BTreeSet::new());
         let (earlier, forgotten) = (Vec::new(), Vec::new());
-        let state =
-            State { configuration, keys, builder, earlier, hooked, brought, forgotten, drained };
+        let state = State { configuration, keys, builder, earlier, brought, forgotten, drained };
         let (machine, state) = (machine.clone(), Mutex::new(state));
-        Ok(Builds { machine, store, state, service, numbers, read })
+        let hooked = HookRuns::default();
+        Ok(Builds { machine, store, state, service, numbers, hooked, read })
     }
 
     /// Takes over other settings and machines. What is built goes on.
@@ -224,10 +214,8 @@ impl Builds {
         let machines = self.machine.machines(&state.configuration, Some(&builders), here);
         let options = service_options(&state.configuration);
         let known = machines.and_then(|list| Ok((list, options?)));
-        let (machines, options) = known.map_err(|error| StoreError::Refused {
-            store: store.name().to_owned(),
-            message: format!("{error:#}"),
-        })?;
+        let (machines, options) =
+            known.map_err(|error| StoreError::refused(store.name(), format!("{error:#}")))?;
         if state.brought.len() >= IDLE_LISTS {
             state.brought.retain(|_, service| Arc::strong_count(service) > 1);
         }
@@ -252,72 +240,18 @@ impl Builds {
             return Ok(Arc::clone(&self.state().keys));
         };
         let files: Vec<PathBuf> = files.split_whitespace().map(PathBuf::from).collect();
-        let keys = signing::keys(&files, &self.machine.terminal).map_err(|error| {
-            StoreError::Refused { store: store.name().to_owned(), message: format!("{error:#}") }
-        })?;
+        let keys = signing::keys(&files, &self.machine.terminal)
+            .map_err(|error| StoreError::refused(store.name(), format!("{error:#}")))?;
         Ok(Arc::new(keys))
     }
 
-    /// Runs the post-build hook for what another machine has built, once for all clients that have
-    /// waited for it. Where the hook fails, so does the build for this client, as in Nix.
-    async fn run_hook(
-        &self,
-        hook: Option<&PostBuildHook>,
-        store: &dyn Keeper,
-        derivation: &StorePath,
-        realised: &mut Realised,
-        elsewhere: &BuiltElsewhere<dyn RealiseObserver, StorePath>,
-    ) -> Result<(), StoreError> {
-        let Some(hook) = hook else { return Ok(()) };
-        if realised.status != RealiseStatus::Built || !elsewhere.has_seen(derivation) {
-            return Ok(());
-        }
-        let ran = {
-            let mut state = self.state();
-            let key = (derivation.clone(), realised.period, hook.program.clone());
-            let known = state.hooked.iter().find(|(known, _)| *known == key);
-            let ran = match known {
-                Some((_, ran)) => Arc::clone(ran),
-                None => {
-                    let ran = Arc::new(OnceCell::new());
-                    state.hooked.push_back((key, Arc::clone(&ran)));
-                    ran
-                }
-            };
-            if HOOKED < state.hooked.len() {
-                state.hooked.pop_front();
-            }
-            ran
-        };
-        let outputs = realised.outputs.values().cloned().collect();
-        let tell = |line| elsewhere.event(RealiseEvent::Note(line));
-        // who comes second waits for it, and runs it where the first has left meanwhile
-        let run = || after_build::run(hook, store, derivation, &outputs, tell);
-        if let Err(message) = ran.get_or_init(run).await {
-            (realised.status, realised.message) = (RealiseStatus::MiscFailure, message.clone());
-        }
-        Ok(())
-    }
-
-    /// Returns the hook of a client: its own, if it is one who may say so, and otherwise that of the
-    /// configuration.
+    /// Returns the hook of a client.
     fn hook_for(
         &self,
         store: &dyn Keeper,
         settings: &RealiseSettings,
     ) -> Result<Option<PostBuildHook>, StoreError> {
-        let conf = &self.state().configuration.conf;
-        match settings.build.overrides.get("post-build-hook") {
-            Some(program) if program.is_empty() => Ok(None),
-            Some(program) => {
-                let settings = own_builder::hook_settings(conf);
-                Ok(Some(PostBuildHook::of_client(program.into(), &settings)))
-            }
-            None => own_builder::post_build_hook(conf).map_err(|error| StoreError::Refused {
-                store: store.name().to_owned(),
-                message: format!("{error:#}"),
-            }),
-        }
+        hook_of(&self.state().configuration.conf, store, settings)
     }
 }
 
@@ -334,7 +268,7 @@ impl Realiser for Builds {
         let keys = self.keys_for(store.as_ref(), &settings)?;
         let hook = self.hook_for(store.as_ref(), &settings)?;
         let asked = wanted.clone();
-        let is_check = settings.mode == RealiseMode::Check;
+        let is_check = settings.mode == BuildMode::Check;
         let signer = Signer::of(&settings);
         let elsewhere = Arc::new(BuiltElsewhere::new(observer));
         let follower = Arc::clone(&elsewhere) as Arc<dyn RealiseObserver>;
@@ -349,7 +283,7 @@ impl Realiser for Builds {
         signer.sign(store.as_ref(), &realised, &keys, &elsewhere).await?;
         for (asked, realised) in asked.iter().zip(&mut realised) {
             if let Wanted::AllOutputs(path) | Wanted::Outputs(path, _) = asked {
-                self.run_hook(hook.as_ref(), store.as_ref(), path, realised, &elsewhere).await?;
+                self.hooked.run(hook.as_ref(), store.as_ref(), path, realised, &elsewhere).await;
             }
         }
         Ok(realised)
@@ -373,7 +307,7 @@ impl Realiser for Builds {
         let mut realised = building.await?;
         let built = std::slice::from_ref(&realised);
         signer.sign(store.as_ref(), built, &keys, &elsewhere).await?;
-        self.run_hook(hook.as_ref(), store.as_ref(), &path, &mut realised, &elsewhere).await?;
+        self.hooked.run(hook.as_ref(), store.as_ref(), &path, &mut realised, &elsewhere).await;
         Ok(realised)
     }
 

@@ -9,12 +9,12 @@ use drover_control::{
     FollowedLine, Power,
 };
 use drover_core::{StoreDir, StorePath, with_causes};
-use drover_daemon::{Client, ClientOptions, Policy, exit_status, grant};
+use drover_daemon::{Client, ClientOptions, Policy, grant};
 use drover_detached::{
     Asker, Condition, DetachedView, Ending, Followed, HoldError, Holder, Order, Outcome, Reach,
     Said,
 };
-use drover_store::{Keeper, RealiseStatus, Realised, Substitute, Wanted};
+use drover_store::{FailureCause, Keeper, Realised, Substitute, Wanted, exit_code};
 use tokio::sync::watch;
 
 /// Derivations of an order that are told.
@@ -164,7 +164,7 @@ impl Detached {
             Outcome::Realised(realised) => {
                 let both = view.derivations.iter().zip(realised);
                 DetachedOutcome {
-                    exit_code: exit_code(realised, &ending.causes),
+                    exit_code: exit_status(realised, &ending.causes),
                     error: None,
                     results: both.map(|(path, realised)| self.result(path, realised)).collect(),
                 }
@@ -186,23 +186,17 @@ impl Detached {
 
 /// Returns what `drover build` would have ended with. `causes` are the failures of what is needed, too, as far
 /// as they are known: where nothing is known to have failed itself, the build of a dependency has.
-fn exit_code(realised: &[Realised], causes: &BTreeSet<RealiseStatus>) -> u8 {
-    const CONSEQUENCES: [RealiseStatus; 2] =
-        [RealiseStatus::DependencyFailed, RealiseStatus::Cancelled];
-    let failed = realised.iter().map(|each| each.status).filter(|status| !status.is_success());
-    let failed: Vec<RealiseStatus> = failed.collect();
+fn exit_status(realised: &[Realised], causes: &BTreeSet<FailureCause>) -> u8 {
+    let failed = realised.iter().filter_map(|each| each.status.failure());
+    let failed: Vec<FailureCause> = failed.collect();
     let themselves = failed.iter().chain(causes).copied();
-    let themselves: Vec<RealiseStatus> =
-        themselves.filter(|status| !CONSEQUENCES.contains(status)).collect();
+    let themselves: Vec<FailureCause> =
+        themselves.filter(|cause| !cause.is_consequence()).collect();
     match (failed.is_empty(), themselves.is_empty()) {
         (true, _) => 0,
-        (false, true) => exit_code_of(vec![RealiseStatus::PermanentFailure]),
-        (false, false) => exit_code_of(themselves),
+        (false, true) => exit_code([FailureCause::Build]),
+        (false, false) => exit_code(themselves),
     }
-}
-
-fn exit_code_of(failed: Vec<RealiseStatus>) -> u8 {
-    u8::try_from(exit_status(failed)).unwrap_or(1)
 }
 
 fn asker(caller: &Caller) -> Asker {
@@ -271,6 +265,7 @@ fn options(order: DetachOrder) -> ClientOptions {
 
 #[cfg(test)]
 mod tests {
+    use drover_store::RealiseStatus;
     use rstest::rstest;
 
     use super::*;
@@ -287,30 +282,24 @@ mod tests {
     }
 
     #[rstest]
-    #[case::well(&[RealiseStatus::Built, RealiseStatus::AlreadyValid], &[], 0)]
-    #[case::failed(&[RealiseStatus::Built, RealiseStatus::PermanentFailure], &[], 100)]
-    #[case::too_long(&[RealiseStatus::TimedOut, RealiseStatus::Cancelled], &[], 101)]
-    #[case::rejected(&[RealiseStatus::OutputRejected], &[], 1)]
-    #[case::another_hash(&[RealiseStatus::HashMismatch], &[], 102)]
-    #[case::a_dependency(&[RealiseStatus::Cancelled], &[], 100)]
-    #[case::a_slow_dependency(&[RealiseStatus::DependencyFailed], &[RealiseStatus::TimedOut], 101)]
-    #[case::a_dependency_for_no_machine(&[RealiseStatus::DependencyFailed], &[RealiseStatus::InputRejected], 100)]
-    #[case::no_machine(&[RealiseStatus::InputRejected, RealiseStatus::Cancelled], &[], 100)]
+    #[case::well(&[], &[], 0)]
+    #[case::failed(&[FailureCause::Build], &[], 100)]
+    #[case::too_long(&[FailureCause::TimedOut, FailureCause::Cancelled], &[], 101)]
+    #[case::rejected(&[FailureCause::Rejected], &[], 1)]
+    #[case::another_hash(&[FailureCause::HashMismatch], &[], 102)]
+    #[case::a_dependency(&[FailureCause::Cancelled], &[], 100)]
+    #[case::a_slow_dependency(&[FailureCause::Dependency], &[FailureCause::TimedOut], 101)]
+    #[case::a_dependency_for_no_machine(&[FailureCause::Dependency], &[FailureCause::Unsuited], 100)]
+    #[case::no_machine(&[FailureCause::Unsuited, FailureCause::Cancelled], &[], 100)]
     fn ends_as_a_build_does(
-        #[case] statuses: &[RealiseStatus],
-        #[case] causes: &[RealiseStatus],
+        #[case] failed: &[FailureCause],
+        #[case] causes: &[FailureCause],
         #[case] code: u8,
     ) {
-        let realised: Vec<Realised> = statuses
-            .iter()
-            .map(|&status| Realised {
-                status,
-                message: String::new(),
-                outputs: Default::default(),
-                period: None,
-            })
-            .collect();
-        assert_eq!(exit_code(&realised, &causes.iter().copied().collect()), code);
+        let failed = failed.iter().map(|&cause| Realised::failed(cause, ""));
+        let well = [RealiseStatus::Built, RealiseStatus::AlreadyValid].map(Realised::succeeded);
+        let realised: Vec<Realised> = failed.chain(well).collect();
+        assert_eq!(exit_status(&realised, &causes.iter().copied().collect()), code);
     }
 
     #[rstest]

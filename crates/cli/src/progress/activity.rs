@@ -1,27 +1,17 @@
 //! Progress as Nix's activities: `@nix {json}` lines, which nix-output-monitor and others read.
 //!
-//! Follows `JSONLogger` (`src/libutil/logging.cc`) and the numbers in `logging.hh` of Nix.
+//! Follows `JSONLogger` (`src/libutil/logging.cc`) of Nix.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use drover_core::without_raw;
+use drover_core::{Activity, ActivityId, ActivityResult, json_message, json_stop};
 use drover_fleet::{FleetEvent, NodeId};
 use drover_store::FetchEvent;
-use serde_json::{Value, json};
 
 use super::lines::{Taste, lasting_line, route};
 use super::names::Names;
 use crate::builders::LOCAL;
 use crate::units;
-
-const COPY_PATH: u64 = 100;
-const COPY_PATHS: u64 = 103;
-const BUILDS: u64 = 104;
-const BUILD: u64 = 105;
-
-const BUILD_LOG_LINE: u64 = 101;
-const SET_PHASE: u64 = 104;
-const PROGRESS: u64 = 105;
 
 /// How important a message is, in Nix's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,21 +26,17 @@ pub(crate) enum Level {
 
 /// Returns a message as a line.
 pub(crate) fn message(level: Level, text: &str) -> String {
-    line(&json!({ "action": "msg", "level": level as u64, "msg": text }))
-}
-
-fn line(value: &Value) -> String {
-    format!("@nix {}", without_raw(&value.to_string()))
+    json_message(level as u64, text)
 }
 
 /// Turns events into activities.
 #[derive(Debug)]
 pub(crate) struct Activities {
     next: u64,
-    builds: Option<u64>,
-    running: BTreeMap<NodeId, u64>,
-    copies: BTreeMap<u64, (u64, usize)>,
-    fetches: BTreeMap<u64, u64>,
+    builds: Option<ActivityId>,
+    running: BTreeMap<NodeId, ActivityId>,
+    copies: BTreeMap<u64, (ActivityId, usize)>,
+    fetches: BTreeMap<u64, ActivityId>,
     expected: usize,
     /// Derivations that need no build after all.
     spared: BTreeSet<NodeId>,
@@ -86,7 +72,7 @@ impl Activities {
                 self.expected = *to_build;
                 let builds = self.number();
                 self.builds = Some(builds);
-                let mut lines = vec![start(builds, BUILDS, "", &[])];
+                let mut lines = vec![begins(builds, &Activity::Builds)];
                 lines.extend(self.totals());
                 lines
             }
@@ -95,8 +81,10 @@ impl Activities {
                 self.spared.insert(*node);
                 self.totals().into_iter().collect()
             }
-            FleetEvent::LogLine { node, line } => self.result(*node, BUILD_LOG_LINE, line),
-            FleetEvent::Phase { node, phase } => self.result(*node, SET_PHASE, phase),
+            FleetEvent::LogLine { node, line } => {
+                self.result(*node, &ActivityResult::LogLine(line))
+            }
+            FleetEvent::Phase { node, phase } => self.result(*node, &ActivityResult::Phase(phase)),
             FleetEvent::Built { node, machine, .. } => {
                 let mut lines = match self.running.contains_key(node) {
                     true => Vec::new(),
@@ -131,54 +119,45 @@ impl Activities {
             FetchEvent::Started { number, path, substituter } => {
                 let (ours, path) = (self.number(), names.whole(path));
                 self.fetches.insert(*number, ours);
-                let text = format!("copying path '{path}' from '{substituter}'");
-                Some(start(
-                    ours,
-                    COPY_PATH,
-                    &text,
-                    &[json!(path), json!(substituter), json!(LOCAL)],
-                ))
+                Some(begins(ours, &Activity::CopyPath { path: &path, from: substituter }))
             }
             FetchEvent::Progress { number, done, size } => {
                 let ours = self.fetches.get(number);
-                ours.map(|ours| result(*ours, PROGRESS, json!([done, size, 0, 0])))
+                ours.map(|ours| progress([*done, *size, 0, 0]).json(*ours))
             }
-            FetchEvent::Ended { number } => self.fetches.remove(number).map(stop),
+            FetchEvent::Ended { number } => self.fetches.remove(number).map(json_stop),
             FetchEvent::Asking { .. } | FetchEvent::Note(_) => None,
         };
         told.into_iter().collect()
     }
 
-    fn number(&mut self) -> u64 {
+    fn number(&mut self) -> ActivityId {
         self.next += 1;
-        self.next
+        ActivityId(self.next)
     }
 
     fn build_started(&mut self, node: NodeId, machine: &str, names: &dyn Names) -> Vec<String> {
         self.spared.remove(&node);
         let path = names.path(node);
-        let (text, machine) = match machine {
-            LOCAL => (format!("building '{path}'"), ""),
-            _ => (format!("building '{path}' on '{machine}'"), machine),
-        };
+        let machine = if machine == LOCAL { "" } else { machine };
         let number = self.number();
         let mut lines = Vec::new();
         if let Some(before) = self.running.insert(node, number) {
-            lines.push(stop(before));
+            lines.push(json_stop(before));
         }
-        lines.push(start(number, BUILD, &text, &[json!(path), json!(machine), json!(1), json!(1)]));
+        lines.push(begins(number, &Activity::Build { derivation: &path, machine }));
         lines.extend(self.totals());
         lines
     }
 
     fn build_ended(&mut self, node: NodeId) -> Vec<String> {
-        let ended = self.running.remove(&node).map(stop);
+        let ended = self.running.remove(&node).map(json_stop);
         ended.into_iter().chain(self.totals()).collect()
     }
 
-    fn result(&self, node: NodeId, kind: u64, text: &str) -> Vec<String> {
+    fn result(&self, node: NodeId, result: &ActivityResult<'_>) -> Vec<String> {
         let number = self.running.get(&node);
-        number.map(|number| result(*number, kind, json!([text]))).into_iter().collect()
+        number.map(|number| result.json(*number)).into_iter().collect()
     }
 
     fn copy_started(
@@ -191,51 +170,36 @@ impl Activities {
         let number = self.number();
         self.copies.insert(transfer, (number, paths));
         let text = format!("copying {} {}", units::count(paths, "path"), route(from, to));
-        let progress = result(number, PROGRESS, json!([0, paths, 1, 0]));
-        vec![start(number, COPY_PATHS, &text, &[]), progress]
+        let progress = progress([0, paths as u64, 1, 0]).json(number);
+        vec![begins(number, &Activity::CopyPaths { text: &text }), progress]
     }
 
     fn copy_ended(&mut self, transfer: u64) -> Vec<String> {
         let Some((number, paths)) = self.copies.remove(&transfer) else { return Vec::new() };
-        vec![result(number, PROGRESS, json!([paths, paths, 0, 0])), stop(number)]
+        vec![progress([paths as u64, paths as u64, 0, 0]).json(number), json_stop(number)]
     }
 
     fn totals(&self) -> Option<String> {
         let expected = self.expected.saturating_sub(self.spared.len());
-        let fields = json!([self.done.len(), expected, self.running.len(), self.failed]);
-        Some(result(self.builds?, PROGRESS, fields))
+        let counts = [self.done.len(), expected, self.running.len(), self.failed];
+        Some(progress(counts.map(|count| count as u64)).json(self.builds?))
     }
 }
 
-fn start(number: u64, kind: u64, text: &str, fields: &[Value]) -> String {
-    let mut value = json!({
-        "action": "start",
-        "id": number,
-        "level": Level::Info as u64,
-        "type": kind,
-        "text": text,
-        "parent": 0,
-    });
-    // as Nix, which writes no empty list here
-    if let (Value::Object(object), false) = (&mut value, fields.is_empty()) {
-        object.insert("fields".to_owned(), fields.into());
-    }
-    line(&value)
+fn begins(id: ActivityId, activity: &Activity<'_>) -> String {
+    activity.json_start(id, ActivityId::NONE)
 }
 
-fn stop(number: u64) -> String {
-    line(&json!({ "action": "stop", "id": number }))
-}
-
-fn result(number: u64, kind: u64, fields: Value) -> String {
-    line(&json!({ "action": "result", "id": number, "type": kind, "fields": fields }))
+fn progress([done, expected, running, failed]: [u64; 4]) -> ActivityResult<'static> {
+    ActivityResult::Progress { done, expected, running, failed }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use drover_fleet::FailureKind;
+    use drover_store::FailureCause;
+    use serde_json::{Value, json};
 
     use super::super::fetches::tests::started;
     use super::super::lines::tests::{NAMES, failed};
@@ -325,7 +289,7 @@ mod tests {
             paths: 2,
             bytes: 5,
         };
-        let events = [copy, FleetEvent::CopyEnded { transfer: 9 }, failed(FailureKind::Build)];
+        let events = [copy, FleetEvent::CopyEnded { transfer: 9 }, failed(FailureCause::Build)];
         let told = values(&events);
         let actions: Vec<&str> = told.iter().map(|one| one["action"].as_str().unwrap()).collect();
         assert_eq!(actions, ["start", "result", "result", "stop", "msg"]);

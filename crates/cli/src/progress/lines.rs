@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use drover_core::plain_text;
-use drover_fleet::{FailureKind, FleetEvent};
+use drover_fleet::FleetEvent;
+use drover_store::FailureCause;
 
 use super::names::Names;
 use super::state::{MachineState, Progress};
@@ -73,7 +74,7 @@ pub(crate) fn lasting_line(event: &FleetEvent, names: &dyn Names, taste: Taste) 
         }
         FleetEvent::Failed { node, failure } => {
             let whose = failure.machine.as_ref().map(|name| format!(" on {name}"));
-            let verb = match verb(failure.kind)? {
+            let verb = match verb(failure.cause)? {
                 Verb::OfBuild(verb) => verb,
                 Verb::OfNobody => {
                     return Some(format!("{} can be built nowhere", names.name(*node)));
@@ -107,20 +108,22 @@ enum Verb {
 }
 
 /// Returns what is said of a failure; nothing where others tell of it.
-fn verb(kind: FailureKind) -> Option<Verb> {
-    Some(Verb::OfBuild(match kind {
-        FailureKind::Build | FailureKind::Passing => "failed",
-        FailureKind::Rejected => "has outputs that can't be taken",
-        FailureKind::TimedOut => "took too long",
-        FailureKind::LogLimit => "said too much",
-        FailureKind::HashMismatch => "has the wrong hash",
-        FailureKind::NotDeterministic => "is not deterministic",
-        FailureKind::Hook => "was built, and the hook after it failed",
-        FailureKind::NotFetched => "could not be fetched",
-        FailureKind::NotSent => "could not be sent",
-        FailureKind::Unsuited | FailureKind::NoMachine => return Some(Verb::OfNobody),
+fn verb(cause: FailureCause) -> Option<Verb> {
+    Some(Verb::OfBuild(match cause {
+        FailureCause::Build | FailureCause::Passing | FailureCause::Other => "failed",
+        FailureCause::Machine | FailureCause::NoRoom => "could not be built",
+        FailureCause::Refused => "was refused",
+        FailureCause::Rejected => "has outputs that can't be taken",
+        FailureCause::TimedOut => "took too long",
+        FailureCause::LogLimit => "said too much",
+        FailureCause::HashMismatch => "has the wrong hash",
+        FailureCause::NotDeterministic => "is not deterministic",
+        FailureCause::Hook => "was built, and the hook after it failed",
+        FailureCause::NotFetched | FailureCause::NoSubstituters => "could not be fetched",
+        FailureCause::NotSent => "could not be sent",
+        FailureCause::Unsuited | FailureCause::NoMachine => return Some(Verb::OfNobody),
         // told by what they depend on, or by the user
-        FailureKind::Dependency | FailureKind::Cancelled => return None,
+        FailureCause::Dependency | FailureCause::Cancelled => return None,
     }))
 }
 
@@ -206,7 +209,7 @@ pub(crate) mod tests {
         "b1".to_owned()
     }
 
-    pub(crate) fn failed(kind: FailureKind) -> FleetEvent {
+    pub(crate) fn failed(cause: FailureCause) -> FleetEvent {
         FleetEvent::Failed {
             node: NodeId(0),
             failure: Box::new(JobFailureReport {
@@ -214,7 +217,7 @@ pub(crate) mod tests {
                     "3880j94arxkya3irs3d8nr2x076sp1m8-hello-2.12.drv",
                 )
                 .unwrap(),
-                kind,
+                cause,
                 machine: Some(b1()),
                 message: "builder for 'hello' failed with exit code 1".to_owned(),
                 log_tail: vec!["oops".to_owned()],
@@ -244,8 +247,8 @@ pub(crate) mod tests {
         FleetEvent::Found { node: NodeId(0), machine: b1() },
         "found hello-2.12 built on b1",
     )]
-    #[case::failed(failed(FailureKind::Build), "hello-2.12 failed on b1")]
-    #[case::nowhere(failed(FailureKind::NoMachine), "hello-2.12 can be built nowhere")]
+    #[case::failed(failed(FailureCause::Build), "hello-2.12 failed on b1")]
+    #[case::nowhere(failed(FailureCause::NoMachine), "hello-2.12 can be built nowhere")]
     #[case::retried(
         FleetEvent::Retried { node: NodeId(1), machine: b1(), cause: "lost".into() },
         "glibc-2.40 came back from b1 and is tried again: lost",
@@ -274,10 +277,10 @@ pub(crate) mod tests {
     }
 
     #[rstest]
-    #[case::dependency(FailureKind::Dependency)]
-    #[case::cancelled(FailureKind::Cancelled)]
-    fn consequences_are_not_told(#[case] kind: FailureKind) {
-        assert_eq!(line(&failed(kind), &NAMES, PLAIN), None);
+    #[case::dependency(FailureCause::Dependency)]
+    #[case::cancelled(FailureCause::Cancelled)]
+    fn consequences_are_not_told(#[case] cause: FailureCause) {
+        assert_eq!(line(&failed(cause), &NAMES, PLAIN), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use drover_core::StorePath;
-use drover_store::{RealiseMode, Wanted};
+use drover_store::{BuildMode, Wanted};
 
 use super::request::{Realise, Rehearsal, Results, Unknown};
 use super::run::{Session, read_derivation};
@@ -115,7 +115,7 @@ pub(super) async fn force(
     let path = PathWithOutputs { path: path.clone(), outputs: Vec::new() };
     let work = Work::new(session.host, session.options, session.store.clone()).await?;
     let wanted: Vec<Wanted> = vec![path.wanted()];
-    work.realise(wanted, RealiseMode::Normal, &mut session.console).await?;
+    work.realise(wanted, BuildMode::Normal, &mut session.console).await?;
     keep(session, path, roots).await?;
     Ok(())
 }

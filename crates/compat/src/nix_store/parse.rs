@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use drover_core::{Hash, HashAlgorithm, IngestionMethod};
-use drover_store::{Adoption, Liveness, RealiseMode, Repair, VerifyDepth};
+use drover_store::{Adoption, BuildMode, Liveness, Repair, VerifyDepth};
 
 use super::name::Name;
 use super::query_flags;
@@ -202,14 +202,14 @@ fn realise(
     let mut realise = Realise {
         paths: arguments.into(),
         rehearsal: Rehearsal::No,
-        mode: RealiseMode::Normal,
+        mode: BuildMode::Normal,
         unknown: Unknown::Refuse,
     };
     for flag in &flags {
         match flag.to_str() {
             Some("--dry-run") => realise.rehearsal = Rehearsal::Yes,
-            Some("--repair") => realise.mode = RealiseMode::Repair,
-            Some("--check") => realise.mode = RealiseMode::Check,
+            Some("--repair") => realise.mode = BuildMode::Repair,
+            Some("--check") => realise.mode = BuildMode::Check,
             Some("--ignore-unknown") => realise.unknown = Unknown::Ignore,
             _ => return Err(unknown(flag)),
         }

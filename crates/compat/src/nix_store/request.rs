@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use drover_core::{Hash, HashAlgorithm, IngestionMethod, StoreName};
-use drover_store::{Adoption, Liveness, RealiseMode, Repair, VerifyDepth};
+use drover_store::{Adoption, BuildMode, Liveness, Repair, VerifyDepth};
 
 use crate::host::ServeAccess;
 
@@ -43,7 +43,7 @@ pub struct Realise {
     /// Whether it is done or only told.
     pub rehearsal: Rehearsal,
     /// Whether what is corrupt is made again, or what is valid is built once more and compared.
-    pub mode: RealiseMode,
+    pub mode: BuildMode,
     /// What is done with paths that nobody knows how to make.
     pub unknown: Unknown,
 }

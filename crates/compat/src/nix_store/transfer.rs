@@ -253,10 +253,9 @@ impl PathStream for BatchStream {
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
         let Some(nar) = &mut self.current else { return Ok(None) };
-        let bytes = nar.take().map_err(|error| StoreError::Refused {
-            store: "standard input".to_owned(),
-            message: spooling(error).to_string(),
-        })?;
+        let bytes = nar
+            .take()
+            .map_err(|error| StoreError::refused("standard input", spooling(error).to_string()))?;
         Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
     }
 }

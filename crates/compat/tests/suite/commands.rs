@@ -9,7 +9,7 @@ use crate::support::{TestHost, TestKeeper};
 use drover_compat::{Captured, ExitStatus, Program, ServeAccess};
 use drover_core::{NarHash, NarSize, PathInfo, SecretKey, StorePath};
 use drover_store::{
-    Adoption, CollectAction, Keeper as _, MissingPaths, RealiseStatus, Realised, SignatureCheck,
+    Adoption, CollectAction, FailureCause, Keeper as _, MissingPaths, Realised, SignatureCheck,
     Store as _, Verification,
 };
 use rstest::rstest;
@@ -44,11 +44,6 @@ async fn host() -> TestHost {
     host.store.add_file(info(A, &[]), b"a").await;
     host.store.add_file(info(B, &[A]), b"b").await;
     host
-}
-
-fn failed(status: RealiseStatus, message: &str) -> Realised {
-    let message = message.to_owned();
-    Realised { status, message, outputs: Default::default(), period: None }
 }
 
 #[rstest]
@@ -236,18 +231,18 @@ async fn what_is_missing_is_told() {
 #[tokio::test]
 async fn failed_builds() {
     let host = host().await;
-    let outcome = failed(RealiseStatus::PermanentFailure, "builder for 'x' failed");
+    let outcome = Realised::failed(FailureCause::Build, "builder for 'x' failed");
     host.store.outcomes.lock().unwrap().insert(path(A), outcome);
     let done = host.run(Program::NixStore, &["-Qr", A, B]).await;
     assert_eq!((done.err.as_str(), done.status), ("error: builder for 'x' failed\n", 100));
-    let outcome = failed(RealiseStatus::TimedOut, "too slow");
+    let outcome = Realised::failed(FailureCause::TimedOut, "too slow");
     host.store.outcomes.lock().unwrap().insert(path(B), outcome);
     let done = host.run(Program::NixStore, &["-Qr", A, B]).await;
     let expected = format!(
         "error: builder for 'x' failed\nerror: too slow\nerror: build of '{A}', '{B}' failed\n"
     );
     assert_eq!((done.err, done.status), (expected, 101));
-    let outcome = failed(RealiseStatus::NotDeterministic, "it differs");
+    let outcome = Realised::failed(FailureCause::NotDeterministic, "it differs");
     host.store.outcomes.lock().unwrap().insert(path(A), outcome);
     let done = host.run(Program::NixStore, &["-Qr", A, "--check"]).await;
     assert_eq!((done.err.as_str(), done.status), ("error: it differs\n", 104));

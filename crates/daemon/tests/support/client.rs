@@ -47,7 +47,7 @@ impl Peer {
             version: Version { major: 1, minor },
             features: BTreeSet::new(),
         };
-        let info = ServerInfo { nix_version: None, trust: drover_wire::Trust::Unknown };
+        let info = ServerInfo { nix_version: None, trust: drover_store::Trust::Unknown };
         let buffer = BytesMut::new();
         let mut peer = Peer { stream, buffer, dialect, info, log: Vec::new(), serving };
         peer.greet(features).await;

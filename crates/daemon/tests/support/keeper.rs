@@ -66,7 +66,7 @@ impl Drop for TestKeeper {
 }
 
 fn refused(message: String) -> StoreError {
-    StoreError::Refused { store: NAME.to_owned(), message }
+    StoreError::refused(NAME, message)
 }
 
 impl TestKeeper {

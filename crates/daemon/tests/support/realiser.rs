@@ -9,8 +9,8 @@ use drover_core::StorePath;
 use drover_derivation::{BasicDerivation, Derivation, derivation_name};
 use drover_store::contract::{Given, flat_file};
 use drover_store::{
-    Keeper, MissingPaths, RealiseEvent, RealiseObserver, RealiseSettings, RealiseStatus, Realised,
-    Realiser, SignatureCheck, StoreError, Substitute, Wanted, WhenValid,
+    FailureCause, Keeper, MissingPaths, RealiseEvent, RealiseObserver, RealiseSettings,
+    RealiseStatus, Realised, Realiser, SignatureCheck, StoreError, Substitute, Wanted, WhenValid,
 };
 
 #[derive(Default)]
@@ -70,7 +70,7 @@ impl Scripted {
             observer.event(RealiseEvent::Ended { derivation: told() });
             let path = store.store_dir().display(path);
             let message = format!("builder for '{path}' failed with exit code 1");
-            return Ok(ended(RealiseStatus::PermanentFailure, &message));
+            return Ok(ended(RealiseStatus::Failed(FailureCause::Build), &message));
         }
         let text = Self::variable(derivation, "text").unwrap_or_default();
         let mut outputs = BTreeMap::new();
@@ -103,7 +103,10 @@ impl Realiser for Scripted {
             realised.push(match wanted {
                 Wanted::Path(path) => match store.ensure(&path, Substitute::Yes).await {
                     Ok(()) => ended(RealiseStatus::AlreadyValid, ""),
-                    Err(error) => ended(RealiseStatus::NoSubstituters, &error.to_string()),
+                    Err(error) => ended(
+                        RealiseStatus::Failed(FailureCause::NoSubstituters),
+                        &error.to_string(),
+                    ),
                 },
                 Wanted::AllOutputs(path) | Wanted::Outputs(path, _) => {
                     let files = store.read_files(std::slice::from_ref(&path)).await?;

@@ -91,26 +91,29 @@ pub fn judge(said: &str, expected: Expected, route: &Route, target: &Target) -> 
             ),
         };
     }
-    let has_changed = said.contains("IDENTIFICATION HAS CHANGED");
+    let known = match said.contains("IDENTIFICATION HAS CHANGED") {
+        true => Known::AnotherKey,
+        false => Known::NoKey,
+    };
     if expected == Expected::KnownHosts
-        && let Some(verdict) = taken_all_the_same(&shown, has_changed, route, &scan)
+        && let Some(verdict) = taken_all_the_same(&shown, known, route, &scan)
     {
         return verdict;
     }
-    match (expected, has_changed) {
+    match (expected, known) {
         (Expected::Line, _) => Verdict::wrong(
             format!("{host} shows {shown}, which is not the key in column 8 of its line"),
             format!(
                 "compare, then put this into column 8: {scan} 2>/dev/null | grep ed25519 | cut -d' ' -f2- | base64 -w0"
             ),
         ),
-        (Expected::KnownHosts, true) => Verdict::wrong(
+        (Expected::KnownHosts, Known::AnotherKey) => Verdict::wrong(
             format!("{host} shows {shown}, which is another key than the one that is known"),
             format!(
                 "find out why it has changed; then: ssh-keygen -R {host} && {scan} >> ~/.ssh/known_hosts"
             ),
         ),
-        (Expected::KnownHosts, false) => Verdict::wrong(
+        (Expected::KnownHosts, Known::NoKey) => Verdict::wrong(
             format!("{host} shows {shown}, and no key of it is known"),
             format!(
                 "compare the fingerprint with the machine's own, then: {scan} >> ~/.ssh/known_hosts (root's, for Nix's daemon)"
@@ -119,18 +122,20 @@ pub fn judge(said: &str, expected: Expected, route: &Route, target: &Target) -> 
     }
 }
 
+/// What is known of a machine whose key isn't the known one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    AnotherKey,
+    NoKey,
+}
+
 /// Says of a key that isn't the known one that `ssh` takes it for builds all the same, where it does.
-fn taken_all_the_same(
-    shown: &str,
-    has_changed: bool,
-    route: &Route,
-    scan: &str,
-) -> Option<Verdict> {
+fn taken_all_the_same(shown: &str, known: Known, route: &Route, scan: &str) -> Option<Verdict> {
     let Route { host, checking, .. } = route;
-    let what = match (checking, has_changed) {
-        (KeyChecking::Strict, _) | (KeyChecking::AcceptNew, true) => return None,
-        (KeyChecking::AcceptNew | KeyChecking::Off, false) => "no key of it is known",
-        (KeyChecking::Off, true) => "another key of it is known",
+    let what = match (checking, known) {
+        (KeyChecking::Strict, _) | (KeyChecking::AcceptNew, Known::AnotherKey) => return None,
+        (KeyChecking::AcceptNew | KeyChecking::Off, Known::NoKey) => "no key of it is known",
+        (KeyChecking::Off, Known::AnotherKey) => "another key of it is known",
     };
     let told = checking.as_str();
     Some(Verdict::odd(

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use drover_core::StorePath;
+use drover_store::FailureCause;
 
-use crate::event::{FailureKind, JobFailureReport};
+use crate::event::JobFailureReport;
 use crate::graph::Node;
 
 /// What is offered and could not be fetched, where it isn't to be built instead.
@@ -33,7 +34,7 @@ impl Refused {
         let message: Vec<String> = [offered].into_iter().chain(said).chain([advice]).collect();
         Some(JobFailureReport {
             derivation: node.path.clone(),
-            kind: FailureKind::NotFetched,
+            cause: FailureCause::NotFetched,
             machine: None,
             message: message.join("\n"),
             log_tail: Vec::new(),

@@ -10,10 +10,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use drover_core::{OutputName, StorePath};
-use drover_derivation::{Derivation, DerivationKind};
 use drover_schedule::MachineKind;
 use drover_store::{
-    AfterFailure, BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, RealiseEvent,
+    AfterFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, FailureCause, RealiseEvent,
     RealiseObserver, RealiseStatus, Realised, StoreError, Wanted,
 };
 use futures::StreamExt as _;
@@ -25,9 +24,10 @@ use crate::graph::NodeId;
 use crate::job_log::JobLog;
 use crate::machine::MachineSpec;
 use crate::service::STOPPING;
-use crate::service::request::{Asked, Request, failed};
+use crate::service::request::{Asked, Request};
 use crate::service::survey::{Answers, whole};
 use crate::terms::{JobTerms, Terms};
+use crate::verdict::lasting;
 
 /// Where builds are repeated: this machine, and its slots.
 #[derive(Clone)]
@@ -94,7 +94,7 @@ impl Request {
         drop(checks);
         for answer in answers.iter_mut().filter(|answer| is_stopped && answer.is_none()) {
             let why = "cancelled because another build failed".to_owned();
-            *answer = Some(failed(RealiseStatus::Cancelled, why));
+            *answer = Some(Realised::failed(FailureCause::Cancelled, why));
         }
         Ok(whole(answers))
     }
@@ -108,12 +108,12 @@ impl Request {
                  be substituted.\n      Remove it to perform a fresh build, or use --repair to \
                  rewrite missing or corrupted builds in the store."
             );
-            return Ok(failed(RealiseStatus::MiscFailure, message));
+            return Ok(Realised::failed(FailureCause::Other, message));
         };
         if let Some(failure) = self.make_inputs(asked, &shown).await? {
             return Ok(failure);
         }
-        let stopped = || failed(RealiseStatus::TransientFailure, STOPPING.to_owned());
+        let stopped = || Realised::failed(FailureCause::Passing, STOPPING);
         tokio::select! {
             answer = self.repeat(asked, outputs, bench, Repeat::Compare) => answer,
             () = self.handle.stopped.cancelled() => Ok(stopped()),
@@ -152,7 +152,7 @@ impl Request {
             };
             let said = message.join("\n");
             let message = format!("Cannot build '{shown}'.\nReason: {counted} failed.\n{said}");
-            failed(RealiseStatus::DependencyFailed, message)
+            Realised::failed(FailureCause::Dependency, message)
         }))
     }
 
@@ -196,8 +196,8 @@ impl Request {
                 Realised { status, message, outputs: outputs.collect(), period }
             }
             BuildOutcome::Failed(failure) => {
-                let (status, message) = told(failure, &asked.derivation);
-                Realised { period, ..failed(status, message) }
+                let cause = lasting(failure.cause, &asked.derivation);
+                Realised { period, ..Realised::failed(cause, failure.message) }
             }
         })
     }
@@ -212,28 +212,6 @@ fn request(derivation: StorePath, outputs: &Outputs, terms: &JobTerms) -> BuildR
         plan: BuildPlan::FromStore,
         wishes: terms.wishes(),
         bring: None,
-    }
-}
-
-fn told(failure: BuildFailure, derivation: &Derivation) -> (RealiseStatus, String) {
-    match failure {
-        BuildFailure::Failed { message } => (status_of_failed(derivation), message),
-        BuildFailure::TimedOut { message } => (RealiseStatus::TimedOut, message),
-        BuildFailure::LogLimit { message } => (RealiseStatus::LogLimitExceeded, message),
-        BuildFailure::Rejected { message } => (RealiseStatus::OutputRejected, message),
-        BuildFailure::HashMismatch { message } => (RealiseStatus::HashMismatch, message),
-        BuildFailure::NotDeterministic { message } => (RealiseStatus::NotDeterministic, message),
-        BuildFailure::Hook { message } => (RealiseStatus::MiscFailure, message),
-        BuildFailure::Machine { message, .. } => (RealiseStatus::TransientFailure, message),
-        BuildFailure::Refused { message } => (RealiseStatus::InputRejected, message),
-    }
-}
-
-/// Says how a build failed, as Nix does: what had the network may come to another end next time.
-fn status_of_failed(derivation: &Derivation) -> RealiseStatus {
-    match derivation.kind() {
-        Ok(DerivationKind::Fixed | DerivationKind::Impure) => RealiseStatus::TransientFailure,
-        _ => RealiseStatus::PermanentFailure,
     }
 }
 

@@ -10,12 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use drover_core::{OutputName, StorePath};
 use drover_schedule::{Event, JobId, MachineId, Scope, Verdict};
-use drover_store::{AfterFailure, Keeper, RealiseObserver};
+use drover_store::{AfterFailure, BuildFailure, Keeper, RealiseObserver};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::driver::Driver;
 use crate::machine::{MachineSpec, Site};
+use crate::machine_state::Generation;
 use crate::merge::Origin;
 use crate::prepare::Work;
 use crate::service::builds::{BuildExplanation, BuildId, BuildList, KeptLog};
@@ -25,7 +26,7 @@ use crate::service::here::Here;
 use crate::service::options::{OwnKind, ServiceOptions, Shutdown};
 use crate::service::owners::Owners;
 use crate::service::router::{ClientId, Router};
-use crate::service::table::{Bundle, BundleId, Failure, Key, Progress, Table, Uses};
+use crate::service::table::{Bundle, BundleId, Key, Progress, Table, Uses};
 use crate::service::vanished::Doubts;
 use crate::service::view::MachineView;
 use crate::sought::Findings;
@@ -69,14 +70,14 @@ pub(crate) enum Command {
 pub(crate) struct Reachable {
     pub(crate) machine: MachineId,
     pub(crate) description: drover_schedule::Machine,
-    pub(crate) generation: u32,
+    pub(crate) generation: Generation,
     pub(crate) site: Arc<dyn Site>,
 }
 
 /// What a machine was found to have.
 pub(crate) struct Learned {
     pub(crate) machine: MachineId,
-    pub(crate) generation: u32,
+    pub(crate) generation: Generation,
     pub(crate) valid: BTreeSet<StorePath>,
     /// Outputs of the client's jobs.
     pub(crate) found: Findings,
@@ -111,7 +112,7 @@ pub(crate) enum Outcome {
         outputs: std::collections::BTreeMap<OutputName, StorePath>,
         period: Option<(SystemTime, SystemTime)>,
     },
-    Failed(Failure),
+    Failed(BuildFailure),
 }
 
 /// What became of the targets, in the order of the question.
@@ -251,7 +252,7 @@ impl Engine {
             while machine.tasks.try_join_next().is_some() {}
             while machine.connecting.try_join_next().is_some() {}
         }
-        let losses = self.driver.machines.iter().map(|state| u64::from(state.generation)).sum();
+        let losses = self.driver.machines.iter().map(|state| u64::from(state.generation.0)).sum();
         if self.losses != losses {
             self.losses = losses;
             self.drop_lost();
@@ -269,7 +270,7 @@ impl Engine {
         let progress = match verdict {
             Verdict::Built => Progress::Built,
             Verdict::Unneeded => Progress::Unneeded,
-            verdict => Progress::Failed(self.failure(job, verdict)),
+            _ => Progress::Failed(self.failure(job)),
         };
         let node = self.table.get(job)?.node;
         let end = self.end_of(job);

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use drover_schedule::{JobId, MachineId, MachineKind, Verdict};
-use drover_store::{RealiseStatus, Store as _};
+use drover_schedule::{JobId, MachineId, MachineKind};
+use drover_store::{BuildFailure, FailureCause, Store as _};
 
 use crate::driver::JobPhase;
-use crate::event::FailureKind;
 use crate::service::engine::{Engine, Outcome};
 use crate::service::options::OwnKind;
 use crate::service::router::ClientId;
-use crate::service::table::{Failure, Progress};
+use crate::service::table::Progress;
 
 /// What Nix says where nothing is built on this machine.
 const LOCAL_BUILDS_DISABLED: &str = "Reason: local builds are disabled (max-jobs = 0)\n\
@@ -63,46 +62,37 @@ impl Role {
 
 impl Engine {
     /// Tells a client of a job that failed itself.
-    pub(crate) fn tell_failure(&self, client: ClientId, job: JobId, failure: &Failure, role: Role) {
+    pub(crate) fn tell_failure(
+        &self,
+        client: ClientId,
+        job: JobId,
+        failure: &BuildFailure,
+        role: Role,
+    ) {
         let Some(entry) = self.table.get(job) else { return };
-        if failure.status == RealiseStatus::DependencyFailed {
+        if failure.cause == FailureCause::Dependency {
             return;
         }
         if role == Role::Needed {
             self.router.note(client, format!("\x1b[31;1merror:\x1b[0m {}", failure.message));
         }
         let derivation = entry.key.derivation.clone();
-        self.router.failed(client, derivation, failure.status);
+        self.router.failed(client, derivation, failure.cause);
     }
 
     /// Says how a job failed, as its clients are to read it.
-    pub(crate) fn failure(&self, job: JobId, verdict: &Verdict) -> Failure {
+    pub(crate) fn failure(&self, job: JobId) -> BuildFailure {
         let state = self.driver.jobs.get(job.0 as usize).map(|state| &state.state);
-        let (kind, message) = match state {
-            Some(JobPhase::Failed(report)) => (Some(report.kind), report.message.clone()),
-            _ => (None, String::new()),
+        let Some(JobPhase::Failed(report)) = state else {
+            return BuildFailure::new(FailureCause::Other, "");
         };
-        let message = match kind {
-            Some(FailureKind::Unsuited | FailureKind::NoMachine) => {
-                let words = self.rejection(job);
-                format!("{}{message}", words.unwrap_or_default())
+        let message = match report.cause {
+            FailureCause::Unsuited | FailureCause::NoMachine => {
+                format!("{}{}", self.rejection(job).unwrap_or_default(), report.message)
             }
-            _ => message,
+            _ => report.message.clone(),
         };
-        let status = match (verdict, kind) {
-            (Verdict::Impossible { .. }, _) => RealiseStatus::InputRejected,
-            (Verdict::NoMachineLeft { .. }, _) => RealiseStatus::TransientFailure,
-            (Verdict::DependencyFailed { .. }, _) => RealiseStatus::DependencyFailed,
-            (_, Some(FailureKind::Build)) => RealiseStatus::PermanentFailure,
-            (_, Some(FailureKind::Passing)) => RealiseStatus::TransientFailure,
-            (_, Some(FailureKind::TimedOut)) => RealiseStatus::TimedOut,
-            (_, Some(FailureKind::LogLimit)) => RealiseStatus::LogLimitExceeded,
-            (_, Some(FailureKind::Rejected)) => RealiseStatus::OutputRejected,
-            (_, Some(FailureKind::HashMismatch)) => RealiseStatus::HashMismatch,
-            (_, Some(FailureKind::NotDeterministic)) => RealiseStatus::NotDeterministic,
-            _ => RealiseStatus::MiscFailure,
-        };
-        Failure { status, message }
+        BuildFailure { cause: report.cause, message }
     }
 
     /// Says as Nix does why this machine doesn't build something itself, if it doesn't: scripts look for
@@ -130,17 +120,15 @@ impl Engine {
 
     /// Says what became of a job, for one who gets no more than what there is by now; `unfinished` is why.
     pub(crate) fn outcome(&self, job: JobId, unfinished: &str) -> Outcome {
-        let failed = |status, message: &str| {
-            Outcome::Failed(Failure { status, message: message.to_owned() })
-        };
+        let failed = |cause, message: &str| Outcome::Failed(BuildFailure::new(cause, message));
         let Some(entry) = self.table.get(job) else {
-            return failed(RealiseStatus::MiscFailure, "it depends on itself");
+            return failed(FailureCause::Other, "it depends on itself");
         };
         match &entry.progress {
             Progress::Built => {
                 Outcome::Built { outputs: self.outputs_of(job), period: entry.period }
             }
-            Progress::Failed(failure) if failure.status != RealiseStatus::DependencyFailed => {
+            Progress::Failed(failure) if failure.cause != FailureCause::Dependency => {
                 Outcome::Failed(failure.clone())
             }
             Progress::Failed(_) => Outcome::Failed(self.failed_dependencies(job)),
@@ -149,16 +137,16 @@ impl Engine {
                 Outcome::Failed(self.failed_dependencies(job))
             }
             // what is asked for is never let be; one that was is opened before
-            Progress::Open | Progress::Unneeded => failed(RealiseStatus::Cancelled, unfinished),
+            Progress::Open | Progress::Unneeded => failed(FailureCause::Cancelled, unfinished),
         }
     }
 
     /// Says of a job that something it depends on failed, as Nix says it; what that was is told by
     /// then.
-    pub(crate) fn failed_dependencies(&self, job: JobId) -> Failure {
-        let status = RealiseStatus::DependencyFailed;
+    pub(crate) fn failed_dependencies(&self, job: JobId) -> BuildFailure {
+        let cause = FailureCause::Dependency;
         let Some(entry) = self.table.get(job) else {
-            return Failure { status, message: String::new() };
+            return BuildFailure::new(cause, "");
         };
         let failed = |job: &&JobId| {
             self.table.get(**job).is_some_and(|entry| matches!(entry.progress, Progress::Failed(_)))
@@ -177,6 +165,6 @@ impl Engine {
         for path in outputs.values() {
             message.push_str(&format!("\n  {}", store_dir.display(path)));
         }
-        Failure { status, message }
+        BuildFailure { cause, message }
     }
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use drover_core::{Hash, HashAlgorithm, StorePath};
 use drover_derivation::{BasicDerivation, Derivation};
 use drover_schedule::JobId;
-use drover_store::{RealiseStatus, Realised, StoreError, Substitute};
+use drover_store::{FailureCause, RealiseStatus, Realised, StoreError, Substitute};
 
 use crate::fleet::Target;
 use crate::graph::NodeId;
 use crate::prepare::{JobPlan, Work, fetch_infos};
-use crate::service::request::{Asked, Request, failed};
+use crate::service::request::{Asked, Request};
 use crate::service::table::{Content, Key};
 use crate::terms::JobTerms;
 
@@ -34,7 +34,7 @@ impl Request {
         if let Some(input) = inputs.difference(&valid).next() {
             let shown = self.store.store_dir().display(input);
             let message = format!("input '{shown}' of the derivation is not valid");
-            return Ok(failed(RealiseStatus::InputRejected, message));
+            return Ok(Realised::failed(FailureCause::Refused, message));
         }
         let derivation = Arc::new(Derivation::from(basic));
         let text = derivation.to_aterm(self.store.store_dir());
@@ -55,7 +55,7 @@ impl Request {
         let target = Target { derivation: path, outputs: BTreeSet::new() };
         let asked = Asked { at: 0, target, derivation };
         let built = self.build(work, vec![key], &[(asked, JobId(0))]).await?;
-        let lost = || failed(RealiseStatus::MiscFailure, "nothing became of it".to_owned());
+        let lost = || Realised::failed(FailureCause::Other, "nothing became of it");
         Ok(built.into_iter().next().unwrap_or_else(lost))
     }
 

@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use drover_core::StorePath;
-use drover_store::{RealiseStatus, Realised, StoreError, Substitute, Wanted};
+use drover_store::{FailureCause, RealiseStatus, Realised, StoreError, Substitute, Wanted};
 
 use crate::service::STOPPING;
 use crate::service::check::{Bench, Repeat};
-use crate::service::request::{Request, failed};
+use crate::service::request::Request;
 use crate::service::survey::Answers;
 
 /// How deep builds may lie behind builds that are to be done again; no graph is as deep.
@@ -39,20 +39,20 @@ impl Request {
             let mended = tokio::select! {
                 mended = self.mend_all(paths, bench, MOST_STEPS) => mended?,
                 () = self.handle.stopped.cancelled() => {
-                    Mended::Failed(failed(RealiseStatus::TransientFailure, STOPPING.to_owned()))
+                    Mended::Failed(Realised::failed(FailureCause::Passing, STOPPING))
                 }
             };
             match (mended, wanted) {
                 (Mended::Nothing, Wanted::Path(path)) if self.is_from_nowhere(path).await? => {
-                    *answer = failed(RealiseStatus::MiscFailure, self.required(path));
+                    *answer = Realised::failed(FailureCause::Other, self.required(path));
                 }
                 (Mended::Nothing, _) => {}
                 (Mended::All, _) => answer.status = RealiseStatus::Built,
                 (Mended::Failed(failure), Wanted::Path(path))
-                    if failure.status == RealiseStatus::MiscFailure =>
+                    if failure.status == RealiseStatus::Failed(FailureCause::Other) =>
                 {
                     let message = format!("{}\n{}", self.required(path), failure.message);
-                    *answer = failed(RealiseStatus::MiscFailure, message);
+                    *answer = Realised::failed(FailureCause::Other, message);
                 }
                 (Mended::Failed(failure), _) => *answer = failure,
             }
@@ -126,7 +126,7 @@ impl Request {
         let Err(unfetched) = self.store.repair(path).await else { return Ok(None) };
         let given_up = |why: &str| {
             let message = format!("{unfetched}; {why}");
-            Ok(Some(failed(RealiseStatus::MiscFailure, message)))
+            Ok(Some(Realised::failed(FailureCause::Other, message)))
         };
         let infos = self.store.path_infos(std::slice::from_ref(path)).await?;
         let Some(deriver) = infos.into_iter().flatten().find_map(|info| info.deriver) else {

@@ -10,7 +10,8 @@ use drover_core::{DrvOutput, OutputName, StorePath};
 use drover_derivation::Derivation;
 use drover_schedule::{JobId, MachineKind, Scope};
 use drover_store::{
-    Keeper, RealiseObserver, RealiseSettings, RealiseStatus, Realised, StoreError, Substitute,
+    BuildFailure, FailureCause, Keeper, RealiseObserver, RealiseSettings, RealiseStatus, Realised,
+    StoreError, Substitute,
 };
 use tokio::sync::oneshot;
 
@@ -21,7 +22,7 @@ use crate::prepare::Work;
 use crate::service::bring::{Brought, bring};
 use crate::service::engine::{Command, Joining, Learned, Outcome, Reachable, Settled};
 use crate::service::router::ClientId;
-use crate::service::table::{Failure, Key};
+use crate::service::table::Key;
 use crate::service::vanished::Doubts;
 use crate::service::{Handle, STOPPING};
 use crate::sought::{Sought, ask, sought_of};
@@ -67,10 +68,6 @@ impl Drop for Membership {
     fn drop(&mut self) {
         self.handle.send(Command::Leave { client: self.client });
     }
-}
-
-pub(crate) fn failed(status: RealiseStatus, message: String) -> Realised {
-    Realised { status, message, outputs: BTreeMap::new(), period: None }
 }
 
 /// Returns where a client's builds may run: not on this machine where it says `max-jobs = 0`, and on no
@@ -216,8 +213,8 @@ impl Request {
 /// Waits for what became of targets. A service that has ended says so of each.
 async fn until_settled(settled: oneshot::Receiver<Settled>, targets: usize) -> Settled {
     settled.await.unwrap_or_else(|_| {
-        let status = RealiseStatus::TransientFailure;
-        vec![Outcome::Failed(Failure { status, message: STOPPING.to_owned() }); targets]
+        let stopping = BuildFailure::new(FailureCause::Passing, STOPPING);
+        vec![Outcome::Failed(stopping); targets]
     })
 }
 
@@ -248,7 +245,7 @@ fn answers(asked: &[(Asked, JobId)], settled: Settled) -> Vec<Realised> {
             outputs: of_target(asked, &outputs),
             period,
         },
-        Outcome::Failed(Failure { status, message }) => failed(status, message),
+        Outcome::Failed(failure) => failure.into(),
     });
     answer.collect()
 }
@@ -257,7 +254,7 @@ fn answers(asked: &[(Asked, JobId)], settled: Settled) -> Vec<Realised> {
 fn unfetched(asked: &[(Asked, JobId)], settled: Settled, why: &str) -> Vec<Realised> {
     let mut answers = answers(asked, settled);
     for answer in answers.iter_mut().filter(|answer| answer.status == RealiseStatus::Built) {
-        *answer = failed(RealiseStatus::TransientFailure, why.to_owned());
+        *answer = Realised::failed(FailureCause::Passing, why);
     }
     answers
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use drover_core::StorePath;
-use drover_store::{RealiseEvent, RealiseObserver, RealiseStatus};
+use drover_store::{FailureCause, RealiseEvent, RealiseObserver};
 
 use crate::event::{FleetEvent, Observer};
 use crate::graph::NodeId;
@@ -121,8 +121,8 @@ impl Router {
     }
 
     /// Tells one client that something it needs has failed itself.
-    pub(crate) fn failed(&self, client: ClientId, derivation: StorePath, status: RealiseStatus) {
-        self.tell_one(client, RealiseEvent::Failed { derivation, status });
+    pub(crate) fn failed(&self, client: ClientId, derivation: StorePath, cause: FailureCause) {
+        self.tell_one(client, RealiseEvent::Failed { derivation, cause });
     }
 
     fn tell_one(&self, client: ClientId, event: RealiseEvent) {

@@ -10,7 +10,8 @@ use drover_core::{OutputName, StorePath, with_causes};
 use drover_derivation::{Derivation, derivation_name};
 use drover_schedule::JobId;
 use drover_store::{
-    Keeper, RealiseEvent, RealiseStatus, Realised, Store, StoreError, Substitute, Wanted,
+    FailureCause, Keeper, RealiseEvent, RealiseStatus, Realised, Store, StoreError, Substitute,
+    Wanted,
 };
 
 use crate::approach::Approach;
@@ -18,7 +19,7 @@ use crate::event::Silent;
 use crate::fleet::{BuildError, CopyBack, Fallback, Fleet, FleetOptions, Target};
 use crate::graph::{Graph, GraphError};
 use crate::prepare::{Offered, Work, prepare};
-use crate::service::request::{Asked, Request, failed};
+use crate::service::request::{Asked, Request};
 use crate::service::table::{Content, Key};
 use crate::vouched::OutputTrust;
 
@@ -27,7 +28,7 @@ pub(crate) type Answers = Vec<Option<Realised>>;
 
 /// Returns all answers.
 pub(crate) fn whole(answers: Answers) -> Vec<Realised> {
-    let lost = || failed(RealiseStatus::MiscFailure, "nothing became of it".to_owned());
+    let lost = || Realised::failed(FailureCause::Other, "nothing became of it");
     answers.into_iter().map(|answer| answer.unwrap_or_else(lost)).collect()
 }
 
@@ -100,7 +101,7 @@ impl Request {
         let path = self.store.store_dir().display(path);
         let message =
             format!("path '{path}' is required, but there is no substituter that can build it");
-        failed(RealiseStatus::NoSubstituters, message)
+        Realised::failed(FailureCause::NoSubstituters, message)
     }
 
     /// Reads the derivations that are asked for, and checks that they have what is wanted.
@@ -119,7 +120,7 @@ impl Request {
         for (at, path, outputs) in asked {
             match self.asked(at, path, &outputs, &files) {
                 Ok(asked) => read.push(asked),
-                Err(message) => set(answers, at, failed(RealiseStatus::MiscFailure, message)),
+                Err(message) => set(answers, at, Realised::failed(FailureCause::Other, message)),
             }
         }
         Ok(read)
@@ -217,9 +218,8 @@ impl Request {
                 return Ok(Some((graph, work)));
             }
             for (_, report) in &work.refused {
-                let (derivation, status) =
-                    (report.derivation.clone(), RealiseStatus::TransientFailure);
-                self.observer.event(RealiseEvent::Failed { derivation, status });
+                let (derivation, cause) = (report.derivation.clone(), report.cause);
+                self.observer.event(RealiseEvent::Failed { derivation, cause });
             }
             let before = asked.len();
             let spoiled = work.spoiled();
@@ -227,11 +227,11 @@ impl Request {
                 let node = graph.find(&asked.target.derivation);
                 let job = node.and_then(|node| work.job_of.get(&node));
                 let Some(report) = job.and_then(|job| spoiled.get(job)) else { return true };
-                let status = match report.derivation == asked.target.derivation {
-                    true => RealiseStatus::TransientFailure,
-                    false => RealiseStatus::DependencyFailed,
+                let cause = match report.derivation == asked.target.derivation {
+                    true => report.cause,
+                    false => FailureCause::Dependency,
                 };
-                set(answers, asked.at, failed(status, report.message.clone()));
+                set(answers, asked.at, Realised::failed(cause, report.message.clone()));
                 false
             });
             // each that was refused is needed by somebody
@@ -343,11 +343,11 @@ fn refusal(error: BuildError) -> Result<Realised, StoreError> {
     match error {
         BuildError::Store(StoreError::NotValid { .. })
         | BuildError::Graph(GraphError::Store { source: StoreError::NotValid { .. } }) => {
-            Ok(failed(RealiseStatus::NoSubstituters, text))
+            Ok(Realised::failed(FailureCause::NoSubstituters, text))
         }
         BuildError::Store(source) | BuildError::Graph(GraphError::Store { source }) => Err(source),
         // with the status of Nix, which says nothing more of it either
-        _ => Ok(failed(RealiseStatus::MiscFailure, text)),
+        _ => Ok(Realised::failed(FailureCause::Other, text)),
     }
 }
 

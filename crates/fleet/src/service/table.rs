@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use drover_core::{OutputName, StorePath};
 use drover_schedule::{JobId, MachineKind, Scope};
-use drover_store::RealiseStatus;
+use drover_store::BuildFailure;
 
 use crate::graph::NodeId;
 use crate::service::here::View;
@@ -54,13 +54,6 @@ pub(crate) struct Bundle {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct BundleId(pub(crate) u64);
 
-/// How a job ended, as its clients are told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Failure {
-    pub(crate) status: RealiseStatus,
-    pub(crate) message: String,
-}
-
 /// How far a job has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
@@ -68,7 +61,7 @@ pub(crate) enum Progress {
     Built,
     /// It was let be, as only jobs needed it whose outputs were found somewhere.
     Unneeded,
-    Failed(Failure),
+    Failed(BuildFailure),
 }
 
 /// What is known of a job that is over, for those who ask later.

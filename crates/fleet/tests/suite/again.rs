@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_fleet::{CopyBack, FailureKind, FleetEvent, FleetOptions};
+use drover_fleet::{CopyBack, FleetEvent, FleetOptions};
 use drover_nar::{Executable, single_file_nar};
 use drover_schedule::MachineKind;
-use drover_store::BuildFailure;
+use drover_store::{BuildFailure, FailureCause};
 
 use crate::machine::{Act, Connect, Machine};
 use crate::run::Run;
@@ -34,7 +34,7 @@ async fn lost(world: &mut World) -> Lost {
     let above = above.system("aarch64-linux").write().await;
     let refuses = [Connect::Answers, Connect::NoNix];
     let one = Machine::new("one", 2).connects(&refuses).does("doomed", &[Act::LosesConnection]);
-    let fails = Act::Fails(BuildFailure::Failed { message: "no".to_owned() });
+    let fails = Act::Fails(BuildFailure { cause: FailureCause::Build, message: "no".to_owned() });
     let two = Machine::new("two", 2).connects(&[Connect::Late(took(155))]);
     let other = Machine::of_kind("other", 1, MachineKind::Remote, "aarch64-linux");
     Lost { base, above, one, two: two.does("doomed", &[fails]), other }
@@ -54,7 +54,7 @@ async fn a_target_that_is_being_built_again_is_waited_for() {
     let mut world = World::new().await;
     let Lost { base, above, one, two, other } = lost(&mut world).await;
     let run = world.build_with(&[&one, &two, &other], &[&base, &above], keep_going()).await;
-    assert_eq!(run.failure(&above).kind, FailureKind::Dependency);
+    assert_eq!(run.failure(&above).cause, FailureCause::Dependency);
     assert!(run.report().targets[0].outcome.is_ok());
     assert!(world.valid().await.contains(&base.out()));
     assert_eq!(begun(&run, "base", "two"), 1);
@@ -66,7 +66,7 @@ async fn with_all_outputs_wanted_so_is_what_is_no_target() {
     let Lost { base, above, one, two, other } = lost(&mut world).await;
     let everything = FleetOptions { copy_back: CopyBack::Everything, ..keep_going() };
     let run = world.build_with(&[&one, &two, &other], &[&above], everything).await;
-    assert_eq!(run.failure(&above).kind, FailureKind::Dependency);
+    assert_eq!(run.failure(&above).cause, FailureCause::Dependency);
     assert!(world.valid().await.contains(&base.out()));
     assert_eq!(begun(&run, "base", "two"), 1);
 }
@@ -99,7 +99,7 @@ async fn what_was_ended_with_the_run_is_begun_anew_where_it_is_needed_after_all(
     put(&other.store, nar_info(top.out(), &nar, BTreeSet::new()), nar).await;
     let other = other.exports(&[ExportFault::Corrupted]);
     let run = world.build_with(&[&one, &two, &other], &[&top, &above], keep_going()).await;
-    assert_eq!(run.failure(&above).kind, FailureKind::Dependency);
+    assert_eq!(run.failure(&above).cause, FailureCause::Dependency);
     assert!(run.report().targets[0].outcome.is_ok());
     assert!(world.valid().await.contains(&top.out()));
     assert_eq!(begun(&run, "base", "two"), 2);

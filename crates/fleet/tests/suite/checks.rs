@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drover_store::{
-    AfterFailure, BuildFailure, RealiseMode, RealiseSettings, RealiseStatus, StoreError,
+    AfterFailure, BuildFailure, BuildMode, FailureCause, RealiseSettings, RealiseStatus, StoreError,
 };
 
 use crate::clients::{Crowd, Daemon, Heard, built, settings};
@@ -12,11 +12,14 @@ use crate::machine::{Act, Machine};
 use crate::world::World;
 
 fn checking(after_failure: AfterFailure) -> RealiseSettings {
-    RealiseSettings { mode: RealiseMode::Check, ..settings(after_failure) }
+    RealiseSettings { mode: BuildMode::Check, ..settings(after_failure) }
 }
 
 fn differs() -> Act {
-    Act::Fails(BuildFailure::NotDeterministic { message: "it differs".to_owned() })
+    Act::Fails(BuildFailure {
+        cause: FailureCause::NotDeterministic,
+        message: "it differs".to_owned(),
+    })
 }
 
 /// Whatever other machines there are; and only what is asked for.
@@ -74,12 +77,12 @@ async fn what_differs_stops_the_rest_unless_that_is_to_go_on() {
     let daemon = Daemon::new(&world, &[&here]);
     built(&daemon.ask(&[&bad, &good]).await);
     for (after_failure, rest) in [
-        (AfterFailure::Stop, RealiseStatus::Cancelled),
+        (AfterFailure::Stop, RealiseStatus::Failed(FailureCause::Cancelled)),
         (AfterFailure::KeepGoing, RealiseStatus::Built),
     ] {
         let asking = daemon.ask_on(&[&bad, &good], checking(after_failure), Arc::default());
         let answers = asking.await.unwrap();
-        assert_eq!(answers[0].status, RealiseStatus::NotDeterministic);
+        assert_eq!(answers[0].status, RealiseStatus::Failed(FailureCause::NotDeterministic));
         assert_eq!(answers[0].message, "it differs");
         assert_eq!(answers[1].status, rest);
     }
@@ -94,7 +97,7 @@ async fn what_is_not_valid_is_not_repeated() {
     let daemon = Daemon::new(&world, &[&here]);
     let asking = daemon.ask_on(&[&drv], checking(AfterFailure::Stop), Arc::default());
     let answers = asking.await.unwrap();
-    assert_eq!(answers[0].status, RealiseStatus::MiscFailure);
+    assert_eq!(answers[0].status, RealiseStatus::Failed(FailureCause::Other));
     assert!(answers[0].message.contains("so checking is not possible"), "{answers:?}");
     assert!(here.made().is_empty());
     daemon.end(&[&here]).await;
@@ -110,7 +113,7 @@ async fn a_repeated_build_has_its_limits() {
     let mut limited = checking(AfterFailure::Stop);
     limited.build.timeout = Some(Duration::from_secs(7));
     let answers = daemon.ask_on(&[&drv], limited, Arc::default()).await.unwrap();
-    assert_eq!(answers[0].status, RealiseStatus::TimedOut);
+    assert_eq!(answers[0].status, RealiseStatus::Failed(FailureCause::TimedOut));
     assert!(answers[0].message.ends_with("timed out after 7 seconds"), "{answers:?}");
     daemon.end(&[&here]).await;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use drover_fleet::{Census, Service, ServiceOptions, Shutdown};
 use drover_store::{
-    AfterFailure, BuildSettings, RealiseEvent, RealiseMode, RealiseObserver, RealiseSettings,
+    AfterFailure, BuildMode, BuildSettings, RealiseEvent, RealiseObserver, RealiseSettings,
     RealiseStatus, Realised, Realiser, StoreError, Substitute, Wanted,
 };
 use tokio::task::JoinSet;
@@ -72,7 +72,7 @@ impl Heard {
 
 pub(crate) fn settings(after_failure: AfterFailure) -> RealiseSettings {
     RealiseSettings {
-        mode: RealiseMode::Normal,
+        mode: BuildMode::Normal,
         after_failure,
         substitute: Substitute::No,
         build: BuildSettings::default(),

@@ -2,32 +2,35 @@
 
 use std::time::Duration;
 
-use drover_fleet::{FailureKind, FleetEvent};
-use drover_store::BuildFailure;
+use drover_fleet::FleetEvent;
+use drover_store::{BuildFailure, FailureCause};
 use rstest::rstest;
 
 use crate::machine::{Act, Machine};
 use crate::world::{World, keep_going, options};
 
 fn fails() -> Act {
-    Act::Fails(BuildFailure::Failed { message: "builder failed with exit code 1".to_owned() })
+    Act::Fails(BuildFailure {
+        cause: FailureCause::Build,
+        message: "builder failed with exit code 1".to_owned(),
+    })
 }
 
 #[rstest]
-#[case::failed(BuildFailure::Failed { message: "no".to_owned() }, FailureKind::Build)]
-#[case::timed_out(BuildFailure::TimedOut { message: "slow".to_owned() }, FailureKind::TimedOut)]
+#[case::failed(BuildFailure { cause: FailureCause::Build, message: "no".to_owned() }, FailureCause::Build)]
+#[case::timed_out(BuildFailure { cause: FailureCause::TimedOut, message: "slow".to_owned() }, FailureCause::TimedOut)]
 #[case::hash(
-    BuildFailure::HashMismatch { message: "hash mismatch".to_owned() },
-    FailureKind::HashMismatch
+    BuildFailure { cause: FailureCause::HashMismatch, message: "hash mismatch".to_owned() },
+    FailureCause::HashMismatch
 )]
 #[case::rounds(
-    BuildFailure::NotDeterministic { message: "differs".to_owned() },
-    FailureKind::NotDeterministic
+    BuildFailure { cause: FailureCause::NotDeterministic, message: "differs".to_owned() },
+    FailureCause::NotDeterministic
 )]
 #[tokio::test(start_paused = true)]
 async fn a_build_that_fails_is_not_tried_again(
     #[case] failure: BuildFailure,
-    #[case] kind: FailureKind,
+    #[case] kind: FailureCause,
 ) {
     let mut world = World::new().await;
     let drv = world.drv("bad", &[]).await;
@@ -35,7 +38,7 @@ async fn a_build_that_fails_is_not_tried_again(
     let two = Machine::new("two", 1).does("bad", &[Act::Fails(failure), Act::Builds]);
     let run = world.build(&[&one, &two], &[&drv]).await;
     let report = run.failure(&drv);
-    assert_eq!(report.kind, kind);
+    assert_eq!(report.cause, kind);
     assert_eq!(report.log_tail, ["building bad"]);
     assert!(report.machine.is_some());
     assert_eq!(run.report().failures.len(), 1);
@@ -56,7 +59,7 @@ async fn a_panic_is_a_failure() {
     let one = Machine::new("one", 1).does("bad", &[Act::Panics]);
     let run = world.build_with(&[&one], &[&bad, &after, &good], keep_going()).await;
     let report = run.failure(&bad);
-    assert_eq!(report.kind, FailureKind::Build);
+    assert_eq!(report.cause, FailureCause::Build);
     assert!(report.message.ends_with("because it has a bug: a bug in a lane"), "{report:#?}");
     assert_eq!(one.made(), ["good"]);
 }
@@ -71,13 +74,13 @@ async fn without_keep_going_the_rest_is_cancelled() {
     let one = Machine::new("one", 2).does("bad", &[fails()]);
     let run = world.build_with(&[&one], &[&slow, &above, &behind], options()).await;
     assert!(run.took < Duration::from_secs(3), "took {:?}", run.took);
-    assert_eq!(run.failure(&above).kind, FailureKind::Dependency);
+    assert_eq!(run.failure(&above).cause, FailureCause::Dependency);
     assert!(run.failure(&above).message.contains("bad.drv"));
-    assert_eq!(run.failure(&slow).kind, FailureKind::Cancelled);
-    assert_eq!(run.failure(&behind).kind, FailureKind::Cancelled);
-    let kinds: Vec<FailureKind> =
-        run.report().failures.iter().map(|failure| failure.kind).collect();
-    assert_eq!(kinds, [FailureKind::Build]);
+    assert_eq!(run.failure(&slow).cause, FailureCause::Cancelled);
+    assert_eq!(run.failure(&behind).cause, FailureCause::Cancelled);
+    let kinds: Vec<FailureCause> =
+        run.report().failures.iter().map(|failure| failure.cause).collect();
+    assert_eq!(kinds, [FailureCause::Build]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,9 +95,9 @@ async fn with_keep_going_what_does_not_depend_on_it_goes_on() {
     let targets = [&behind, &above, &higher];
     let run = world.build_with(&[&one], &targets, keep_going()).await;
     assert!(run.report().targets[0].outcome.is_ok());
-    assert_eq!(run.failure(&above).kind, FailureKind::Dependency);
+    assert_eq!(run.failure(&above).cause, FailureCause::Dependency);
     let higher = run.failure(&higher);
-    assert_eq!(higher.kind, FailureKind::Dependency);
+    assert_eq!(higher.cause, FailureCause::Dependency);
     assert!(higher.message.contains("bad.drv"), "{}", higher.message);
     assert_eq!(run.report().failures.len(), 1);
     assert!(world.valid().await.contains(&behind.out()));
@@ -119,7 +122,7 @@ async fn a_chain_ends_at_its_first_failure(
     *one.trust.lock().unwrap() = trust;
     let run = world.build_with(&[&one], &[&chain[9]], options).await;
     let report = run.failure(&chain[9]);
-    assert_eq!(report.kind, FailureKind::Dependency);
+    assert_eq!(report.cause, FailureCause::Dependency);
     assert!(report.message.contains("link3.drv"), "{}", report.message);
     assert_eq!(one.made(), ["link0", "link1", "link2"]);
     assert_eq!(run.report().failures.len(), 1);
@@ -171,7 +174,7 @@ async fn an_error_of_the_store_here_is_told_though_other_transfers_are_broken_of
 async fn the_time_of_failed_builds_counts() {
     let mut world = World::new().await;
     let drv = world.drv("bad", &[]).await;
-    let failure = BuildFailure::Failed { message: "no".to_owned() };
+    let failure = BuildFailure { cause: FailureCause::Build, message: "no".to_owned() };
     let one = Machine::new("one", 1).does("bad", &[Act::Fails(failure)]);
     let run = world.build(&[&one], &[&drv]).await;
     run.failure(&drv);

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use drover_core::StorePath;
-use drover_fleet::{FailureKind, Fallback, FleetEvent, FleetOptions};
+use drover_fleet::{Fallback, FleetEvent, FleetOptions};
 use drover_schedule::MachineKind;
-use drover_store::Substitute;
+use drover_store::{FailureCause, Substitute};
 use rstest::rstest;
 
 use crate::machine::Machine;
@@ -117,7 +117,7 @@ async fn what_is_offered_and_can_not_be_fetched_fails(#[case] options: FleetOpti
     let goes_on = options.keep_going;
     let run = world.build_with(&[&one], &[&top, &other], substituting(options)).await;
     let [failure] = run.report().failures.as_slice() else { panic!("{:?}", run.report()) };
-    assert_eq!((failure.kind, &failure.derivation), (FailureKind::NotFetched, &base.path));
+    assert_eq!((failure.cause, &failure.derivation), (FailureCause::NotFetched, &base.path));
     assert!(failure.message.contains("--fallback"), "{}", failure.message);
     assert!(failure.message.contains(&base.out().to_string()), "{}", failure.message);
     assert!(run.report().targets[0].outcome.is_err());

@@ -69,7 +69,7 @@ impl Store for Local {
     async fn import(&self, paths: Box<dyn PathStream>) -> Result<(), StoreError> {
         let refusal = self.refuses.lock().unwrap().clone();
         match refusal {
-            Some(message) => Err(StoreError::Refused { store: "local".to_owned(), message }),
+            Some(message) => Err(StoreError::said("local", message)),
             None => self.store.import(paths).await,
         }
     }

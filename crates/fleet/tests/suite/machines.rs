@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use drover_fleet::{FailureKind, FleetEvent};
+use drover_fleet::FleetEvent;
 use drover_schedule::MachineKind;
-use drover_store::{BuildFailure, Store as _};
+use drover_store::{BuildFailure, FailureCause, Store as _};
 use rstest::rstest;
 
 use crate::machine::{Act, Connect, ImportFault, Machine};
@@ -125,7 +125,7 @@ async fn outputs_come_from_one_attempt(#[case] act: Act) {
     assert_eq!((valid.len(), Some(&valid[0])), (1, first[0].as_ref()));
     for drv in [&drv, &on_top] {
         let report = run.failure(drv);
-        assert_eq!(report.kind, FailureKind::NotDeterministic);
+        assert_eq!(report.cause, FailureCause::NotDeterministic);
         assert!(report.message.contains("is of another build than"), "{}", report.message);
     }
 }
@@ -182,7 +182,7 @@ async fn a_machine_that_can_never_be_fetched_from_fails_what_only_it_has() {
     let one = Machine::new("one", 1).exports(&[ExportFault::Corrupted; 20]);
     let run = world.build(&[&one], &[&drv]).await;
     let report = run.failure(&drv);
-    assert_eq!(report.kind, FailureKind::NoMachine);
+    assert_eq!(report.cause, FailureCause::NoMachine);
     assert!(report.message.contains("NAR of"), "{}", report.message);
 }
 
@@ -223,7 +223,7 @@ async fn with_no_machine_left_each_one_s_words_are_told() {
     let three = other_system("three");
     let run = world.build(&[&one, &two, &three], &[&drv]).await;
     let report = run.failure(&drv);
-    assert_eq!(report.kind, FailureKind::NoMachine);
+    assert_eq!(report.cause, FailureCause::NoMachine);
     for words in [
         "one: it is down",
         "No route to host",
@@ -243,7 +243,7 @@ async fn without_any_machine_the_way_out_is_told() {
     let high = world.drv("high", &[&low]).await;
     let run = world.build(&[], &[&high]).await;
     let first = &run.report().failures[0];
-    assert_eq!(first.kind, FailureKind::Unsuited);
+    assert_eq!(first.cause, FailureCause::Unsuited);
     assert!(first.message.contains("--builders"), "{}", first.message);
     assert!(run.report().targets[0].outcome.is_err());
 }
@@ -397,7 +397,7 @@ async fn a_full_disk_sends_the_work_elsewhere() {
     let mut world = World::new().await;
     let drv = world.drv("job", &[]).await;
     let message = "No space left on device".to_owned();
-    let full = Act::Fails(BuildFailure::Machine { message, disk_full: true });
+    let full = Act::Fails(BuildFailure { cause: FailureCause::NoRoom, message });
     let one = Machine::new("one", 1).does("job", &[full]);
     let two = Machine::new("two", 1).connects(&[Connect::Unreachable]);
     let run = world.build(&[&one, &two], &[&drv]).await;
@@ -411,11 +411,11 @@ async fn a_full_disk_fails_the_build_where_there_is_no_other_machine() {
     let mut world = World::new().await;
     let drv = world.drv("job", &[]).await;
     let message = "the build's own words".to_owned();
-    let full = Act::Fails(BuildFailure::Machine { message: message.clone(), disk_full: true });
+    let full = Act::Fails(BuildFailure { cause: FailureCause::NoRoom, message: message.clone() });
     let here = Machine::local(1).does("job", &[full]);
     let run = world.build(&[&here], &[&drv]).await;
     let report = run.failure(&drv);
-    assert_eq!((report.kind, report.message), (FailureKind::Passing, message));
+    assert_eq!((report.cause, report.message), (FailureCause::Passing, message));
     assert_eq!(run.downs(), []);
 }
 
@@ -425,7 +425,7 @@ async fn a_full_disk_fails_the_build_at_once_where_a_single_machine_builds() {
     let mut world = World::new().await;
     let drv = world.drv("job", &[]).await;
     let message = "No space left on device".to_owned();
-    let full = Act::Fails(BuildFailure::Machine { message, disk_full: true });
+    let full = Act::Fails(BuildFailure { cause: FailureCause::NoRoom, message });
     let one = Machine::new("one", 1).does("job", &[full.clone(), full, Act::Builds]);
     let run = world.build(&[&one], &[&drv]).await;
     let report = run.failure(&drv);
@@ -498,7 +498,7 @@ async fn a_build_for_want_of_memory_goes_elsewhere() {
     let mut world = World::new().await;
     let drv = world.drv("job", &[]).await;
     let message = "cannot allocate memory".to_owned();
-    let poor = Act::Fails(BuildFailure::Machine { message, disk_full: false });
+    let poor = Act::Fails(BuildFailure { cause: FailureCause::Machine, message });
     let one = Machine::new("one", 1).does("job", &[poor]);
     let two = Machine::new("two", 1).connects(&[Connect::Unreachable]);
     let run = world.build(&[&one, &two], &[&drv]).await;

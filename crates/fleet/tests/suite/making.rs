@@ -11,8 +11,8 @@ use drover_core::{
 use drover_derivation::{BasicDerivation, Derivation, Output, derivation_name, output_path_name};
 use drover_nar::{Executable, single_file_nar};
 use drover_store::{
-    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, Built, LogEvent, Store,
-    StoreError, Substitute,
+    BuildFailure, BuildLog, BuildOutcome, BuildPlan, BuildRequest, Built, FailureCause, LogEvent,
+    Store, StoreError, Substitute,
 };
 
 use crate::machine::Act;
@@ -33,7 +33,7 @@ pub(crate) struct Workshop<'a> {
 }
 
 fn machine_failure(message: String) -> BuildOutcome {
-    BuildOutcome::Failed(BuildFailure::Machine { message, disk_full: false })
+    BuildOutcome::Failed(BuildFailure { cause: FailureCause::Machine, message })
 }
 
 /// Builds what is asked for, or does what the script says.
@@ -46,7 +46,10 @@ pub(crate) async fn make(
             if !*workshop.site.machine.privileged.lock().unwrap() {
                 let message = "you are not privileged to build input-addressed derivations";
                 let message = message.to_owned();
-                return Ok(BuildOutcome::Failed(BuildFailure::Refused { message }));
+                return Ok(BuildOutcome::Failed(BuildFailure {
+                    cause: FailureCause::Refused,
+                    message,
+                }));
             }
             workshop.build(&basic).await
         }

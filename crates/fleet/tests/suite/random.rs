@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use drover_core::StorePath;
 use drover_schedule::MachineKind;
-use drover_store::{BuildFailure, Store as _, Substitute, Trust};
+use drover_store::{BuildFailure, FailureCause, Store as _, Substitute, Trust};
 use proptest::prelude::*;
 use proptest::sample::select;
 use tokio_util::sync::CancellationToken;
@@ -71,11 +71,11 @@ fn act() -> impl Strategy<Value = Act> {
     select(vec![
         Act::Builds,
         Act::Builds,
-        Act::Fails(BuildFailure::Failed { message: message() }),
-        Act::Fails(BuildFailure::TimedOut { message: message() }),
-        Act::Fails(BuildFailure::Machine { message: message(), disk_full: false }),
-        Act::Fails(BuildFailure::Machine { message: message(), disk_full: true }),
-        Act::Fails(BuildFailure::Refused { message: message() }),
+        Act::Fails(BuildFailure { cause: FailureCause::Build, message: message() }),
+        Act::Fails(BuildFailure { cause: FailureCause::TimedOut, message: message() }),
+        Act::Fails(BuildFailure { cause: FailureCause::Machine, message: message() }),
+        Act::Fails(BuildFailure { cause: FailureCause::NoRoom, message: message() }),
+        Act::Fails(BuildFailure { cause: FailureCause::Refused, message: message() }),
         Act::LosesConnection,
         Act::LosesConnection,
         Act::LosesConnectionAfter,

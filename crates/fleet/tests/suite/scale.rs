@@ -49,7 +49,7 @@ async fn cost_of_built(count: usize) -> Duration {
 async fn cost_of_cancelled(count: usize) -> Duration {
     let mut world = World::new().await;
     let top = fan(&mut world, count, Duration::from_secs(10)).await;
-    let failure = drover_store::BuildFailure::Failed { message: "no".to_owned() };
+    let failure = drover_store::BuildFailure::new(drover_store::FailureCause::Build, "no");
     let slots = u32::try_from(count / 2).unwrap();
     let one = Machine::new("one", slots).does("job7", &[Act::Fails(failure)]);
     let before = spent();

@@ -8,8 +8,8 @@ use std::time::Duration;
 use drover_derivation::{BasicDerivation, Derivation, derivation_name};
 use drover_fleet::{OwnKind, ServiceOptions, Shutdown};
 use drover_store::{
-    AfterFailure, BuildFailure, RealiseEvent, RealiseMode, RealiseStatus, Realiser, Store as _,
-    StoreError, Substitute, Wanted,
+    AfterFailure, BuildFailure, BuildMode, FailureCause, RealiseEvent, RealiseStatus, Realiser,
+    Store as _, StoreError, Substitute, Wanted,
 };
 use rstest::rstest;
 
@@ -19,7 +19,7 @@ use crate::stream::ExportFault;
 use crate::world::{Drv, World};
 
 fn fails(message: &str) -> Act {
-    Act::Fails(BuildFailure::Failed { message: message.to_owned() })
+    Act::Fails(BuildFailure { cause: FailureCause::Build, message: message.to_owned() })
 }
 
 async fn after(seconds: u64) {
@@ -104,7 +104,7 @@ async fn what_is_pure_is_not_made_of_what_is_impure() {
     let one = Machine::new("one", 4);
     let daemon = Daemon::new(&world, &[&one]);
     let answer = daemon.ask(&[&top]).await.remove(0);
-    assert_eq!(answer.status, RealiseStatus::MiscFailure);
+    assert_eq!(answer.status, RealiseStatus::Failed(FailureCause::Other));
     let expected = format!("pure derivation '/nix/store/{}' depends on impure", top.path);
     assert!(answer.message.contains(&expected), "{}", answer.message);
     assert!(one.made().is_empty());
@@ -329,9 +329,10 @@ async fn a_failure_stops_only_those_who_want_that() {
     let statuses = |answer: crate::clients::Answer| -> Vec<RealiseStatus> {
         answer.expect("a sound store").iter().map(|answer| answer.status).collect()
     };
-    use RealiseStatus::{Built, Cancelled, PermanentFailure};
-    assert_eq!(statuses(stopped), [PermanentFailure, Cancelled, Cancelled]);
-    assert_eq!(statuses(went_on), [PermanentFailure, Built]);
+    use RealiseStatus::{Built, Failed};
+    let cancelled = Failed(FailureCause::Cancelled);
+    assert_eq!(statuses(stopped), [Failed(FailureCause::Build), cancelled, cancelled]);
+    assert_eq!(statuses(went_on), [Failed(FailureCause::Build), Built]);
     assert!(!one.made().contains(&"mine".to_owned()));
     daemon.end(&[&one]).await;
 }
@@ -345,11 +346,8 @@ async fn a_failed_build_is_tried_again_for_the_next_client() {
     let daemon = Daemon::new(&world, &[&one]);
     let heard = Arc::new(Heard::default());
     let answer = daemon.ask_with(&[&top], AfterFailure::Stop, Arc::clone(&heard)).await.unwrap();
-    assert_eq!(answer[0].status, RealiseStatus::DependencyFailed);
-    let failed = RealiseEvent::Failed {
-        derivation: low.path.clone(),
-        status: RealiseStatus::PermanentFailure,
-    };
+    assert_eq!(answer[0].status, RealiseStatus::Failed(FailureCause::Dependency));
+    let failed = RealiseEvent::Failed { derivation: low.path.clone(), cause: FailureCause::Build };
     assert_eq!(heard.events().iter().filter(|event| **event == failed).count(), 1);
     let is_failure = |event: &&RealiseEvent| matches!(event, RealiseEvent::Failed { .. });
     assert_eq!(heard.events().iter().filter(is_failure).count(), 1, "the rest is consequence");
@@ -406,7 +404,7 @@ async fn what_no_machine_can_take_fails_with_the_reasons() {
     let daemon = Daemon::new(&world, &[&one]);
     let keep_going = AfterFailure::KeepGoing;
     let answers = daemon.ask_with(&[&alien, &plain], keep_going, Arc::default()).await.unwrap();
-    assert_eq!(answers[0].status, RealiseStatus::InputRejected);
+    assert_eq!(answers[0].status, RealiseStatus::Failed(FailureCause::Unsuited));
     let said = &answers[0].message;
     assert!(said.contains("one: it does not build for riscv64-linux"), "{said}");
     built(&answers[1..]);
@@ -416,7 +414,7 @@ async fn what_no_machine_can_take_fails_with_the_reasons() {
     let daemon = Daemon::new(&world, &[&down]);
     daemon.kept.delete(&plain.out());
     let answers = daemon.ask(&[&plain]).await;
-    assert_eq!(answers[0].status, RealiseStatus::TransientFailure);
+    assert_eq!(answers[0].status, RealiseStatus::Failed(FailureCause::Passing));
     assert!(answers[0].message.contains("No route to host"), "{}", answers[0].message);
     daemon.end(&[&down]).await;
 }
@@ -519,7 +517,7 @@ async fn what_cannot_be_fetched_is_built_again() {
 /// As in a run of one's own, what is valid stays, and nothing of another build comes beside it.
 #[rstest]
 #[case::alike(Act::Builds, RealiseStatus::Built)]
-#[case::different(Act::BuildsItsOwn, RealiseStatus::TransientFailure)]
+#[case::different(Act::BuildsItsOwn, RealiseStatus::Failed(FailureCause::Passing))]
 #[tokio::test(start_paused = true)]
 async fn outputs_come_from_one_attempt(#[case] act: Act, #[case] expected: RealiseStatus) {
     let mut world = World::new().await;
@@ -532,7 +530,7 @@ async fn outputs_come_from_one_attempt(#[case] act: Act, #[case] expected: Reali
     let answer = daemon.ask(&[&drv]).await.remove(0);
     assert_eq!(answer.status, expected, "{}", answer.message);
     assert_eq!((one.made(), two.made()), (vec!["job".to_owned()], vec!["job".to_owned()]));
-    if let RealiseStatus::TransientFailure = expected {
+    if let RealiseStatus::Failed(FailureCause::Passing) = expected {
         assert!(answer.message.contains("is of another build than"), "{}", answer.message);
         let mut valid = 0;
         for output in ["dev", "out"] {
@@ -624,7 +622,11 @@ async fn an_end_drains_or_cancels() {
         match how {
             Shutdown::Drain => built(&answers[0]),
             Shutdown::Cancel => {
-                assert_eq!(answers[0][0].status, RealiseStatus::Cancelled, "{answers:?}");
+                assert_eq!(
+                    answers[0][0].status,
+                    RealiseStatus::Failed(FailureCause::Cancelled),
+                    "{answers:?}"
+                );
                 assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
             }
         }
@@ -639,7 +641,7 @@ async fn what_is_not_offered_is_refused_by_name() {
     let mut world = World::new().await;
     let drv = world.drv("job", &[]).await;
     let daemon = Daemon::new(&world, &[]);
-    let mode = RealiseMode::Check;
+    let mode = BuildMode::Check;
     let settings = drover_store::RealiseSettings { mode, ..settings(AfterFailure::Stop) };
     let wanted = vec![Wanted::AllOutputs(drv.path.clone())];
     let heard = Arc::new(Heard::default());
@@ -669,9 +671,10 @@ async fn what_is_wrong_with_one_is_said_of_that_one() {
         .realise(daemon.kept.view(), wanted, settings(AfterFailure::KeepGoing), heard)
         .await
         .unwrap();
-    use RealiseStatus::{AlreadyValid, Built, MiscFailure, NoSubstituters};
+    use RealiseStatus::{AlreadyValid, Built, Failed};
+    let (other, nowhere) = (Failed(FailureCause::Other), Failed(FailureCause::NoSubstituters));
     let statuses: Vec<RealiseStatus> = answers.iter().map(|answer| answer.status).collect();
-    assert_eq!(statuses, [Built, MiscFailure, NoSubstituters, NoSubstituters, AlreadyValid]);
+    assert_eq!(statuses, [Built, other, nowhere, nowhere, AlreadyValid]);
     assert!(answers[1].message.contains("does not have output 'doc'"));
     daemon.end(&[&one]).await;
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drover_fleet::ServiceOptions;
-use drover_store::{AfterFailure, BuildFailure, RealiseStatus};
+use drover_store::{AfterFailure, BuildFailure, FailureCause, RealiseStatus};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -41,8 +41,10 @@ struct Plot {
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    let failed = || Act::Fails(BuildFailure::Failed { message: "it went wrong".to_owned() });
-    let machine = BuildFailure::Machine { message: "no luck".to_owned(), disk_full: false };
+    let failed = || {
+        Act::Fails(BuildFailure { cause: FailureCause::Build, message: "it went wrong".to_owned() })
+    };
+    let machine = BuildFailure { cause: FailureCause::Machine, message: "no luck".to_owned() };
     let some =
         [Act::Builds, Act::Builds, failed(), Act::LosesConnection, Act::LosesConnectionAfter];
     let mut all = some.to_vec();

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drover_core::{SecretKey, StoreDir, TrustedKeys};
-use drover_fleet::{FailureKind, FleetEvent, FleetOptions, OutputTrust, ServiceOptions};
+use drover_fleet::{FleetEvent, FleetOptions, OutputTrust, ServiceOptions};
 use drover_nar::{Executable, single_file_nar};
-use drover_store::{AfterFailure, RealiseEvent};
+use drover_store::{AfterFailure, FailureCause, RealiseEvent};
 use rstest::rstest;
 
 use crate::clients::{Crowd, Daemon, Heard, built};
@@ -144,7 +144,7 @@ async fn unsigned_outputs_are_refused_where_signatures_are_asked_for() {
     let strict = FleetOptions { outputs: signed_by(&trusted), ..options() };
     let run = world.build_with(&[&one], &[&drv], strict.clone()).await;
     let report = run.failure(&drv);
-    assert_eq!(report.kind, FailureKind::NoMachine);
+    assert_eq!(report.cause, FailureCause::NoMachine);
     let words = "lacks a signature by a trusted key (saw: other-1)";
     assert!(report.message.contains(words), "{}", report.message);
     let is_told = run.events.iter().any(|event| match event {

@@ -62,7 +62,7 @@ impl FakeSite {
         }
         if fault == Some(ImportFault::DiskFull) {
             let message = "writing file: No space left on device".to_owned();
-            return Err(StoreError::Refused { store: self.machine.name().to_owned(), message });
+            return Err(StoreError::said(self.machine.name(), message));
         }
         let mut noted = Noted { paths, seen: Vec::new(), machine: Arc::clone(&self.machine) };
         noted.seen.clear();
@@ -94,7 +94,7 @@ impl PathStream for Noted {
             let (store, path) = (self.machine.name().to_owned(), &info.path);
             let message =
                 format!("cannot add path '{path}': it lacks a signature by a trusted key");
-            return Err(StoreError::Refused { store, message });
+            return Err(StoreError::said(store, message));
         }
         self.machine.added.lock().unwrap().extend(next.iter().map(|info| info.path.clone()));
         Ok(next)

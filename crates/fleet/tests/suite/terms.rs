@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use drover_store::{AfterFailure, BuildSettings, BuildWishes, RealiseSettings, RealiseStatus};
+use drover_store::{
+    AfterFailure, BuildSettings, BuildWishes, FailureCause, RealiseSettings, RealiseStatus,
+};
 use rstest::rstest;
 use tokio::time::Instant;
 
@@ -34,21 +36,21 @@ fn log_size(bytes: u64) -> BuildSettings {
 #[case::timeout(
     timeout(10),
     Act::Chatters,
-    RealiseStatus::TimedOut,
+    RealiseStatus::Failed(FailureCause::TimedOut),
     "timed out after 10 seconds",
     10
 )]
 #[case::silence(
     silence(10),
     Act::Hangs,
-    RealiseStatus::TimedOut,
+    RealiseStatus::Failed(FailureCause::TimedOut),
     "timed out after 10 seconds of silence",
     10
 )]
 #[case::log_size(
     log_size(100),
     Act::Chatters,
-    RealiseStatus::LogLimitExceeded,
+    RealiseStatus::Failed(FailureCause::LogLimit),
     "killed after writing more than 100 bytes of log output",
     9
 )]
@@ -70,7 +72,7 @@ async fn a_build_that_goes_too_far_is_ended(
     assert_eq!(answers[0].status, status, "{answers:?}");
     assert!(answers[0].message.ends_with(words), "{answers:?}");
     assert!(answers[0].message.contains("far.drv' "), "{answers:?}");
-    assert_eq!(answers[1].status, RealiseStatus::DependencyFailed, "{answers:?}");
+    assert_eq!(answers[1].status, RealiseStatus::Failed(FailureCause::Dependency), "{answers:?}");
     assert_eq!(began.elapsed().as_secs(), seconds);
     daemon.quiet().await;
     assert_eq!(one.live_lanes(), 0, "it still runs");
@@ -104,7 +106,9 @@ async fn what_waits_behind_is_built_all_the_same() {
         crowd.add(daemon.ask_on(&[other], asking(timeout(5)), Arc::default()));
     }
     let answers = crowd.all().await;
-    let timed_out = answers.iter().filter(|answer| answer[0].status == RealiseStatus::TimedOut);
+    let timed_out = answers
+        .iter()
+        .filter(|answer| answer[0].status == RealiseStatus::Failed(FailureCause::TimedOut));
     assert_eq!(timed_out.count(), 1, "{answers:?}");
     let mut made = one.made();
     made.sort();

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use drover_fleet::FailureKind;
-use drover_store::{BuildFailure, Trust};
+use drover_store::{BuildFailure, FailureCause, Trust};
 use rstest::rstest;
 
 use crate::machine::{Act, Connect, Machine};
@@ -80,11 +79,11 @@ async fn a_refusal_is_explained_with_its_fix() {
     let mut world = World::new().await;
     let drv = world.drv("job", &[]).await;
     let message = "cannot add path: it lacks a signature by a trusted key".to_owned();
-    let refused = Act::Fails(BuildFailure::Refused { message });
+    let refused = Act::Fails(BuildFailure { cause: FailureCause::Refused, message });
     let one = Machine::new("one", 1).does("job", std::slice::from_ref(&refused));
     let run = world.build(&[&one], &[&drv]).await;
     let report = run.failure(&drv);
-    assert_eq!(report.kind, FailureKind::NoMachine);
+    assert_eq!(report.cause, FailureCause::NoMachine);
     assert!(report.message.contains("trusted-users"), "{}", report.message);
 
     let one = Machine::new("one", 1).does("job", &[refused]);

@@ -9,7 +9,7 @@ use drover_fleet::{
     ServiceOptions,
 };
 use drover_schedule::MachineFault;
-use drover_store::{AfterFailure, RealiseSettings};
+use drover_store::{AfterFailure, BuildFailure, FailureCause, RealiseSettings};
 
 use crate::clients::{Crowd, Daemon, built, settings};
 use crate::machine::{Act, Connect, Machine};
@@ -240,7 +240,7 @@ async fn builds_are_told_with_where_they_are_and_who_waits() {
         assert_ne!(explanation.build.clients, Vec::<String>::new(), "for whom it was stays known");
         assert!(explanation.machines[0].text.starts_with("chosen: "), "{explanation:?}");
     }
-    let failure = drover_store::BuildFailure::Failed { message: "no".to_owned() };
+    let failure = BuildFailure { cause: FailureCause::Build, message: "no".to_owned() };
     let bad = world.draft("bad").write().await;
     let one = one.does("bad", &[Act::Fails(failure)]);
     ask_as(&daemon, &[&bad], "ann").await.unwrap();

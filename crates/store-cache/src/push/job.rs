@@ -175,7 +175,7 @@ impl Job {
 
     fn unlisted(&self, info: &PathInfo, error: &ListError) -> StoreError {
         let message = format!("cannot list '{}': {error}", info.path);
-        StoreError::Refused { store: self.cache.name.clone(), message }
+        StoreError::refused(&self.cache.name, message)
     }
 
     fn next(

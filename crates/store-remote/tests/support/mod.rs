@@ -17,11 +17,11 @@ use drover_derivation::{BasicDerivation, Derivation, Environment, Output};
 use drover_store::contract::flat_file;
 use drover_store::{
     BuildPlan, BuildRequest, BuildSettings, BuildWishes, ByteStream, Content, Keeper, Store as _,
-    StoreError, WhenValid,
+    StoreError, Trust, WhenValid,
 };
 use drover_store_remote::{Address, ConnectOptions, Program, RemoteStore};
 use drover_wire::{
-    Decoder, Dialect, Encoder, LogMessage, Request, Response, ServerInfo, Trust, Version,
+    Decoder, Dialect, Encoder, LogMessage, Request, Response, ServerInfo, Version,
     exchanges_features, read_client_end, read_client_magic, read_client_version, read_features,
     server_hello, write_features, write_server_info,
 };

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use drover_core::{HashAlgorithm, IngestionMethod, StorePath};
+use drover_core::{
+    HashAlgorithm, IngestionMethod, Repair, SignatureCheck, StorePath, Substitute, VerifyDepth,
+};
 
-use super::{CheckContents, NewContent, PACK, Repair, Request, SignatureCheck, Substitute};
+use super::{NewContent, PACK, Request};
 use crate::codec::{Decoder, MAX_BYTES};
 use crate::derivation::decode_derivation;
 use crate::derived_path::{decode_derived_paths, decode_mode};
@@ -96,7 +98,8 @@ impl Request {
         let store_dir = &dialect.store_dir;
         Ok(match operation {
             35 => {
-                let contents = if from.flag()? { CheckContents::Yes } else { CheckContents::No };
+                let contents =
+                    if from.flag()? { VerifyDepth::Contents } else { VerifyDepth::Existence };
                 Request::VerifyStore(contents, decode_repair(from)?)
             }
             36 => {
@@ -136,7 +139,7 @@ fn decode_repair(from: &mut Decoder<'_>) -> Result<Repair, DecodeError> {
 }
 
 fn decode_check(from: &mut Decoder<'_>) -> Result<SignatureCheck, DecodeError> {
-    Ok(if from.flag()? { SignatureCheck::Skip } else { SignatureCheck::Check })
+    Ok(if from.flag()? { SignatureCheck::Skip } else { SignatureCheck::AsConfigured })
 }
 
 impl NewContent {

@@ -1,8 +1,10 @@
 //! Requests as they are written.
 
-use drover_core::{HashAlgorithm, IngestionMethod};
+use drover_core::{
+    HashAlgorithm, IngestionMethod, Repair, SignatureCheck, Substitute, VerifyDepth,
+};
 
-use super::{CheckContents, NewContent, Repair, Request, SignatureCheck, Substitute};
+use super::{NewContent, Request};
 use crate::codec::Encoder;
 use crate::derivation::encode_derivation;
 use crate::derived_path::{encode_derived_paths, encode_mode};
@@ -76,7 +78,7 @@ impl Request {
             }
             Request::QuerySubstitutablePaths(paths) => out.paths(store_dir, paths),
             Request::VerifyStore(contents, repair) => {
-                out.flag(*contents == CheckContents::Yes);
+                out.flag(*contents == VerifyDepth::Contents);
                 out.flag(*repair == Repair::Yes);
             }
             Request::BuildDerivation(_, derivation, mode) => {

@@ -4,16 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use drover_core::{
-    ContentAddress, Hash, HashAlgorithm, IngestionMethod, NarHash, NarSize, OutputName, PathInfo,
-    Signature, StoreDir, StoreName, StorePath,
+    ActivityId, BuildMode, BuildStatus, CollectAction, ContentAddress, Field, Hash, HashAlgorithm,
+    IngestionMethod, Liveness, NarHash, NarSize, OutputName, PathInfo, Repair, Signature,
+    SignatureCheck, StoreDir, StoreName, StorePath, Substitute, VerifyDepth,
 };
 use drover_derivation::{BasicDerivation, ByteString, Output};
 use drover_wire::{
-    ActivityId, BuildMode, BuildResult, BuildStatus, CheckContents, ClientOptions, DerivedPath,
-    Dialect, FEATURE_REALISATION_WITH_PATH, Field, GarbageAction, GarbageLiveness, GarbageRequest,
-    GarbageResult, Lock, LogMessage, Missing, NewContent, OutputId, RealisedOutput, RemoteError,
-    Repair, Request, Response, ServeBuildOptions, ServeDialect, ServeRequest, SignatureCheck,
-    SubstitutableInfo, Substitute, Version,
+    BuildResult, ClientOptions, DerivedPath, Dialect, FEATURE_REALISATION_WITH_PATH,
+    GarbageRequest, GarbageResult, Lock, LogMessage, Missing, NewContent, OutputId, RealisedOutput,
+    RemoteError, Request, Response, ServeBuildOptions, ServeDialect, ServeRequest,
+    SubstitutableInfo, Version,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -155,7 +155,7 @@ fn substitute() -> impl Strategy<Value = Substitute> {
 }
 
 fn check() -> impl Strategy<Value = SignatureCheck> {
-    prop_oneof![Just(SignatureCheck::Check), Just(SignatureCheck::Skip)]
+    prop_oneof![Just(SignatureCheck::AsConfigured), Just(SignatureCheck::Skip)]
 }
 
 fn derived() -> impl Strategy<Value = Vec<DerivedPath>> {
@@ -231,7 +231,7 @@ fn repair() -> impl Strategy<Value = Repair> {
 }
 
 fn request_of_late() -> impl Strategy<Value = Request> {
-    let contents = prop_oneof![Just(CheckContents::No), Just(CheckContents::Yes)];
+    let contents = prop_oneof![Just(VerifyDepth::Existence), Just(VerifyDepth::Contents)];
     let addresses = prop::collection::btree_map(path(), option::of(content_address()), 0..4);
     prop_oneof![
         Just(Request::SyncWithGc),
@@ -270,12 +270,12 @@ fn new_content() -> impl Strategy<Value = NewContent> {
 
 fn garbage() -> impl Strategy<Value = GarbageRequest> {
     let action = prop_oneof![
-        Just(GarbageAction::ReturnLive),
-        Just(GarbageAction::ReturnDead),
-        Just(GarbageAction::DeleteDead),
-        Just(GarbageAction::DeleteSpecific),
+        Just(CollectAction::ListLive),
+        Just(CollectAction::ListDead),
+        Just(CollectAction::DeleteDead),
+        Just(CollectAction::DeleteGiven),
     ];
-    let liveness = prop_oneof![Just(GarbageLiveness::Respect), Just(GarbageLiveness::Ignore)];
+    let liveness = prop_oneof![Just(Liveness::Respect), Just(Liveness::Ignore)];
     (action, paths(), liveness, any::<u64>()).prop_map(|(action, paths, liveness, max_freed)| {
         GarbageRequest { action, paths, liveness, max_freed }
     })
@@ -416,9 +416,9 @@ fn rare_exchange() -> impl Strategy<Value = (Request, Response)> {
             .prop_map(|roots| (Request::FindRoots, Response::Roots(roots))),
         garbage.prop_map(|g| (
             Request::CollectGarbage(GarbageRequest {
-                action: GarbageAction::ReturnDead,
+                action: CollectAction::ListDead,
                 paths: BTreeSet::new(),
-                liveness: GarbageLiveness::Respect,
+                liveness: Liveness::Respect,
                 max_freed: 0
             }),
             Response::Garbage(Box::new(g))
@@ -435,7 +435,7 @@ fn rare_exchange() -> impl Strategy<Value = (Request, Response)> {
             .prop_map(|(p, n)| (Request::QueryDerivationOutputNames(p), Response::Names(n))),
         (path(), text()).prop_map(|(p, t)| (Request::AddPermRoot(p, t.clone()), Response::Text(t))),
         any::<bool>().prop_map(|f| (
-            Request::VerifyStore(CheckContents::Yes, Repair::No),
+            Request::VerifyStore(VerifyDepth::Contents, Repair::No),
             Response::Flag(f)
         )),
     ]

@@ -293,7 +293,7 @@ impl Keeper for TestKeeper {
         self.collections.lock().unwrap().push(collection.clone());
         if collection.action == CollectAction::DeleteGiven {
             let message = "cannot delete path: it is still alive".to_owned();
-            return Err(StoreError::Refused { store: "memory".to_owned(), message });
+            return Err(StoreError::refused("memory", message));
         }
         let names = self.infos().into_keys().map(|path| path.base_name().to_owned()).collect();
         Ok(Collected { names, bytes_freed: 2048 })

@@ -7,11 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use drover_core::{PathInfo, StoreDir};
+use drover_core::{PathInfo, SignatureCheck, StoreDir};
 use drover_wire::{
-    DecodeError, Decoder, Dialect, Encoder, LogMessage, Request, Response, SignatureCheck,
-    WORKER_LATEST, client_hello, encode_keyed_path_info, exchanges_features, frame_header,
-    read_features, read_server_hello, read_server_info, write_client_end, write_features,
+    DecodeError, Decoder, Dialect, Encoder, LogMessage, Request, Response, WORKER_LATEST,
+    client_hello, encode_keyed_path_info, exchanges_features, frame_header, read_features,
+    read_server_hello, read_server_info, write_client_end, write_features,
 };
 
 /// Bytes of a frame of data.
