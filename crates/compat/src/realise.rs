@@ -4,14 +4,14 @@
 //! (`src/libstore/build/entry-points.cc`) of Nix.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drover_core::{StoreDir, StorePath};
 use drover_store::{
     AfterFailure, BuildMode, BuildSettings, FailureCause, FetchEvent, FetchObserver, Keeper,
     MissingPaths, RealiseEvent, RealiseObserver, RealiseSettings, RealiseStatus, Realised,
-    Realiser, Substitute, THIS_MACHINE, Wanted,
+    Realiser, Substitute, THIS_MACHINE, Wanted, exit_code,
 };
 use tokio::sync::mpsc;
 
@@ -91,7 +91,12 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let (sender, mut events) = mpsc::channel(QUEUE);
-        let observer = Arc::new(Observer { sender, form: console.form(), lost: AtomicU64::new(0) });
+        let observer = Arc::new(Observer {
+            sender,
+            form: console.form(),
+            lost: AtomicU64::new(0),
+            causes: Mutex::default(),
+        });
         let store = self.store.clone();
         self.store.follow_fetches(Arc::clone(&observer) as _);
         let mut work =
@@ -119,7 +124,8 @@ impl<'a> Work<'a> {
                 console.warn(&format!("{lost} lines of builds came too fast to be shown")).await?
             }
         }
-        self.judge(&wanted, results, console).await
+        let causes = std::mem::take(&mut *observer.causes());
+        self.judge(&wanted, results, causes, console).await
     }
 
     fn settings(&self, mode: BuildMode) -> RealiseSettings {
@@ -217,6 +223,7 @@ impl<'a> Work<'a> {
         &self,
         wanted: &[Wanted],
         results: Vec<Realised>,
+        causes: BTreeSet<FailureCause>,
         console: &mut Console,
     ) -> Result<(), CompatError> {
         let mut failed: Vec<(&Wanted, &Realised)> =
@@ -227,7 +234,8 @@ impl<'a> Work<'a> {
         if failed.iter().any(|(_, result)| itself(result)) {
             failed.retain(|(_, result)| itself(result));
         }
-        let status = ExitStatus::of_failures(failed.iter().map(|(_, result)| *result));
+        let of_wanted = failed.iter().filter_map(|(_, result)| result.status.failure());
+        let status = ExitStatus(exit_code(of_wanted.chain(causes)));
         match failed.as_slice() {
             [] => Ok(()),
             [(wanted, result)] => {
@@ -309,10 +317,21 @@ struct Observer {
     sender: mpsc::Sender<RealiseEvent>,
     form: LogFormat,
     lost: AtomicU64,
+    /// Why derivations have failed, also those that what was wanted only depends on.
+    causes: Mutex<BTreeSet<FailureCause>>,
+}
+
+impl Observer {
+    fn causes(&self) -> MutexGuard<'_, BTreeSet<FailureCause>> {
+        self.causes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl RealiseObserver for Observer {
     fn event(&self, event: RealiseEvent) {
+        if let RealiseEvent::Failed { cause, .. } = &event {
+            self.causes().insert(*cause);
+        }
         // how far each path has come is only for programs
         let is_progress = matches!(event, RealiseEvent::Fetch(FetchEvent::Progress { .. }));
         if is_progress && self.form != LogFormat::Json {

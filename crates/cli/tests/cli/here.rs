@@ -3,6 +3,7 @@
 //! Needs root, and a static busybox (Debian: `apt install busybox-static`).
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -316,4 +317,22 @@ fn a_store_that_is_only_read_is_looked_at() {
     let store = format!("{}&read-only=true", world.store());
     let told = world.run(&["store", "info", "--store", &store]);
     assert!(told.succeeds().contains("Protocol: local"), "{told:#?}");
+}
+
+/// Also where what failed is only needed, as scripts tell failed builds from other trouble by that.
+#[rstest]
+#[case::failed("exit 1", "", 100)]
+#[case::timed_out("sleep 60", "", 101)]
+#[case::hash_mismatch("echo x > $out", FIXED, 102)]
+fn a_failed_dependency_has_its_code_by_nixs_names(
+    #[case] script: &str,
+    #[case] more: &str,
+    #[case] code: i32,
+) {
+    let world = world("");
+    let dep = shell("dep", script, more);
+    let top = shell("top", "echo $dep > $out", &format!("dep = {dep};"));
+    let mut command = world.command(&["-E", &top, "--no-out-link", "--timeout", "1"]);
+    command.arg0("nix-build").env("PATH", only_the_evaluator(&world));
+    Told::of(command.output().unwrap()).fails(code, &["dep"]);
 }
