@@ -40,6 +40,7 @@ mod serve;
 mod server;
 mod session;
 mod settings;
+mod socket;
 mod stdio;
 mod stream;
 mod supervisor;

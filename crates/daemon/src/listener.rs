@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use crate::error::DaemonError;
 use crate::peer::Peer;
 use crate::server::{Client, ClientTrust, Server};
+use crate::socket::halves;
 
 /// For how long somebody who was refused may take to read why.
 const REFUSAL: Duration = Duration::from_secs(1);
@@ -248,8 +249,11 @@ impl Visit {
             }
             Ok((client, _counted)) => {
                 tracing::info!(user = ?client.user, trust = ?client.trust, "accepted a client");
-                let (input, output) = socket.into_split();
-                if let Err(error) = self.server.serve(client, input, output).await {
+                let served = match halves(socket) {
+                    Ok((input, output)) => self.server.serve(client, input, output).await,
+                    Err(source) => Err(DaemonError::Lost { doing: "watching a socket", source }),
+                };
+                if let Err(error) = served {
                     tracing::info!(%error, "a connection ended");
                 }
             }

@@ -76,10 +76,10 @@ impl Shared {
 }
 
 impl Shared {
-    /// Returns the store if it is open and still the one that was opened.
+    /// Returns the store if it is open and was still the one that was opened just now.
     pub(crate) fn already_open(&self) -> Option<Arc<Opened>> {
         let opened = self.opened.try_lock().ok()?;
-        opened.as_ref().filter(|opened| opened.is_current()).cloned()
+        opened.as_ref().filter(|opened| opened.was_current_just_now()).cloned()
     }
 }
 
