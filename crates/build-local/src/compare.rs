@@ -27,6 +27,11 @@ pub(crate) struct Comparison<'a> {
     pub(crate) made: &'a Left,
 }
 
+/// Returns what is said of outputs that aren't what was there.
+fn of_difference(message: String) -> BuildFailure {
+    BuildFailure { cause: FailureCause::NotDeterministic, message }
+}
+
 /// Returns what is said where there is nothing to compare with, in the words of Nix.
 pub(crate) fn nothing_to_compare(derivation: &str) -> BuildFailure {
     failed(format!(
@@ -64,11 +69,7 @@ impl Job<'_> {
             );
             let hook = self.settings.diff_hook.as_deref();
             if hook.is_none() && !self.keeps_failed() {
-                return Err(BuildFailure {
-                    cause: FailureCause::NotDeterministic,
-                    message: differs,
-                }
-                .into());
+                return Err(of_difference(differs).into());
             }
             let (workshop, entry, old) = (Arc::clone(workshop), entry.clone(), old.path.clone());
             let kept = {
@@ -80,11 +81,7 @@ impl Job<'_> {
                 // whatever keeps it from being shown, it differs
                 Err(error) => {
                     self.log.event(LogEvent::Message(format!("it can't be kept: {error}")));
-                    return Err(BuildFailure {
-                        cause: FailureCause::NotDeterministic,
-                        message: differs,
-                    }
-                    .into());
+                    return Err(of_difference(differs).into());
                 }
             };
             if let Some(hook) = hook {
@@ -92,7 +89,7 @@ impl Job<'_> {
                 self.show_difference(comparison, hook, &valid, &kept).await?;
             }
             let message = format!("{differs} from \"{}\"", kept.display());
-            return Err(BuildFailure { cause: FailureCause::NotDeterministic, message }.into());
+            return Err(of_difference(message).into());
         }
         Ok(())
     }

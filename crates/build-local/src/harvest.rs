@@ -12,7 +12,7 @@ use drover_core::{
     ContentAddress, HashAlgorithm, HashNotation, IngestionMethod, OutputName, PathInfo, References,
     StoreDir, StorePath,
 };
-use drover_derivation::{BasicDerivation, Output, output_path_name};
+use drover_derivation::{BasicDerivation, DerivationKind, Output, output_path_name};
 use drover_recipe::{OutputRules, Rewriter};
 use drover_store::{BuildFailure, FailureCause};
 use drover_store_files::{
@@ -34,6 +34,16 @@ pub(crate) enum Reach {
     /// It had the machine's network, through whose sockets open files can be passed: what it made is
     /// copied before it's trusted.
     Network,
+}
+
+impl Reach {
+    /// Returns what a build may reach that is shut in.
+    pub(crate) fn due(kind: DerivationKind) -> Reach {
+        match kind {
+            DerivationKind::Fixed | DerivationKind::Impure => Reach::Network,
+            _ => Reach::None,
+        }
+    }
 }
 
 /// What a build has left, and what is known of it.

@@ -169,10 +169,7 @@ impl Job<'_> {
         }
         let rules = OutputRules::of(&derivation, store_dir);
         let rules = rules.map_err(|error| of_rules(&shown, &error))?;
-        let due = match kind {
-            DerivationKind::Fixed | DerivationKind::Impure => Reach::Network,
-            _ => Reach::None,
-        };
+        let due = Reach::due(kind);
         let shelter = self.shelter(&shown, due, &options)?;
         if shelter == Shelter::None && options.required_system_features.contains("uid-range") {
             return Err(rejected(of_range(&shown)).into());

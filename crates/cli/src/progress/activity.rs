@@ -68,14 +68,7 @@ impl Activities {
         taste: Taste,
     ) -> Vec<String> {
         match event {
-            FleetEvent::Planned { to_build, .. } => {
-                self.expected = *to_build;
-                let builds = self.number();
-                self.builds = Some(builds);
-                let mut lines = vec![begins(builds, &Activity::Builds)];
-                lines.extend(self.totals());
-                lines
-            }
+            FleetEvent::Planned { to_build, .. } => self.planned(*to_build),
             FleetEvent::Building { node, machine } => self.build_started(*node, machine, names),
             FleetEvent::Found { node, .. } | FleetEvent::Unneeded { node } => {
                 self.spared.insert(*node);
@@ -134,6 +127,15 @@ impl Activities {
     fn number(&mut self) -> ActivityId {
         self.next += 1;
         ActivityId(self.next)
+    }
+
+    fn planned(&mut self, to_build: usize) -> Vec<String> {
+        self.expected = to_build;
+        let builds = self.number();
+        self.builds = Some(builds);
+        let mut lines = vec![begins(builds, &Activity::Builds)];
+        lines.extend(self.totals());
+        lines
     }
 
     fn build_started(&mut self, node: NodeId, machine: &str, names: &dyn Names) -> Vec<String> {
