@@ -172,10 +172,7 @@ fn settings(configuration: &Configuration, limits: LimitsKeptBy) -> anyhow::Resu
             false => SandboxFallback::Fail,
         },
         paths: sandbox_paths(configuration)?,
-        sandbox_build_dir: match path_of(conf, "sandbox-build-dir")? {
-            Some(dir) => sandbox_build_dir(configuration, &dir)?,
-            None => usual.sandbox_build_dir,
-        },
+        sandbox_build_dir: sandbox_build_dir(configuration)?.unwrap_or(usual.sandbox_build_dir),
         dev_shm: match text("sandbox-dev-shm-size") {
             Some(size) => shm_size(conf, &size)?,
             None => usual.dev_shm,
@@ -336,16 +333,17 @@ fn users(configuration: &Configuration) -> anyhow::Result<BuildUsers> {
 }
 
 /// Checks where builds find their folder in the sandbox: nothing else may be there.
-fn sandbox_build_dir(configuration: &Configuration, dir: &Path) -> anyhow::Result<String> {
+fn sandbox_build_dir(configuration: &Configuration) -> anyhow::Result<Option<String>> {
     let Configuration { conf, store_dir, .. } = configuration;
+    let Some(dir) = path_of(conf, "sandbox-build-dir")? else { return Ok(None) };
     let is_plain = dir.components().skip(1).all(|part| matches!(part, Component::Normal(_)));
-    let rule = if !is_plain || dir == Path::new("/") {
+    let rule = if !is_plain || dir == *"/" {
         "must be a folder's plain path below '/'"
-    } else if Path::new(store_dir.as_str()).starts_with(dir) {
+    } else if Path::new(store_dir.as_str()).starts_with(&dir) {
         "must not contain the store's folder"
     } else {
         match dir.to_str() {
-            Some(dir) => return Ok(dir.to_owned()),
+            Some(dir) => return Ok(Some(dir.to_owned())),
             None => "must be UTF-8",
         }
     };
