@@ -117,8 +117,8 @@ fn message(json: &[u8]) -> Result<Option<LogEvent>, MessageError> {
         text.ok_or(MessageError::Field { field, expected: "a string" })
     };
     let number = |field| {
-        let number = json.get(field).and_then(Value::as_i64);
-        number.ok_or(MessageError::Field { field, expected: "a number" })
+        let is_there = json.get(field).is_some_and(Value::is_number);
+        is_there.then_some(()).ok_or(MessageError::Field { field, expected: "a number" })
     };
     Ok(match text("action")?.as_str() {
         "setPhase" => Some(LogEvent::Phase(text("phase")?)),
@@ -173,6 +173,16 @@ mod tests {
         ]
     )]
     #[case::of_no_interest("@nix {\"action\":\"stop\",\"id\":1}\nx\n", vec![line("x")])]
+    #[case::kinds_that_nobody_knows(
+        "a\n@nix {\"action\":\"dance\"}\n\
+         @nix {\"action\":\"start\",\"id\":7,\"type\":9999,\"level\":-3,\"fields\":{\"x\":[null,1.5]},\"text\":7}\n\
+         @nix {\"action\":\"start\",\"id\":18446744073709551615,\"type\":105,\"parent\":\"me\"}\n\
+         @nix {\"action\":\"result\",\"id\":18446744073709551615,\"type\":9999,\"fields\":[[],{},true]}\n\
+         @nix {\"action\":\"result\",\"id\":1e300,\"type\":101,\"fields\":[]}\n\
+         @nix {\"action\":\"stop\",\"id\":-1}\n\
+         @nix {\"action\":\"setPhase\",\"phase\":\"check\",\"more\":[1]}\nb\n",
+        vec![line("a"), LogEvent::Phase("check".to_owned()), line("b")]
+    )]
     fn is_told_by_lines(#[case] text: &str, #[case] expected: Vec<LogEvent>) {
         for size in 1..=text.len() {
             let recorder = Arc::new(Recorder::default());

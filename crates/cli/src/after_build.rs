@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use drover_build_local::PostBuildHook;
 use drover_core::StorePath;
@@ -15,25 +15,33 @@ use drover_store::{FailureCause, Keeper, RealiseEvent, RealiseObserver, StoreErr
 
 use crate::builders::LOCAL;
 
+/// Returns the earliest time that a clock can have shown since it showed `since`, if it shows `now` so long after
+/// that: it may have been set meanwhile.
+fn earliest(since: SystemTime, now: SystemTime, elapsed: Duration) -> SystemTime {
+    since.min(now.checked_sub(elapsed).unwrap_or(SystemTime::UNIX_EPOCH))
+}
+
 /// Takes down what other machines have built, and what this one has, and passes all on.
 pub(crate) struct BuiltElsewhere<T: ?Sized, K> {
     seen: Mutex<BTreeSet<K>>,
     here: Mutex<BTreeSet<K>>,
-    /// Since when.
-    since: SystemTime,
+    /// Since when, by the clock and by one that nobody sets.
+    since: (SystemTime, Instant),
     to: Arc<T>,
 }
 
 impl<T: ?Sized, K: Ord> BuiltElsewhere<T, K> {
     pub(crate) fn new(to: Arc<T>) -> BuiltElsewhere<T, K> {
-        let since = SystemTime::now();
+        let since = (SystemTime::now(), Instant::now());
         BuiltElsewhere { seen: Mutex::default(), here: Mutex::default(), since, to }
     }
 
     /// Whether something that was registered then, in seconds since the epoch, may be of what was built
     /// since this follows it.
     pub(crate) fn is_of_this_time(&self, registered: u64) -> bool {
-        let since = self.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let (clock, begun) = self.since;
+        let since = earliest(clock, SystemTime::now(), begun.elapsed());
+        let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         since.as_secs() <= registered
     }
 
@@ -136,4 +144,30 @@ pub(crate) async fn run(
     let hear = |line| tell(format!("post-build-hook: {line}"));
     let ended = hook.run(&store_dir.display(derivation), &outputs, hear).await;
     ended.map_err(|error| error.words())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// T45: what was registered since is of this time, however the clock was set meanwhile.
+    #[test]
+    fn a_clock_that_is_set_changes_nothing_of_what_was_built() {
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+        let (since, elapsed) = (SystemTime::now(), Duration::from_secs(60));
+        let usual = since + elapsed;
+        assert_eq!(earliest(since, usual, elapsed), since);
+        // registered before it was set, or after that
+        assert_eq!(earliest(since, usual + YEAR, elapsed), since);
+        assert_eq!(earliest(since, usual - YEAR, elapsed), since - YEAR);
+        assert_eq!(
+            earliest(since, SystemTime::UNIX_EPOCH, elapsed),
+            SystemTime::UNIX_EPOCH - elapsed
+        );
+        let built = BuiltElsewhere::<(), u8>::new(Arc::new(()));
+        let seconds =
+            |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        assert!(built.is_of_this_time(seconds(SystemTime::now())));
+        assert!(!built.is_of_this_time(seconds(SystemTime::now() - YEAR)));
+    }
 }

@@ -159,8 +159,12 @@ impl Configuration {
 
     /// Returns how long a machine may take to greet.
     pub(crate) fn connect_timeout(&self) -> Duration {
-        let set = self.conf.raw("connect-timeout").and(self.settings.connect_timeout);
-        set.unwrap_or(CONNECT_TIMEOUT)
+        self.set_connect_timeout().unwrap_or(CONNECT_TIMEOUT)
+    }
+
+    /// Returns how long a machine may take to greet, where `connect-timeout` says so.
+    pub(crate) fn set_connect_timeout(&self) -> Option<Duration> {
+        self.conf.raw("connect-timeout").and(self.settings.connect_timeout)
     }
 
     /// Returns the settings that go to every machine with a build.

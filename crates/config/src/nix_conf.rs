@@ -3,7 +3,8 @@
 //! Follows `loadConfFile` (`src/libstore/globals.cc`) and `Config::set`
 //! (`src/libutil/configuration.cc`) of C++ Nix.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use crate::environment::Environment;
 use crate::error::ConfigError;
@@ -208,6 +209,16 @@ impl NixConf {
 
     fn written(&self, name: &str) -> Option<&RawSetting> {
         self.settings.get(keys::find(name).map_or(name, |key| key.name))
+    }
+
+    /// Returns the files in which something is set.
+    pub fn files(&self) -> BTreeSet<&Path> {
+        let origins = self.settings.values().flat_map(RawSetting::origins);
+        let files = origins.filter_map(|origin| match origin {
+            Origin::File { path, .. } => Some(&**path),
+            _ => None,
+        });
+        files.collect()
     }
 
     /// Returns what was strange about the files that were read.

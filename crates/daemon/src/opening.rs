@@ -27,9 +27,9 @@ pub(crate) enum Opened {
     Control(Named),
 }
 
-/// For how long a build may wait until it's known whether a machine can be used, and a question.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// For how long a question may wait until it's known whether a machine can be used.
 const THOUGHT: Duration = Duration::from_millis(20);
+
 /// Hears what is said before a client's first words, and its magic.
 pub(crate) async fn open(
     input: &mut Input,
@@ -69,7 +69,8 @@ pub(crate) async fn open(
                 return Ok(Opened::Answered);
             }
             (Opening::Needed(need), Some(machines)) => {
-                if let Some(reason) = against(machines.outlook(&need, PATIENCE).await) {
+                let patience = machines.patience();
+                if let Some(reason) = against(machines.outlook(&need, patience).await) {
                     // Nix's clients show what they can't understand
                     output.push(format!("error: {reason}\n").as_bytes());
                     return Ok(Opened::Answered);

@@ -85,6 +85,10 @@ pub trait Machines: Send + Sync {
     /// Says how it is with those that could take a build. Where that isn't known yet and it takes a
     /// connection to know it, so long is waited at most.
     async fn outlook(&self, need: &Need, patience: Duration) -> Outlook;
+
+    /// For how long a build may wait until it's known whether a machine can be used: longer than connecting to
+    /// one may take.
+    fn patience(&self) -> Duration;
 }
 
 /// A server of the worker protocol. Cheap to clone.

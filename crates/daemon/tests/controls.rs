@@ -4,11 +4,12 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use drover_daemon::{
-    Client, ClientOptions, ClientTrust, Controls, Limits, Named, Naming, Policy, Server,
-    control_opening, grant, introduction,
+    Client, ClientOptions, ClientTrust, Controls, Limits, Machines, Named, Naming, Need, Outlook,
+    Policy, Server, Wait, control_opening, grant, introduction, need, question,
 };
 use drover_store::AfterFailure;
 use support::{client, world};
@@ -111,4 +112,31 @@ fn who_has_gone_may_set_what_who_is_there_may() {
     let granted = grant(&policy, &client(ClientTrust::Trusted), &builders);
     assert_eq!(granted.settings.build.overrides["builders"], "ssh-ng://mine");
     assert!(granted.warnings.is_empty(), "{granted:?}");
+}
+
+/// Machines of which nothing is known, however long is waited.
+struct Silent;
+
+#[async_trait]
+impl Machines for Silent {
+    async fn outlook(&self, need: &Need, patience: Duration) -> Outlook {
+        let trouble = format!("nothing for {} after {} ms", need.system, patience.as_millis());
+        Outlook::Unknown { wait: Wait::Worthwhile, trouble }
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(77)
+    }
+}
+
+/// A build waits for as long as the machines may take; a question is answered at once.
+#[tokio::test]
+async fn builds_wait_for_machines_as_long_as_these_may_take() {
+    let server = server().with_machines(Arc::new(Silent));
+    let wanted = Need { system: "x86_64-linux".to_owned(), ..Need::default() };
+    let trusted = || client(ClientTrust::Trusted);
+    let told = answer(&server, trusted(), &need(&wanted)).await;
+    assert_eq!(told, "error: nothing for x86_64-linux after 77000 ms\n");
+    let told = answer(&server, trusted(), &question(&wanted)).await;
+    assert!(told.contains("nothing for x86_64-linux after 20 ms"), "{told:?}");
 }

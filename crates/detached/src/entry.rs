@@ -89,6 +89,8 @@ struct State {
     log: Log,
     cancelled_by: Option<String>,
     ending: Option<Arc<Ending>>,
+    /// When it ended, by a clock that nobody sets.
+    ended: Option<Instant>,
     causes: BTreeSet<FailureCause>,
     /// The view of the store whose temporary roots keep what was built, for as long as this is
     /// remembered.
@@ -104,7 +106,8 @@ impl Entry {
     ) -> Entry {
         let log = Log::new(log);
         let causes = BTreeSet::new();
-        let state = State { log, cancelled_by: None, ending: None, causes, _roots: keeper };
+        let (cancelled_by, ending, ended) = (None, None, None);
+        let state = State { log, cancelled_by, ending, ended, causes, _roots: keeper };
         Entry {
             id,
             owner,
@@ -147,6 +150,15 @@ impl Entry {
 
     /// Notes that it is over; without an outcome it was ended.
     pub(crate) fn end(&self, outcome: Option<Result<Vec<Realised>, StoreError>>) {
+        self.end_at(SystemTime::now(), outcome);
+    }
+
+    /// The same, where the clock shows this.
+    pub(crate) fn end_at(
+        &self,
+        at: SystemTime,
+        outcome: Option<Result<Vec<Realised>, StoreError>>,
+    ) {
         let mut state = self.state();
         let outcome = match outcome {
             Some(Ok(realised)) => Outcome::Realised(realised),
@@ -154,13 +166,15 @@ impl Entry {
             None => Outcome::Cancelled { by: state.cancelled_by.clone() },
         };
         let causes = state.causes.clone();
-        state.ending = Some(Arc::new(Ending { at: SystemTime::now(), outcome, causes }));
+        state.ended = Some(Instant::now());
+        state.ending = Some(Arc::new(Ending { at, outcome, causes }));
         drop(state);
         self.tell();
     }
 
-    pub(crate) fn ended_at(&self) -> Option<SystemTime> {
-        self.state().ending.as_ref().map(|ending| ending.at)
+    /// Returns when it ended, by a clock that nobody sets.
+    pub(crate) fn ended_at(&self) -> Option<Instant> {
+        self.state().ended
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -215,5 +229,42 @@ impl RealiseObserver for Entry {
         if said {
             self.tell();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use drover_store_local::{Access, Layout, LocalOptions, LocalStore};
+
+    use super::*;
+
+    fn entry() -> Entry {
+        let real = std::path::PathBuf::from("/nix/store");
+        let layout = Layout {
+            name: "local".to_owned(),
+            store_dir: Default::default(),
+            real,
+            state: "/nowhere".into(),
+            log: "/nowhere".into(),
+            access: Access::ReadOnly,
+        };
+        let keeper = Arc::new(LocalStore::new(layout, LocalOptions::default()));
+        let id = DetachedId::random().expect("randomness");
+        Entry::new((id, "alice".to_owned()), Vec::new(), keeper, 1000)
+    }
+
+    /// T45: a clock that is set meanwhile has nothing forgotten before its time, and no age below nothing.
+    #[test]
+    fn what_ended_first_is_told_by_no_clock() {
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+        let now = SystemTime::now();
+        let (first, second, third) = (entry(), entry(), entry());
+        first.end_at(now + YEAR, None);
+        second.end_at(now, None);
+        third.end_at(now - YEAR, None);
+        assert!(first.ended_at() <= second.ended_at() && second.ended_at() <= third.ended_at());
+        assert_eq!(first.view(now).ended, Some(Duration::ZERO));
+        assert_eq!(second.view(now - YEAR).age, Duration::ZERO);
+        assert_eq!(third.view(now).ended, Some(YEAR));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use drover_core::StorePath;
 use drover_store::{
@@ -296,7 +296,7 @@ impl Task {
             let is_counted = |entry: &&Arc<Entry>| owner.is_none_or(|owner| entry.owner == *owner);
             let counted = entries.values().filter(is_counted);
             let ended = counted.filter_map(|entry| Some((entry.ended_at()?, entry.id.clone())));
-            let mut ended: Vec<(SystemTime, DetachedId)> = ended.collect();
+            let mut ended: Vec<(Instant, DetachedId)> = ended.collect();
             ended.sort();
             let surplus = ended.len().saturating_sub(most);
             for (_, id) in ended.into_iter().take(surplus) {

@@ -9,6 +9,7 @@
 
 pub mod checks;
 mod finding;
+mod given_away;
 mod hook;
 mod in_force;
 mod json;
@@ -23,6 +24,7 @@ mod text;
 mod whose;
 
 pub use finding::Finding;
+pub use given_away::{FilePurpose, GuardedFile, judge_guarded, judge_rights};
 pub use hook::{HookLines, judge_hook};
 pub use in_force::{SettingRead, changed_settings, settings_in_force};
 pub use json::report_as_json;

@@ -1,10 +1,13 @@
 //! Outputs of one derivation come from one build of it. Where a machine is lost while they are fetched, some
 //! are valid here, and the others are built again. What is valid is not replaced; so if that one came out
-//! otherwise, what is made now can't be put beside it.
+//! otherwise, what is made now can't be put beside it. A client that has gone meanwhile leaves no less behind: what
+//! came without the rest of its build counts for the next one, too, as long as the service lives.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drover_core::{PathInfo, StorePath};
+use drover_schedule::Place;
 use drover_store::{Store, StoreError, Substitute};
 
 use crate::places::Places;
@@ -15,6 +18,17 @@ pub(crate) struct Earlier {
     came: BTreeSet<StorePath>,
     /// What was valid here before that, whoever made it.
     before: Option<BTreeSet<StorePath>>,
+    halves: Arc<Halves>,
+}
+
+/// What was on its way here along with other outputs of its build, until all of them are here.
+#[derive(Default)]
+pub(crate) struct Halves(Mutex<BTreeSet<StorePath>>);
+
+impl Halves {
+    fn paths(&self) -> MutexGuard<'_, BTreeSet<StorePath>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Two outputs of one derivation that are of different builds.
@@ -29,10 +43,42 @@ pub(crate) struct Mixed {
     here: String,
     /// The whole path of the other one.
     shown: String,
-    pub(crate) coming: StorePath,
+    coming: StorePath,
+}
+
+impl Mixed {
+    /// Whether a path is the one that isn't here, or refers to it, itself or by others.
+    pub(crate) fn concerns(&self, places: &Places, path: &StorePath) -> bool {
+        reaches(places, path, &BTreeSet::from([&self.coming])).is_some()
+    }
+}
+
+/// Returns one of `gone` in the closure of a path, if there is any.
+pub(crate) fn reaches(
+    places: &Places,
+    path: &StorePath,
+    gone: &BTreeSet<&StorePath>,
+) -> Option<StorePath> {
+    let (mut left, mut seen) = (vec![path.clone()], BTreeSet::from([path.clone()]));
+    while let Some(path) = left.pop() {
+        if gone.contains(&path) {
+            return Some(path);
+        }
+        if !places.is_at(&path, Place::Here) {
+            let references = places.info(&path).map(|info| info.references);
+            let new = references.into_iter().flatten().filter(|path| seen.insert(path.clone()));
+            left.extend(new.collect::<Vec<_>>());
+        }
+    }
+    None
 }
 
 impl Earlier {
+    /// Begins to fetch for a client of a service.
+    pub(crate) fn among(halves: &Arc<Halves>) -> Earlier {
+        Earlier { halves: Arc::clone(halves), ..Earlier::default() }
+    }
+
     /// Notes what is to come now. Returns two outputs of one derivation, if there are any: one that came
     /// earlier, and that the last build made otherwise, and one that is to come.
     pub(crate) async fn begin(
@@ -41,17 +87,22 @@ impl Earlier {
         store: &dyn Store,
         mut coming: BTreeSet<StorePath>,
     ) -> Result<Option<Mixed>, StoreError> {
-        let Some(before) = &self.before else {
-            let before = store.hold_valid(&coming, Substitute::No).await?;
-            self.came = coming.difference(&before).cloned().collect();
-            self.before = Some(before);
-            return Ok(None);
+        let asked: BTreeSet<StorePath> = self.halves.paths().union(&self.came).cloned().collect();
+        let before = match &self.before {
+            Some(before) => before,
+            None => self.before.insert(store.hold_valid(&coming, Substitute::No).await?),
         };
-        let asked: Vec<StorePath> = self.came.iter().cloned().collect();
-        self.came.extend(coming.difference(before).cloned());
-        let here: Vec<PathInfo> = store.path_infos(&asked).await?.into_iter().flatten().collect();
+        let new: BTreeSet<StorePath> = coming.difference(before).cloned().collect();
+        self.came.extend(new.iter().cloned());
+        let here = self.here(store, asked).await?;
         for info in &here {
             coming.remove(&info.path);
+        }
+        for brood in places.broods(&new) {
+            let together: Vec<&StorePath> = brood.intersection(&new).collect();
+            if together.len() > 1 {
+                self.halves.paths().extend(together.into_iter().cloned());
+            }
         }
         let otherwise = here.iter().filter(|info| {
             places.info(&info.path).is_some_and(|now| now.nar_hash != info.nar_hash)
@@ -63,5 +114,33 @@ impl Earlier {
             Some(Mixed { here: whole(&here.path), shown: whole(&coming), coming })
         });
         Ok(mixed.next())
+    }
+
+    /// Returns what is known of those of some paths that are valid here.
+    async fn here(
+        &self,
+        store: &dyn Store,
+        asked: BTreeSet<StorePath>,
+    ) -> Result<Vec<PathInfo>, StoreError> {
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let asked: Vec<StorePath> = asked.into_iter().collect();
+        let infos = store.path_infos(&asked).await?;
+        let mut halves = self.halves.paths();
+        for (path, _) in asked.iter().zip(&infos).filter(|(_, info)| info.is_none()) {
+            halves.remove(path);
+        }
+        Ok(infos.into_iter().flatten().collect())
+    }
+
+    /// Notes that what was to come has come.
+    pub(crate) fn arrived(&self, places: &Places, came: &BTreeSet<StorePath>) {
+        if self.halves.paths().is_empty() {
+            return;
+        }
+        for brood in places.broods(came) {
+            self.halves.paths().retain(|path| !brood.contains(path));
+        }
     }
 }

@@ -2,16 +2,16 @@
 //!
 //! Nix believes a builder's list. Where one is left out, a collector takes away what is needed, here and
 //! wherever the output goes. So what a machine built is searched for all that it can mention, as a builder
-//! does itself, the first time that it passes through here. What a machine says that it had before is not: its
-//! references are believed for a signature, or for trust. So this finds machines that are wrong, and not those
-//! that lie about that, too.
+//! does itself, the first time that it passes through here; and so is what it says that it had already when it was
+//! to build it, as that is no more than its word. What it was found to have without being asked to build it is
+//! not: its references are believed for a signature, or for trust.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use drover_core::{PathInfo, StoreDir, StorePath};
-use drover_derivation::BasicDerivation;
+use drover_core::{OutputName, PathInfo, StoreDir, StorePath};
+use drover_derivation::{BasicDerivation, Output};
 use drover_recipe::{OutputRules, ReferenceScan};
 use drover_schedule::Place;
 use drover_store::{Built, PathStream, StoreError};
@@ -63,13 +63,18 @@ fn of_build<'a>(
     built: &'a Built,
 ) -> Vec<(&'a PathInfo, Mentionable)> {
     let Ok(rules) = OutputRules::of(derivation, store_dir) else { return Vec::new() };
-    if built.already_valid {
-        return Vec::new();
-    }
     let outputs = built.outputs.values().map(|info| info.path.clone()).collect();
     let mentionable = Mentionable { inputs: Arc::clone(inputs), outputs };
-    let discards = |name: &str| name.parse().is_ok_and(|name| rules.discards_references(&name));
-    let honest = built.outputs.iter().filter(|(name, _)| !discards(name));
+    // one with a fixed hash may be there for something else than a build of this, which couldn't refer to anything
+    let is_fixed =
+        |name: &OutputName| matches!(derivation.outputs.get(name), Some(Output::Fixed { .. }));
+    let is_passed_over = |name: &str| {
+        let name: Result<OutputName, _> = name.parse();
+        name.is_ok_and(|name| {
+            rules.discards_references(&name) || built.already_valid && is_fixed(&name)
+        })
+    };
+    let honest = built.outputs.iter().filter(|(name, _)| !is_passed_over(name));
     honest.map(|(_, info)| (info, mentionable.clone())).collect()
 }
 
@@ -170,8 +175,7 @@ impl PathStream for Watched {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use drover_core::{NarHash, NarSize};
-    use drover_derivation::Output;
+    use drover_core::{ContentAddress, Hash, HashAlgorithm, IngestionMethod, NarHash, NarSize};
     use rstest::rstest;
 
     use super::*;
@@ -197,9 +201,30 @@ mod tests {
     #[case::plain("{}", false, 1)]
     #[case::of_another(r#"{"unsafeDiscardReferences": {"dev": true}}"#, false, 1)]
     #[case::discarded(r#"{"unsafeDiscardReferences": {"out": true}}"#, false, 0)]
-    #[case::had_before("{}", true, 0)]
+    #[case::had_before("{}", true, 1)]
+    #[case::had_before_and_discarded(r#"{"unsafeDiscardReferences": {"out": true}}"#, true, 0)]
     fn what_is_searched(#[case] attributes: &str, #[case] had: bool, #[case] expected: usize) {
         let outputs = ["dev", "out"].map(|name| (name.parse().expect("a name"), Output::Deferred));
+        assert_eq!(searched(attributes, outputs, had), expected);
+    }
+
+    /// What has the hash that it should have may have come from anywhere.
+    #[rstest]
+    #[case::made(false, 1)]
+    #[case::had_before(true, 0)]
+    fn what_is_searched_of_fixed_outputs(#[case] had: bool, #[case] expected: usize) {
+        let path = built(had).outputs.into_values().next().expect("one").path;
+        let hash = Hash::of(HashAlgorithm::Sha256, b"");
+        let address = ContentAddress { method: IngestionMethod::Flat, hash };
+        let output = Output::Fixed { address, path };
+        assert_eq!(searched("{}", [("out".parse().expect("a name"), output)], had), expected);
+    }
+
+    fn searched(
+        attributes: &str,
+        outputs: impl Into<BTreeMap<OutputName, Output>>,
+        had: bool,
+    ) -> usize {
         let derivation = BasicDerivation {
             name: "job".parse().expect("a name"),
             outputs: outputs.into(),
@@ -210,7 +235,6 @@ mod tests {
             environment: [("__json", attributes)].into_iter().collect(),
         };
         let (built, inputs) = (built(had), Arc::from([]));
-        let found = of_build(&StoreDir::default(), &derivation, &inputs, &built);
-        assert_eq!(found.len(), expected);
+        of_build(&StoreDir::default(), &derivation, &inputs, &built).len()
     }
 }

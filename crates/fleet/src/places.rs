@@ -359,8 +359,10 @@ impl Inner {
     }
 
     /// Notes a path. Where two machines made different contents for it, the later one counts, and
-    /// what is elsewhere is not taken for it.
-    fn add(&mut self, info: PathInfo, place: Place) {
+    /// what is elsewhere is not taken for it. When it was registered there only the clock there knows: whichever
+    /// store it comes to has its own.
+    fn add(&mut self, mut info: PathInfo, place: Place) {
+        info.registration_time = 0;
         let places = self.at.entry(info.path.clone()).or_default();
         let known = self.infos.get(&info.path);
         if known.is_some_and(|known| known.nar_hash != info.nar_hash) {

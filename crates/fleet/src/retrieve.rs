@@ -6,7 +6,7 @@ use drover_core::{OutputName, PathInfo, StorePath};
 use drover_schedule::{JobId, MachineId, Place};
 use drover_store::{FailureCause, Refusal, StoreError, closure_order};
 
-use crate::attempts::{Earlier, Mixed};
+use crate::attempts::{Earlier, Mixed, reaches};
 use crate::driver::{Driver, JobPhase, JobState};
 use crate::event::{FleetEvent, JobFailureReport};
 use crate::fault::not_fetched;
@@ -111,28 +111,12 @@ fn in_pieces(
         return in_pieces;
     }
     for path in wanted {
-        if let Some(missing) = reaches(driver, path, &gone) {
+        if let Some(missing) = reaches(&driver.shared.places, path, &gone) {
             let makers = makers(driver, &BTreeSet::from([path.clone()]));
             in_pieces.extend(makers.into_iter().map(|job| (job, missing.clone())));
         }
     }
     in_pieces
-}
-
-/// Returns one of `gone` in the closure of a path, if there is any.
-fn reaches(driver: &Driver, path: &StorePath, gone: &BTreeSet<&StorePath>) -> Option<StorePath> {
-    let (mut left, mut seen) = (vec![path.clone()], BTreeSet::from([path.clone()]));
-    while let Some(path) = left.pop() {
-        if gone.contains(&path) {
-            return Some(path);
-        }
-        if !driver.shared.places.is_at(&path, Place::Here) {
-            let references = driver.shared.places.info(&path).map(|info| info.references);
-            let new = references.into_iter().flatten().filter(|path| seen.insert(path.clone()));
-            left.extend(new.collect::<Vec<_>>());
-        }
-    }
-    None
 }
 
 /// Returns the report of the job that made a path once and failed when it had to again.
@@ -160,8 +144,7 @@ fn give_up_in_pieces(driver: &mut Driver, jobs: BTreeMap<JobId, StorePath>) {
 
 /// Has jobs failed whose outputs are, or refer to, what doesn't belong to what is here. Returns how many.
 fn give_up_mixed(driver: &mut Driver, wanted: &BTreeSet<StorePath>, mixed: &Mixed) -> usize {
-    let coming = BTreeSet::from([&mixed.coming]);
-    let reaching = wanted.iter().filter(|path| reaches(driver, path, &coming).is_some());
+    let reaching = wanted.iter().filter(|path| mixed.concerns(&driver.shared.places, path));
     let jobs = makers(driver, &reaching.cloned().collect());
     for job in &jobs {
         fail(driver, *job, (None, FailureCause::NotDeterministic), mixed.to_string());

@@ -49,6 +49,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::attempts::Halves;
 use crate::driver::{ASK, Driver, Lasting};
 use crate::event::Observer;
 use crate::fleet::{CopyBack, Fallback, FleetOptions};
@@ -122,6 +123,8 @@ pub(crate) struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) arrivals: Arrivals,
+    /// What came here without the rest of its build.
+    pub(crate) halves: Arc<Halves>,
     /// What arrives here is nowhere noted: whether it's valid is the store's to say.
     pub(crate) nowhere: Berth,
     /// Everything is being cancelled.
@@ -263,7 +266,8 @@ impl Service {
         let nowhere = nowhere(&shared);
         let (arrivals, stopped) = (Arrivals::default(), CancellationToken::new());
         let clients = AtomicU64::new(0);
-        Arc::new(Handle { commands: send, shared, arrivals, nowhere, stopped, clients })
+        let halves = Arc::default();
+        Arc::new(Handle { commands: send, shared, arrivals, halves, nowhere, stopped, clients })
     }
 
     fn request(

@@ -19,6 +19,8 @@ pub(crate) enum Point {
     BeforeTransaction,
     /// Valid, still locked.
     AfterCommit,
+    /// What a build has made is valid, its workshop is empty, and its outputs are still locked.
+    AfterClearing,
     /// The collector has read the roots of one kind, sessions or links, and not those of the other.
     CollectorHalfway,
     /// The collector has made paths invalid, and their files are in their place.

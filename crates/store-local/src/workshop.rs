@@ -17,6 +17,7 @@ use drover_store_locks::{PathLocks, RealStore, TempDir, Tried};
 
 use crate::LocalStore;
 use crate::error::LocalError;
+use crate::failpoint::{Point, reach};
 use crate::import::{Batch, Ready};
 use crate::opened::patience;
 use crate::patience::Patience;
@@ -79,6 +80,7 @@ impl LocalStore {
                 .await?;
             match tried {
                 Tried::Held(held) => {
+                    reach(Point::AfterLock);
                     return Ok(BuildLocks { held: vec![held], paths, own: BTreeSet::new() });
                 }
                 Tried::Busy(path) => {
@@ -196,8 +198,10 @@ impl LocalStore {
         let mut batch = Batch { view, folder, ready, when_valid };
         let done = self.job(move |view| {
             view.hold(&paths)?;
+            reach(Point::AfterRoot);
             let done = batch.commit_locked(&paths, &realisations);
             batch.clear();
+            reach(Point::AfterClearing);
             // they came along, as this goes on where nobody waits for it any more
             done.map(|()| locks)
         });

@@ -129,6 +129,13 @@ mod tests {
 
     use super::*;
 
+    /// Numbers of Nix (`ActivityType`, `ResultType`).
+    const BUILD: u64 = 105;
+    const BUILD_WAITING: u64 = 111;
+    const LOG_LINE: u64 = 101;
+    const SET_PHASE: u64 = 104;
+    const HOOK_LINE: u64 = 107;
+
     #[derive(Default)]
     struct Seen(Mutex<Vec<RealiseEvent>>);
 
@@ -136,6 +143,61 @@ mod tests {
         fn event(&self, event: RealiseEvent) {
             self.0.lock().expect("no panic").push(event);
         }
+    }
+
+    /// B13: what newer servers may say: kinds and results that nobody knows yet, and fields that nobody expects.
+    /// They are passed over, with the words that are for people told, and nothing around them is lost.
+    #[test]
+    fn what_nobody_knows_is_passed_over() {
+        let (info, _) = flat_file("job.drv", b"", &[]);
+        let store_dir = StoreDir::default();
+        let path = store_dir.display(&info.path);
+        let text = |text: &str| Field::Text(text.to_owned());
+        let odd = || vec![Field::Number(u64::MAX), text("\u{0}"), Field::Number(0), text("")];
+        let seen = Arc::new(Seen::default());
+        let activities = Activities::new(store_dir, Arc::clone(&seen) as _);
+        let start = |id, level, kind, said: &str, fields| LogMessage::StartActivity {
+            id: ActivityId(id),
+            level,
+            kind,
+            text: said.to_owned(),
+            fields,
+            parent: ActivityId(u64::MAX),
+        };
+        let result = |id, kind, fields| LogMessage::Result { id: ActivityId(id), kind, fields };
+        let known = 1;
+        activities.message(start(known, 3, BUILD, "", vec![text(&path), text("b1")]));
+        for kind in (0..=120).chain([9999, 1 << 63, u64::MAX]) {
+            activities.message(start(2, 7, kind, "", odd()));
+            // what waits is always told
+            if kind != BUILD_WAITING {
+                activities.message(start(3, u64::MAX, kind, "not for people", Vec::new()));
+            }
+            // of these, text is what it's about
+            if ![LOG_LINE, SET_PHASE, HOOK_LINE].contains(&kind) {
+                activities.message(result(known, kind, vec![text("x")]));
+            }
+            activities.message(result(known, kind, odd()));
+            activities.message(result(known, kind, Vec::new()));
+            activities.message(result(u64::MAX, kind, vec![Field::Number(kind)]));
+            activities.message(LogMessage::StopActivity(ActivityId(kind.wrapping_add(4))));
+        }
+        activities.message(start(4, 0, 9999, "for people", odd()));
+        // what it's part of isn't known, and it's told all the same
+        activities.message(result(77, LOG_LINE, vec![text("of something")]));
+        activities.message(result(known, LOG_LINE, vec![text("a line")]));
+        activities.message(LogMessage::StopActivity(ActivityId(known)));
+        let derivation = info.path;
+        let expected = [
+            RealiseEvent::Started { derivation: derivation.clone(), machine: "b1".to_owned() },
+            RealiseEvent::Note("for people".to_owned()),
+            RealiseEvent::Note("of something".to_owned()),
+            RealiseEvent::Line { derivation: derivation.clone(), line: "a line".to_owned() },
+            RealiseEvent::Ended { derivation },
+        ];
+        let mut told = std::mem::take(&mut *seen.0.lock().expect("no panic"));
+        told.retain(|event| !matches!(event, RealiseEvent::Fetch(_)));
+        assert_eq!(told, expected);
     }
 
     /// What stock Nix says has no fields, and what drover says has one.

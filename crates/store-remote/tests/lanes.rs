@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use drover_core::{ActivityId, ActivityResult, BuildStatus, NarSize, StorePath};
+use drover_core::{ActivityId, ActivityResult, BuildStatus, Field, NarSize, StorePath};
 use drover_store::contract::{Given, flat_file};
 use drover_store::{
     BuildFailure, BuildLog, BuildOutcome, BuildRequest, Builder as _, FailureCause, LogEvent,
@@ -56,6 +56,58 @@ async fn a_flood_of_log_lines_passes() {
     let built = soon(lane.build(request, Arc::clone(&log) as Arc<dyn BuildLog>)).await;
     assert!(matches!(built, Ok(BuildOutcome::Built(_))), "{built:?}");
     assert_eq!(log.0.load(Ordering::Acquire), LINES);
+}
+
+/// Takes down what a build says.
+#[derive(Default)]
+struct Taken(Mutex<Vec<LogEvent>>);
+
+impl BuildLog for Taken {
+    fn event(&self, event: LogEvent) {
+        self.0.lock().expect("not poisoned").push(event);
+    }
+}
+
+/// B13: a machine newer than we are says what we don't know yet, and the build is none the worse for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn kinds_that_nobody_knows_are_passed_over() {
+    let fake = Fake::new(|_, mut client| async move {
+        let Some(dialect) = client.greet(38).await else { return };
+        let Some(Request::BuildDerivation(..)) = client.request(&dialect).await else { return };
+        let mut out = Encoder::new();
+        let line = |text: &str| {
+            let line = ActivityResult::LogLine(text);
+            LogMessage::Result { id: ActivityId(1), kind: line.kind(), fields: line.fields() }
+        };
+        line("before").encode(&mut out, 38);
+        for kind in [0, 99, 106, 113, 9999, u64::MAX] {
+            let fields = vec![Field::Number(kind), Field::Text("\u{0}".to_owned())];
+            let (id, parent) = (ActivityId(kind), ActivityId(u64::MAX));
+            let (level, text) = (7, "what it is".to_owned());
+            LogMessage::StartActivity { id, level, kind, text, fields: fields.clone(), parent }
+                .encode(&mut out, 38);
+            LogMessage::Result { id, kind, fields }.encode(&mut out, 38);
+            LogMessage::Result { id, kind, fields: Vec::new() }.encode(&mut out, 38);
+            LogMessage::StopActivity(id).encode(&mut out, 38);
+            LogMessage::StopActivity(id).encode(&mut out, 38);
+        }
+        line("behind").encode(&mut out, 38);
+        client.send(&out.into_bytes()).await;
+        let result = BuildResult::new(BuildStatus::Built, "");
+        client.answer(&dialect, &Response::BuildResult(Box::new(result))).await;
+        serve_file(&mut client, &dialect).await;
+    });
+    let store = fake.store();
+    let lane = soon(store.open_lane()).await.expect("a lane");
+    let log = Arc::new(Taken::default());
+    let mut request = build();
+    request.known_outputs = [("out".to_owned(), file().0.path)].into();
+    let built = soon(lane.build(request, Arc::clone(&log) as Arc<dyn BuildLog>)).await;
+    assert!(matches!(built, Ok(BuildOutcome::Built(_))), "{built:?}");
+    let mut told = std::mem::take(&mut *log.0.lock().expect("not poisoned"));
+    told.retain(|event| !matches!(event, LogEvent::Heard(_)));
+    let lines = ["before", "behind"].map(|line| LogEvent::Line(line.to_owned()));
+    assert_eq!(told, lines);
 }
 
 /// What is held stays held when the channel that registered it ends with a lane.

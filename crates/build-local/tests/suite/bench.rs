@@ -175,6 +175,39 @@ pub(crate) fn launcher() -> LauncherProgram {
     }
 }
 
+fn system() -> String {
+    format!("{}-linux", std::env::consts::ARCH)
+}
+
+fn layout(form: Form, root: &Path) -> Layout {
+    let real = root.join("nix/store");
+    Layout {
+        name: "local".to_owned(),
+        store_dir: match form {
+            Form::Diverted => StoreDir::default(),
+            Form::InPlace => real.to_str().unwrap().parse().unwrap(),
+        },
+        real,
+        state: root.join("nix/var/nix"),
+        log: root.join("nix/var/log/nix"),
+        access: Access::ReadWrite,
+    }
+}
+
+fn settings(first: u32) -> LocalSettings {
+    let mut settings = LocalSettings::new(launcher(), &system());
+    settings.users = BuildUsers::Allocated { first, count: EACH };
+    settings
+}
+
+/// What builds into a store of a workbench that another process has, or another builder, with what keeps its users.
+pub(crate) fn visitor(home: &Path) -> (LocalBuilder, UnixListener) {
+    let store =
+        LocalStore::new(layout(Form::Diverted, &home.join("ours")), LocalOptions::default());
+    let (first, held) = fresh_users();
+    (LocalBuilder::new(Arc::new(store), settings(first)), held)
+}
+
 impl Bench {
     pub(crate) fn new() -> Bench {
         Bench::with(|_| {})
@@ -199,32 +232,19 @@ impl Bench {
         std::fs::write(home.path().join("corpus.nix"), CORPUS).unwrap();
         std::fs::write(home.path().join("process"), std::process::id().to_string()).unwrap();
         std::fs::create_dir(home.path().join("conf")).unwrap();
-        let system = format!("{}-linux", std::env::consts::ARCH);
+        let system = system();
         let conf = format!(
             "substituters =\nbuild-users-group =\nsandbox = true\nsystem = {system}\n\
              extra-platforms = i686-linux armv7l-linux\n\
              experimental-features = ca-derivations impure-derivations nix-command\n"
         );
         std::fs::write(home.path().join("conf/nix.conf"), conf).unwrap();
-        let root = home.path().join("ours");
-        let real = root.join("nix/store");
-        let layout = Layout {
-            name: "local".to_owned(),
-            store_dir: match form {
-                Form::Diverted => StoreDir::default(),
-                Form::InPlace => real.to_str().unwrap().parse().unwrap(),
-            },
-            real,
-            state: root.join("nix/var/nix"),
-            log: root.join("nix/var/log/nix"),
-            access: Access::ReadWrite,
-        };
+        let layout = layout(form, &home.path().join("ours"));
         let store = Arc::new(LocalStore::new(layout, LocalOptions::default()));
-        let mut settings = LocalSettings::new(launcher(), &system);
+        let (first, held) = fresh_users();
+        let mut settings = settings(first);
         settings.systems.extend(["i686-linux", "armv7l-linux"].map(str::to_owned));
         settings.cores = 3;
-        let (first, held) = fresh_users();
-        settings.users = BuildUsers::Allocated { first, count: EACH };
         if Path::new("/dev/kvm").exists() {
             settings.features.insert("kvm".to_owned());
         }
@@ -332,6 +352,11 @@ impl Bench {
             outcome = Box::pin(std::future::ready(ended));
         }
         Begun { lane, outcome, heard }
+    }
+
+    /// Returns the first of the users that its builds can have.
+    pub(crate) fn first_user(&self) -> u32 {
+        self.first
     }
 
     /// Returns the numbers of all processes that run of its builds: as one of its users, or with a path in their

@@ -15,6 +15,7 @@ mod checks;
 mod corpus;
 mod failures;
 mod hooks;
+mod killed;
 mod networks;
 mod ordinary;
 mod surroundings;

@@ -15,6 +15,7 @@ use drover_store_remote::Address;
 
 use super::arguments::DoctorArguments;
 use super::examine::Surroundings;
+use super::guarded;
 use super::listed::Listed;
 use crate::configuration::Configuration;
 use crate::derivation_show::to_build;
@@ -64,6 +65,7 @@ pub(super) async fn report(
         user,
         trust,
     }));
+    findings.extend(guarded::findings(configuration, &machines.machines));
     findings.extend(network_of_builds(configuration)?);
     let is_set = host.environment.nix_config.is_some();
     let in_force = settings_in_force(settings, |name| configuration.places(name));

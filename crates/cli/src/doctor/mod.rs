@@ -7,6 +7,7 @@
 mod arguments;
 mod chart;
 mod examine;
+mod guarded;
 mod lines;
 mod listed;
 mod login;

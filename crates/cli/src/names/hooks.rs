@@ -29,6 +29,12 @@ use super::{BuiltBy, NIX_VERSION, ThisMachine};
 use crate::configuration::Configuration;
 use crate::host::raise_file_limit;
 
+/// For how long a build waits until it's known whether a machine can be used, where `connect-timeout` says nothing.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How much longer than connecting may take a build waits, so that it's told why there is no connection.
+const SLACK: Duration = Duration::from_secs(1);
+
 /// How often it's looked whether machines have answered.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -42,7 +48,14 @@ struct HookMachines {
     files: Vec<PathBuf>,
     read: Mutex<Vec<Stamp>>,
     awaited: Mutex<AwaitedSince>,
+    /// For how long builds wait for machines.
+    patience: watch::Sender<Duration>,
     note: Note,
+}
+
+/// Returns for how long builds wait until it's known whether a machine can be used, as `connect-timeout` is set.
+fn patience(connect_timeout: Option<Duration>) -> Duration {
+    connect_timeout.map_or(PATIENCE, |limit| limit.saturating_add(SLACK))
 }
 
 /// Takes note of the settings, whenever they were read.
@@ -60,6 +73,7 @@ impl HookMachines {
         let configuration = Configuration::load_beside_nix(overrides, &self.machine.terminal)?;
         let configuration = Arc::new(configuration);
         self.builds.reload(Arc::clone(&configuration), None)?;
+        self.patience.send_replace(patience(configuration.set_connect_timeout()));
         (self.note)(&configuration);
         *read = now;
         Ok(())
@@ -119,6 +133,10 @@ impl Machines for HookMachines {
             return Outlook::Unknown { wait, trouble: troubles(&views, need) };
         }
         Outlook::Unusable { reason: troubles(&views, need) }
+    }
+
+    fn patience(&self) -> Duration {
+        *self.patience.borrow()
     }
 }
 
@@ -226,6 +244,7 @@ fn serving(
     let read = Mutex::new(Stamp::of_all(&files));
     let store = keeper(machine.open(None, &configuration)?);
     let (policy, policies) = watch::channel(Arc::new(policy(&configuration)));
+    let patience = watch::Sender::new(patience(configuration.set_connect_timeout()));
     let builds = Arc::new(Builds::new(machine, Arc::new(configuration), (None, None))?);
     let machines = HookMachines {
         machine: machine.clone(),
@@ -235,6 +254,7 @@ fn serving(
         files,
         read,
         awaited: Mutex::default(),
+        patience,
         note: Arc::clone(&note),
     };
     let realiser = Arc::clone(&builds) as Arc<dyn Realiser>;
@@ -281,6 +301,16 @@ mod tests {
         };
         let condition = MachineCondition::Unused;
         MachineView { description, condition, busy: 0, queued: 0, last_failure: None }
+    }
+
+    /// Whoever lets machines take longer isn't told before that they can't be used, and who wants to know sooner
+    /// doesn't wait.
+    #[test]
+    fn builds_wait_as_long_as_connecting_may_take() {
+        assert_eq!(patience(None), Duration::from_secs(30));
+        assert_eq!(patience(Some(Duration::from_secs(120))), Duration::from_secs(121));
+        assert_eq!(patience(Some(Duration::from_secs(3))), Duration::from_secs(4));
+        assert_eq!(patience(Some(Duration::MAX)), Duration::MAX);
     }
 
     /// One that is being tried again is still told to be down, with what it said.

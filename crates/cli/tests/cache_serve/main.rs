@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test shows what went wrong by failing")]
 
+#[path = "../support/bad_nars.rs"]
+mod bad_nars;
 mod nginx;
 
 use std::fs;
@@ -13,8 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
+use drover_core::{Hash, HashAlgorithm, HashNotation};
 use drover_testkit::Certificates;
 use rstest::rstest;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -434,11 +438,21 @@ fn what_was_checked_is_checked_by_looking_at_it() {
     assert!(hashed() > before, "its files look otherwise");
 }
 
-/// Many who ask for much and take nothing cost nobody else anything, and little memory.
+/// Has this process have as many connections as it may.
+fn may_open_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();
+}
+
+/// T44: many who ask for much and take nothing cost nobody else anything, and little memory.
 #[rstest]
 #[case::plain("none", 300)]
 #[case::compressed("zstd", 200)]
+#[case::very_many("none", 2000)]
+#[case::very_many_compressed("zstd", 2000)]
 fn slow_readers_cost_only_themselves(#[case] compression: &str, #[case] readers: u64) {
+    may_open_many_files();
     let store = Store::new();
     // what can't be compressed, so that it doesn't fit into the sockets
     let mut state = 1u64;
@@ -577,6 +591,85 @@ fn unsigned_uploads_are_refused_unless_they_are_accepted() {
     // the keeper of the store reads who has signed it, without what only terminals understand
     let log = store.log();
     assert!(log.contains("(saw: k-1)") && !log.contains('\x1b'), "{log}");
+}
+
+/// What is bad is refused with its reason, and nothing of it is left: no path, no file, nothing to be fetched. The
+/// same URL can be given what is good.
+#[test]
+fn bad_nars_are_refused_and_leave_nothing() {
+    let store = Store::new();
+    let token = store.root().join("token");
+    let arguments = ["--write-token-file", token.to_str().unwrap(), "--accept-unsigned"];
+    let server = store.serve("127.0.0.1:0", &arguments);
+    let bearer = format!("authorization: Bearer {TOKEN}\r\n");
+    let path = "/00bgd045z0d4icpbc2yyz4gx48ak44la.narinfo";
+    let narinfo = |url: &str, nar: &[u8], more: &str| {
+        let hash = Hash::of(HashAlgorithm::Sha256, nar).display(HashNotation::Base32);
+        format!(
+            "StorePath: /nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-x\nURL: {url}\nCompression: none\n\
+             NarHash: {hash}\nNarSize: {}\nReferences: \n{more}",
+            nar.len()
+        )
+    };
+    let offer = |name: &str, nar: &[u8], narinfo: &str| {
+        let put = server.send("PUT", &format!("/nar/{name}.nar"), &bearer, nar);
+        assert_eq!(put.status, 201, "{name}: {}", put.text());
+        server.send("PUT", path, &bearer, narinfo.as_bytes())
+    };
+    // who has sent it is told that it's no good, and the keeper of the store why
+    let is_refused = |name: &str, answer: &Answer, words: &str| {
+        let told = format!("{} {}{}", answer.status, answer.text(), store.log());
+        assert!([400, 403].contains(&answer.status), "{name}: {told}");
+        assert!(told.contains(words), "{name}: no '{words}' in {told}");
+    };
+    let nothing_is_left = |name: &str| {
+        assert_eq!(server.get(path).status, 404, "{name}");
+        let store = store.root().join("store/nix/store");
+        let left: Vec<_> =
+            fs::read_dir(store).into_iter().flatten().map(|it| it.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| name == ".links"), "{name}: {left:?}");
+    };
+    for (at, (name, nar, words)) in bad_nars::all().into_iter().enumerate() {
+        let url = format!("bad{at}");
+        let refused = offer(&url, &nar, &narinfo(&format!("nar/{url}.nar"), &nar, ""));
+        is_refused(name, &refused, words);
+        nothing_is_left(name);
+    }
+    let good = bad_nars::file(b"words");
+    let told = |name: &str| narinfo(&format!("nar/{name}.nar"), &good, "");
+    let behind = [&good[..], b"more"].concat();
+    let cases: [(&str, &[u8], String, &str); 4] = [
+        ("cut", &good[..good.len() - 8], told("cut"), "announced"),
+        ("longer", &behind, told("longer"), "announced"),
+        ("altered", &bad_nars::file(b"sword"), told("altered"), "hash"),
+        (
+            "addressed",
+            &good,
+            narinfo(
+                "nar/addressed.nar",
+                &good,
+                &format!(
+                    "CA: fixed:r:{}\n",
+                    Hash::of(HashAlgorithm::Sha256, &good).display(HashNotation::Base32)
+                ),
+            ),
+            "follow from its contents",
+        ),
+    ];
+    for (name, nar, narinfo, words) in cases {
+        let refused = offer(name, nar, &narinfo);
+        is_refused(name, &refused, words);
+        nothing_is_left(name);
+    }
+    assert_eq!(offer("good", &good, &told("good")).status, 201);
+    assert_eq!(server.get(path).status, 200);
+    let mut check = store.nix("nix-store");
+    let checked = check.args(["--verify", "--check-contents"]).output().unwrap();
+    assert!(
+        checked.status.success() && !words(&checked).contains("modified"),
+        "{}",
+        words(&checked)
+    );
 }
 
 /// The NAR of a flat file.

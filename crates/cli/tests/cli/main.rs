@@ -10,6 +10,8 @@
 )]
 
 mod bad_input;
+#[path = "../support/bad_nars.rs"]
+mod bad_nars;
 #[allow(dead_code, missing_docs, unreachable_pub, reason = "other tests use the rest of it")]
 #[path = "../../../store-cache/tests/caches/bucket.rs"]
 mod bucket;
@@ -17,7 +19,9 @@ mod buckets;
 mod caches;
 mod evaluation;
 mod explain;
+mod given_away;
 mod here;
+mod imports;
 mod keys;
 mod liars;
 mod machines;

@@ -1,6 +1,6 @@
 //! What may be referred to by what machines built, and what of that nobody has looked through yet.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use drover_core::{PathInfo, StorePath};
 use drover_schedule::Place;
@@ -40,6 +40,16 @@ impl Places {
         let makers: BTreeSet<&StorePath> = makers.map(|((maker, _), _)| maker).collect();
         let siblings = inner.realised.iter().filter(|((maker, _), _)| makers.contains(maker));
         siblings.map(|(_, path)| path.clone()).collect()
+    }
+
+    /// Returns the outputs of each derivation that makes some of these paths.
+    pub(crate) fn broods(&self, paths: &BTreeSet<StorePath>) -> Vec<BTreeSet<StorePath>> {
+        let inner = self.inner();
+        let mut broods: HashMap<&StorePath, BTreeSet<StorePath>> = HashMap::new();
+        for ((maker, _), path) in &inner.realised {
+            broods.entry(maker).or_default().insert(path.clone());
+        }
+        broods.into_values().filter(|brood| !brood.is_disjoint(paths)).collect()
     }
 
     /// Returns one of `wanted` that isn't in the closure of `inputs`, if there is any.

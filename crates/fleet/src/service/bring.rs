@@ -11,7 +11,7 @@ use drover_schedule::Place;
 use drover_store::{Keeper, Store, StoreError, Substitute, closure_order};
 use tokio::sync::{oneshot, watch};
 
-use crate::attempts::Earlier;
+use crate::attempts::{Earlier, Mixed};
 use crate::fault::not_fetched;
 use crate::merge::{Culprit, Origin};
 use crate::places::Places;
@@ -31,6 +31,8 @@ pub(crate) enum Brought {
     Lost(BTreeSet<StorePath>),
     /// It could not be had.
     Failed(String),
+    /// Some of it doesn't belong to what is valid here.
+    Mixed(Mixed),
 }
 
 /// Paths on their way into the store.
@@ -124,9 +126,9 @@ pub(crate) async fn bring(
             continue;
         }
         there.retain(|path, _| !valid.contains(path));
-        let coming = there.keys().cloned().collect();
-        if let Some(mixed) = earlier.begin(places, store.as_ref(), coming).await? {
-            return Ok(Brought::Failed(mixed.to_string()));
+        let coming: BTreeSet<StorePath> = there.keys().cloned().collect();
+        if let Some(mixed) = earlier.begin(places, store.as_ref(), coming.clone()).await? {
+            return Ok(Brought::Mixed(mixed));
         }
         let claim = match handle.arrivals.claim(there.keys().cloned().collect()) {
             Ok(claim) => claim,
@@ -138,13 +140,15 @@ pub(crate) async fn bring(
         };
         let copied = copy(handle, store, there).await;
         drop(claim);
-        if let Err((origin, error)) = copied {
-            let Some(origin) = origin else { return Err(error) };
-            failures += 1;
-            blame(handle, origin, error.clone()).await;
-            if failures >= ATTEMPTS {
-                return Ok(Brought::Failed(not_fetched(&error)));
-            }
+        let Err((origin, error)) = copied else {
+            earlier.arrived(places, &coming);
+            continue;
+        };
+        let Some(origin) = origin else { return Err(error) };
+        failures += 1;
+        blame(handle, origin, error.clone()).await;
+        if failures >= ATTEMPTS {
+            return Ok(Brought::Failed(not_fetched(&error)));
         }
     }
 }

@@ -15,9 +15,10 @@ use drover_store::{
 };
 use tokio::sync::oneshot;
 
-use crate::attempts::Earlier;
+use crate::attempts::{Earlier, Mixed};
 use crate::fleet::Target;
 use crate::ledger;
+use crate::places::Places;
 use crate::prepare::Work;
 use crate::service::bring::{Brought, bring};
 use crate::service::engine::{Command, Joining, Learned, Outcome, Reachable, Settled};
@@ -110,9 +111,20 @@ impl Request {
         };
         self.handle.send(Command::Join(Box::new(joining)));
         let _membership = Membership { client, handle: Arc::clone(&self.handle) };
-        let mut settled = until_settled(settled, asked.len()).await;
-        let mut earlier = Earlier::default();
-        for _ in 0..ATTEMPTS {
+        let settled = until_settled(settled, asked.len()).await;
+        self.fetch(client, asked, settled).await
+    }
+
+    /// Brings what is wanted of what was built; what has vanished meanwhile is built again.
+    async fn fetch(
+        &self,
+        client: ClientId,
+        asked: &[(Asked, JobId)],
+        mut settled: Settled,
+    ) -> Result<Vec<Realised>, StoreError> {
+        let mut earlier = Earlier::among(&self.handle.halves);
+        let mut attempts = 0;
+        while attempts < ATTEMPTS {
             let wanted = wanted(asked, &settled);
             let brought = tokio::select! {
                 brought = bring(&self.handle, &self.store, &wanted, &mut earlier) => brought?,
@@ -125,7 +137,14 @@ impl Request {
                     return Ok(answers);
                 }
                 Brought::Failed(message) => return Ok(unfetched(asked, settled, &message)),
+                Brought::Mixed(mixed) => {
+                    let places = &self.handle.shared.places;
+                    let concerned = give_up_mixed(places, asked, &mut settled, &mixed);
+                    // what it is that refers to it is unknown only where it has vanished meanwhile
+                    attempts += usize::from(concerned == 0);
+                }
                 Brought::Lost(lost) => {
+                    attempts += 1;
                     let (reply, again) = oneshot::channel();
                     self.handle.send(Command::Again { client, lost, reply });
                     settled = until_settled(again, asked.len()).await;
@@ -234,6 +253,26 @@ fn wanted(asked: &[(Asked, JobId)], settled: &Settled) -> BTreeSet<StorePath> {
         Outcome::Failed(_) => None,
     });
     built.flat_map(BTreeMap::into_values).collect()
+}
+
+/// Has those targets fail whose wanted outputs are, or refer to, what doesn't belong to what is here. Returns how
+/// many.
+fn give_up_mixed(
+    places: &Places,
+    asked: &[(Asked, JobId)],
+    settled: &mut Settled,
+    mixed: &Mixed,
+) -> usize {
+    let mut concerned = 0;
+    for ((asked, _), outcome) in asked.iter().zip(settled) {
+        let Outcome::Built { outputs, .. } = outcome else { continue };
+        if of_target(asked, outputs).values().any(|path| mixed.concerns(places, path)) {
+            let cause = FailureCause::NotDeterministic;
+            *outcome = Outcome::Failed(BuildFailure::new(cause, mixed.to_string()));
+            concerned += 1;
+        }
+    }
+    concerned
 }
 
 fn answers(asked: &[(Asked, JobId)], settled: Settled) -> Vec<Realised> {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use drover_core::StorePath;
 use drover_fleet::{Census, Service, ServiceOptions, Shutdown};
 use drover_store::{
     AfterFailure, BuildMode, BuildSettings, RealiseEvent, RealiseObserver, RealiseSettings,
@@ -124,6 +125,17 @@ impl Daemon {
             let asking = service.realise(view, wanted, settings, heard);
             tokio::time::timeout(HANGS, asking).await.expect("it ends")
         }
+    }
+
+    /// Returns those of a derivation's outputs that are valid here.
+    pub(crate) async fn valid_of(&self, drv: &Drv, outputs: &[&str]) -> Vec<StorePath> {
+        let mut valid = Vec::new();
+        for path in outputs.iter().map(|output| drv.output(output)) {
+            if self.kept.is_valid(&path).await {
+                valid.push(path);
+            }
+        }
+        valid
     }
 
     /// Waits until nothing happens any more.

@@ -1,7 +1,7 @@
 //! A machine in memory: a store and lanes that build what they are told, with scripted faults.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ pub(crate) enum Act {
     ForeignReference,
     /// It leaves out what its outputs mention.
     HiddenReference,
+    /// It does so too, and says that it had them before.
+    HiddenReferenceBefore,
     WrongHash,
 }
 
@@ -90,6 +92,8 @@ pub(crate) struct Machine {
     pub(crate) acts: Mutex<HashMap<String, VecDeque<Act>>>,
     pub(crate) exports: Mutex<VecDeque<ExportFault>>,
     pub(crate) imports: Mutex<VecDeque<ImportFault>>,
+    /// What its clock shows, in seconds since 1970, when something is registered there.
+    pub(crate) clock: AtomicU64,
     /// How long each chunk takes on its way out.
     pub(crate) pace: Mutex<Duration>,
     /// Names of derivations that were really built, in order.
@@ -148,6 +152,7 @@ impl Machine {
             acts: Mutex::default(),
             exports: Mutex::default(),
             imports: Mutex::default(),
+            clock: AtomicU64::new(0),
             pace: Mutex::new(Duration::from_millis(1)),
             made: Mutex::default(),
             added: Mutex::default(),

@@ -299,6 +299,7 @@ async fn a_machine_that_answers_late_takes_over_from_one_lost_during_retrieval()
 #[case::extra(Act::ExtraOutput, "does not have")]
 #[case::reference(Act::ForeignReference, "no input of the build")]
 #[case::hidden_reference(Act::HiddenReference, "said not to refer to")]
+#[case::hidden_before(Act::HiddenReferenceBefore, "said not to refer to")]
 #[tokio::test(start_paused = true)]
 async fn a_liar_is_taken_out(#[case] act: Act, #[case] words: &str) {
     let mut world = World::new().await;
@@ -324,6 +325,7 @@ async fn a_reference_that_is_left_out_is_found_where_it_passes(
     #[case] size: usize,
     #[case] before: &[&str],
     #[values("x86_64-linux", "aarch64-linux")] for_system: &str,
+    #[values(Act::HiddenReference, Act::HiddenReferenceBefore)] act: Act,
 ) {
     let mut world = World::new().await;
     let mut needed = Vec::new();
@@ -336,7 +338,7 @@ async fn a_reference_that_is_left_out_is_found_where_it_passes(
     }
     let low = low.write().await;
     let high = world.draft("high").needs(&low, &["out"]).system(for_system).write().await;
-    let one = Machine::new("one", 1).does("low", &[Act::HiddenReference]);
+    let one = Machine::new("one", 1).does("low", &[act]);
     let two = Machine::new("two", 1).connects(&[Connect::Unreachable]);
     let run = world.build_with(&[&one, &two, &other_system("three")], &[&high], keep_going()).await;
     run.all_built();
@@ -358,6 +360,32 @@ async fn what_is_mentioned_and_said_is_believed(#[values(100, 3_000_000)] size: 
     let run = world.build(&[&one], &[&high]).await;
     run.all_built();
     assert_eq!(run.downs(), []);
+}
+
+/// T45: when something was registered on a machine is told by a clock that may show anything; the store that it comes
+/// to has its own.
+#[rstest]
+#[case::behind(1_000_000_000)]
+#[case::ahead(4_000_000_000)]
+#[case::far(u64::MAX)]
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_wrong_is_of_no_account(
+    #[case] clock: u64,
+    #[values(100, LARGE, 3_000_000)] size: usize,
+) {
+    let mut world = World::new().await;
+    let low = world.draft("low").size(size).write().await;
+    let high = world.draft("high").size(size).needs(&low, &["out"]).write().await;
+    let one = Machine::new("one", 1).does("high", &[Act::LosesConnection, Act::Builds]);
+    one.clock.store(clock, std::sync::atomic::Ordering::Relaxed);
+    let run = world.build(&[&one], &[&high, &low]).await;
+    run.all_built();
+    for path in [low.out(), high.out()] {
+        let here = world.local.store.path_infos(std::slice::from_ref(&path)).await.expect("memory");
+        let there = one.store.path_infos(&[path]).await.expect("memory");
+        let times = [here, there].map(|infos| infos[0].as_ref().map(|info| info.registration_time));
+        assert_eq!(times, [Some(0), Some(clock)]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use drover_core::{
@@ -154,7 +155,7 @@ impl Workshop<'_> {
         lie(&act, &mut outputs);
         Ok(BuildOutcome::Built(Built {
             outputs,
-            already_valid: false,
+            already_valid: matches!(act, Act::HiddenReferenceBefore),
             took: None,
             nars: BTreeMap::new(),
         }))
@@ -228,7 +229,7 @@ impl Workshop<'_> {
             if let Act::BuildsItsOwn = act {
                 text.extend_from_slice(self.site.machine.name().as_bytes());
             }
-            if let Act::Mentions | Act::HiddenReference = act {
+            if let Act::Mentions | Act::HiddenReference | Act::HiddenReferenceBefore = act {
                 let mentioned = basic.input_sources.iter().map(StorePath::to_string);
                 text.extend_from_slice(mentioned.collect::<String>().as_bytes());
             }
@@ -245,7 +246,9 @@ impl Workshop<'_> {
                 }
                 output => (output.path().expect("a known path").clone(), None),
             };
-            let info = PathInfo { content_address, ..nar_info(path, &nar, references) };
+            let registration_time = self.site.machine.clock.load(Ordering::Relaxed);
+            let info = nar_info(path, &nar, references);
+            let info = PathInfo { content_address, registration_time, ..info };
             put(self.store(), info.clone(), nar).await;
             outputs.insert(name.to_string(), info);
         }
@@ -285,7 +288,7 @@ fn lie(act: &Act, outputs: &mut Outputs) {
         Act::ForeignReference => {
             info.references.insert(foreign("secret"));
         }
-        Act::HiddenReference => info.references.clear(),
+        Act::HiddenReference | Act::HiddenReferenceBefore => info.references.clear(),
         Act::OtherContents => {
             let hash = Hash::of(HashAlgorithm::Sha256, b"something else");
             info.content_address = Some(ContentAddress { method: IngestionMethod::Nar, hash });

@@ -517,7 +517,7 @@ async fn what_cannot_be_fetched_is_built_again() {
 /// As in a run of one's own, what is valid stays, and nothing of another build comes beside it.
 #[rstest]
 #[case::alike(Act::Builds, RealiseStatus::Built)]
-#[case::different(Act::BuildsItsOwn, RealiseStatus::Failed(FailureCause::Passing))]
+#[case::different(Act::BuildsItsOwn, RealiseStatus::Failed(FailureCause::NotDeterministic))]
 #[tokio::test(start_paused = true)]
 async fn outputs_come_from_one_attempt(#[case] act: Act, #[case] expected: RealiseStatus) {
     let mut world = World::new().await;
@@ -527,17 +527,63 @@ async fn outputs_come_from_one_attempt(#[case] act: Act, #[case] expected: Reali
     let two = Machine::new("two", 1).connects(&[Connect::Unreachable]);
     let two = two.does("job", std::slice::from_ref(&act));
     let daemon = Daemon::new(&world, &[&one, &two]);
-    let answer = daemon.ask(&[&drv]).await.remove(0);
-    assert_eq!(answer.status, expected, "{}", answer.message);
-    assert_eq!((one.made(), two.made()), (vec!["job".to_owned()], vec!["job".to_owned()]));
-    if let RealiseStatus::Failed(FailureCause::Passing) = expected {
-        assert!(answer.message.contains("is of another build than"), "{}", answer.message);
-        let mut valid = 0;
-        for output in ["dev", "out"] {
-            valid += usize::from(daemon.kept.is_valid(&drv.output(output)).await);
+    // whoever asks for it again is told the same
+    for time in 0..2 {
+        let answer = daemon.ask(&[&drv]).await.remove(0);
+        let expected = match expected {
+            RealiseStatus::Built if time > 0 => RealiseStatus::AlreadyValid,
+            expected => expected,
+        };
+        assert_eq!(answer.status, expected, "{}", answer.message);
+        assert_eq!((one.made(), two.made()), (vec!["job".to_owned()], vec!["job".to_owned()]));
+        if let RealiseStatus::Failed(FailureCause::NotDeterministic) = expected {
+            assert!(answer.message.contains("is of another build than"), "{}", answer.message);
+            assert_eq!(daemon.valid_of(&drv, &["dev", "out"]).await.len(), 1);
         }
-        assert_eq!(valid, 1);
     }
+    // what is in the way can be deleted
+    if let RealiseStatus::Failed(FailureCause::NotDeterministic) = expected {
+        for output in daemon.valid_of(&drv, &["dev", "out"]).await {
+            daemon.kept.delete(&output);
+        }
+        built(&daemon.ask(&[&drv]).await);
+    }
+    daemon.end(&[&one, &two]).await;
+}
+
+/// The first client leaves when one of two outputs has come, and the machine is lost: what the next client gets
+/// belongs together, or it gets nothing.
+#[rstest]
+#[case::alike(Act::Builds, RealiseStatus::Built)]
+#[case::different(Act::BuildsItsOwn, RealiseStatus::Failed(FailureCause::NotDeterministic))]
+#[tokio::test(start_paused = true)]
+async fn outputs_come_from_one_attempt_for_the_next_client(
+    #[case] act: Act,
+    #[case] expected: RealiseStatus,
+) {
+    let mut world = World::new().await;
+    let drv = world.draft("job").outputs(&["dev", "out"]).size(200_000).write().await;
+    let on_top = world.draft("top").needs(&drv, &["dev", "out"]).write().await;
+    let other = world.drv("other", &[]).await;
+    let one = Machine::new("one", 1).connects_once().does("job", std::slice::from_ref(&act));
+    *one.pace.lock().unwrap() = Duration::from_millis(500);
+    let two = Machine::new("two", 1).connects(&[Connect::Unreachable]);
+    let two = two.does("job", std::slice::from_ref(&act));
+    let daemon = Daemon::new(&world, &[&one, &two]);
+    let mut crowd = Crowd::default();
+    let leaver = crowd.add(daemon.ask_with(&[&drv], AfterFailure::Stop, Arc::default()));
+    while daemon.valid_of(&drv, &["dev", "out"]).await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    leaver.abort();
+    one.now.lock().unwrap().cancel();
+    assert_eq!(daemon.valid_of(&drv, &["dev", "out"]).await.len(), 1);
+    let all = [&drv, &other, &on_top];
+    let asking = daemon.ask_with(&all, AfterFailure::KeepGoing, Arc::default());
+    let answers = asking.await.expect("the store is sound");
+    let statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [expected, RealiseStatus::Built, expected], "{answers:#?}");
+    assert!(daemon.kept.is_valid(&other.out()).await);
     daemon.end(&[&one, &two]).await;
 }
 

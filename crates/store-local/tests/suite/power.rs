@@ -1,4 +1,5 @@
-//! T01, T02: the power goes while paths are added, replaced and collected.
+//! T01, T02: the power goes while paths are added, replaced and collected, and while what builds have made is
+//! registered.
 //!
 //! Each store is on a file system of its own, an ext4 in a file, in a private mount namespace. To
 //! ext4, `FS_IOC_SHUTDOWN` without a flush of its log is a power cut: what is on the disk by then is
@@ -8,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -21,7 +23,9 @@ use drover_store::{
     CollectAction, Collection, Keeper, Liveness, Repair, SignatureCheck, Store, VerifyDepth,
     WhenValid,
 };
-use drover_store_local::{Access, ContentSync, Layout, LocalOptions, LocalStore, Optimise};
+use drover_store_local::{
+    Access, ContentSync, Layout, LocalOptions, LocalStore, Optimise, Product,
+};
 
 const NAMESPACE: &str = "STORE_LOCAL_POWER_NAMESPACE";
 const HOME: &str = "STORE_LOCAL_POWER_HOME";
@@ -51,6 +55,13 @@ fn while_paths_are_added() {
 #[test]
 fn while_paths_are_replaced() {
     println!("{}", in_a_namespace("power::while_paths_are_replaced", || survives("replace")));
+}
+
+/// No output of a build is there without the others.
+#[test]
+fn while_outputs_of_builds_are_registered() {
+    let test = "power::while_outputs_of_builds_are_registered";
+    println!("{}", in_a_namespace(test, || survives("build")));
 }
 
 #[test]
@@ -86,6 +97,7 @@ fn survives(work: &str) -> String {
         work_until_the_power_goes(&disk, work, ContentSync::Full);
         assert_eq!(disk.damage(), Vec::<String>::new(), "power cut {cut}");
         let (valid, roots) = disk.valid_and_roots();
+        assert_eq!(halves(&valid), Vec::<&StorePath>::new(), "power cut {cut}");
         let lost: Vec<&StorePath> = rooted.difference(&valid).collect();
         assert!(lost.is_empty(), "power cut {cut}: {lost:?} had roots and are gone");
         most = most.max(valid.len());
@@ -253,7 +265,7 @@ fn works() {
     let Some(home) = std::env::var_os(HOME) else {
         let home = tempfile::tempdir().expect("a folder");
         let home = home.path().canonicalize().expect("a path");
-        for work in ["add", "replace", "collect"] {
+        for work in ["add", "replace", "build", "collect"] {
             block_on(work_on(&home, work, ContentSync::Full, 3));
         }
         return;
@@ -280,6 +292,10 @@ async fn work_on(home: &Path, work: &str, contents: ContentSync, rounds: u32) {
     let first = random(1 << 40);
     let adding = async {
         for round in 0..rounds {
+            if work == "build" {
+                drop(build(&store, first + u64::from(round)).await);
+                continue;
+            }
             // Few files and many are synced in different ways.
             let trees: Vec<_> = match work {
                 "replace" => vec![tree(u64::from(round) % 5)],
@@ -327,6 +343,47 @@ async fn add(
     let paths = Given::boxed([path]);
     session.add_paths(paths, SignatureCheck::Skip, when_valid).await.expect("added");
     session
+}
+
+/// What the second output of a build is called, after the first one's name.
+const DEV: &str = "-dev";
+
+/// Registers two outputs of a build, of which one refers to the other. They have temporary roots as long as the
+/// session lives.
+async fn build(store: &Arc<LocalStore>, number: u64) -> Arc<dyn Keeper> {
+    let session = store.clone().session().await.expect("a session");
+    let texts = [format!("{number} ").repeat(9000), format!("{number}")];
+    let [out, dev] = texts;
+    let (dev_info, _) = flat_file(&format!("built-{number}{DEV}"), dev.as_bytes(), &[]);
+    let (out_info, _) = flat_file(&format!("built-{number}"), out.as_bytes(), &[&dev_info]);
+    let paths = BTreeSet::from([dev_info.path.clone(), out_info.path.clone()]);
+    let locks = store.lock_outputs(paths).await.expect("locked");
+    let workshop = store.workshop().await.expect("a folder");
+    let folder = PathBuf::from(format!("/proc/self/fd/{}", workshop.folder().as_raw_fd()));
+    let make = |(mut info, text): (PathInfo, String)| {
+        info.ultimate = true;
+        let entry = info.path.name().to_owned();
+        std::fs::write(folder.join(&entry), text).expect("written");
+        Product { info, entry }
+    };
+    let products = [(out_info, out), (dev_info, dev)].map(make);
+    let locked = store.lock_products(locks, products.into()).await.expect("locked");
+    let registering = store.register_outputs(&workshop, locked, Vec::new(), WhenValid::Keep);
+    registering.await.expect("registered");
+    session
+}
+
+/// Returns what builds made that is there without what they made along with it.
+fn halves(valid: &BTreeSet<StorePath>) -> Vec<&StorePath> {
+    let names: BTreeSet<&str> = valid.iter().map(StorePath::name).collect();
+    let is_half = |path: &&StorePath| {
+        let other = match path.name().strip_suffix(DEV) {
+            Some(out) => out.to_owned(),
+            None => format!("{}{DEV}", path.name()),
+        };
+        path.name().starts_with("built-") && !names.contains(other.as_str())
+    };
+    valid.iter().filter(is_half).collect()
 }
 
 /// A path with one file, or with a directory of some, as its number has it.
