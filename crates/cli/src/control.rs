@@ -13,7 +13,7 @@ use drover_store_local::Place;
 use drover_store_remote::KeepAlive;
 use tokio::io::AsyncWriteExt as _;
 
-use self::several::{Said, disobeyed, meant, together};
+use self::several::{Said, concerned, disobeyed, meant, together};
 use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::hook;
@@ -93,13 +93,15 @@ pub(crate) async fn order(
     }
     let mut asked = ask_all(configuration, request).await;
     if let Request::Drain { machine } | Request::Resume { machine } = request {
-        let mut concerned = Vec::new();
+        let mut with_names = Vec::new();
         for said in asked.of_hooks {
-            if !said.is_refusal() || knows(&said, machine).await {
-                concerned.push(said);
-            }
+            let names = match said.is_refusal() {
+                true => names_at(&said).await,
+                false => None,
+            };
+            with_names.push((said, names));
         }
-        asked.of_hooks = concerned;
+        asked.of_hooks = concerned(with_names, machine)?;
     }
     let disobeyed = disobeyed(&asked.of_hooks);
     let answered = match asked.before_the_store {
@@ -110,11 +112,13 @@ pub(crate) async fn order(
     Ok(disobeyed)
 }
 
-/// Whether a daemon that refuses something says of itself that it has a machine, or doesn't say that it hasn't.
-async fn knows(said: &Said, machine: &str) -> bool {
+/// Returns the machines that a daemon says that it has, if it says so.
+async fn names_at(said: &Said) -> Option<Vec<String>> {
     match ask_at(&said.daemon.questions, &Request::Machines, LIMIT).await {
-        Ok(Answer::Machines(machines)) => machines.iter().any(|report| report.name == machine),
-        _ => true,
+        Ok(Answer::Machines(machines)) => {
+            Some(machines.into_iter().map(|report| report.name).collect())
+        }
+        _ => None,
     }
 }
 
@@ -222,6 +226,7 @@ fn needed(
         Err(error @ (ControlError::Lost { .. } | ControlError::NotUnderstood { .. })) => {
             Err(with_remedy(configuration, error))
         }
+        Ok(Answer::Refused(reason)) => Err(ControlError::Refused { reason }.into()),
         answered => Ok(answered?),
     }
 }

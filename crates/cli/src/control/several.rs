@@ -6,6 +6,7 @@
 use drover_control::{Answer, ControlError, Request};
 
 use crate::hook::Daemon;
+use crate::machine_names;
 
 /// Letters of a daemon's name that stand before a build's number, at least.
 const FEWEST: usize = 2;
@@ -72,8 +73,32 @@ pub(super) fn together(request: &Request, said: Vec<Said>) -> Result<Answer, Con
     };
     let given = given.into_iter().filter_map(|said| said.answer.ok()).reduce(together);
     let refused = || refused.into_iter().next().map(|said| said.answer);
-    let nobody = || Ok(Answer::Refused("no daemon has answered".to_owned()));
+    let nobody = || Err(ControlError::Refused { reason: "no daemon has answered".to_owned() });
     given.map(Ok).or_else(refused).unwrap_or_else(nobody)
+}
+
+/// Returns the answers to an order about a machine, without those of daemons that refuse it and say of themselves
+/// that they have no such machine.
+///
+/// # Errors
+///
+/// None has it.
+pub(super) fn concerned(
+    said: Vec<(Said, Option<Vec<String>>)>,
+    machine: &str,
+) -> Result<Vec<Said>, ControlError> {
+    let was_anybody_asked = !said.is_empty();
+    let (mut concerned, mut others) = (Vec::new(), Vec::new());
+    for (said, names) in said {
+        match names {
+            Some(names) if machine_names::meant(machine, &names).is_none() => others.extend(names),
+            _ => concerned.push(said),
+        }
+    }
+    match concerned.is_empty() && was_anybody_asked {
+        true => Err(ControlError::Refused { reason: machine_names::stranger(machine, others) }),
+        false => Ok(concerned),
+    }
 }
 
 /// Returns what those say who haven't done what they were told, though they have such a machine.
@@ -233,6 +258,25 @@ mod tests {
         assert!(matches!(together(&drain, done), Ok(Answer::Done)));
         let neither = together(&drain, vec![said("a1", refused("a")), said("3f", refused("b"))]);
         assert!(matches!(neither, Err(ControlError::Refused { reason }) if reason == "a"));
+    }
+
+    /// Who mistypes a name isn't to believe that the machine drains.
+    #[test]
+    fn a_machine_that_no_daemon_has_is_refused() {
+        let stranger = |names: &[&str]| {
+            let names = names.iter().map(|&name| name.to_owned()).collect();
+            (said("a1", refused("there is no such machine")), Some(names))
+        };
+        let none = concerned(vec![stranger(&["b2"]), stranger(&["b1", "b2"])], "nosuch");
+        let Err(ControlError::Refused { reason }) = none else { panic!("nobody has it") };
+        assert_eq!(reason, "there is no machine 'nosuch'; there are: b1, b2");
+        let done = || (said("3f", Ok(Answer::Done)), None);
+        assert_eq!(concerned(vec![stranger(&["b2"]), done()], "b1").unwrap().len(), 1);
+        // one that has it has another reason, also where it's called by its address
+        assert_eq!(concerned(vec![stranger(&["b1"])], "ssh-ng://b1").unwrap().len(), 1);
+        assert_eq!(concerned(Vec::new(), "b1").unwrap().len(), 0);
+        let nobody = together(&Request::Drain { machine: "b1".to_owned() }, Vec::new());
+        assert!(nobody.is_err());
     }
 
     #[test]

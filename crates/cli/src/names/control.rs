@@ -260,13 +260,7 @@ impl Overseer {
         let machine = machine_names::meant(machine, &names).unwrap_or(machine).to_owned();
         let machine = machine.as_str();
         if !names.iter().any(|name| name == machine) {
-            names.sort_unstable();
-            names.dedup();
-            let known = match names.is_empty() {
-                true => "there are none".to_owned(),
-                false => format!("there are: {}", names.join(", ")),
-            };
-            return Answer::Refused(format!("there is no machine '{machine}'; {known}"));
+            return Answer::Refused(machine_names::stranger(machine, names));
         }
         self.builds.set_duty(machine, duty);
         Answer::Done
