@@ -500,7 +500,7 @@ fn infrastructure_failures_are_tried_elsewhere() {
 /// What it said is the one thing that helps; that it's on probation now follows from it.
 #[test]
 fn a_machine_that_has_said_why_is_quoted_in_the_end() {
-    let (mut bench, _) = Bench::running(vec![machine(1)], vec![job(&[])]);
+    let (mut bench, _) = Bench::running(vec![machine(2)], vec![job(&[]), job(&[])]);
     bench.on(returned(0));
     bench.on(returned(0));
     let commands = bench.on(returned(0));
