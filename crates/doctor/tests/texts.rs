@@ -325,17 +325,18 @@ fn systems(
 
 #[test]
 fn disks() {
-    let df = "Filesystem 1024-blocks Used Available Capacity Mounted on\n/dev/sda1 100 50 2097152 50% /\n";
-    assert_eq!(disk::free(df), Some(2 << 30));
+    let df = "Welcome!\n==store /home/me/store\nFilesystem 1024-blocks Used Available Capacity Mounted on\n/dev/sda1 100 50 2097152 50% /\n";
+    let free = |bytes| Some(disk::Free { folder: "/home/me/store".to_owned(), bytes });
+    assert_eq!(disk::free(df), free(2 << 30));
     assert_says(
-        &disk::judge(Some(2 << 30), "/nix/store"),
+        &disk::judge(free(2 << 30), "/nix/store"),
         Grade::Good,
-        "2.0 GiB free in /nix/store",
+        "2.0 GiB free in /home/me/store",
         None,
     );
-    let little = disk::judge(Some(500 << 20), "/nix/store");
-    assert_says(&little, Grade::Odd, "0.4 GiB free in /nix/store", Some("nix-collect-garbage"));
-    assert_eq!(disk::judge(Some(1000), "/nix/store").grade, Grade::Wrong);
+    let little = disk::judge(free(500 << 20), "/nix/store");
+    assert_says(&little, Grade::Odd, "0.4 GiB free in /home/me/store", Some("nix-collect-garbage"));
+    assert_eq!(disk::judge(free(1000), "/nix/store").grade, Grade::Wrong);
     assert_eq!(disk::judge(disk::free("df: not found"), "/nix/store").grade, Grade::Unknown);
 }
 

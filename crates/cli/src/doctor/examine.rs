@@ -227,7 +227,10 @@ impl Subject<'_> {
         let (own, took) = timed(own::machine_settings(way, command, limit)).await;
         chart.note(StepName::System, Some(took), system::judge(self.machine, own.as_ref()))?;
 
-        let (ran, took) = timed(way.run(&["df", "-Pk", store_dir], limit)).await;
+        let real = program.and_then(own::real_store);
+        let folders = disk::folders(real.as_deref(), store_dir);
+        let script = [["sh", "-c", disk::SCRIPT, "sh"].as_slice(), &folders].concat();
+        let (ran, took) = timed(way.run(&script, limit)).await;
         let free = disk::free(&String::from_utf8_lossy(&ran.stdout));
         chart.note(StepName::Disk, Some(took), disk::judge(free, store_dir))?;
 
