@@ -53,6 +53,30 @@ pub(crate) async fn ask(
     }
 }
 
+/// Whose machines were told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// Those of the daemon before the store, who alone builds for it.
+    TheDaemons,
+    /// Those of daemons for hooks, each of which has its own.
+    Hooks,
+}
+
+/// Asks for the machines, as [`ask`] does.
+///
+/// # Errors
+///
+/// Those of [`ask_at`].
+pub(crate) async fn machines(
+    configuration: &Configuration,
+) -> Result<(Answer, Whose), ControlError> {
+    let asked = ask_all(configuration, &Request::Machines).await;
+    match asked.before_the_store {
+        Some(answer) => Ok((answer?, Whose::TheDaemons)),
+        None => Ok((together(&Request::Machines, asked.of_hooks)?, Whose::Hooks)),
+    }
+}
+
 /// What was answered.
 struct Asked {
     /// By the daemon that stands before the store, or else that nobody is there where no other daemon is.

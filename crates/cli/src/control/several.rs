@@ -3,6 +3,8 @@
 //! Each numbers its builds by itself. So where there are several, a build is named by its daemon, too: `3f:7` is
 //! build 7 of the daemon whose name begins with `3f`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use drover_control::{Answer, ControlError, Request};
 
 use crate::hook::Daemon;
@@ -57,6 +59,7 @@ pub(super) fn together(request: &Request, said: Vec<Said>) -> Result<Answer, Con
     }
     if let Some(length) = length {
         given.iter_mut().for_each(|said| name_builds(said, length));
+        name_machines(&mut given, length);
     }
     let together = |all: Answer, one: Answer| match (all, one) {
         (Answer::Machines(mut all), Answer::Machines(one)) => {
@@ -150,6 +153,22 @@ fn name_builds(said: &mut Said, length: usize) {
     }
 }
 
+/// Says of machines that several daemons have whose each is: each has its own list and counts for itself.
+fn name_machines(given: &mut [Said], length: usize) {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for said in &*given {
+        let Ok(Answer::Machines(machines)) = &said.answer else { continue };
+        let names: BTreeSet<&String> = machines.iter().map(|machine| &machine.name).collect();
+        names.into_iter().for_each(|name| *counts.entry(name.clone()).or_default() += 1);
+    }
+    for Said { daemon, answer } in given {
+        let Ok(Answer::Machines(machines)) = answer else { continue };
+        let begin = daemon.name.get(..length).unwrap_or(&daemon.name);
+        let shared = machines.iter_mut().filter(|machine| counts.get(&machine.name) > Some(&1));
+        shared.for_each(|machine| machine.daemon = Some(begin.to_owned()));
+    }
+}
+
 /// Returns the build that is asked about, if a single one is.
 fn build_of(request: &Request) -> Option<&str> {
     match request {
@@ -216,12 +235,16 @@ mod tests {
         let alike = vec![said("a1b2", builds("1")), said("a1bf", builds("2"))];
         assert_eq!(ids(alike).0, ["a1b2:1", "a1bf:2"]);
         assert_eq!(ids(vec![said("a1b2", builds("1"))]).0, ["1"], "one needs no name");
-        let machine = || Ok(Answer::Machines(vec![MachineReport::default()]));
-        let machines = vec![said("a1", machine()), said("3f", machine())];
+        let machine = |name: &str| MachineReport { name: name.to_owned(), ..Default::default() };
+        let machines =
+            |names: &[&str]| Ok(Answer::Machines(names.iter().map(|name| machine(name)).collect()));
+        let machines = vec![said("a1", machines(&["b1", "b2"])), said("3f", machines(&["b1"]))];
         let Ok(Answer::Machines(machines)) = together(&Request::Machines, machines) else {
             panic!("machines")
         };
-        assert_eq!(machines.len(), 2);
+        let whose: Vec<_> =
+            machines.iter().map(|machine| (&*machine.name, machine.daemon.as_deref())).collect();
+        assert_eq!(whose, [("b1", Some("a1")), ("b2", None), ("b1", Some("3f"))]);
     }
 
     #[test]
