@@ -20,6 +20,10 @@ fn against(outlook: Outlook) -> Option<String> {
     }
 }
 
+/// What is answered, in the language of those who ask, where there is no daemon that could know anything.
+const NOBODY_SCHEDULES: &[u8] =
+    b"{\"refused\":\"no daemon of drover schedules builds here: start it (systemctl start drover.socket)\"}\n";
+
 /// Whether a client's own words follow what was said before them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opened {
@@ -58,7 +62,7 @@ pub(crate) async fn open(
             }
             (Opening::Control, _) => {
                 if shared.controls.is_none() {
-                    output.push(b"error: no daemon of drover schedules builds here\n");
+                    output.push(NOBODY_SCHEDULES);
                 }
                 return Ok(Opened::Control(named));
             }
