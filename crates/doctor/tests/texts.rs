@@ -243,15 +243,26 @@ fn what_is_printed_first() {
 
 #[test]
 fn greetings() {
-    let good = protocol::judge(Ok(("worker protocol 1.38", Some("2.34.1"))), "nix-daemon");
+    let greeter = protocol::Greeter::Command("nix-daemon");
+    let good = protocol::judge(Ok(("worker protocol 1.38", Some("2.34.1"))), greeter);
     assert_says(&good, Grade::Good, "worker protocol 1.38, Nix 2.34.1", None);
-    let bad = protocol::judge(Err("'nix-daemon --stdio' ended at once"), "nix-daemon");
+    let bad = protocol::judge(Err("'nix-daemon --stdio' ended at once"), greeter);
     assert_says(
         &bad,
         Grade::Wrong,
         "'nix-daemon --stdio' ended at once",
         Some("$SSH_ORIGINAL_COMMAND"),
     );
+    // there is no command, and so none that is forced
+    let absent = protocol::judge(Err("cannot connect to '/x'"), protocol::Greeter::Socket);
+    assert_says(&absent, Grade::Wrong, "cannot connect to '/x'", Some("start the daemon"));
+}
+
+#[test]
+fn a_resolver_that_does_not_answer_is_not_the_host() {
+    let verdict = name::overdue(Duration::from_secs(10), "b1");
+    let text = "no name server has answered for b1 within 10 s";
+    assert_says(&verdict, Grade::Wrong, text, Some("getent hosts b1"));
 }
 
 #[test]
