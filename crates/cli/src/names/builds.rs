@@ -163,7 +163,7 @@ impl Builds {
             }
             let here = (self.store.as_ref(), builder.as_ref());
             let machines = self.machine.machines(configuration, Some(builders), here);
-            let options = self.askers.options(&configuration);
+            let options = self.askers.options(configuration);
             let known = machines.and_then(|list| Ok((list, options?)));
             let reloaded = known.map(|(list, options)| service.reload(list, options));
             if reloaded.is_err() {
