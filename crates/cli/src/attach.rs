@@ -100,7 +100,7 @@ impl Line<'_> {
         let request = self.request(0);
         match self.try_once(&request).await? {
             Ok(followed) => Ok(followed),
-            Err(lost) => Err(control::with_remedy(self.configuration, lost)),
+            Err(lost) => Err(control::with_remedy(self.configuration, lost).await),
         }
     }
 

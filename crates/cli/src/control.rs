@@ -13,7 +13,7 @@ use drover_store_local::Place;
 use drover_store_remote::KeepAlive;
 use tokio::io::AsyncWriteExt as _;
 
-use self::several::{Said, disobeyed, meant, together};
+use self::several::{Said, concerned, disobeyed, meant, together};
 use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::hook;
@@ -50,6 +50,30 @@ pub(crate) async fn ask(
     match asked.before_the_store {
         Some(answer) => answer,
         None => together(request, asked.of_hooks),
+    }
+}
+
+/// Whose machines were told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// Those of the daemon before the store, who alone builds for it.
+    TheDaemons,
+    /// Those of daemons for hooks, each of which has its own.
+    Hooks,
+}
+
+/// Asks for the machines, as [`ask`] does.
+///
+/// # Errors
+///
+/// Those of [`ask_at`].
+pub(crate) async fn machines(
+    configuration: &Configuration,
+) -> Result<(Answer, Whose), ControlError> {
+    let asked = ask_all(configuration, &Request::Machines).await;
+    match asked.before_the_store {
+        Some(answer) => Ok((answer?, Whose::TheDaemons)),
+        None => Ok((together(&Request::Machines, asked.of_hooks)?, Whose::Hooks)),
     }
 }
 
@@ -93,34 +117,42 @@ pub(crate) async fn order(
     }
     let mut asked = ask_all(configuration, request).await;
     if let Request::Drain { machine } | Request::Resume { machine } = request {
-        let mut concerned = Vec::new();
+        let mut with_names = Vec::new();
         for said in asked.of_hooks {
-            if !said.is_refusal() || knows(&said, machine).await {
-                concerned.push(said);
-            }
+            let names = match said.is_refusal() {
+                true => names_at(&said).await,
+                false => None,
+            };
+            with_names.push((said, names));
         }
-        asked.of_hooks = concerned;
+        asked.of_hooks = concerned(with_names, machine)?;
     }
     let disobeyed = disobeyed(&asked.of_hooks);
     let answered = match asked.before_the_store {
         Some(answer) => answer,
         None => together(request, asked.of_hooks),
     };
-    needed(configuration, answered)?;
+    needed(configuration, REMEDY, answered).await?;
     Ok(disobeyed)
 }
 
-/// Whether a daemon that refuses something says of itself that it has a machine, or doesn't say that it hasn't.
-async fn knows(said: &Said, machine: &str) -> bool {
+/// Returns the machines that a daemon says that it has, if it says so.
+async fn names_at(said: &Said) -> Option<Vec<String>> {
     match ask_at(&said.daemon.questions, &Request::Machines, LIMIT).await {
-        Ok(Answer::Machines(machines)) => machines.iter().any(|report| report.name == machine),
-        _ => true,
+        Ok(Answer::Machines(machines)) => {
+            Some(machines.into_iter().map(|report| report.name).collect())
+        }
+        _ => None,
     }
 }
 
 /// What to do where there is no daemon of drover.
 const REMEDY: &str = "this needs a daemon of drover: 'drover daemon', or the one that the hook of stock Nix \
                       starts (with Nix's own daemon alone there is nobody who could tell)";
+
+/// What to do where there is no daemon that could hold a build: the one that the hook starts holds none.
+const REMEDY_TO_HOLD: &str =
+    "this needs 'drover daemon', here or on a head (--store ssh-ng://HEAD)";
 
 /// What to do where something else than drover answers on a head.
 const REMEDY_THERE: &str = "this needs a daemon of drover there, and drover as the 'nix-daemon' that is run by SSH: 'drover \
@@ -163,7 +195,7 @@ pub(crate) async fn reach(configuration: &Configuration) -> anyhow::Result<Reach
             reached = Ok(of_hooks);
         }
     }
-    Ok(Reached { conversation: reached.context(REMEDY)?, _keep_alive: None })
+    Ok(Reached { conversation: reached.context(REMEDY_TO_HOLD)?, _keep_alive: None })
 }
 
 async fn connect(socket: &Path) -> Result<Conversation, ControlError> {
@@ -203,31 +235,70 @@ pub(crate) async fn ask_needed(
     configuration: &Configuration,
     request: &Request,
 ) -> anyhow::Result<Answer> {
+    let remedy = match request {
+        Request::Detach(_) | Request::Follow { .. } | Request::Cancel { .. } => REMEDY_TO_HOLD,
+        _ => REMEDY,
+    };
+    ask_or_tell(configuration, request, remedy).await
+}
+
+/// Looks whether there is a daemon that could hold a build.
+///
+/// # Errors
+///
+/// There is none, with what to do about it.
+pub(crate) async fn find_holder(configuration: &Configuration) -> anyhow::Result<()> {
+    ask_or_tell(configuration, &Request::Machines, REMEDY_TO_HOLD).await.map(drop)
+}
+
+async fn ask_or_tell(
+    configuration: &Configuration,
+    request: &Request,
+    remedy: &'static str,
+) -> anyhow::Result<Answer> {
     let answered = match configuration.settings.store.scheme().is_ssh() {
         true => reach(configuration).await?.ask(request).await,
         false => ask(configuration, request).await,
     };
-    needed(configuration, answered)
+    needed(configuration, remedy, answered).await
 }
 
 /// Says of an answer that is none what to do about it.
-fn needed(
+async fn needed(
     configuration: &Configuration,
+    remedy: &'static str,
     answered: Result<Answer, ControlError>,
 ) -> anyhow::Result<Answer> {
     match answered {
         Err(nobody @ ControlError::NobodyThere { .. }) => {
-            Err(anyhow::Error::from(nobody).context(REMEDY))
+            Err(anyhow::Error::from(nobody).context(remedy))
         }
         Err(error @ (ControlError::Lost { .. } | ControlError::NotUnderstood { .. })) => {
-            Err(with_remedy(configuration, error))
+            Err(with_remedy(configuration, error).await)
         }
+        Ok(Answer::Refused(reason)) => Err(ControlError::Refused { reason }.into()),
         answered => Ok(answered?),
     }
 }
 
 /// Says of a daemon that doesn't know what it's asked what to do about it.
-pub(crate) fn with_remedy(configuration: &Configuration, error: ControlError) -> anyhow::Error {
-    let is_there = configuration.settings.store.scheme().is_ssh();
-    anyhow::Error::from(error).context(if is_there { REMEDY_THERE } else { REMEDY })
+pub(crate) async fn with_remedy(
+    configuration: &Configuration,
+    error: ControlError,
+) -> anyhow::Error {
+    if !configuration.settings.store.scheme().is_ssh() {
+        return anyhow::Error::from(error).context(REMEDY);
+    }
+    match unreached(configuration).await {
+        Some(trouble) => trouble,
+        None => anyhow::Error::from(error).context(REMEDY_THERE),
+    }
+}
+
+/// Returns why Nix's clients don't reach the head either, if they don't, with what is printed there.
+async fn unreached(configuration: &Configuration) -> Option<anyhow::Error> {
+    let local = LocalStore::choose(configuration).ok()?;
+    let connector = Connector::new(configuration).ok()?;
+    let store = connector.open_local(&local, &configuration.local_settings());
+    store.connect().await.err().map(anyhow::Error::from)
 }

@@ -35,8 +35,8 @@ pub(crate) async fn detach(
     let overrides = [arguments.settings.overrides(), arguments.building.overrides()].concat();
     let configuration = &Configuration::load_beside_nix(&overrides, terminal)?;
     // before anything is evaluated, which may take long
-    let asked = control::ask_needed(configuration, &Request::Machines).await;
-    asked.context("builds can only be detached where a daemon of drover holds them")?;
+    let found = control::find_holder(configuration).await;
+    found.context("builds can only be detached where a daemon of drover holds them")?;
     let local = LocalStore::choose(configuration)?;
     let store = store(configuration, &local, terminal)?;
     let roots = tempfile::tempdir().context("cannot make a temporary folder")?;

@@ -121,9 +121,7 @@ fn told(failure: &JobFailureReport, around: &Around<'_>) -> Option<Told> {
     let around_names = match failure.cause {
         FailureCause::Dependency | FailureCause::Cancelled => return None,
         FailureCause::Unsuited | FailureCause::NoMachine => {
-            if let Some(reasons) = body.strip_prefix(NO_MACHINE) {
-                body = reasons.trim_start_matches('\n').to_owned();
-            }
+            body = reasons_of_machines(&failure.message).unwrap_or(body);
             hint = body
                 .contains("lacks")
                 .then(|| format!("(what it requires: drover derivation show {path})"));
@@ -142,6 +140,14 @@ fn told(failure: &JobFailureReport, around: &Around<'_>) -> Option<Told> {
         }
     };
     Some(Told { around_names, names: vec![name_of(failure).to_owned()], body, hint })
+}
+
+/// Returns the lines in which each machine says why, without what one said that was asked last.
+fn reasons_of_machines(message: &str) -> Option<String> {
+    let message = plain_text(message);
+    let mut lines = message.lines().skip_while(|line| *line != NO_MACHINE);
+    lines.next()?;
+    Some(lines.collect::<Vec<_>>().join("\n"))
 }
 
 fn push_log(body: &mut String, failure: &JobFailureReport, hint: Option<String>) {
@@ -312,6 +318,18 @@ mod tests {
         assert!(said.starts_with(
             "no machine could build a-1\n       b1: down\n       b2: lacks kvm\n       /m:3: no\n"
         ));
+    }
+
+    /// Nix's own words in it don't count as all that is to be said.
+    #[test]
+    fn each_machine_is_named_with_what_it_said() {
+        let reasons = "Cannot build 'x'.\nReason: missing system features\nAvailable features: {}\n\
+                       no machine could build it\nb1: it lacks feature kvm\nb2: the job was tried there \
+                       already: missing system features; Available features: {}";
+        let said = explained(FailureCause::NoMachine, reasons, &[]).unwrap();
+        let expected = "no machine could build a-1\n       b1: it lacks feature kvm\n       b2: the job was \
+                        tried there already: missing system features; Available features: {}\n";
+        assert!(said.starts_with(expected), "{said}");
     }
 
     #[rstest]

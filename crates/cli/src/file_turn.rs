@@ -96,9 +96,25 @@ impl FileTurn {
     ///
     /// It can't be written; what was there is there.
     pub(crate) fn replace(&self, text: &str) -> anyhow::Result<()> {
+        self.put(text, self.mode().unwrap_or(0o644))
+    }
+
+    /// As [`FileTurn::replace`]; where there was no file before, it has the mode of the one that the text is from.
+    ///
+    /// # Errors
+    ///
+    /// It can't be written; what was there is there.
+    pub(crate) fn replace_from(&self, from: &FileTurn, text: &str) -> anyhow::Result<()> {
+        self.put(text, self.mode().or(from.mode()).unwrap_or(0o644))
+    }
+
+    fn mode(&self) -> Option<u32> {
+        let found = fs_err::metadata(&self.target).ok()?;
+        Some(found.permissions().mode() & 0o777)
+    }
+
+    fn put(&self, text: &str, mode: u32) -> anyhow::Result<()> {
         let what = || format!("cannot write '{}'", self.file.display());
-        let mode = fs_err::metadata(&self.target);
-        let mode = mode.map_or(0o644, |found| found.permissions().mode() & 0o777);
         let folder = self.target.parent().with_context(what)?;
         let mut draft = tempfile::Builder::new()
             .permissions(Permissions::from_mode(mode))
@@ -124,6 +140,11 @@ pub(crate) fn check_writable(file: &Path, otherwise: &str) -> anyhow::Result<()>
     let folder = target.ancestors().skip(1).find(|folder| folder.exists());
     match folder.map(|folder| access(folder, Access::WRITE_OK | Access::EXEC_OK)) {
         None | Some(Ok(())) => Ok(()),
+        Some(Err(Errno::ROFS)) => bail!(
+            "'{}' is on a read-only file system, which root can't write either: change what makes the file, as on \
+             NixOS nix.buildMachines{otherwise}",
+            file.display()
+        ),
         Some(Err(error)) => bail!(
             "'{}' can't be written by this user ({}): do it as root (sudo){otherwise}",
             file.display(),
@@ -184,6 +205,24 @@ mod tests {
         replace(&link, "three\n");
         assert!(link.is_symlink());
         assert_eq!((fs_err::read_to_string(&file).unwrap().as_str(), mode()), ("three\n", 0o600));
+    }
+
+    /// Addresses and paths of keys that others weren't to read aren't to be read elsewhere.
+    #[test]
+    fn what_moves_to_another_file_keeps_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let [machines, behind] = ["machines", "behind"].map(|name| folder.path().join(name));
+        replace(&machines, "ssh://b1\n");
+        fs_err::set_permissions(&machines, Permissions::from_mode(0o640)).unwrap();
+        let turn = FileTurn::take(&machines).unwrap();
+        let mode = || fs_err::metadata(&behind).unwrap().permissions().mode() & 0o777;
+        let beside = || FileTurn::take_beside(&turn, &behind).unwrap();
+        beside().replace_from(&turn, "ssh://b1\n").unwrap();
+        assert_eq!(mode(), 0o640);
+        // one that is there has its own
+        fs_err::set_permissions(&behind, Permissions::from_mode(0o600)).unwrap();
+        beside().replace_from(&turn, "ssh://b2\n").unwrap();
+        assert_eq!(mode(), 0o600);
     }
 
     #[test]

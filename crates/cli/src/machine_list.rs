@@ -9,6 +9,7 @@ use crate::arguments::{MachinesArguments, MachinesCommand};
 use crate::builders::{List, other_machines};
 use crate::configuration::Configuration;
 use crate::connector::Connector;
+use crate::control::Whose;
 use crate::exit::ExitStatus;
 use crate::local_store::LocalStore;
 use crate::table::table;
@@ -59,11 +60,19 @@ async fn list(
 ) -> anyhow::Result<Vec<MachineReport>> {
     let asked = match configuration.settings.store.scheme().is_ssh() {
         // those of a head aren't configured here
-        true => Ok(control::ask_needed(configuration, &Request::Machines).await?),
-        false => control::ask(configuration, &Request::Machines).await,
+        true => {
+            let answer = control::ask_needed(configuration, &Request::Machines).await?;
+            Ok((answer, Whose::TheDaemons))
+        }
+        false => control::machines(configuration).await,
     };
     match asked {
-        Ok(Answer::Machines(machines)) => Ok(machines),
+        Ok((Answer::Machines(machines), Whose::TheDaemons)) => Ok(machines),
+        Ok((Answer::Machines(machines), Whose::Hooks)) => {
+            // what is wrong with these is told by who uses them
+            let own = configured(configuration, &terminal.silent()).unwrap_or_default();
+            Ok(with_own(machines, own))
+        }
         Ok(_) => anyhow::bail!("the daemon has answered another question"),
         Err(error @ ControlError::NobodyThere { .. }) => {
             let machines = configured(configuration, terminal)?;
@@ -72,6 +81,14 @@ async fn list(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Adds the configured machines that no daemon for hooks has told of: those of a user whose own isn't running.
+fn with_own(mut told: Vec<MachineReport>, configured: Vec<MachineReport>) -> Vec<MachineReport> {
+    let is_untold = |own: &MachineReport| !told.iter().any(|machine| machine.name == own.name);
+    let untold: Vec<MachineReport> = configured.into_iter().filter(is_untold).collect();
+    told.extend(untold);
+    told
 }
 
 /// Returns the machines of the configuration, of whose state nothing is known.
@@ -141,10 +158,13 @@ fn row(machine: &MachineReport) -> [String; 6] {
         let cause = drover_core::plain_text(&failure.cause).replace('\n', " ");
         format!("{} ago, {}: {cause}", seconds(failure.seconds_ago), failure.kind)
     });
-    let name = match &machine.brought_by_clients {
+    let mut name = match &machine.brought_by_clients {
         None => machine.name.clone(),
         Some(_) => format!("{} (in a client's list)", machine.name),
     };
+    if let Some(daemon) = &machine.daemon {
+        name.push_str(&format!(" ({daemon})"));
+    }
     [
         name,
         state,
@@ -160,6 +180,22 @@ mod tests {
     use drover_control::FailureReport;
 
     use super::*;
+
+    /// Root's daemon has others than a user whose own isn't running yet.
+    #[test]
+    fn a_users_own_machines_are_told_of() {
+        let machine = |name: &str, state: &str| MachineReport {
+            name: name.to_owned(),
+            state: state.to_owned(),
+            ..MachineReport::default()
+        };
+        let told = || vec![machine("b1", "connected")];
+        let own = vec![machine("b1", "unknown"), machine("mine", "unknown")];
+        assert_eq!(with_own(told(), own.clone()), [machine("b1", "connected"), own[1].clone()]);
+        assert_eq!(with_own(told(), Vec::new()), told());
+        let of_two = MachineReport { daemon: Some("3f".to_owned()), ..machine("b1", "down") };
+        assert!(as_text(&[of_two]).contains("b1 (3f)  down"));
+    }
 
     #[test]
     fn machines_in_words() {

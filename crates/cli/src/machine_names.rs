@@ -49,6 +49,17 @@ fn short_name_of(store: &StoreReference) -> String {
     }
 }
 
+/// Says of a name that it's none of these machines'.
+pub(crate) fn stranger(machine: &str, mut names: Vec<String>) -> String {
+    names.sort_unstable();
+    names.dedup();
+    let known = match names.is_empty() {
+        true => "there are none".to_owned(),
+        false => format!("there are: {}", names.join(", ")),
+    };
+    format!("there is no machine '{machine}'; {known}")
+}
+
 /// Returns which of these machines somebody means who names one as it's called or as its line says
 /// (`ssh-ng://HOST`).
 pub(crate) fn meant<'a>(wanted: &str, names: &'a [String]) -> Option<&'a str> {

@@ -36,6 +36,10 @@ pub struct MachineReport {
     /// The list of machines that a client has brought and that this is one of, where it is none of
     /// the daemon's own.
     pub brought_by_clients: Option<String>,
+    /// The beginning of the name of the daemon for hooks whose machine it is, where several have one of this name.
+    /// Only who asks several of them says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daemon: Option<String>,
 }
 
 /// A machine's failure.

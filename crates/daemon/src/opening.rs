@@ -10,13 +10,19 @@ use crate::error::DaemonError;
 use crate::server::{Client, ClientTrust, Named, Naming, Shared};
 
 /// Returns what speaks against taking a build. A machine of which nothing is known after all that time is no better
-/// than one that is down: Nix may have another way.
+/// than one that is down, and so is one that drains: Nix may have another way.
 fn against(outlook: Outlook) -> Option<String> {
     match outlook {
         Outlook::Usable { .. } => None,
-        Outlook::Unusable { reason } | Outlook::Unknown { trouble: reason, .. } => Some(reason),
+        Outlook::Unusable { reason }
+        | Outlook::Draining { reason, .. }
+        | Outlook::Unknown { trouble: reason, .. } => Some(reason),
     }
 }
+
+/// What is answered, in the language of those who ask, where there is no daemon that could know anything.
+const NOBODY_SCHEDULES: &[u8] =
+    b"{\"refused\":\"no daemon of drover schedules builds here: start it (systemctl start drover.socket)\"}\n";
 
 /// Whether a client's own words follow what was said before them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +62,7 @@ pub(crate) async fn open(
             }
             (Opening::Control, _) => {
                 if shared.controls.is_none() {
-                    output.push(b"error: no daemon of drover schedules builds here\n");
+                    output.push(NOBODY_SCHEDULES);
                 }
                 return Ok(Opened::Control(named));
             }
@@ -92,6 +98,8 @@ mod tests {
         assert_eq!(against(Outlook::Usable { slots: 2, free: 0, open: 9 }), None);
         let unusable = Outlook::Unusable { reason: "b1 is down".to_owned() };
         assert_eq!(against(unusable).as_deref(), Some("b1 is down"));
+        let reason = "b1 takes nothing new".to_owned();
+        assert!(against(Outlook::Draining { slots: 2, open: 0, reason }).is_some());
         for wait in [Wait::Worthwhile, Wait::InVain] {
             let unknown = Outlook::Unknown { wait, trouble: "b1 is silent".to_owned() };
             assert_eq!(against(unknown).as_deref(), Some("b1 is silent"));

@@ -243,15 +243,26 @@ fn what_is_printed_first() {
 
 #[test]
 fn greetings() {
-    let good = protocol::judge(Ok(("worker protocol 1.38", Some("2.34.1"))), "nix-daemon");
+    let greeter = protocol::Greeter::Command("nix-daemon");
+    let good = protocol::judge(Ok(("worker protocol 1.38", Some("2.34.1"))), greeter);
     assert_says(&good, Grade::Good, "worker protocol 1.38, Nix 2.34.1", None);
-    let bad = protocol::judge(Err("'nix-daemon --stdio' ended at once"), "nix-daemon");
+    let bad = protocol::judge(Err("'nix-daemon --stdio' ended at once"), greeter);
     assert_says(
         &bad,
         Grade::Wrong,
         "'nix-daemon --stdio' ended at once",
         Some("$SSH_ORIGINAL_COMMAND"),
     );
+    // there is no command, and so none that is forced
+    let absent = protocol::judge(Err("cannot connect to '/x'"), protocol::Greeter::Socket);
+    assert_says(&absent, Grade::Wrong, "cannot connect to '/x'", Some("start the daemon"));
+}
+
+#[test]
+fn a_resolver_that_does_not_answer_is_not_the_host() {
+    let verdict = name::overdue(Duration::from_secs(10), "b1");
+    let text = "no name server has answered for b1 within 10 s";
+    assert_says(&verdict, Grade::Wrong, text, Some("getent hosts b1"));
 }
 
 #[test]
@@ -325,17 +336,18 @@ fn systems(
 
 #[test]
 fn disks() {
-    let df = "Filesystem 1024-blocks Used Available Capacity Mounted on\n/dev/sda1 100 50 2097152 50% /\n";
-    assert_eq!(disk::free(df), Some(2 << 30));
+    let df = "Welcome!\n==store /home/me/store\nFilesystem 1024-blocks Used Available Capacity Mounted on\n/dev/sda1 100 50 2097152 50% /\n";
+    let free = |bytes| Some(disk::Free { folder: "/home/me/store".to_owned(), bytes });
+    assert_eq!(disk::free(df), free(2 << 30));
     assert_says(
-        &disk::judge(Some(2 << 30), "/nix/store"),
+        &disk::judge(free(2 << 30), "/nix/store"),
         Grade::Good,
-        "2.0 GiB free in /nix/store",
+        "2.0 GiB free in /home/me/store",
         None,
     );
-    let little = disk::judge(Some(500 << 20), "/nix/store");
-    assert_says(&little, Grade::Odd, "0.4 GiB free in /nix/store", Some("nix-collect-garbage"));
-    assert_eq!(disk::judge(Some(1000), "/nix/store").grade, Grade::Wrong);
+    let little = disk::judge(free(500 << 20), "/nix/store");
+    assert_says(&little, Grade::Odd, "0.4 GiB free in /home/me/store", Some("nix-collect-garbage"));
+    assert_eq!(disk::judge(free(1000), "/nix/store").grade, Grade::Wrong);
     assert_eq!(disk::judge(disk::free("df: not found"), "/nix/store").grade, Grade::Unknown);
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use drover_core::{StorePath, with_causes};
 use drover_schedule::{ByteCount, Event, JobFailure, JobId, MachineFault, MachineId, Place};
-use drover_store::{BuildFailure, Built, FailureCause, StoreError, Trust};
+use drover_store::{BuildFailure, Built, FailureCause, StoreError, Trust, says_unfit};
 
 use crate::driver::{Driver, JobPhase};
 use crate::event::{FleetEvent, JobFailureReport};
@@ -138,6 +138,7 @@ impl Driver {
             // nobody else could be asked, and here it would come to the same end again
             FailureCause::NoRoom if self.is_alone_here(machine) => FailureCause::Passing,
             FailureCause::NoRoom => return self.without_room(machine, job, message),
+            FailureCause::Machine if says_unfit(&message) => return self.unfit(job, message),
             FailureCause::Machine => return self.try_elsewhere(job, message),
             FailureCause::Refused => return self.refused(machine, job, message),
             cause => match self.jobs.get(job.0 as usize) {
@@ -207,6 +208,12 @@ impl Driver {
             self.came_back(job);
             self.tell_scheduler(Event::Stopped { job });
         }
+    }
+
+    /// The machine builds for other systems, or has other features, than its line says.
+    fn unfit(&mut self, job: JobId, cause: String) {
+        self.retried(job, &cause);
+        self.tell_scheduler(Event::Failed { job, failure: JobFailure::Unfit { cause } });
     }
 
     fn try_elsewhere(&mut self, job: JobId, cause: String) {

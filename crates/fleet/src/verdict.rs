@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use drover_core::StorePath;
 use drover_derivation::{Derivation, DerivationKind};
-use drover_schedule::{Afterwards, JobId, JobStatus, MachineId, Outcome, Reasons, Verdict};
+use drover_schedule::{Afterwards, JobId, JobStatus, MachineId, Outcome, Reason, Reasons, Verdict};
 use drover_store::{BuildFailure, FailureCause};
 
 use crate::driver::{Driver, JobPhase};
@@ -109,7 +109,7 @@ impl Driver {
         let lines: Vec<String> = reasons
             .iter()
             .map(|(machine, reason)| {
-                format!("{}: {}", self.shared.name_of(*machine), reason.when_over())
+                format!("{}: {}", self.shared.name_of(*machine), in_one_line(reason))
             })
             .collect();
         format!("{NO_MACHINE}\n{}", lines.join("\n"))
@@ -147,6 +147,19 @@ impl Driver {
         let machines = (0..).map(MachineId).zip(&self.machines).map(totals).collect();
         Report { targets, failures, machines, built, found, took }
     }
+}
+
+/// Returns a machine's reason as one line among those of others. What Nix says of a build that it refuses has several,
+/// of which the first only names the derivation.
+fn in_one_line(reason: &Reason) -> String {
+    let Reason::FailedThere { cause } = reason else { return reason.when_over() };
+    let cause = match cause.split_once("\nReason: ") {
+        Some((named, why)) if !named.contains('\n') => why,
+        _ => cause,
+    };
+    let lines = cause.lines().map(str::trim).filter(|line| !line.is_empty());
+    let cause = lines.collect::<Vec<_>>().join("; ");
+    Reason::FailedThere { cause }.when_over()
 }
 
 /// Says why no machine has built it.
@@ -218,6 +231,19 @@ mod tests {
     use drover_schedule::Lane;
 
     use super::*;
+
+    /// Recorded from Nix 2.34 and 2.26.
+    #[test]
+    fn what_a_machine_said_is_one_line() {
+        let told = |cause: &str| in_one_line(&Reason::FailedThere { cause: cause.to_owned() });
+        let there = "the job was tried there already: ";
+        let refused = "Cannot build '/nix/store/x.drv'.\nReason: missing system features\n\
+                       Required features: {kvm}\nAvailable features: {}";
+        let expected = "missing system features; Required features: {kvm}; Available features: {}";
+        assert_eq!(told(refused), format!("{there}{expected}"));
+        let required = "a 'x86_64-linux' with features {kvm} is required to build 'x'";
+        assert_eq!(told(required), format!("{there}{required}"));
+    }
 
     #[test]
     fn what_stops_is_given_up_only_where_it_was_cancelled() {

@@ -12,7 +12,7 @@ use crate::description::{Machine, MachineKind};
 use crate::event::{Chance, MachineFault};
 use crate::explanation::{Outcome, Trouble};
 use crate::id::{JobId, MachineId, Moment, PathId};
-use crate::job::{Afterwards, State, Tried};
+use crate::job::{Afterwards, NextTime, State, Tried};
 use crate::machine::{Duty, Face, Grace, Link, MachineRecord, Past, Trust};
 use crate::scheduler::Scheduler;
 use crate::table::RequirementId;
@@ -163,9 +163,10 @@ impl Scheduler {
     ) -> Attempts {
         let record = self.jobs.at_mut(job);
         record.attempts += 1;
+        let now = Tried { machine, cause: cause.into(), next_time: NextTime::Open };
         match record.tried.iter_mut().find(|tried| tried.machine == machine) {
-            Some(tried) => tried.cause = cause.into(),
-            None => record.tried.push(Tried { machine, cause: cause.into() }),
+            Some(tried) => *tried = now,
+            None => record.tried.push(now),
         }
         match record.attempts < self.settings.attempts {
             true => Attempts::Left,

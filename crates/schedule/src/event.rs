@@ -216,4 +216,9 @@ pub enum JobFailure {
         /// What it was, for people.
         cause: String,
     },
+    /// The machine can't build such jobs, whatever was said of it; another one may.
+    Unfit {
+        /// What it said.
+        cause: String,
+    },
 }

@@ -159,11 +159,7 @@ impl Scheduler {
         machine: MachineId,
         record: &MachineRecord,
     ) -> Option<Reason> {
-        let failed_there = job
-            .tried
-            .iter()
-            .find(|tried| tried.machine == machine)
-            .map(|tried| Reason::FailedThere { cause: tried.cause.to_string() });
+        let failed_there = failed_there(job, machine);
         match self.machines_to_avoid(job).contains(&machine) {
             true => failed_there,
             false => self
@@ -227,10 +223,33 @@ impl Scheduler {
             .filter(|(_, other)| other.duty != Duty::Removed)
             .filter_map(|(machine, other)| {
                 let refusal = other.description.refusal_of(&asked.needs);
-                Some((machine, refusal.or_else(|| self.hindrance(record, machine, other))?))
+                let reason = refusal.or_else(|| self.hindrance_in_the_end(record, machine, other));
+                Some((machine, reason?))
             })
             .collect()
     }
+
+    /// Returns what kept a machine from building a job that isn't tried any more: what it said of the job itself,
+    /// unless it's in no state to say anything.
+    fn hindrance_in_the_end(
+        &self,
+        job: &JobRecord,
+        machine: MachineId,
+        record: &MachineRecord,
+    ) -> Option<Reason> {
+        let hindrance = self.hindrance(job, machine, record);
+        match hindrance {
+            Some(Reason::OnProbation { .. } | Reason::Full { .. } | Reason::NotConnected) => {
+                failed_there(job, machine).or(hindrance)
+            }
+            _ => hindrance,
+        }
+    }
+}
+
+fn failed_there(job: &JobRecord, machine: MachineId) -> Option<Reason> {
+    let tried = job.tried.iter().find(|tried| tried.machine == machine)?;
+    Some(Reason::FailedThere { cause: tried.cause.to_string() })
 }
 
 fn is_placed(job: &JobRecord) -> bool {

@@ -94,6 +94,16 @@ pub(crate) enum Queueing {
 pub(crate) struct Tried {
     pub(crate) machine: MachineId,
     pub(crate) cause: Box<str>,
+    pub(crate) next_time: NextTime,
+}
+
+/// What is to be expected of a machine that a job came back from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NextTime {
+    /// It may be able to do it.
+    Open,
+    /// The same again: it can't build such jobs.
+    TheSame,
 }
 
 /// Thousandths of a second, rounded down and capped at seven weeks: compact, for explanations only.

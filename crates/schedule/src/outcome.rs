@@ -9,7 +9,7 @@ use crate::command::{Command, Verdict};
 use crate::connection::Attempts;
 use crate::explanation::Outcome;
 use crate::id::{ByteCount, JobId, Lane, PathId};
-use crate::job::{Afterwards, Queueing, State, VerdictDue};
+use crate::job::{Afterwards, NextTime, Queueing, State, Tried, VerdictDue};
 use crate::scheduler::Scheduler;
 use crate::settings::OnFailure;
 
@@ -103,6 +103,37 @@ impl Scheduler {
             }
         }
         self.reindex(lane.machine);
+    }
+
+    /// Takes a job that its machine can't build: nothing is wrong with the machine, and it isn't asked again while
+    /// another one may do better.
+    pub(crate) fn machine_unfit(&mut self, job: JobId, cause: &str) {
+        let Some((state, lane)) = self.take_back(job) else { return };
+        match state {
+            State::Stopping { then, .. } => self.after_stop(job, then),
+            _ if self.lacks_input(job) => self.blame_dependency(job),
+            _ => {
+                let attempts = self.count_attempt(job, lane.machine, cause);
+                let record = self.jobs.at_mut(job);
+                if let Some(tried) = record.tried.iter_mut().find(|it| it.machine == lane.machine) {
+                    tried.next_time = NextTime::TheSame;
+                }
+                if attempts == Attempts::UsedUp || self.is_nobody_fit(job) {
+                    self.end_without_machine(job);
+                } else {
+                    self.recall_dependents(job);
+                    self.ripe.push_back(job);
+                }
+            }
+        }
+        self.reindex(lane.machine);
+    }
+
+    /// Whether all machines that a job may hope for have said that they can't build such jobs.
+    fn is_nobody_fit(&self, job: JobId) -> bool {
+        let record = self.jobs.at(job);
+        let is_unfit = |tried: &Tried| tried.next_time == NextTime::TheSame;
+        record.tried.iter().all(is_unfit) && self.machines_to_avoid(record).is_empty()
     }
 
     /// Takes a job for which its machine has no room: one that can't be run elsewhere ends when that

@@ -165,6 +165,9 @@ impl Scheduler {
             Event::Failed { job, failure: JobFailure::Infrastructure { cause } } => {
                 self.attempt_failed(job, &cause);
             }
+            Event::Failed { job, failure: JobFailure::Unfit { cause } } => {
+                self.machine_unfit(job, &cause);
+            }
             Event::NoRoom { job } => self.no_room(job),
             Event::Stopped { job } => self.stopped(job),
             Event::Rebuild { job } => self.rebuild(job),

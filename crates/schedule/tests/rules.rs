@@ -497,6 +497,55 @@ fn infrastructure_failures_are_tried_elsewhere() {
     assert_eq!(reasons.len(), 2);
 }
 
+/// It isn't asked three times, and what others have for it isn't held up.
+#[test]
+fn a_machine_that_cannot_build_such_a_job_is_asked_once() {
+    let unfit = |job| {
+        let cause = "missing system features".to_owned();
+        Event::Failed { job: JobId(job), failure: JobFailure::Unfit { cause } }
+    };
+    let (mut bench, _) = Bench::running(vec![machine(3)], vec![job(&[]); 3]);
+    for failing in 0..3 {
+        let commands = bench.on(unfit(failing));
+        let Command::Done { verdict: Verdict::NoMachineLeft { reasons }, .. } = &commands[0] else {
+            panic!("{commands:?}")
+        };
+        let told = reasons[0].1.when_over();
+        assert_eq!(told, "the job was tried there already: missing system features");
+    }
+    let link = &bench.scheduler.snapshot().machines[0].link;
+    assert_eq!(*link, drover_schedule::LinkState::Connected);
+    // another one may have them
+    let (mut bench, _) = Bench::running(vec![machine(1), machine(1)], vec![job(&[])]);
+    assert_eq!(bench.on(unfit(0)), [start(0, 1, 0, None)]);
+    assert!(matches!(bench.on(unfit(0))[0], Command::Done { .. }));
+}
+
+/// What it said is the one thing that helps; that it's on probation now follows from it.
+#[test]
+fn a_machine_that_has_said_why_is_quoted_in_the_end() {
+    let (mut bench, _) = Bench::running(vec![machine(2)], vec![job(&[]), job(&[])]);
+    bench.on(returned(0));
+    bench.on(returned(0));
+    let commands = bench.on(returned(0));
+    let Command::Done { verdict: Verdict::NoMachineLeft { reasons }, .. } = &commands[0] else {
+        panic!("{commands:?}")
+    };
+    let told = reasons[0].1.when_over();
+    assert_eq!(told, "the job was tried there already: no space left on device");
+    // one that is down says nothing of it
+    let (mut bench, _) = Bench::running(vec![machine(1), machine(1)], vec![job(&[])]);
+    bench.on(returned(0));
+    bench.on(returned(0));
+    bench.on(failed(1, MachineFault::Lost));
+    let Some(Command::Done { verdict: Verdict::NoMachineLeft { reasons }, .. }) =
+        bench.on(returned(0)).into_iter().next()
+    else {
+        panic!("it was tried often enough")
+    };
+    assert!(reasons[1].1.when_over().starts_with("it is down"), "{reasons:?}");
+}
+
 #[test]
 fn a_machine_failure_counts_only_for_the_job_that_ran() {
     let settings = Settings { attempts: 1, ..Settings::default() };

@@ -92,7 +92,10 @@ impl Kept {
 }
 
 fn failed(store: &str, error: &io::Error) -> StoreError {
-    let reason = format!("what was built could not be kept in the temporary folder: {error}");
+    let reason = format!(
+        "what was built could not be kept in the temporary folder '{}' (TMPDIR): {error}",
+        std::env::temp_dir().display()
+    );
     StoreError::Lost { store: store.to_owned(), reason }
 }
 

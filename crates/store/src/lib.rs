@@ -46,7 +46,7 @@ pub use realiser::{
     Realised, Realiser, THIS_MACHINE, Wanted,
 };
 pub use said::{
-    failure_said, refusal_said, says_absent, says_another_hash, says_unready,
+    failure_said, refusal_said, says_absent, says_another_hash, says_unfit, says_unready,
     says_why_it_is_not_fetched,
 };
 pub use sandbox_wish::{SandboxWish, Sandboxing};

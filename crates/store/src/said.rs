@@ -33,11 +33,6 @@ const MACHINE: &[&str] = &[
     "some substitutes for the outputs",
     "cannot build missing derivation",
     NOBODY_HAS_IT,
-    "is required to build '",
-    "platform mismatch",
-    "required system:",
-    "required (system, features)",
-    "missing system features",
     "unable to start any build",
     "build users are currently in use",
     "build users in the group",
@@ -51,6 +46,15 @@ const MACHINE: &[&str] = &[
     "database disk image is malformed",
     "opening lock file",
     "interrupted by the user",
+];
+
+/// The machine builds for other systems, or has other features, than was said of it.
+const UNFIT: &[&str] = &[
+    "is required to build '",
+    "platform mismatch",
+    "required system:",
+    "required (system, features)",
+    "missing system features",
 ];
 
 /// The build itself failed, and would again.
@@ -103,13 +107,18 @@ pub fn failure_said(message: &str) -> Option<FailureCause> {
         FailureCause::Refused
     } else if has(NO_ROOM) {
         FailureCause::NoRoom
-    } else if has(MACHINE) {
+    } else if has(MACHINE) || has(UNFIT) {
         FailureCause::Machine
     } else if has(FAILED) || (has(&["build of '"]) && has(&["' failed"])) {
         FailureCause::Build
     } else {
         return None;
     })
+}
+
+/// Whether a machine that couldn't build something can't build anything of the kind.
+pub fn says_unfit(message: &str) -> bool {
+    has(&own_words(message), UNFIT)
 }
 
 /// Whether a machine that says this will answer in a moment.

@@ -68,6 +68,15 @@ pub enum Outlook {
         /// What is known of each meanwhile.
         trouble: String,
     },
+    /// None takes anything new, as somebody wants it so; they will again when he says so.
+    Draining {
+        /// Slots of all of them.
+        slots: u32,
+        /// Builds of all clients that aren't done.
+        open: u32,
+        /// Why none can be used now, for each.
+        reason: String,
+    },
     /// None can be used now.
     Unusable {
         /// Why, for each.
@@ -102,6 +111,11 @@ impl Outlook {
                 out.number(2);
                 out.text(reason);
             }
+            Outlook::Draining { slots, open, reason } => {
+                out.number(3);
+                [slots, open].into_iter().for_each(|count| out.number(u64::from(*count)));
+                out.text(reason);
+            }
         }
         out.into_bytes()
     }
@@ -121,7 +135,7 @@ impl Outlook {
     ///
     /// Something else.
     pub fn decode(from: &mut Decoder<'_>) -> Result<Outlook, DecodeError> {
-        match from.number_up_to("outlook", 2)? {
+        match from.number_up_to("outlook", 3)? {
             0 => {
                 Ok(Outlook::Usable { slots: count(from)?, free: count(from)?, open: count(from)? })
             }
@@ -129,7 +143,11 @@ impl Outlook {
                 let wait = if from.flag()? { Wait::Worthwhile } else { Wait::InVain };
                 Ok(Outlook::Unknown { wait, trouble: from.message()? })
             }
-            _ => Ok(Outlook::Unusable { reason: from.message()? }),
+            2 => Ok(Outlook::Unusable { reason: from.message()? }),
+            _ => {
+                let (slots, open) = (count(from)?, count(from)?);
+                Ok(Outlook::Draining { slots, open, reason: from.message()? })
+            }
         }
     }
 }
@@ -240,6 +258,7 @@ mod tests {
             Outlook::Unknown { wait: Wait::Worthwhile, trouble: String::new() },
             Outlook::Unknown { wait: Wait::InVain, trouble: "b1 is silent".to_owned() },
             Outlook::Unusable { reason: "b1 is down".to_owned() },
+            Outlook::Draining { slots: 8, open: 5, reason: "b1 takes nothing new".to_owned() },
         ] {
             assert_eq!(Outlook::decode(&mut Decoder::new(&outlook.encode())), Ok(outlook));
         }

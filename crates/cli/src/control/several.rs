@@ -3,9 +3,12 @@
 //! Each numbers its builds by itself. So where there are several, a build is named by its daemon, too: `3f:7` is
 //! build 7 of the daemon whose name begins with `3f`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use drover_control::{Answer, ControlError, Request};
 
 use crate::hook::Daemon;
+use crate::machine_names;
 
 /// Letters of a daemon's name that stand before a build's number, at least.
 const FEWEST: usize = 2;
@@ -56,6 +59,7 @@ pub(super) fn together(request: &Request, said: Vec<Said>) -> Result<Answer, Con
     }
     if let Some(length) = length {
         given.iter_mut().for_each(|said| name_builds(said, length));
+        name_machines(&mut given, length);
     }
     let together = |all: Answer, one: Answer| match (all, one) {
         (Answer::Machines(mut all), Answer::Machines(one)) => {
@@ -72,8 +76,32 @@ pub(super) fn together(request: &Request, said: Vec<Said>) -> Result<Answer, Con
     };
     let given = given.into_iter().filter_map(|said| said.answer.ok()).reduce(together);
     let refused = || refused.into_iter().next().map(|said| said.answer);
-    let nobody = || Ok(Answer::Refused("no daemon has answered".to_owned()));
+    let nobody = || Err(ControlError::Refused { reason: "no daemon has answered".to_owned() });
     given.map(Ok).or_else(refused).unwrap_or_else(nobody)
+}
+
+/// Returns the answers to an order about a machine, without those of daemons that refuse it and say of themselves
+/// that they have no such machine.
+///
+/// # Errors
+///
+/// None has it.
+pub(super) fn concerned(
+    said: Vec<(Said, Option<Vec<String>>)>,
+    machine: &str,
+) -> Result<Vec<Said>, ControlError> {
+    let was_anybody_asked = !said.is_empty();
+    let (mut concerned, mut others) = (Vec::new(), Vec::new());
+    for (said, names) in said {
+        match names {
+            Some(names) if machine_names::meant(machine, &names).is_none() => others.extend(names),
+            _ => concerned.push(said),
+        }
+    }
+    match concerned.is_empty() && was_anybody_asked {
+        true => Err(ControlError::Refused { reason: machine_names::stranger(machine, others) }),
+        false => Ok(concerned),
+    }
 }
 
 /// Returns what those say who haven't done what they were told, though they have such a machine.
@@ -122,6 +150,22 @@ fn name_builds(said: &mut Said, length: usize) {
             explanation.build.id = named(daemon, length, &explanation.build.id);
         }
         _ => {}
+    }
+}
+
+/// Says of machines that several daemons have whose each is: each has its own list and counts for itself.
+fn name_machines(given: &mut [Said], length: usize) {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for said in &*given {
+        let Ok(Answer::Machines(machines)) = &said.answer else { continue };
+        let names: BTreeSet<&String> = machines.iter().map(|machine| &machine.name).collect();
+        names.into_iter().for_each(|name| *counts.entry(name.clone()).or_default() += 1);
+    }
+    for Said { daemon, answer } in given {
+        let Ok(Answer::Machines(machines)) = answer else { continue };
+        let begin = daemon.name.get(..length).unwrap_or(&daemon.name);
+        let shared = machines.iter_mut().filter(|machine| counts.get(&machine.name) > Some(&1));
+        shared.for_each(|machine| machine.daemon = Some(begin.to_owned()));
     }
 }
 
@@ -191,12 +235,16 @@ mod tests {
         let alike = vec![said("a1b2", builds("1")), said("a1bf", builds("2"))];
         assert_eq!(ids(alike).0, ["a1b2:1", "a1bf:2"]);
         assert_eq!(ids(vec![said("a1b2", builds("1"))]).0, ["1"], "one needs no name");
-        let machine = || Ok(Answer::Machines(vec![MachineReport::default()]));
-        let machines = vec![said("a1", machine()), said("3f", machine())];
+        let machine = |name: &str| MachineReport { name: name.to_owned(), ..Default::default() };
+        let machines =
+            |names: &[&str]| Ok(Answer::Machines(names.iter().map(|name| machine(name)).collect()));
+        let machines = vec![said("a1", machines(&["b1", "b2"])), said("3f", machines(&["b1"]))];
         let Ok(Answer::Machines(machines)) = together(&Request::Machines, machines) else {
             panic!("machines")
         };
-        assert_eq!(machines.len(), 2);
+        let whose: Vec<_> =
+            machines.iter().map(|machine| (&*machine.name, machine.daemon.as_deref())).collect();
+        assert_eq!(whose, [("b1", Some("a1")), ("b2", None), ("b1", Some("3f"))]);
     }
 
     #[test]
@@ -233,6 +281,25 @@ mod tests {
         assert!(matches!(together(&drain, done), Ok(Answer::Done)));
         let neither = together(&drain, vec![said("a1", refused("a")), said("3f", refused("b"))]);
         assert!(matches!(neither, Err(ControlError::Refused { reason }) if reason == "a"));
+    }
+
+    /// Who mistypes a name isn't to believe that the machine drains.
+    #[test]
+    fn a_machine_that_no_daemon_has_is_refused() {
+        let stranger = |names: &[&str]| {
+            let names = names.iter().map(|&name| name.to_owned()).collect();
+            (said("a1", refused("there is no such machine")), Some(names))
+        };
+        let none = concerned(vec![stranger(&["b2"]), stranger(&["b1", "b2"])], "nosuch");
+        let Err(ControlError::Refused { reason }) = none else { panic!("nobody has it") };
+        assert_eq!(reason, "there is no machine 'nosuch'; there are: b1, b2");
+        let done = || (said("3f", Ok(Answer::Done)), None);
+        assert_eq!(concerned(vec![stranger(&["b2"]), done()], "b1").unwrap().len(), 1);
+        // one that has it has another reason, also where it's called by its address
+        assert_eq!(concerned(vec![stranger(&["b1"])], "ssh-ng://b1").unwrap().len(), 1);
+        assert_eq!(concerned(Vec::new(), "b1").unwrap().len(), 0);
+        let nobody = together(&Request::Drain { machine: "b1".to_owned() }, Vec::new());
+        assert!(nobody.is_err());
     }
 
     #[test]

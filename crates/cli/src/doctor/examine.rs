@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use drover_config::Machine;
+use drover_doctor::checks::protocol::Greeter;
 use drover_doctor::checks::{
     build, clock, disk, overdue, program, protocol, quiet, substituters, system, trust,
 };
@@ -144,15 +145,16 @@ impl Subject<'_> {
         let command = match program {
             Some(program) => {
                 self.ask_version(chart, way, program).await?;
-                own::known(program).0.join(" ")
+                Some(own::known(program).0.join(" "))
             }
             None => {
                 let verdict = Verdict::good("not needed: a daemon listens, or not");
                 chart.note(StepName::Program, None, verdict)?;
-                "nix-daemon".to_owned()
+                None
             }
         };
-        let description = self.greet(chart, way, &command).await?;
+        let greeter = command.as_deref().map_or(Greeter::Socket, Greeter::Command);
+        let description = self.greet(chart, way, greeter).await?;
         let trusted = match description.trust {
             Trust::Trusted => trust::Trusted::Yes,
             Trust::NotTrusted => trust::Trusted::No,
@@ -164,7 +166,12 @@ impl Subject<'_> {
 
     /// What is printed before the protocol, and the protocol. Whether the former does harm is seen by
     /// the latter.
-    async fn greet(&self, chart: &mut Chart, way: &Way, command: &str) -> Option<Description> {
+    async fn greet(
+        &self,
+        chart: &mut Chart,
+        way: &Way,
+        greeter: Greeter<'_>,
+    ) -> Option<Description> {
         let limit = self.surroundings.limit;
         let (printed, took) = timed(way.run(&["true"], limit)).await;
         // as long as a connection and a greeting may take by their own limits
@@ -186,7 +193,7 @@ impl Subject<'_> {
         let said = greeting.as_ref().map_err(String::as_str).map(
             |Description { protocol, nix_version, .. }| (protocol.as_str(), nix_version.as_deref()),
         );
-        chart.note(StepName::Protocol, Some(took_greeting), protocol::judge(said, command))?;
+        chart.note(StepName::Protocol, Some(took_greeting), protocol::judge(said, greeter))?;
         greeting.ok()
     }
 
@@ -227,7 +234,10 @@ impl Subject<'_> {
         let (own, took) = timed(own::machine_settings(way, command, limit)).await;
         chart.note(StepName::System, Some(took), system::judge(self.machine, own.as_ref()))?;
 
-        let (ran, took) = timed(way.run(&["df", "-Pk", store_dir], limit)).await;
+        let real = program.and_then(own::real_store);
+        let folders = disk::folders(real.as_deref(), store_dir);
+        let script = [["sh", "-c", disk::SCRIPT, "sh"].as_slice(), &folders].concat();
+        let (ran, took) = timed(way.run(&script, limit)).await;
         let free = disk::free(&String::from_utf8_lossy(&ran.stdout));
         chart.note(StepName::Disk, Some(took), disk::judge(free, store_dir))?;
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use drover_doctor::checks::host_key::Expected;
-use drover_doctor::checks::{host_key, login, name, overdue, port};
+use drover_doctor::checks::{host_key, last_words, login, name, port};
 use drover_doctor::{Route, StepName, Target, Verdict};
 use drover_store_remote::{Login, SshTarget};
 use tokio::io::AsyncReadExt as _;
@@ -71,7 +71,8 @@ pub(super) async fn reach(
             return None;
         }
         Err(error) => {
-            let verdict = Verdict::wrong(error.to_string(), target.ssh("-G"));
+            let said = last_words(&error.to_string());
+            let verdict = Verdict::wrong(said, target.ssh("-G"));
             chart.note(StepName::Name, Some(took), verdict);
             return None;
         }
@@ -124,7 +125,7 @@ async fn resolve(
             let why = why.strip_prefix("failed to lookup address information: ").unwrap_or(&why);
             name::judge(&ssh.host, route, Err(why))
         }
-        Err(_) => overdue(limit, &route.host),
+        Err(_) => name::overdue(limit, &route.host),
     };
     chart.note(StepName::Name, Some(took), verdict)?;
     Some(addresses)

@@ -83,6 +83,6 @@ fn group(told: &Told, group: &Group) -> Value {
         "prefersLocal": group.preference == drover_schedule::Preference::PreferLocal,
         "derivations": paths.collect::<Vec<_>>(),
         "answers": answers.collect::<Vec<_>>(),
-        "remedies": remedy::of(group, &told.candidates),
+        "remedies": remedy::of(group, &told.candidates, &told.idle_here),
     })
 }

@@ -6,6 +6,7 @@ mod probe;
 mod remedy;
 mod text;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,11 +24,11 @@ use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::exit::{ExitStatus, Interrupted};
 use crate::local_store::LocalStore;
-use crate::own_store;
 use crate::progress::FetchFollower;
 use crate::signals::Signals;
 use crate::substituters;
 use crate::terminal::{Terminal, Verbosity};
+use crate::{own_builder, own_store};
 
 use self::hurried::hurry;
 use self::probe::{Probe, Probing};
@@ -43,6 +44,8 @@ struct Told {
     groups: Vec<Group>,
     /// Why there are not more machines.
     absent: Vec<String>,
+    /// Systems that this machine would build for, if it weren't told not to.
+    idle_here: BTreeSet<String>,
     /// Which substituters could not be asked, and why.
     unasked: Vec<String>,
 }
@@ -117,7 +120,11 @@ async fn find_out(arguments: &ExplainArguments, terminal: &Terminal) -> anyhow::
     let candidates = candidates(&list.machines, availabilities, plan.other_machines);
     let absent = absent(list, &configuration);
     let told = told(plan, candidates, &settings, absent, |path| store.store_dir().display(path));
-    Ok(Told { unasked: unasked.sentences(), ..told })
+    let idle_here = match configuration.settings.max_jobs.resolve(crate::host::processors()) {
+        0 => own_builder::systems(&configuration),
+        _ => BTreeSet::new(),
+    };
+    Ok(Told { unasked: unasked.sentences(), idle_here, ..told })
 }
 
 /// How long a substituter may take to answer where `connect-timeout` says nothing.
@@ -174,5 +181,14 @@ fn told(
     let forecast = forecast(settings, &candidates, &jobs);
     let groups = groups(&jobs, &candidates, &forecast);
     let fetched = plan.substitute.len();
-    Told { derivations, fetched, candidates, forecast, groups, absent, unasked: Vec::new() }
+    Told {
+        derivations,
+        fetched,
+        candidates,
+        forecast,
+        groups,
+        absent,
+        unasked: Vec::new(),
+        idle_here: BTreeSet::new(),
+    }
 }

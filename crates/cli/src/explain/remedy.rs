@@ -8,13 +8,23 @@ use drover_schedule::MachineKind;
 /// More remedies than this help nobody.
 const MOST: usize = 4;
 
-/// Returns what to change so that somebody can build what is in a group.
-pub(super) fn of(group: &Group, candidates: &[Candidate]) -> Vec<String> {
+/// Returns what to change so that somebody can build what is in a group; `idle_here` are systems that this machine
+/// would build for, if it weren't told not to.
+pub(super) fn of(
+    group: &Group,
+    candidates: &[Candidate],
+    idle_here: &BTreeSet<String>,
+) -> Vec<String> {
     let remedies = remedies(group);
-    remedies.iter().take(MOST).filter_map(|remedy| in_words(remedy, candidates)).collect()
+    let in_words = |remedy| in_words(remedy, candidates, idle_here);
+    remedies.iter().take(MOST).filter_map(in_words).collect()
 }
 
-fn in_words(remedy: &Remedy, candidates: &[Candidate]) -> Option<String> {
+fn in_words(
+    remedy: &Remedy,
+    candidates: &[Candidate],
+    idle_here: &BTreeSet<String>,
+) -> Option<String> {
     let named = |machine: &usize| {
         let candidate = candidates.get(*machine)?;
         Some((candidate.description.name.as_str(), candidate.description.kind))
@@ -46,6 +56,10 @@ fn in_words(remedy: &Remedy, candidates: &[Candidate]) -> Option<String> {
                 "{name} could do it, but has no slots: give it some in the 4th column of its line"
             )
         }
+        Remedy::AddMachine { system } if idle_here.contains(system) => format!(
+            "let this machine build, too (max-jobs, -j), or add a machine for {system} to 'builders' or \
+             /etc/nix/machines"
+        ),
         Remedy::AddMachine { system } => format!(
             "add a machine for {system} to 'builders' or /etc/nix/machines; if one that is there \
              can build for {system}, add that to the 2nd column of its line, or for this machine \
@@ -56,4 +70,21 @@ fn in_words(remedy: &Remedy, candidates: &[Candidate]) -> Option<String> {
 
 fn list(words: &BTreeSet<String>) -> String {
     words.iter().map(String::as_str).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_this_machine_was_told_not_to_build_that_is_the_way() {
+        let remedy = Remedy::AddMachine { system: "x86_64-linux".to_owned() };
+        let told = |idle: &[&str]| {
+            let idle_here = idle.iter().map(|&system| system.to_owned()).collect();
+            in_words(&remedy, &[], &idle_here).unwrap()
+        };
+        assert!(told(&["x86_64-linux"]).starts_with("let this machine build, too (max-jobs, -j)"));
+        assert!(!told(&["x86_64-linux"]).contains("extra-platforms"));
+        assert!(told(&[]).contains("extra-platforms = x86_64-linux"));
+    }
 }

@@ -229,7 +229,7 @@ fn push_group(text: &mut String, told: &Told, group: &Group, naming: Naming) {
     if let Some(start) = start(told, group) {
         text.push_str(&format!("\n  {start}"));
     }
-    for remedy in remedy::of(group, &told.candidates) {
+    for remedy in remedy::of(group, &told.candidates, &told.idle_here) {
         text.push_str(&format!("\n  remedy: {remedy}"));
     }
 }
@@ -326,6 +326,7 @@ mod tests {
             forecast,
             absent: Vec::new(),
             unasked: Vec::new(),
+            idle_here: BTreeSet::new(),
         }
     }
 

@@ -5,6 +5,7 @@
 //! used and Nix could build here as well. The Nix that asks has the outputs locked until this
 //! process ends, so they are added to its store without these locks.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -73,10 +74,11 @@ pub(super) async fn run(terminal: &Terminal) -> anyhow::Result<ExitStatus> {
     let local = local_machine(&configuration);
     let builders = Builders::given(Some(&configuration.settings.builders), &configuration);
     let machines = behind::configured(&configuration, terminal)?;
+    let mut warned = Warned::default();
     while let Some(question) = talk.question(&layout.store_dir)? {
         let answer = answer(&configuration, &builders, &machines, &local, &question).await?;
-        if let Some(text) = answer.words {
-            talk.warn(&text)?;
+        if let Some(words) = answer.words.filter(|words| warned.is_new(words)) {
+            talk.warn(&words.text())?;
         }
         talk.reply(&answer.reply)?;
         match answer.reply {
@@ -128,7 +130,53 @@ enum Otherwise {
 /// An answer, with what the user is told beside it.
 struct Answer {
     reply: Reply,
-    words: Option<String>,
+    words: Option<Words>,
+}
+
+/// What the user is told of a build that is declined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Words {
+    /// No machine takes such a build.
+    Unsuited(String),
+    /// None can be used now.
+    Unusable { derivation: String, reason: String },
+}
+
+impl Words {
+    fn text(&self) -> String {
+        match self {
+            Words::Unsuited(text) => text.clone(),
+            Words::Unusable { derivation, reason } => {
+                format!("cannot build '{derivation}' elsewhere: {reason}")
+            }
+        }
+    }
+}
+
+/// What the user has been told: Nix asks about all that waits whenever a slot is free, and hears of machines that are
+/// down as often.
+#[derive(Debug, Default)]
+struct Warned(BTreeSet<String>);
+
+impl Warned {
+    /// Takes note of words; returns whether they say something new. How long ago a machine failed is nothing new, nor
+    /// which build it is that none can take.
+    fn is_new(&mut self, words: &Words) -> bool {
+        let essence = match words {
+            Words::Unsuited(text) => text.clone(),
+            Words::Unusable { reason, .. } => without_ages(reason),
+        };
+        self.0.insert(essence)
+    }
+}
+
+/// Returns what is said of machines without the words `3 s ago`.
+fn without_ages(reason: &str) -> String {
+    let words: Vec<&str> = reason.split(' ').collect();
+    let is_age = |at: usize| matches!(words.get(at..at + 3), Some([_, "s", "ago:"]));
+    let in_age = |at: usize| (at.saturating_sub(2)..=at).any(is_age);
+    let kept = words.iter().enumerate().filter(|(at, _)| !in_age(*at)).map(|(_, word)| *word);
+    kept.collect::<Vec<_>>().join(" ")
 }
 
 async fn answer(
@@ -146,7 +194,7 @@ async fn answer(
             // where Nix builds it itself there is nothing to complain of
             let words =
                 (!local.can_build_now(question)).then(|| refusal(machines, question, &derivation));
-            return Ok(decline(words));
+            return Ok(decline(words.map(Words::Unsuited)));
         }
         Choice::Fitting(fitting) => fitting,
     };
@@ -155,23 +203,37 @@ async fn answer(
         true => Otherwise::Here,
         false => Otherwise::Nowhere,
     };
-    let reply = match outlook_in_time(configuration, builders, &need, otherwise).await {
-        Outlook::Usable { free: 0, .. } if otherwise == Otherwise::Here => Reply::Decline,
-        Outlook::Usable { slots, open, .. }
+    let outlook = outlook_in_time(configuration, builders, &need, otherwise).await;
+    Ok(match reply(outlook, otherwise, || name_of(&fitting)) {
+        Ok(reply) => Answer { reply, words: None },
+        Err(reason) => decline(Some(Words::Unusable { derivation, reason })),
+    })
+}
+
+/// Returns the answer to a question, or why no machine can be used.
+fn reply(
+    outlook: Outlook,
+    otherwise: Otherwise,
+    machine: impl FnOnce() -> String,
+) -> Result<Reply, String> {
+    match outlook {
+        Outlook::Usable { free: 0, .. } | Outlook::Draining { .. }
+            if otherwise == Otherwise::Here =>
+        {
+            Ok(Reply::Decline)
+        }
+        Outlook::Usable { slots, open, .. } | Outlook::Draining { slots, open, .. }
             if slots.saturating_mul(AHEAD).max(AT_LEAST) <= open =>
         {
-            Reply::Postpone
+            Ok(Reply::Postpone)
         }
-        // where Nix can't build it, what is wrong with the machines is told when it's known
-        Outlook::Usable { .. } | Outlook::Unknown { .. } => {
-            Reply::Accept { machine: name_of(&fitting) }
+        // where Nix can't build it, what is wrong with the machines is told when it's known; and it waits for
+        // one that drains
+        Outlook::Usable { .. } | Outlook::Draining { .. } | Outlook::Unknown { .. } => {
+            Ok(Reply::Accept { machine: machine() })
         }
-        Outlook::Unusable { reason } => {
-            let words = format!("cannot build '{derivation}' elsewhere: {reason}");
-            return Ok(decline(Some(words)));
-        }
-    };
-    Ok(Answer { reply, words: None })
+        Outlook::Unusable { reason } => Err(reason),
+    }
 }
 
 fn name_of(fitting: &[&Machine]) -> String {
@@ -231,4 +293,42 @@ async fn outlook(
     let Ok(answer) = timeout(THOUGHT, asked).await else { return Ok(None) };
     let outlook = Outlook::from_bytes(&answer?);
     Ok(Some(outlook.context("the daemon for hooks answers something else")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_a_machine_that_drains_could_take_waits() {
+        let draining = |open| Outlook::Draining { slots: 2, open, reason: "it drains".to_owned() };
+        let reply = |open, otherwise| reply(draining(open), otherwise, || "b1".to_owned());
+        let accepted = Ok(Reply::Accept { machine: "b1".to_owned() });
+        assert_eq!(reply(3, Otherwise::Nowhere), accepted);
+        assert_eq!(reply(AT_LEAST, Otherwise::Nowhere), Ok(Reply::Postpone));
+        assert_eq!(reply(3, Otherwise::Here), Ok(Reply::Decline));
+    }
+
+    /// Nix asks anew about each build that waits: with n of them n² times.
+    #[test]
+    fn machines_that_are_down_are_told_of_once() {
+        let mut warned = Warned::default();
+        let mut is_new = |derivation: &str, reason: &str| {
+            let (derivation, reason) = (derivation.to_owned(), reason.to_owned());
+            warned.is_new(&Words::Unusable { derivation, reason })
+        };
+        let down = |b1: &str, b2: &str| format!("no machine can be used now: 'b1' {b1}; 'b2' {b2}");
+        let (refused, route) = ("3 s ago: Connection refused", "12 s ago: No route to host");
+        assert!(is_new("x.drv", &down("has not greeted yet", "has not greeted yet")));
+        assert!(is_new("x.drv", &down(refused, route)));
+        assert!(!is_new(
+            "y.drv",
+            &down("4 s ago: Connection refused", "0 s ago: No route to host")
+        ));
+        assert!(is_new("y.drv", &down(route, refused)), "it's another failure");
+        assert!(is_new("y.drv", "the daemon for hooks has not started"));
+        assert!(warned.is_new(&Words::Unsuited("no machine can build 'x.drv'".to_owned())));
+        assert!(warned.is_new(&Words::Unsuited("no machine can build 'y.drv'".to_owned())));
+        assert!(!warned.is_new(&Words::Unsuited("no machine can build 'y.drv'".to_owned())));
+    }
 }

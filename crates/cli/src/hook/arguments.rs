@@ -12,8 +12,17 @@ pub(crate) struct HookArguments {
     #[command(subcommand)]
     pub(crate) command: Option<HookCommand>,
     /// How much is to be said, as Nix calls its build hook (build-hook = drover hook)
-    #[arg(value_name = "VERBOSITY")]
+    #[arg(value_name = "VERBOSITY", value_parser = verbosity)]
     pub(crate) verbosity: Option<u64>,
+}
+
+/// Reads what Nix says, or somebody who has mistyped a command.
+fn verbosity(word: &str) -> Result<u64, String> {
+    word.parse().map_err(|_| {
+        let all = HookCommand::augment_subcommands(clap::Command::new("hook"));
+        let known: Vec<&str> = all.get_subcommands().map(clap::Command::get_name).collect();
+        format!("there is no such command; there are: {}", known.join(", "))
+    })
 }
 
 /// How drover gets the builds of stock Nix.
@@ -90,5 +99,17 @@ impl HookArguments {
             }
             _ => VerbosityArguments::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_mistypes_a_command_hears_which_there_are() {
+        assert_eq!(verbosity("3"), Ok(3));
+        let told = verbosity("remove").unwrap_err();
+        assert!(told.ends_with("line, install, uninstall, connect, daemon"), "{told}");
     }
 }

@@ -119,6 +119,21 @@ pub(crate) fn in_place_of_own(
     Ok(read)
 }
 
+/// Returns drover's line of a number as it stands among the machines that stock Nix has; nothing where it's
+/// named otherwise, such as on a command line.
+pub(super) fn own_line(configuration: &Configuration, group: usize) -> Option<Machine> {
+    let Configuration { conf, settings, host, .. } = configuration;
+    let origin = conf.origin("builders");
+    let builders = Builders {
+        text: &settings.builders,
+        origin,
+        default_system: &settings.system,
+        dir: folder_of(origin, &host.environment.current_dir),
+    };
+    let read = parse_machines(&builders, &FileSystem).ok()?;
+    read.machines.into_iter().find(|line| lines::group_of(&line.store_uri) == Some(group))
+}
+
 /// Whether a line leads to drover itself.
 pub(crate) fn is_own(machine: &Machine) -> bool {
     lines::is_own(&machine.store_uri)

@@ -34,6 +34,10 @@ const IDLE: Duration = Duration::from_secs(600);
 /// Bytes of its last words that are told.
 const LAST_WORDS: u64 = 4096;
 
+/// What is said to builds that come by a line that is out of date.
+const NOBODY_BEHIND: &str = "no machine behind this line of the machines file builds all that the line says: 'drover hook install' \
+                             writes the lines anew ('sudo drover hook install' the system's)";
+
 /// Passes on what a client and the daemon say. Where no machine can be used for what comes by this line,
 /// the client hears why in the place of a greeting.
 pub(super) async fn connect(
@@ -44,10 +48,16 @@ pub(super) async fn connect(
     let wires = stdio()?;
     let builders = Builders::given(None, &configuration);
     let machines = behind::listed_or_configured(&configuration, terminal)?;
+    let line = behind::own_line(&configuration, arguments.group);
+    let Some(needed) = lines::need_of(&machines, arguments.group, line.as_ref()) else {
+        // in the place of a greeting, as the daemon turns hooks away: Nix may have another way
+        let Stdio { mut output, .. } = wires;
+        output.write_all(format!("error: {NOBODY_BEHIND}\n").as_bytes()).await?;
+        output.flush().await?;
+        return Ok(ExitStatus::SUCCESS);
+    };
     let (input, mut output) = reach(&configuration, &builders).await?.stream.into_split();
-    if let Some(needed) = lines::need_of(&machines, arguments.group) {
-        output.write_all(&need(&needed)).await?;
-    }
+    output.write_all(&need(&needed)).await?;
     relay(wires, Stdio { input: Box::new(input), output: Box::new(output) }).await?;
     Ok(ExitStatus::SUCCESS)
 }

@@ -88,16 +88,17 @@ pub(super) fn install(
     let what = match before.lines().any(is_own_line) {
         true => format!("the {} behind it: {}", counted(behind.len()), files.behind.display()),
         false => format!(
-            "and the {} listed there go to {}, where drover finds them",
-            counted(behind.len()),
-            files.behind.display()
+            "and the {} to {}, where drover finds {}",
+            counted_moves(behind.len()),
+            files.behind.display(),
+            if behind.len() == 1 { "it" } else { "them" }
         ),
     };
     terminal.info(&format!("{} gets\n{HEADER}{ours}{what}", files.machines.display()));
     confirm(arguments)?;
     let turn = files.turn(&before)?;
     // nothing is lost whatever happens in between: the machines come first
-    FileTurn::take_beside(&turn, &files.behind)?.replace(&kept)?;
+    FileTurn::take_beside(&turn, &files.behind)?.replace_from(&turn, &kept)?;
     turn.replace(&format!("{HEADER}{ours}"))?;
     terminal.info("done; Nix reads it for its next build, and `drover hook uninstall` undoes it");
     Ok(ExitStatus::SUCCESS)
@@ -142,6 +143,13 @@ impl Behind<'_> {
             }
             (false, false) => (before.to_owned(), found),
         })
+    }
+}
+
+fn counted_moves(machines: usize) -> String {
+    match machines {
+        1 => "machine listed there goes".to_owned(),
+        count => format!("{count} machines listed there go"),
     }
 }
 

@@ -14,16 +14,29 @@ pub(super) const HEADER: &str = "# drover builds for this machine (drover hook i
 
 /// What stands behind the program in a line of ours.
 const WORDS: [&str; 2] = ["hook", "connect"];
+/// Before the number of the machines that it stands for.
+const GROUP: &str = "--group";
 
 /// Builds that Nix hands over for each that can run: so that the next one is at hand when a slot
 /// becomes free.
 const AHEAD: u32 = 2;
 
-/// Returns what the builds need that come by the line of a number.
-pub(crate) fn need_of(machines: &[Machine], group: usize) -> Option<Need> {
-    let kind = kinds(machines).into_iter().nth(group.checked_sub(1)?)?;
+/// Returns what the builds need that come by the line of a number, which is as it stands in the machines file
+/// where it's known; nothing where no machine is behind it any more: Nix hands over whatever the line says.
+pub(crate) fn need_of(machines: &[Machine], group: usize, line: Option<&Machine>) -> Option<Need> {
+    let kind = match line {
+        Some(line) => Kind::of(line).is_among(machines).then(|| Kind::of(line)),
+        None => kinds(machines).into_iter().nth(group.checked_sub(1)?),
+    }?;
     let system = kind.systems.first()?.clone();
     Some(Need { system, features: kind.mandatory_features.clone() })
+}
+
+/// Returns the number of the machines that a line of this module stands for.
+pub(crate) fn group_of(store: &StoreReference) -> Option<usize> {
+    let program = store.param("remote-program").filter(|_| is_own(store))?;
+    let mut words = program.split_ascii_whitespace().skip_while(|word| *word != GROUP);
+    words.nth(1)?.parse().ok()
 }
 
 /// Whether a machine is drover itself, by a line of this module.
@@ -75,7 +88,7 @@ pub(crate) fn lines(machines: &[Machine], program: &Path) -> Vec<String> {
         let group = at + 1;
         format!(
             "ssh-ng://localhost?remote-program={} {} - {slots} {slots} {} {}",
-            in_query(&format!("{} {} --group {group}", program.display(), WORDS.join(" "))),
+            in_query(&format!("{} {} {GROUP} {group}", program.display(), WORDS.join(" "))),
             listed(kind.systems),
             listed(kind.supported_features),
             listed(kind.mandatory_features),
@@ -101,6 +114,17 @@ impl Kind<'_> {
             supported_features: &machine.supported_features,
             mandatory_features: &machine.mandatory_features,
         }
+    }
+
+    /// Whether some machine takes each derivation of this kind.
+    fn is_among(&self, machines: &[Machine]) -> bool {
+        let features = self.supported_features.union(self.mandatory_features).cloned().collect();
+        let takes = |system: &String, machine: &Machine| {
+            0 < machine.max_jobs
+                && machine.supports_system(system)
+                && machine.accepts_features(&features)
+        };
+        self.systems.iter().all(|system| machines.iter().any(|machine| takes(system, machine)))
     }
 }
 
@@ -168,6 +192,34 @@ mod tests {
         assert_eq!(program_of(&read.store_uri).unwrap(), Path::new("/bin/drover"));
         assert_eq!(read.max_jobs, 8);
         assert_eq!(read.supported_features, ["kvm".to_owned()].into());
+    }
+
+    /// Nix goes on to hand over what a line says when its machines have gone.
+    #[test]
+    fn a_line_that_is_out_of_date_has_nobody_behind_it() {
+        let before =
+            "ssh://b1 x86_64-linux - 2; ssh://b2 x86_64-linux,i686-linux - 2 1 benchmark,kvm";
+        let written = lines(&machines(before), Path::new("/bin/drover"));
+        let line = |group: usize| machines(&written[group - 1]).remove(0);
+        assert_eq!(group_of(&line(2).store_uri), Some(2));
+        let needed = |now: &str, group| need_of(&machines(now), group, Some(&line(group)));
+        assert_eq!(needed(before, 2).unwrap().system, "i686-linux");
+        for now in [
+            "",
+            "ssh://b1 x86_64-linux - 2",
+            "ssh://b1; ssh://b2 x86_64-linux,i686-linux - 2 1 kvm",
+            "ssh://b1; ssh://b2 x86_64-linux - 2 1 benchmark,kvm",
+            "ssh://b1; ssh://b2 x86_64-linux,i686-linux - 0 1 benchmark,kvm",
+        ] {
+            assert_eq!(needed(now, 2), None, "{now}");
+        }
+        // in another order, and one that can do more
+        let now =
+            "ssh://b3 x86_64-linux,i686-linux - 2 1 benchmark,kvm,big; ssh://b1 x86_64-linux - 2";
+        assert!(needed(now, 2).is_some() && needed(now, 1).is_some());
+        // of one that is typed only its number is known
+        assert_eq!(need_of(&machines("ssh://b1"), 2, None), None);
+        assert!(need_of(&machines("ssh://b1"), 1, None).is_some());
     }
 
     #[test]

@@ -205,7 +205,16 @@ fn check_private(folder: &Path) -> anyhow::Result<()> {
     let found = fs_err::symlink_metadata(folder)
         .with_context(|| format!("cannot use the folder '{}'", folder.display()))?;
     let is_own = found.uid() == rustix::process::geteuid().as_raw();
-    if !found.is_dir() || !is_own || found.mode() & 0o077 != 0 {
+    if !is_own {
+        bail!(
+            "'{}' is user {}'s, and only that user or root can remove it: have it removed, or log in so that there \
+             is a folder /run/user/{} (XDG_RUNTIME_DIR; 'loginctl enable-linger'), where the hook meets then",
+            folder.display(),
+            found.uid(),
+            rustix::process::geteuid().as_raw()
+        );
+    }
+    if !found.is_dir() || found.mode() & 0o077 != 0 {
         bail!(
             "'{}' must be a folder that is this user's and that nobody else can enter (mode 0700); \
              remove it, and it will be made anew",

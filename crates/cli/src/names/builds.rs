@@ -49,6 +49,7 @@ const IDLE_LISTS: usize = 8;
 /// What builds for the clients of this process.
 pub(super) struct Builds {
     machine: ThisMachine,
+    askers: Askers,
     /// What is built for, where its files are at hand.
     store: Option<Arc<LocalStore>>,
     state: Mutex<State>,
@@ -57,6 +58,26 @@ pub(super) struct Builds {
     hooked: HookRuns,
     /// The files that the machines were read from, as they were.
     read: Mutex<Vec<Stamp>>,
+}
+
+/// Whose builds they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Askers {
+    /// Clients of a daemon, who expect Nix's words on what this machine doesn't build itself.
+    Clients,
+    /// Hooks: what is built here is the business of the Nix that has started them.
+    Hooks,
+}
+
+impl Askers {
+    /// Returns how a service for their builds works.
+    fn options(self, configuration: &Configuration) -> anyhow::Result<ServiceOptions> {
+        let options = service_options(configuration)?;
+        Ok(match self {
+            Askers::Clients => options,
+            Askers::Hooks => ServiceOptions { own_kind: None, ..options },
+        })
+    }
 }
 
 /// Has all services give their builds numbers that no other gives.
@@ -85,6 +106,7 @@ impl Builds {
     /// anything does.
     pub(super) fn new(
         machine: &ThisMachine,
+        askers: Askers,
         configuration: Arc<Configuration>,
         (store, builder): (Option<Arc<LocalStore>>, Option<LocalBuilder>),
     ) -> anyhow::Result<Builds> {
@@ -92,7 +114,7 @@ impl Builds {
         let read = Mutex::new(machine_files(&configuration));
         let machines = machine.machines(&configuration, None, by)?;
         let numbers = BuildNumbers::default();
-        let options = numbered(service_options(&configuration)?, &numbers);
+        let options = numbered(askers.options(&configuration)?, &numbers);
         let service = Arc::new(Service::new(machines, options));
         let keys =
             Arc::new(signing::keys(&configuration.settings.secret_key_files, &machine.terminal)?);
@@ -101,7 +123,7 @@ impl Builds {
         let state = State { configuration, keys, builder, earlier, brought, forgotten, drained };
         let (machine, state) = (machine.clone(), Mutex::new(state));
         let hooked = HookRuns::default();
-        Ok(Builds { machine, store, state, service, numbers, hooked, read })
+        Ok(Builds { machine, askers, store, state, service, numbers, hooked, read })
     }
 
     /// Takes over other settings and machines. What is built goes on.
@@ -118,7 +140,7 @@ impl Builds {
             &configuration.settings.secret_key_files,
             &self.machine.terminal,
         )?);
-        self.service.reload(machines, service_options(&configuration)?);
+        self.service.reload(machines, self.askers.options(&configuration)?);
         *read = now;
         let mut state = self.state();
         (state.configuration, state.keys) = (configuration, keys);
@@ -141,7 +163,7 @@ impl Builds {
             }
             let here = (self.store.as_ref(), builder.as_ref());
             let machines = self.machine.machines(configuration, Some(builders), here);
-            let options = service_options(&configuration);
+            let options = self.askers.options(configuration);
             let known = machines.and_then(|list| Ok((list, options?)));
             let reloaded = known.map(|(list, options)| service.reload(list, options));
             if reloaded.is_err() {
@@ -212,7 +234,7 @@ impl Builds {
         }
         let here = (self.store.as_ref(), state.builder.as_ref());
         let machines = self.machine.machines(&state.configuration, Some(&builders), here);
-        let options = service_options(&state.configuration);
+        let options = self.askers.options(&state.configuration);
         let known = machines.and_then(|list| Ok((list, options?)));
         let (machines, options) =
             known.map_err(|error| StoreError::refused(store.name(), format!("{error:#}")))?;

@@ -199,7 +199,7 @@ impl Overseer {
             .and_then(|held| held.derivations.first())
             .map_or(wanted, String::as_str);
         let number = wanted.parse().ok().map(BuildId);
-        let name = wanted.rsplit('/').next().unwrap_or(wanted);
+        let name = base_name(wanted);
         for Crew { service, .. } in self.builds.crews() {
             if let Some(id) = number {
                 if service.explain(id).await.is_some() {
@@ -208,6 +208,12 @@ impl Overseer {
                 continue;
             }
             if let Some(id) = service.last_build(name).await {
+                return Some((service, id));
+            }
+            // as 'drover builds' shows it
+            let shown = service.builds().await.builds;
+            if let Some(build) = shown.iter().rev().find(|build| is_called(build, name)) {
+                let id = build.id;
                 return Some((service, id));
             }
         }
@@ -260,13 +266,7 @@ impl Overseer {
         let machine = machine_names::meant(machine, &names).unwrap_or(machine).to_owned();
         let machine = machine.as_str();
         if !names.iter().any(|name| name == machine) {
-            names.sort_unstable();
-            names.dedup();
-            let known = match names.is_empty() {
-                true => "there are none".to_owned(),
-                false => format!("there are: {}", names.join(", ")),
-            };
-            return Answer::Refused(format!("there is no machine '{machine}'; {known}"));
+            return Answer::Refused(machine_names::stranger(machine, names));
         }
         self.builds.set_duty(machine, duty);
         Answer::Done
@@ -314,6 +314,16 @@ impl Overseer {
             },
         }
     }
+}
+
+/// Returns the base name of a derivation, be it named with its path or with outputs (`PATH.drv^out`).
+fn base_name(wanted: &str) -> &str {
+    let name = wanted.rsplit('/').next().unwrap_or(wanted);
+    name.split_once('^').map_or(name, |(name, _)| name)
+}
+
+fn is_called(build: &BuildView, name: &str) -> bool {
+    build.derivation.name().strip_suffix(".drv") == Some(name)
 }
 
 fn outcome_name(outcome: BuildEnding) -> &'static str {
@@ -366,5 +376,27 @@ fn machine_report(view: MachineView, brought: Option<String>) -> MachineReport {
         }),
         brought_by_clients: brought,
         ..crate::machine_list::described(&view.description)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_derivation_is_found_by_what_it_is_called_anywhere() {
+        let base = "3880j94arxkya3irs3d8nr2x076sp1m8-w3.drv";
+        for wanted in [base, &format!("/nix/store/{base}"), &format!("/nix/store/{base}^out")] {
+            assert_eq!(base_name(wanted), base);
+        }
+        let build = BuildView {
+            id: BuildId(3),
+            derivation: StorePath::from_base_name(base).unwrap(),
+            state: BuildState::Ready,
+            clients: Vec::new(),
+            waiting: 0,
+            log_lines: 0,
+        };
+        assert!(is_called(&build, "w3") && !is_called(&build, "w"));
     }
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use drover_compat::Options;
 use drover_daemon::{
-    Limits, Listener, Machines, Need, Outlook, Server, Supervisor, TrustRule, sockets_from_systemd,
+    Limits, Listener, Machines, Need, Outlook, Policy, Server, Supervisor, TrustRule,
+    sockets_from_systemd,
 };
 use drover_fleet::{MachineCondition, MachineView};
 use drover_store::{Keeper, Realiser};
@@ -19,7 +20,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
 use self::awaited::{AwaitedSince, is_awaited, is_up};
-use super::builds::Builds;
+use super::builds::{Askers, Builds};
 use super::control::Overseer;
 use super::daemon::Outside;
 use super::served::{Outputs, Serving, answering, keeper, policy};
@@ -38,6 +39,9 @@ const SLACK: Duration = Duration::from_secs(1);
 /// How often it's looked whether machines have answered.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How often it's looked whether a file has changed, or a machine drains still.
+const FOLLOW: Duration = Duration::from_secs(1);
+
 /// The machines of a daemon for hooks, as they are now.
 struct HookMachines {
     machine: ThisMachine,
@@ -51,6 +55,8 @@ struct HookMachines {
     /// For how long builds wait for machines.
     patience: watch::Sender<Duration>,
     note: Note,
+    /// Takes the newest policy.
+    policy: watch::Sender<Arc<Policy>>,
 }
 
 /// Returns for how long builds wait until it's known whether a machine can be used, as `connect-timeout` is set.
@@ -62,7 +68,7 @@ fn patience(connect_timeout: Option<Duration>) -> Duration {
 pub(super) type Note = Arc<dyn Fn(&Configuration) + Send + Sync>;
 
 impl HookMachines {
-    /// Reads the machines anew if a file has changed: stock Nix reads them for each build.
+    /// Reads the machines and the settings anew if a file has changed: stock Nix reads them for each build.
     async fn refresh(&self) -> anyhow::Result<()> {
         let mut read = self.read.lock().await;
         let now = Stamp::of_all(&self.files);
@@ -75,8 +81,24 @@ impl HookMachines {
         self.builds.reload(Arc::clone(&configuration), None)?;
         self.patience.send_replace(patience(configuration.set_connect_timeout()));
         (self.note)(&configuration);
+        self.policy.send_replace(Arc::new(policy(&configuration)));
         *read = now;
         Ok(())
+    }
+
+    /// As [`HookMachines::refresh`], with a warning where what is read is no good.
+    async fn refresh_or_warn(&self) {
+        if let Err(error) = self.refresh().await {
+            self.machine.terminal.warn(&format!("the machines stay as they were: {error:#}"));
+        }
+    }
+
+    /// Reads them anew whenever files change.
+    async fn follow_files(&self) {
+        loop {
+            tokio::time::sleep(FOLLOW).await;
+            self.refresh_or_warn().await;
+        }
     }
 
     /// Returns the machines that could take a build as they are when one of them is up or all have answered, or
@@ -105,28 +127,20 @@ impl HookMachines {
 #[async_trait]
 impl Machines for HookMachines {
     async fn outlook(&self, need: &Need, patience: Duration) -> Outlook {
-        if let Err(error) = self.refresh().await {
-            self.machine.terminal.warn(&format!("the machines stay as they were: {error:#}"));
-        }
+        self.refresh_or_warn().await;
         let (began, service) = (Instant::now(), self.builds.configured());
         let mut views = self.fitting(need).await;
         if !views.iter().any(is_up) && views.iter().any(is_unknown) {
+            let patience = self.awaited.lock().await.patience(&views, Instant::now(), patience);
             let reached = service.reach(self.store.as_ref(), patience).await;
             if let Err(error) = reached {
                 return Outlook::Unusable { reason: error.to_string() };
             }
             views = self.settled(need, began, patience).await;
         }
-        if views.iter().any(is_up) {
-            let slots =
-                |view: &MachineView| view.description.slots_for(&need.system, &need.features);
-            let free = |view: &MachineView| view.free_slots(&need.system, &need.features);
-            let open = service.census().await.open;
-            return Outlook::Usable {
-                slots: views.iter().map(slots).fold(0, u32::saturating_add),
-                free: views.iter().map(free).fold(0, u32::saturating_add),
-                open: u32::try_from(open).unwrap_or(u32::MAX),
-            };
+        let open = u32::try_from(service.census().await.open).unwrap_or(u32::MAX);
+        if let Some(outlook) = prospect(&views, need, open) {
+            return outlook;
         }
         if views.iter().any(|view| is_unanswered(view, began)) {
             let wait = self.awaited.lock().await.wait_for(&views, Instant::now());
@@ -138,6 +152,20 @@ impl Machines for HookMachines {
     fn patience(&self) -> Duration {
         *self.patience.borrow()
     }
+}
+
+/// Returns what a build may hope for from machines that are up, or else from such as drain.
+fn prospect(views: &[MachineView], need: &Need, open: u32) -> Option<Outlook> {
+    let sum =
+        |count: &dyn Fn(&MachineView) -> u32| views.iter().map(count).fold(0, u32::saturating_add);
+    let slots = sum(&|view| view.description.slots_for(&need.system, &need.features));
+    if views.iter().any(is_up) {
+        let free = sum(&|view| view.free_slots(&need.system, &need.features));
+        return Some(Outlook::Usable { slots, free, open });
+    }
+    let drains = |view: &MachineView| view.condition == MachineCondition::Draining;
+    let reason = || troubles(views, need);
+    views.iter().any(drains).then(|| Outlook::Draining { slots, open, reason: reason() })
 }
 
 /// Says why none of the machines can be used.
@@ -202,7 +230,7 @@ pub(super) async fn run<R: FnOnce()>(
     raise_file_limit();
     let supervisor = Supervisor::new(|name| std::env::var_os(name));
     let mut signals = Signals::new(supervisor.watchdog())?;
-    let serving = serving(machine, options, hooks.files, Arc::clone(&hooks.note))?;
+    let (serving, machines) = serving(machine, options, hooks.files, Arc::clone(&hooks.note))?;
     let mut listeners = sockets_from_systemd()?;
     let draft = match listeners.is_empty() {
         true => Some(Listener::draft(hooks.socket)?),
@@ -210,8 +238,15 @@ pub(super) async fn run<R: FnOnce()>(
     };
     let unused = async {
         match hooks.idle {
-            Some(idle) => serving.server.unused_for(idle).await,
+            Some(idle) => unused(&serving, &machines.builds, idle).await,
             None => std::future::pending().await,
+        }
+    };
+    // allowed-users counts for those who come without a build, too
+    let until_unused = async {
+        tokio::select! {
+            () = unused => {}
+            () = machines.follow_files() => {}
         }
     };
     // whoever finds the socket finds the other one, too
@@ -226,10 +261,22 @@ pub(super) async fn run<R: FnOnce()>(
     (hooks.ready)();
     let outside = Outside { machine, options, serving: &serving, supervisor: &supervisor };
     let rule = TrustRule::OwnUser;
-    outside.serve(listeners, rule, &mut signals, unused).await;
+    outside.serve(listeners, rule, &mut signals, until_unused).await;
     questions.shutdown().await;
     of_others.shutdown().await;
     Ok(())
+}
+
+/// Waits until nobody has needed the daemon for so long. While a machine drains somebody does: the next daemon would
+/// know nothing of it.
+async fn unused(serving: &Serving, builds: &Builds, idle: Duration) {
+    loop {
+        serving.server.unused_for(idle).await;
+        if !builds.is_draining().await {
+            return;
+        }
+        tokio::time::sleep(FOLLOW).await;
+    }
 }
 
 /// Returns what serves hooks, whose machines are read from these files.
@@ -238,15 +285,16 @@ fn serving(
     options: &Options,
     files: Vec<PathBuf>,
     note: Note,
-) -> anyhow::Result<Serving> {
+) -> anyhow::Result<(Serving, Arc<HookMachines>)> {
     let configuration = Configuration::load_beside_nix(&options.overrides, &machine.terminal)?;
     note(&configuration);
     let read = Mutex::new(Stamp::of_all(&files));
     let store = keeper(machine.open(None, &configuration)?);
     let (policy, policies) = watch::channel(Arc::new(policy(&configuration)));
     let patience = watch::Sender::new(patience(configuration.set_connect_timeout()));
-    let builds = Arc::new(Builds::new(machine, Arc::new(configuration), (None, None))?);
-    let machines = HookMachines {
+    let builds =
+        Arc::new(Builds::new(machine, Askers::Hooks, Arc::new(configuration), (None, None))?);
+    let machines = Arc::new(HookMachines {
         machine: machine.clone(),
         options: options.clone(),
         store: Arc::clone(&store),
@@ -256,7 +304,8 @@ fn serving(
         awaited: Mutex::default(),
         patience,
         note: Arc::clone(&note),
-    };
+        policy: policy.clone(),
+    });
     let realiser = Arc::clone(&builds) as Arc<dyn Realiser>;
     let (limits, version) = (Limits::default(), NIX_VERSION.to_owned());
     let store_dir = store.store_dir().clone();
@@ -269,12 +318,13 @@ fn serving(
     });
     let over: Arc<dyn Keeper> = Arc::new(overlay.over(store));
     let keeper = watch::Sender::new(Arc::clone(&over));
-    let server =
-        Server::new(over, realiser, policies, limits, version).with_machines(Arc::new(machines));
+    let server = Server::new(over, realiser, policies, limits, version)
+        .with_machines(Arc::clone(&machines) as Arc<dyn Machines>);
     let (built_by, overseer) = (BuiltBy::ThisProcess(builds), Some(overseer));
     let server = answering(server, overseer.as_ref());
     let outputs = Outputs::Aside(overlay);
-    Ok(Serving { server, outputs, policy, built_by, overseer, keeper, note: Some(note) })
+    let serving = Serving { server, outputs, policy, built_by, overseer, keeper, note: Some(note) };
+    Ok((serving, machines))
 }
 
 #[cfg(test)]
@@ -311,6 +361,23 @@ mod tests {
         assert_eq!(patience(Some(Duration::from_secs(120))), Duration::from_secs(121));
         assert_eq!(patience(Some(Duration::from_secs(3))), Duration::from_secs(4));
         assert_eq!(patience(Some(Duration::MAX)), Duration::MAX);
+    }
+
+    /// Somebody has said that it drains, and will say that it doesn't: what only it could take waits.
+    #[test]
+    fn a_machine_that_drains_is_not_one_that_is_down() {
+        let need = Need { system: "x86_64-linux".to_owned(), ..Need::default() };
+        let view = |condition| MachineView { condition, ..unused("b1") };
+        let drains = || view(MachineCondition::Draining);
+        let expected = Outlook::Draining {
+            slots: 2,
+            open: 7,
+            reason: "no machine can be used now: 'b1' takes nothing new".to_owned(),
+        };
+        assert_eq!(prospect(&[drains()], &need, 7), Some(expected));
+        let up = [drains(), view(MachineCondition::Connected)];
+        assert!(matches!(prospect(&up, &need, 7), Some(Outlook::Usable { free: 2, .. })));
+        assert_eq!(prospect(&[unused("b1")], &need, 7), None);
     }
 
     /// One that is being tried again is still told to be down, with what it said.

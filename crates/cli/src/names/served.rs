@@ -13,7 +13,7 @@ use drover_store_overlay::OverlayStore;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::builds::Builds;
+use super::builds::{Askers, Builds};
 use super::control::Overseer;
 use super::detached::Detached;
 use super::hooks::Note;
@@ -71,6 +71,7 @@ impl Serving {
                 let builder = machine.builder(&configuration, store)?;
                 let builds = Builds::new(
                     machine,
+                    Askers::Clients,
                     Arc::new(configuration),
                     (Some(Arc::clone(store)), builder),
                 )?;

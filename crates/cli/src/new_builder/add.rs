@@ -209,7 +209,13 @@ impl<'a> Visitor<'a> {
         self.tell_oddities(&self.want_usable(report, &what)?);
         let shown = file.display();
         if !self.arguments.yes {
-            host_key::confirm(&format!("{line}\nWrite this line into {shown}?"))?;
+            let otherwise = match &self.arguments.fingerprint {
+                Some(_) => {
+                    "--yes writes it; the fingerprint that was given is checked all the same"
+                }
+                None => "--yes writes it",
+            };
+            host_key::confirm(&format!("{line}\nWrite this line into {shown}?"), otherwise)?;
         }
         let added = file::add(&file, &line);
         self.terminal.print(&line.to_string())?;

@@ -29,8 +29,11 @@ pub(super) async fn believed(
     let host = &target.destination;
     terminal.info(&format!("{host} shows {print}"));
     if let Some(expected) = &arguments.fingerprint {
-        if print.split(' ').next_back() != Some(expected.as_str()) {
-            bail!("{host} shows {print}, but {expected} is expected: somebody may stand between");
+        if print.split(' ').next_back() != Some(expected.0.as_str()) {
+            bail!(
+                "{host} shows {print}, but {} is expected: somebody may stand between",
+                expected.0
+            );
         }
         return Ok(key);
     }
@@ -62,22 +65,20 @@ pub(super) async fn believed(
         }
         Standing::Unknown => confirm(
             "Is that the machine's own fingerprint (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub there)?",
+            "give it by --fingerprint, or --yes to have nothing asked",
         )?,
     }
     Ok(key)
 }
 
-/// Asks a question that only a person can answer.
+/// Asks a question that only a person can answer; `otherwise` is what to do where nobody is there.
 ///
 /// # Errors
 ///
 /// The answer is no, or nobody is there.
-pub(super) fn confirm(question: &str) -> anyhow::Result<()> {
+pub(super) fn confirm(question: &str, otherwise: &str) -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() {
-        bail!(
-            "nobody is there to be asked: '{question}'; give the host key's fingerprint by --fingerprint, \
-             or --yes to have nothing asked"
-        );
+        bail!("nobody is there to be asked: '{question}'; {otherwise}");
     }
     let mut stderr = std::io::stderr().lock();
     write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush())?;

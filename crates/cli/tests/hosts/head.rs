@@ -66,6 +66,16 @@ fn a_team_shares_the_machines_behind_a_head() {
     drop(of_alice);
     until("nothing of alice's runs any more", || running(&worker, "8") == 0);
     assert_sound(&head);
+
+    // one whose daemon is down has drover all the same, and says what is wrong
+    head.sh("pkill -x drover; sleep 1; rm -f /nix/var/nix/daemon-socket/socket").unwrap();
+    alice.put(env!("CARGO_BIN_EXE_drover"), "/usr/local/bin/drover").unwrap();
+    let store = "ssh-ng://head?ssh-key=/root/.ssh/own";
+    let refused = alice.run(&["drover", "machines", "--store", store]).unwrap();
+    assert_code(&refused, 1);
+    let told = stderr(&refused);
+    assert!(told.contains("no daemon of drover schedules builds here"), "{told}");
+    assert!(!told.contains("compat install"), "{told}");
 }
 
 /// As `docs/team.md` sets a head up: a user who can only speak to the daemon, whom nobody trusts, and whose clients are
@@ -106,4 +116,12 @@ fn a_team_whose_members_are_not_trusted() {
     let ran =
         alice.run(&["ssh", "-oBatchMode=yes", "-i/root/.ssh/head", "builds@head", "id"]).unwrap();
     assert!(!String::from_utf8_lossy(&ran.stdout).contains("uid="), "a key runs what it wants");
+
+    // what is said there where the daemon is down is shown
+    head.sh("pkill -x drover; sleep 1; rm -f /nix/var/nix/daemon-socket/socket").unwrap();
+    let refused = alice.run(&["sh", "-c", &format!("drover machines {store}")]).unwrap();
+    assert_code(&refused, 1);
+    let told = stderr(&refused);
+    assert!(told.contains("there is no Nix daemon at"), "{told}");
+    assert!(!told.contains("compat install"), "{told}");
 }

@@ -438,6 +438,72 @@ fn a_machine_for_others_stands_in_for_none() {
     lab.builds_here();
 }
 
+/// Nobody is behind a line any more: what Nix may build here it builds here, and it's told why.
+#[test]
+fn a_line_that_is_out_of_date_leaves_builds_to_nix() {
+    let lab = HookLab::new("hook-stale", Suite::Forky, Users::Multi, Way::Line);
+    let client = &lab.client;
+    let drv = |n: &str| client.instantiate(&[("shape", "wide"), ("n", n)]).unwrap();
+    assert_code(&lab.build("NIX_REMOTE=daemon", &format!("{} -j0", drv("1"))), 0);
+    client.write("/etc/nix/drover-machines", "# none\n").unwrap();
+    let built = lab.build("NIX_REMOTE=daemon", &format!("{} -j2", drv("5")));
+    assert_code(&built, 0);
+    let told = stderr(&built);
+    assert!(told.contains("'drover hook install' writes the lines anew"), "{told}");
+}
+
+/// What is said to the daemon for hooks counts, and goes on to: in the files, and by `drover machines`.
+#[test]
+fn the_daemon_for_hooks_does_as_it_is_told() {
+    let lab = HookLab::new("hook-told", Suite::Forky, Users::Multi, Way::BuildHook);
+    let client = &lab.client;
+    client.sh("id ann 2>/dev/null || useradd -m ann").unwrap();
+    let daemon = "drover hook daemon --builders @/etc/nix/machines --idle 2";
+    let daemon = client.spawn(&["sh", "-c", &format!("exec {daemon}")]).unwrap();
+    until("it listens", || {
+        client.run(&["sh", "-c", "ls /run/drover-hook/*.socket"]).unwrap().status.success()
+    });
+    let mistyped = client.run(&["drover", "machines", "drain", "nosuch"]).unwrap();
+    assert_code(&mistyped, 1);
+    let told = stderr(&mistyped);
+    assert!(told.contains("there is no machine 'nosuch'; there are: b1, b2"), "{told}");
+    // it would know nothing of it if it ended meanwhile
+    client.sh("drover machines drain b1 && drover machines drain b2").unwrap();
+    let told = client.sh("sleep 6; drover machines").unwrap();
+    assert_eq!(told.matches("draining").count(), 2, "{told}");
+    // what is only for these waits; what Nix can build itself it builds
+    lab.builds_here();
+    let drv = client.instantiate(&[("shape", "wide"), ("n", "7")]).unwrap();
+    let waiting =
+        client.spawn(&["sh", "-c", &lab.line("NIX_REMOTE=daemon", &format!("{drv} -j0"))]);
+    until("it waits", || client.sh("drover builds").unwrap().contains("wide-"));
+    client.sh("drover machines resume b1").unwrap();
+    assert_code(&waiting.unwrap().wait(LIMIT).unwrap(), 0);
+    // who may ask
+    let asks =
+        |user: &str| client.run(&["su", user, "-c", "drover builds"]).unwrap().status.success();
+    assert!(asks("ann"));
+    client.sh("echo 'allowed-users = root' >> /etc/nix/nix.conf").unwrap();
+    until("ann may not ask any more", || !asks("ann"));
+    assert!(asks("root"));
+    client.sh("drover machines resume b2").unwrap();
+    daemon.wait(LIMIT).unwrap();
+}
+
+/// Nix asks about all that waits whenever something has ended.
+#[test]
+fn machines_that_are_down_are_told_of_once() {
+    let lab = HookLab::new("hook-noise", Suite::Forky, Users::Multi, Way::BuildHook);
+    lab.b1.kill_sshd();
+    lab.b2.kill_sshd();
+    let drv = lab.client.instantiate(&[("shape", "wide"), ("n", "12")]).unwrap();
+    let built = lab.build("NIX_REMOTE=daemon", &format!("{drv} -j1"));
+    assert_code(&built, 0);
+    let told = stderr(&built);
+    let count = told.matches("elsewhere: ").count();
+    assert!((1..6).contains(&count), "{count} times: {told}");
+}
+
 /// No machine answers: what Nix may build here it builds here, and with -j0 it says what is wrong.
 #[rstest]
 fn with_no_machine_up_nix_builds_here(

@@ -1,9 +1,20 @@
 //! The host's name resolves.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::route::Route;
 use crate::step::Verdict;
+
+/// Returns the verdict where nothing was found out about a name in time.
+pub fn overdue(limit: Duration, host: &str) -> Verdict {
+    Verdict::wrong(
+        format!("no name server has answered for {host} within {} s", limit.as_secs()),
+        format!(
+            "getent hosts {host}; which servers are asked stands in /etc/resolv.conf (resolvectl status)"
+        ),
+    )
+}
 
 /// Judges the addresses that a name was found to have; `alias` is the host as the line calls it.
 pub fn judge(alias: &str, route: &Route, found: Result<&[IpAddr], &str>) -> Verdict {

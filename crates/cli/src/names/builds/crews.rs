@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use drover_fleet::{Duty, Service};
+use drover_fleet::{Duty, MachineCondition, Service};
 
 use super::Builds;
 
@@ -24,6 +24,17 @@ impl Builds {
         });
         let own = Crew { service: Arc::clone(&self.service), brought: None };
         std::iter::once(own).chain(brought).collect()
+    }
+
+    /// Whether a machine gets nothing new, as somebody wants it so.
+    pub(in crate::names) async fn is_draining(&self) -> bool {
+        for Crew { service, .. } in self.crews() {
+            let views = service.machines().await;
+            if views.iter().any(|view| view.condition == MachineCondition::Draining) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Sets whether the machines of a name take jobs, in whichever list they are or will be.

@@ -6,7 +6,6 @@ use super::{Builds, Stamp};
 use crate::builders::folder_of;
 use crate::configuration::Configuration;
 use crate::hook::{behind, listed_in};
-use crate::output_trust::service_options;
 
 /// Returns the files that machines are listed in, as they are now.
 pub(super) fn machine_files(configuration: &Configuration) -> Vec<Stamp> {
@@ -28,7 +27,7 @@ impl Builds {
         *read = now;
         let here = (self.store.as_ref(), state.builder.as_ref());
         let machines = self.machine.machines(&state.configuration, None, here);
-        let options = service_options(&state.configuration);
+        let options = self.askers.options(&state.configuration);
         match machines.and_then(|machines| Ok((machines, options?))) {
             Ok((machines, options)) => self.service.reload(machines, options),
             Err(error) => {

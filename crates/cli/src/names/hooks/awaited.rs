@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use drover_daemon::Wait;
 use drover_fleet::{MachineCondition, MachineView};
 
-/// For how long a machine is worth waiting for.
+/// For how long a machine is worth waiting for by who could do without.
 pub(super) const MOMENT: Duration = Duration::from_secs(1);
 
 /// Since when machines have been awaited that weren't up meanwhile, by name.
@@ -39,6 +39,20 @@ impl AwaitedSince {
         match views.iter().any(|view| is_awaited(view) && is_new(view)) {
             true => Wait::Worthwhile,
             false => Wait::InVain,
+        }
+    }
+
+    /// Returns how long one waits who would wait so long: not at all where that is less than a moment and machines
+    /// have been waited for in vain, as such questions come by the thousand. They are being tried anyhow.
+    pub(super) fn patience(
+        &self,
+        views: &[MachineView],
+        now: Instant,
+        patience: Duration,
+    ) -> Duration {
+        match self.wait_for(views, now) {
+            Wait::InVain if patience < MOMENT => Duration::ZERO,
+            _ => patience,
         }
     }
 }
@@ -79,6 +93,10 @@ mod tests {
             let silent = [view("b1", condition)];
             awaited.note(&silent, now);
             assert_eq!(awaited.wait_for(&silent, now), Wait::InVain, "{condition:?}");
+            // who asks for the thousandth time doesn't wait at all, who needs one does
+            let patience = |patience| awaited.patience(&silent, now, patience);
+            assert_eq!(patience(MOMENT / 50), Duration::ZERO);
+            assert_eq!(patience(MOMENT * 30), MOMENT * 30);
             now += MOMENT;
         }
     }
