@@ -30,10 +30,7 @@ pub(super) async fn believed(
     terminal.info(&format!("{host} shows {print}"));
     if let Some(expected) = &arguments.fingerprint {
         if print.split(' ').next_back() != Some(expected.0.as_str()) {
-            bail!(
-                "{host} shows {print}, but {} is expected: somebody may stand between",
-                expected.0
-            );
+            bail!("{host} shows {print}, but {expected} is expected: somebody may stand between");
         }
         return Ok(key);
     }

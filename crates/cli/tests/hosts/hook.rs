@@ -193,7 +193,7 @@ fn is_installed_and_taken_out_again() {
     assert_code(&unasked, 1);
     assert!(stderr(&unasked).contains("--yes"), "{}", stderr(&unasked));
     assert_eq!(client.read(machines).unwrap(), before.as_bytes());
-    for words in ["listed there go to", "the machine behind it: /etc/nix/drover-machines"] {
+    for words in ["listed there goes to", "the machine behind it: /etc/nix/drover-machines"] {
         let said = client.sh("drover hook install --yes 2>&1").unwrap();
         assert!(said.contains(words), "{said}");
         assert_eq!(client.read("/etc/nix/drover-machines").unwrap(), before.as_bytes());
