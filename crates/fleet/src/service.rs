@@ -265,8 +265,7 @@ impl Service {
         self.tasks.spawn(engine.run());
         let nowhere = nowhere(&shared);
         let (arrivals, stopped) = (Arrivals::default(), CancellationToken::new());
-        let clients = AtomicU64::new(0);
-        let halves = Arc::default();
+        let (clients, halves) = (AtomicU64::new(0), Arc::default());
         Arc::new(Handle { commands: send, shared, arrivals, halves, nowhere, stopped, clients })
     }
 

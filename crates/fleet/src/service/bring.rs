@@ -42,13 +42,13 @@ pub(crate) struct Arrivals(Mutex<HashMap<StorePath, watch::Receiver<()>>>);
 /// Paths that somebody brings, until this is dropped.
 struct Claim<'a> {
     arrivals: &'a Arrivals,
-    paths: Vec<StorePath>,
+    paths: BTreeSet<StorePath>,
     _done: watch::Sender<()>,
 }
 
 impl Arrivals {
     /// Claims paths, or returns what tells when somebody else is done who brings one of them.
-    fn claim(&self, paths: Vec<StorePath>) -> Result<Claim<'_>, watch::Receiver<()>> {
+    fn claim(&self, paths: BTreeSet<StorePath>) -> Result<Claim<'_>, watch::Receiver<()>> {
         let mut coming = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = paths.iter().find_map(|path| coming.get(path)) {
             return Err(other.clone());
@@ -107,8 +107,7 @@ pub(crate) async fn bring(
     wanted: &BTreeSet<StorePath>,
     earlier: &mut Earlier,
 ) -> Result<Brought, StoreError> {
-    let places = &handle.shared.places;
-    let mut failures = 0;
+    let (places, mut failures) = (&handle.shared.places, 0);
     loop {
         if store.hold_valid(wanted, Substitute::No).await?.len() == wanted.len() {
             return Ok(Brought::All);
@@ -130,7 +129,7 @@ pub(crate) async fn bring(
         if let Some(mixed) = earlier.begin(places, store.as_ref(), coming.clone()).await? {
             return Ok(Brought::Mixed(mixed));
         }
-        let claim = match handle.arrivals.claim(there.keys().cloned().collect()) {
+        let claim = match handle.arrivals.claim(coming.clone()) {
             Ok(claim) => claim,
             Err(mut other) => {
                 // it never changes: its end is what is waited for
