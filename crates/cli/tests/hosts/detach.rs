@@ -62,7 +62,7 @@ fn a_detached_build_goes_on_and_is_remembered() {
     // Nix's own daemon holds nothing
     let refused = run_as(head, "ann", "drover build --detach -f /w/x.nix --argstr name one");
     assert_code(&refused, 1);
-    assert!(stderr(&refused).contains("this needs a daemon of drover"), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("a daemon of drover holds them"), "{}", stderr(&refused));
     become_the_daemon(head, &builders("ssh-ng", &["b1"], 4));
 
     let id = detach(head, "ann", "-f /w/x.nix --argstr name one");
