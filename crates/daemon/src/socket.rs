@@ -76,7 +76,7 @@ mod tests {
     const MUCH: usize = 4 * 1024 * 1024;
 
     fn bytes(seed: u8) -> Vec<u8> {
-        (0..MUCH).map(|at| (at % 251) as u8 ^ seed).collect()
+        (0..=250_u8).cycle().map(|byte| byte ^ seed).take(MUCH).collect()
     }
 
     #[tokio::test]
