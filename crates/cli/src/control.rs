@@ -242,13 +242,23 @@ pub(crate) async fn ask_needed(
     ask_or_tell(configuration, request, remedy).await
 }
 
-/// Looks whether there is a daemon that could hold a build.
+/// Looks whether there is a daemon that could hold a build. Those for hooks couldn't.
 ///
 /// # Errors
 ///
 /// There is none, with what to do about it.
 pub(crate) async fn find_holder(configuration: &Configuration) -> anyhow::Result<()> {
-    ask_or_tell(configuration, &Request::Machines, REMEDY_TO_HOLD).await.map(drop)
+    if configuration.settings.store.scheme().is_ssh() {
+        let answered = ask_or_tell(configuration, &Request::Machines, REMEDY_TO_HOLD).await;
+        return answered.map(drop);
+    }
+    match machines(configuration).await {
+        Ok((_, Whose::Hooks)) => anyhow::bail!(REMEDY_TO_HOLD),
+        Ok((answer, Whose::TheDaemons)) => {
+            needed(configuration, REMEDY_TO_HOLD, Ok(answer)).await.map(drop)
+        }
+        Err(error) => needed(configuration, REMEDY_TO_HOLD, Err(error)).await.map(drop),
+    }
 }
 
 async fn ask_or_tell(

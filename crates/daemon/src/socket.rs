@@ -17,10 +17,13 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe::{Receiver, Sender};
 
 /// What goes to a client.
-pub(crate) struct Outgoing {
-    socket: StdUnixStream,
-    /// The same socket, once the client has taken less than there was: watched for room.
-    room: Option<Sender>,
+pub(crate) enum Outgoing {
+    /// It has taken all that there was.
+    Unwatched(StdUnixStream),
+    /// It has taken less once: watched for room.
+    Watched(Sender),
+    /// The system couldn't watch it.
+    Lost,
 }
 
 /// Returns both directions of a socket.
@@ -30,12 +33,25 @@ pub(crate) struct Outgoing {
 /// The system can't watch it.
 pub(crate) fn halves(socket: UnixStream) -> io::Result<(Receiver, Outgoing)> {
     let socket = socket.into_std()?;
-    let input = Receiver::from_file_unchecked(same(&socket)?)?;
-    Ok((input, Outgoing { socket, room: None }))
+    let input = Receiver::from_file_unchecked(file(socket.try_clone()?))?;
+    Ok((input, Outgoing::Unwatched(socket)))
 }
 
-fn same(socket: &StdUnixStream) -> io::Result<File> {
-    Ok(File::from(OwnedFd::from(socket.try_clone()?)))
+fn file(socket: StdUnixStream) -> File {
+    File::from(OwnedFd::from(socket))
+}
+
+impl Outgoing {
+    /// Watches the socket from now on.
+    fn watch(&mut self) -> io::Result<()> {
+        *self = match std::mem::replace(self, Outgoing::Lost) {
+            Outgoing::Unwatched(socket) => {
+                Outgoing::Watched(Sender::from_file_unchecked(file(socket))?)
+            }
+            watched => watched,
+        };
+        Ok(())
+    }
 }
 
 impl AsyncWrite for Outgoing {
@@ -44,17 +60,16 @@ impl AsyncWrite for Outgoing {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let Outgoing { socket, room } = &mut *self;
-        let room = match room {
-            Some(room) => room,
-            None => match socket.write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    room.insert(Sender::from_file_unchecked(same(socket)?)?)
-                }
-                written => return Poll::Ready(written),
-            },
-        };
-        Pin::new(room).poll_write(cx, bytes)
+        loop {
+            match &mut *self {
+                Outgoing::Unwatched(socket) => match socket.write(bytes) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.watch()?,
+                    written => return Poll::Ready(written),
+                },
+                Outgoing::Watched(room) => return Pin::new(room).poll_write(cx, bytes),
+                Outgoing::Lost => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            }
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -62,7 +77,13 @@ impl AsyncWrite for Outgoing {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.socket.shutdown(Shutdown::Write))
+        Poll::Ready(match &*self {
+            Outgoing::Unwatched(socket) => socket.shutdown(Shutdown::Write),
+            Outgoing::Watched(room) => {
+                Ok(rustix::net::shutdown(room, rustix::net::Shutdown::Write)?)
+            }
+            Outgoing::Lost => Ok(()),
+        })
     }
 }
 

@@ -87,18 +87,19 @@ impl Earlier {
         store: &dyn Store,
         mut coming: BTreeSet<StorePath>,
     ) -> Result<Option<Mixed>, StoreError> {
-        let asked: BTreeSet<StorePath> = self.halves.paths().union(&self.came).cloned().collect();
         let before = match &self.before {
             Some(before) => before,
             None => self.before.insert(store.hold_valid(&coming, Substitute::No).await?),
         };
         let new: BTreeSet<StorePath> = coming.difference(before).cloned().collect();
+        let broods = places.broods(&new);
+        let asked = self.earlier_of(&broods);
         self.came.extend(new.iter().cloned());
-        let here = self.here(store, asked).await?;
+        let here = here(store, asked).await?;
         for info in &here {
             coming.remove(&info.path);
         }
-        for brood in places.broods(&new) {
+        for brood in broods {
             let together: Vec<&StorePath> = brood.intersection(&new).collect();
             if together.len() > 1 {
                 self.halves.paths().extend(together.into_iter().cloned());
@@ -116,31 +117,68 @@ impl Earlier {
         Ok(mixed.next())
     }
 
-    /// Returns what is known of those of some paths that are valid here.
-    async fn here(
-        &self,
-        store: &dyn Store,
-        asked: BTreeSet<StorePath>,
-    ) -> Result<Vec<PathInfo>, StoreError> {
-        if asked.is_empty() {
-            return Ok(Vec::new());
-        }
-        let asked: Vec<StorePath> = asked.into_iter().collect();
-        let infos = store.path_infos(&asked).await?;
-        let mut halves = self.halves.paths();
-        for (path, _) in asked.iter().zip(&infos).filter(|(_, info)| info.is_none()) {
-            halves.remove(path);
-        }
-        Ok(infos.into_iter().flatten().collect())
+    /// Returns what was to come before now, for this client or, of these derivations, for any.
+    fn earlier_of(&self, broods: &[BTreeSet<StorePath>]) -> BTreeSet<StorePath> {
+        let halves = self.halves.paths();
+        let of_others = broods.iter().flatten().filter(|path| halves.contains(*path));
+        self.came.iter().chain(of_others).cloned().collect()
     }
 
-    /// Notes that what was to come has come.
+    /// Notes that what was to come has come. What came together counts no more once all of it is here.
     pub(crate) fn arrived(&self, places: &Places, came: &BTreeSet<StorePath>) {
         if self.halves.paths().is_empty() {
             return;
         }
         for brood in places.broods(came) {
-            self.halves.paths().retain(|path| !brood.contains(path));
+            let is_here = |path: &StorePath| came.contains(path) || places.is_at(path, Place::Here);
+            let mut halves = self.halves.paths();
+            if brood.iter().filter(|path| halves.contains(*path)).all(is_here) {
+                halves.retain(|path| !brood.contains(path));
+            }
         }
+    }
+}
+
+/// Returns what is known of those of some paths that are valid here.
+async fn here(store: &dyn Store, asked: BTreeSet<StorePath>) -> Result<Vec<PathInfo>, StoreError> {
+    if asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    let asked: Vec<StorePath> = asked.into_iter().collect();
+    Ok(store.path_infos(&asked).await?.into_iter().flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use drover_store::MemoryStore;
+
+    use super::*;
+
+    fn path(name: &str) -> StorePath {
+        StorePath::from_base_name(&format!("{}-{name}", "0".repeat(32))).expect("a good name")
+    }
+
+    fn set(names: &[&str]) -> BTreeSet<StorePath> {
+        names.iter().copied().map(path).collect()
+    }
+
+    /// Who fetches something else meanwhile, or only a part of it, takes nothing of it for done.
+    #[tokio::test]
+    async fn what_comes_together_is_remembered_until_all_of_it_is_here() {
+        let (places, store) = (Places::default(), MemoryStore::default());
+        for output in ["out", "dev", "doc"] {
+            places.realise(&path("x.drv"), output.parse().expect("a name"), path(output));
+        }
+        let halves = Arc::new(Halves::default());
+        let mut first = Earlier::among(&halves);
+        assert_eq!(first.begin(&places, &store, set(&["out", "dev", "doc"])).await.unwrap(), None);
+        let mut other = Earlier::among(&halves);
+        assert_eq!(other.begin(&places, &store, set(&["other"])).await.unwrap(), None);
+        other.arrived(&places, &set(&["other"]));
+        assert_eq!(*halves.paths(), set(&["out", "dev", "doc"]));
+        other.arrived(&places, &set(&["dev"]));
+        assert_eq!(*halves.paths(), set(&["out", "dev", "doc"]));
+        first.arrived(&places, &set(&["out", "dev", "doc"]));
+        assert_eq!(*halves.paths(), BTreeSet::new());
     }
 }

@@ -9,7 +9,7 @@ use crate::description::{MachineKind, Preference};
 use crate::explanation::Why;
 use crate::id::{ByteCount, JobId, MachineId, Moment, PathId};
 use crate::index::load;
-use crate::job::{JobRecord, State};
+use crate::job::{JobRecord, NextTime, State};
 use crate::machine::MachineRecord;
 use crate::path::Presence;
 use crate::reason::Edge;
@@ -158,18 +158,22 @@ impl Scheduler {
         }
     }
 
-    /// Returns machines a job came back from, as long as there are others.
+    /// Returns machines a job came back from, as long as there are others: all of them, or else those that
+    /// can't build such jobs.
     pub(crate) fn machines_to_avoid(&self, job: &JobRecord) -> Vec<MachineId> {
-        let tried = job.tried.iter().map(|tried| tried.machine);
-        let tried: Vec<MachineId> = tried
-            .filter(|machine| {
-                self.position(job.requirement, *machine).is_some()
-                    && self.machines.at(*machine).faces.iter().any(|face| face.indexed.hope != 0)
-            })
-            .collect();
-        match tried.len() < self.hopeful_machines(job.requirement) as usize {
-            true => tried,
-            false => Vec::new(),
+        let is_hopeful = |machine: MachineId| {
+            self.position(job.requirement, machine).is_some()
+                && self.machines.at(machine).faces.iter().any(|face| face.indexed.hope != 0)
+        };
+        let hopeful = self.hopeful_machines(job.requirement) as usize;
+        let tried = job.tried.iter().filter(|tried| is_hopeful(tried.machine));
+        let unfit = tried.clone().filter(|tried| tried.next_time == NextTime::TheSame);
+        if tried.clone().count() < hopeful {
+            tried.map(|tried| tried.machine).collect()
+        } else if unfit.clone().count() < hopeful {
+            unfit.map(|tried| tried.machine).collect()
+        } else {
+            Vec::new()
         }
     }
 

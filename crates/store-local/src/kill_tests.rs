@@ -1,6 +1,6 @@
 //! T03: the program is killed at each step of an import, of the registration of what a build has made and of a
-//! collection, and the next one finds a sound store. (Canonical form is not a step of its own, as files are made in it; the middle of a
-//! transaction is in `store-db`.)
+//! collection, and the next one finds a sound store. (Canonical form is not a step of its own, as files are made in
+//! it; the middle of a transaction is in `store-db`.)
 
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd as _;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use drover_store_db::{
     Database, DatabaseFile, DbError, Mode, OpenOptions, hold_reserve, release_reserve,
 };
-use drover_store_locks::{BigLock, Delay, RealStore, Verdict, Wait};
+use drover_store_locks::{BigLock, Delay, Notice, RealStore, Verdict, Wait};
 
 use crate::error::LocalError;
 use crate::{Access, Layout, LocalOptions, folders};
@@ -37,9 +37,9 @@ pub(crate) struct Opened {
 
 /// Says that something is being waited for: once so that the user sees it, and each second on the log.
 pub(crate) fn tell(delay: Delay<'_>) -> Verdict {
-    match delay.so_far.as_secs() {
-        0 | 1 => tracing::warn!(target: "drover_store_local::waiting", "{}...", delay.what),
-        seconds => tracing::info!("{} ({seconds} s)", delay.what),
+    match delay.notice {
+        Notice::First => tracing::warn!(target: "drover_store_local::waiting", "{}...", delay.what),
+        Notice::Another => tracing::info!("{} ({} s)", delay.what, delay.so_far.as_secs()),
     }
     Verdict::Wait
 }

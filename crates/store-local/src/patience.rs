@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use drover_store_locks::{Delay, LockError};
+use drover_store_locks::{Delay, LockError, Notice};
 use tokio::time::Instant;
 
 use crate::error::LocalError;
@@ -36,8 +36,9 @@ impl Patience {
         let so_far = self.began.elapsed();
         // Also of a wait that then ends, however late that is noticed.
         if self.next_notice <= so_far {
+            let notice = if self.next_notice == NOTICE { Notice::First } else { Notice::Another };
             self.next_notice = Duration::from_secs(so_far.as_secs()) + NOTICE;
-            tell(Delay { what, so_far });
+            tell(Delay { what, so_far, notice });
         }
         if self.limit <= so_far {
             return Err(LockError::TimedOut { what: what.to_owned(), after: so_far }.into());

@@ -9,7 +9,7 @@ use std::path::Path;
 use drover_core::{Hash, HashAlgorithm, NarHash, NarSize, StorePath};
 use drover_store::TreeStamp;
 use drover_store_files::{FileName, Packer, Stamp, measure, stamp};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::LocalError;
@@ -83,12 +83,18 @@ pub(crate) fn git_hash(
 ///
 /// # Errors
 ///
-/// One that is larger than 64 MiB; `known_as` is what it's called in that.
+/// One that is larger than 64 MiB, or something else; `known_as` is what it's called in that.
 pub(crate) fn read_file(
     folder: &impl AsFd,
     entry: &str,
     known_as: &str,
 ) -> Result<Vec<u8>, LocalError> {
+    let not_a_file = || LocalError::NotAFile { path: Path::new(known_as).to_owned(), limit: WHOLE };
+    let found = rustix::fs::statat(folder, entry, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|e| fail("look at", entry, e))?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+        return Err(not_a_file());
+    }
     let mut text = Vec::new();
     let mut size = 0;
     read_blocks(folder, entry, |block| {
@@ -97,10 +103,10 @@ pub(crate) fn read_file(
             text.extend_from_slice(block);
         }
     })?;
-    if WHOLE < size {
-        return Err(LocalError::NotAFile { path: Path::new(known_as).to_owned(), limit: WHOLE });
+    match size <= WHOLE {
+        true => Ok(text),
+        false => Err(not_a_file()),
     }
-    Ok(text)
 }
 
 /// Reads a flat file that is unpacked, block by block.

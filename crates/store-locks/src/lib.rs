@@ -33,4 +33,4 @@ pub use roots_state::{Claim, Deletion};
 pub use temp_dir::{DirLock, TempDir};
 pub use temp_roots::TempRoots;
 pub use temp_roots_scan::find_temporary_roots;
-pub use wait::{Delay, Verdict, Wait};
+pub use wait::{Delay, Notice, Verdict, Wait};

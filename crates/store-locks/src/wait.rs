@@ -19,6 +19,17 @@ pub struct Delay<'a> {
     pub what: &'a str,
     /// How long by now.
     pub so_far: Duration,
+    /// Whether it's told for the first time.
+    pub notice: Notice,
+}
+
+/// Whether somebody has heard of a wait before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Nobody has.
+    First,
+    /// Somebody has.
+    Another,
 }
 
 /// Whether to wait on.
@@ -75,8 +86,9 @@ impl Waiting<'_> {
         let so_far = self.began.elapsed();
         // Also of a wait that then ends, however late that is noticed.
         if self.next_notice <= so_far {
+            let notice = if self.next_notice == NOTICE { Notice::First } else { Notice::Another };
             self.next_notice = Duration::from_secs(so_far.as_secs()) + NOTICE;
-            if (self.wait.notice)(Delay { what: self.what, so_far }) == Verdict::Stop {
+            if (self.wait.notice)(Delay { what: self.what, so_far, notice }) == Verdict::Stop {
                 return Err(LockError::Stopped { what: self.what.to_owned() });
             }
         }

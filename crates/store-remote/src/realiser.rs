@@ -178,7 +178,7 @@ impl Apart {
                 Wanted::Path(path) => BTreeSet::from([path.clone()]),
                 _ => self.outputs(wanted).await?.into_values().collect(),
             };
-            let substitute = drover_store::Substitute::No;
+            let substitute = Substitute::No;
             let found = self.lease.session().valid_paths(&paths, substitute).await?;
             valid.push(!paths.is_empty() && found.len() == paths.len());
         }

@@ -1,7 +1,7 @@
 //! Why something was not built, and what follows from it.
 //!
-//! Whoever tells a failure names its cause; what number Nix has for it, which exit status, and whether
-//! another attempt may do, stands in one table here, and nowhere else.
+//! Whoever tells a failure names its cause; what number Nix has for it, which exit status, and whether the
+//! build itself has been tried, stands in one table here, and nowhere else.
 
 use drover_core::BuildStatus;
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use drover_compat::Options;
 use drover_daemon::{
-    Limits, Listener, Machines, Need, Outlook, Policy, Server, Supervisor, TrustRule,
+    Limits, Listener, Machines, Need, Outlook, Policy, Server, Supervisor, TrustRule, Wait,
     sockets_from_systemd,
 };
 use drover_fleet::{MachineCondition, MachineView};
@@ -53,7 +53,7 @@ struct HookMachines {
     read: Mutex<Vec<Stamp>>,
     awaited: Mutex<AwaitedSince>,
     /// For how long builds wait for machines.
-    patience: watch::Sender<Duration>,
+    patience: watch::Receiver<Duration>,
     note: Note,
     /// Takes the newest policy.
     policy: watch::Sender<Arc<Policy>>,
@@ -75,15 +75,13 @@ impl HookMachines {
         if *read == now {
             return Ok(());
         }
+        // also where it's no good: it's told once, and read again when it has changed
+        *read = now;
         let Options { overrides, .. } = &self.options;
         let configuration = Configuration::load_beside_nix(overrides, &self.machine.terminal)?;
-        let configuration = Arc::new(configuration);
-        self.builds.reload(Arc::clone(&configuration), None)?;
-        self.patience.send_replace(patience(configuration.set_connect_timeout()));
         (self.note)(&configuration);
         self.policy.send_replace(Arc::new(policy(&configuration)));
-        *read = now;
-        Ok(())
+        self.builds.reload(Arc::new(configuration), None)
     }
 
     /// As [`HookMachines::refresh`], with a warning where what is read is no good.
@@ -139,14 +137,9 @@ impl Machines for HookMachines {
             views = self.settled(need, began, patience).await;
         }
         let open = u32::try_from(service.census().await.open).unwrap_or(u32::MAX);
-        if let Some(outlook) = prospect(&views, need, open) {
-            return outlook;
-        }
-        if views.iter().any(|view| is_unanswered(view, began)) {
-            let wait = self.awaited.lock().await.wait_for(&views, Instant::now());
-            return Outlook::Unknown { wait, trouble: troubles(&views, need) };
-        }
-        Outlook::Unusable { reason: troubles(&views, need) }
+        let wait = self.awaited.lock().await.wait_for(&views, Instant::now());
+        let is_unanswered = |view: &MachineView| is_unanswered(view, began);
+        prospect(&views, need, open, views.iter().any(is_unanswered).then_some(wait))
     }
 
     fn patience(&self) -> Duration {
@@ -154,18 +147,24 @@ impl Machines for HookMachines {
     }
 }
 
-/// Returns what a build may hope for from machines that are up, or else from such as drain.
-fn prospect(views: &[MachineView], need: &Need, open: u32) -> Option<Outlook> {
+/// Returns what a build may hope for: from machines that are up, from those that may be in a moment, where any
+/// hasn't answered yet (`wait`), or else from such as drain.
+fn prospect(views: &[MachineView], need: &Need, open: u32, wait: Option<Wait>) -> Outlook {
     let sum =
         |count: &dyn Fn(&MachineView) -> u32| views.iter().map(count).fold(0, u32::saturating_add);
     let slots = sum(&|view| view.description.slots_for(&need.system, &need.features));
     if views.iter().any(is_up) {
         let free = sum(&|view| view.free_slots(&need.system, &need.features));
-        return Some(Outlook::Usable { slots, free, open });
+        return Outlook::Usable { slots, free, open };
     }
-    let drains = |view: &MachineView| view.condition == MachineCondition::Draining;
-    let reason = || troubles(views, need);
-    views.iter().any(drains).then(|| Outlook::Draining { slots, open, reason: reason() })
+    let reason = troubles(views, need);
+    if let Some(wait) = wait {
+        return Outlook::Unknown { wait, trouble: reason };
+    }
+    match views.iter().any(|view| view.condition == MachineCondition::Draining) {
+        true => Outlook::Draining { slots, open, reason },
+        false => Outlook::Unusable { reason },
+    }
 }
 
 /// Says why none of the machines can be used.
@@ -291,7 +290,11 @@ fn serving(
     let read = Mutex::new(Stamp::of_all(&files));
     let store = keeper(machine.open(None, &configuration)?);
     let (policy, policies) = watch::channel(Arc::new(policy(&configuration)));
-    let patience = watch::Sender::new(patience(configuration.set_connect_timeout()));
+    let (set_patience, patience) = watch::channel(patience(configuration.set_connect_timeout()));
+    let note: Note = Arc::new(move |configuration| {
+        note(configuration);
+        set_patience.send_replace(self::patience(configuration.set_connect_timeout()));
+    });
     let builds =
         Arc::new(Builds::new(machine, Askers::Hooks, Arc::new(configuration), (None, None))?);
     let machines = Arc::new(HookMachines {
@@ -374,10 +377,14 @@ mod tests {
             open: 7,
             reason: "no machine can be used now: 'b1' takes nothing new".to_owned(),
         };
-        assert_eq!(prospect(&[drains()], &need, 7), Some(expected));
+        assert_eq!(prospect(&[drains()], &need, 7, None), expected);
         let up = [drains(), view(MachineCondition::Connected)];
-        assert!(matches!(prospect(&up, &need, 7), Some(Outlook::Usable { free: 2, .. })));
-        assert_eq!(prospect(&[unused("b1")], &need, 7), None);
+        assert!(matches!(prospect(&up, &need, 7, None), Outlook::Usable { free: 2, .. }));
+        // one that may be up in a moment is better
+        let both = [drains(), unused("b1")];
+        let soon = prospect(&both, &need, 7, Some(Wait::Worthwhile));
+        assert!(matches!(soon, Outlook::Unknown { wait: Wait::Worthwhile, .. }), "{soon:?}");
+        assert!(matches!(prospect(&[], &need, 7, None), Outlook::Unusable { .. }));
     }
 
     /// One that is being tried again is still told to be down, with what it said.

@@ -53,7 +53,8 @@ pub(crate) async fn run(
     terminal: &Terminal,
 ) -> crate::exit::ExitStatus {
     let machine = ThisMachine::new(terminal);
-    if program == Program::NixBuild {
+    let is_derivation = |argument: &OsString| argument.to_string_lossy().contains(".drv");
+    if program == Program::NixBuild && !arguments.iter().any(is_derivation) {
         // its evaluator warns of them
         machine.unknown_settings.call_once(|| {});
     }

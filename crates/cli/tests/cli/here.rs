@@ -262,15 +262,18 @@ fn a_lock_that_somebody_holds_is_told_of() {
     let path = told.succeeds().trim_end().to_owned();
     let lock = format!("{}{path}.lock", world.path("root").display());
     run(&world, &["store", "delete", &path]).succeeds();
-    let mut holder = Command::new("flock").args([&lock, "sleep", "3"]).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(500));
-    let told = run(&world, &["build", "-E", &expression]);
-    holder.wait().unwrap();
-    told.succeeds();
-    assert!(
-        told.err.contains(&format!("waiting for lock on '{}", lock.trim_end_matches(".lock"))),
-        "{told:#?}"
-    );
+    let holder = fs_err::File::create(&lock).unwrap();
+    rustix::fs::flock(&holder, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut command = world.command(&["build", "-E", &expression]);
+    command.env("PATH", only_the_evaluator(&world)).stderr(Stdio::piped());
+    let mut build = command.spawn().unwrap();
+    let told = BufReader::new(build.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let expected = format!("waiting for lock on '{}'", lock.trim_end_matches(".lock"));
+    let mut told = told.skip_while(|line| !line.contains(&expected));
+    assert!(told.next().is_some(), "{expected}");
+    drop(holder);
+    told.for_each(drop);
+    assert!(build.wait().unwrap().success());
 }
 
 /// Not the machine's trouble, and so not tried again.

@@ -1,5 +1,7 @@
 //! Machines files with mistakes, and those that aren't there.
 
+use std::os::unix::process::CommandExt as _;
+
 use rstest::rstest;
 
 use crate::world::{EMPTY, Told, World};
@@ -150,6 +152,19 @@ fn a_setting_that_nobody_knows_is_told_once(#[case] line: &str) {
     let world = World::new();
     let words: Vec<&str> = line.split(' ').map(|w| if w == "{}" { EMPTY } else { w }).collect();
     let told = world.run(&[&words[..], &["--option", "coers", "3"]].concat());
+    assert_eq!(told.err.matches("unknown setting 'coers'").count(), 1, "{told:#?}");
+}
+
+/// Nothing is evaluated then.
+#[test]
+fn a_setting_that_nobody_knows_is_told_by_nix_build_of_a_derivation() {
+    let world = World::new();
+    let named = |name: &str, words: &[&str]| {
+        let mut command = world.command(words);
+        Told::of(command.arg0(name).output().unwrap())
+    };
+    let path = named("nix-instantiate", &["-E", EMPTY]).succeeds().trim_end().to_owned();
+    let told = named("nix-build", &[&path, "--no-out-link", "--option", "coers", "3"]);
     assert_eq!(told.err.matches("unknown setting 'coers'").count(), 1, "{told:#?}");
 }
 

@@ -30,7 +30,8 @@ fn folder(names: &[&[u8]]) -> Vec<u8> {
     nar(&words)
 }
 
-fn link(target: &[u8]) -> Vec<u8> {
+/// The NAR of a symbolic link.
+pub(crate) fn link(target: &[u8]) -> Vec<u8> {
     nar(&[b"(", b"type", b"symlink", b"target", target, b")"])
 }
 

@@ -74,7 +74,7 @@ pub(super) async fn verify(
         session.console.say(Verbosity::INFO, &format!("checking '{shown}'...")).await?;
         let before = std::mem::take(&mut status);
         if request.contents == Reports::Yes
-            && let Some((bit, problem)) = contents_problem(&*store, &info).await
+            && let Some((bit, problem)) = contents_problem(&*store, &info).await?
         {
             session.console.say(Verbosity::ERROR, &problem).await?;
             status |= bit;
@@ -99,13 +99,21 @@ pub(super) async fn verify(
 }
 
 /// Returns what is wrong with a path's contents, and the bit that stands for it.
-async fn contents_problem(store: &dyn Keeper, info: &PathInfo) -> Option<(u8, String)> {
+///
+/// # Errors
+///
+/// The store itself can't be asked any more.
+async fn contents_problem(
+    store: &dyn Keeper,
+    info: &PathInfo,
+) -> Result<Option<(u8, String)>, CompatError> {
     match modified(store, info).await {
-        Ok(problem) => Some((1, problem?)),
-        Err(error) => {
+        Ok(problem) => Ok(problem.map(|problem| (1, problem))),
+        Err(CompatError::Store(error)) if !error.is_infrastructure() => {
             let shown = store.store_dir().display(&info.path);
-            Some((4, format!("path '{shown}' can't be read: {error}")))
+            Ok(Some((4, format!("path '{shown}' can't be read: {error}"))))
         }
+        Err(error) => Err(error),
     }
 }
 

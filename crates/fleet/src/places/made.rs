@@ -45,11 +45,18 @@ impl Places {
     /// Returns the outputs of each derivation that makes some of these paths.
     pub(crate) fn broods(&self, paths: &BTreeSet<StorePath>) -> Vec<BTreeSet<StorePath>> {
         let inner = self.inner();
-        let mut broods: HashMap<&StorePath, BTreeSet<StorePath>> = HashMap::new();
-        for ((maker, _), path) in &inner.realised {
-            broods.entry(maker).or_default().insert(path.clone());
+        let makers = inner.realised.iter().filter(|(_, path)| paths.contains(*path));
+        let mut broods: HashMap<&StorePath, BTreeSet<StorePath>> =
+            makers.map(|((maker, _), _)| (maker, BTreeSet::new())).collect();
+        if broods.is_empty() {
+            return Vec::new();
         }
-        broods.into_values().filter(|brood| !brood.is_disjoint(paths)).collect()
+        for ((maker, _), path) in &inner.realised {
+            if let Some(brood) = broods.get_mut(maker) {
+                brood.insert(path.clone());
+            }
+        }
+        broods.into_values().collect()
     }
 
     /// Returns one of `wanted` that isn't in the closure of `inputs`, if there is any.

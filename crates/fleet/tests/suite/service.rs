@@ -414,7 +414,7 @@ async fn what_no_machine_can_take_fails_with_the_reasons() {
     let daemon = Daemon::new(&world, &[&down]);
     daemon.kept.delete(&plain.out());
     let answers = daemon.ask(&[&plain]).await;
-    assert_eq!(answers[0].status, RealiseStatus::Failed(FailureCause::Passing));
+    assert_eq!(answers[0].status, RealiseStatus::Failed(FailureCause::NoMachine));
     assert!(answers[0].message.contains("No route to host"), "{}", answers[0].message);
     daemon.end(&[&down]).await;
 }
