@@ -118,8 +118,8 @@ impl Packer {
             let mut block = Vec::with_capacity(capacity);
             self.fill(&mut block)?;
             if block.len() < capacity / 2 {
-                // many small paths wait at a time
-                block.shrink_to_fit();
+                // many small paths wait at a time, and what is left of a shrunk block fits no other
+                return Ok(Some(Bytes::copy_from_slice(&block)));
             }
             return Ok(Some(block.into()));
         };
