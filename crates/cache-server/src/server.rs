@@ -1,5 +1,6 @@
 //! Questions and their answers.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -219,10 +220,12 @@ impl Shared {
         found.ok_or_else(Refusal::absent)
     }
 
-    /// Whether a path is one no more that was valid when it was looked up.
-    async fn is_gone(&self, path: &StorePath) -> bool {
-        let valid = self.store.valid(&[path.clone()].into()).await;
-        valid.is_ok_and(|valid| valid.is_empty())
+    /// Returns the refusal of a path that can't be read: it may be one no more, since it was looked up.
+    async fn unread(&self, path: &StorePath, reason: &(dyn Display + Sync)) -> Refusal {
+        match self.store.valid(&[path.clone()].into()).await {
+            Ok(valid) if valid.is_empty() => Refusal::absent(),
+            _ => Refusal::failed("reading a path", reason),
+        }
     }
 
     async fn open(&self, entry: &Entry) -> Result<NarOut, Refusal> {
@@ -234,16 +237,14 @@ impl Shared {
         let opened = NarOut::open(self.source.clone(), entry.info.clone()).await;
         let live = match opened {
             Ok(live) => live,
-            Err(_) if self.is_gone(&entry.info.path).await => return Err(Refusal::absent()),
-            Err(error) => return Err(Refusal::failed("reading a path", &error)),
+            Err(error) => return Err(self.unread(&entry.info.path, &error).await),
         };
         if turn.is_none() {
             return Ok(live);
         }
         let pieces = match live.whole().await {
             Ok(pieces) => pieces,
-            Err(_) if self.is_gone(&entry.info.path).await => return Err(Refusal::absent()),
-            Err(cut) => return Err(Refusal::failed("reading a path", &cut)),
+            Err(cut) => return Err(self.unread(&entry.info.path, &cut).await),
         };
         self.kept.keep(hash, size, Arc::clone(&pieces));
         Ok(NarOut::Kept(pieces, 0))

@@ -254,10 +254,10 @@ pub(crate) async fn find_holder(configuration: &Configuration) -> anyhow::Result
     }
     match machines(configuration).await {
         Ok((_, Whose::Hooks)) => anyhow::bail!(REMEDY_TO_HOLD),
-        Ok((answer, Whose::TheDaemons)) => {
-            needed(configuration, REMEDY_TO_HOLD, Ok(answer)).await.map(drop)
+        answered => {
+            let answered = answered.map(|(answer, _)| answer);
+            needed(configuration, REMEDY_TO_HOLD, answered).await.map(drop)
         }
-        Err(error) => needed(configuration, REMEDY_TO_HOLD, Err(error)).await.map(drop),
     }
 }
 

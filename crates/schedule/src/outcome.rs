@@ -94,12 +94,8 @@ impl Scheduler {
             _ if self.lacks_input(job) => self.blame_dependency(job),
             _ => {
                 self.count_return(lane.machine);
-                if self.count_attempt(job, lane.machine, cause) == Attempts::UsedUp {
-                    self.end_without_machine(job);
-                } else {
-                    self.recall_dependents(job);
-                    self.ripe.push_back(job);
-                }
+                let attempts = self.count_attempt(job, lane.machine, cause);
+                self.try_again(job, attempts);
             }
         }
         self.reindex(lane.machine);
@@ -118,15 +114,22 @@ impl Scheduler {
                 if let Some(tried) = record.tried.iter_mut().find(|it| it.machine == lane.machine) {
                     tried.next_time = NextTime::TheSame;
                 }
-                if attempts == Attempts::UsedUp || self.is_nobody_fit(job) {
-                    self.end_without_machine(job);
-                } else {
-                    self.recall_dependents(job);
-                    self.ripe.push_back(job);
-                }
+                let is_nobody_fit = self.is_nobody_fit(job);
+                self.try_again(job, if is_nobody_fit { Attempts::UsedUp } else { attempts });
             }
         }
         self.reindex(lane.machine);
+    }
+
+    /// Has a job given away once more, as long as that may be of use.
+    fn try_again(&mut self, job: JobId, attempts: Attempts) {
+        match attempts {
+            Attempts::UsedUp => self.end_without_machine(job),
+            Attempts::Left => {
+                self.recall_dependents(job);
+                self.ripe.push_back(job);
+            }
+        }
     }
 
     /// Whether all machines that a job may hope for have said that they can't build such jobs.

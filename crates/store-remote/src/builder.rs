@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use drover_store::{
-    Again, BuildLog, BuildOutcome, BuildRequest, Builder, Built, Lane, LogEvent, LogKeeper,
-    PathStream, Pending, StoreError,
+    BuildLog, BuildOutcome, BuildRequest, Builder, Built, Lane, LogEvent, LogKeeper, PathStream,
+    Pending, StoreError,
 };
 
 use crate::lane::RemoteLane;
@@ -68,7 +68,7 @@ impl Lane for LoggedLane {
 fn was_built(outcome: &Result<BuildOutcome, StoreError>) -> bool {
     match outcome {
         Ok(BuildOutcome::Built(Built { already_valid, .. })) => !already_valid,
-        Ok(BuildOutcome::Failed(failure)) => failure.cause.again() != Again::Elsewhere,
+        Ok(BuildOutcome::Failed(failure)) => !failure.cause.is_of_machine(),
         Err(_) => false,
     }
 }

@@ -48,14 +48,18 @@ async fn a_flood_of_log_lines_passes() {
         client.answer(&dialect, &Response::BuildResult(Box::new(result))).await;
         serve_file(&mut client, &dialect).await;
     });
-    let store = fake.store();
-    let lane = soon(store.open_lane()).await.expect("a lane");
     let log = Arc::new(Counted::default());
+    builds_well(&fake, Arc::clone(&log) as Arc<dyn BuildLog>).await;
+    assert_eq!(log.0.load(Ordering::Acquire), LINES);
+}
+
+/// Builds over a lane, and has the log told of it.
+async fn builds_well(fake: &Fake, log: Arc<dyn BuildLog>) {
+    let lane = soon(fake.store().open_lane()).await.expect("a lane");
     let mut request = build();
     request.known_outputs = [("out".to_owned(), file().0.path)].into();
-    let built = soon(lane.build(request, Arc::clone(&log) as Arc<dyn BuildLog>)).await;
+    let built = soon(lane.build(request, log)).await;
     assert!(matches!(built, Ok(BuildOutcome::Built(_))), "{built:?}");
-    assert_eq!(log.0.load(Ordering::Acquire), LINES);
 }
 
 /// Takes down what a build says.
@@ -97,13 +101,8 @@ async fn kinds_that_nobody_knows_are_passed_over() {
         client.answer(&dialect, &Response::BuildResult(Box::new(result))).await;
         serve_file(&mut client, &dialect).await;
     });
-    let store = fake.store();
-    let lane = soon(store.open_lane()).await.expect("a lane");
     let log = Arc::new(Taken::default());
-    let mut request = build();
-    request.known_outputs = [("out".to_owned(), file().0.path)].into();
-    let built = soon(lane.build(request, Arc::clone(&log) as Arc<dyn BuildLog>)).await;
-    assert!(matches!(built, Ok(BuildOutcome::Built(_))), "{built:?}");
+    builds_well(&fake, Arc::clone(&log) as Arc<dyn BuildLog>).await;
     let mut told = std::mem::take(&mut *log.0.lock().expect("not poisoned"));
     told.retain(|event| !matches!(event, LogEvent::Heard(_)));
     let lines = ["before", "behind"].map(|line| LogEvent::Line(line.to_owned()));

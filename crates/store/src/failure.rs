@@ -1,7 +1,7 @@
 //! Why something was not built, and what follows from it.
 //!
-//! Whoever tells a failure names its cause; what number Nix has for it, which exit status, and whether the
-//! build itself has been tried, stands in one table here, and nowhere else.
+//! Whoever tells a failure names its cause; what number Nix has for it, and which exit status, stands in one
+//! table here, and nowhere else.
 
 use drover_core::BuildStatus;
 
@@ -49,17 +49,6 @@ pub enum FailureCause {
     Other,
 }
 
-/// Whether another attempt may come to another end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Again {
-    /// It would come to the same end.
-    Never,
-    /// On another machine: it's not known yet how the build itself would end.
-    Elsewhere,
-    /// Another time: what was in the way may pass.
-    Later,
-}
-
 /// What follows from a cause.
 struct Follows {
     /// What Nix's protocols call it.
@@ -67,7 +56,6 @@ struct Follows {
     /// What it adds to the exit status of Nix's commands (`Worker::failingExitStatus`,
     /// `src/libstore/build/worker.cc`).
     bits: u8,
-    again: Again,
 }
 
 /// A build that failed, on top of [`FAMILY`].
@@ -101,28 +89,28 @@ impl FailureCause {
 
     fn follows(self) -> Follows {
         use BuildStatus as Status;
-        let (status, bits, again) = match self {
-            FailureCause::Build => (Status::PermanentFailure, FAILED, Again::Never),
-            FailureCause::Passing => (Status::TransientFailure, 0, Again::Later),
-            FailureCause::TimedOut => (Status::TimedOut, FAILED | 0x01, Again::Never),
-            FailureCause::LogLimit => (Status::LogLimitExceeded, 0, Again::Never),
-            FailureCause::Rejected => (Status::OutputRejected, 0, Again::Never),
-            FailureCause::HashMismatch => (Status::OutputRejected, FAILED | 0x02, Again::Never),
-            FailureCause::NotDeterministic => (Status::NotDeterministic, 0x08, Again::Never),
-            FailureCause::Hook => (Status::MiscFailure, 0, Again::Never),
-            FailureCause::Machine => (Status::TransientFailure, 0, Again::Elsewhere),
-            FailureCause::NoRoom => (Status::TransientFailure, 0, Again::Elsewhere),
-            FailureCause::Refused => (Status::InputRejected, FAILED, Again::Elsewhere),
-            FailureCause::Unsuited => (Status::InputRejected, FAILED, Again::Never),
-            FailureCause::NoMachine => (Status::TransientFailure, 0, Again::Later),
-            FailureCause::NotFetched => (Status::TransientFailure, 0, Again::Later),
-            FailureCause::NotSent => (Status::MiscFailure, 0, Again::Later),
-            FailureCause::NoSubstituters => (Status::NoSubstituters, 0, Again::Later),
-            FailureCause::Dependency => (Status::DependencyFailed, 0, Again::Never),
-            FailureCause::Cancelled => (Status::MiscFailure, 0, Again::Later),
-            FailureCause::Other => (Status::MiscFailure, 0, Again::Never),
+        let (status, bits) = match self {
+            FailureCause::Build => (Status::PermanentFailure, FAILED),
+            FailureCause::Passing => (Status::TransientFailure, 0),
+            FailureCause::TimedOut => (Status::TimedOut, FAILED | 0x01),
+            FailureCause::LogLimit => (Status::LogLimitExceeded, 0),
+            FailureCause::Rejected => (Status::OutputRejected, 0),
+            FailureCause::HashMismatch => (Status::OutputRejected, FAILED | 0x02),
+            FailureCause::NotDeterministic => (Status::NotDeterministic, 0x08),
+            FailureCause::Hook => (Status::MiscFailure, 0),
+            FailureCause::Machine => (Status::TransientFailure, 0),
+            FailureCause::NoRoom => (Status::TransientFailure, 0),
+            FailureCause::Refused => (Status::InputRejected, FAILED),
+            FailureCause::Unsuited => (Status::InputRejected, FAILED),
+            FailureCause::NoMachine => (Status::TransientFailure, 0),
+            FailureCause::NotFetched => (Status::TransientFailure, 0),
+            FailureCause::NotSent => (Status::MiscFailure, 0),
+            FailureCause::NoSubstituters => (Status::NoSubstituters, 0),
+            FailureCause::Dependency => (Status::DependencyFailed, 0),
+            FailureCause::Cancelled => (Status::MiscFailure, 0),
+            FailureCause::Other => (Status::MiscFailure, 0),
         };
-        Follows { status, bits, again }
+        Follows { status, bits }
     }
 
     /// Returns what Nix's protocols call it.
@@ -130,9 +118,9 @@ impl FailureCause {
         self.follows().status
     }
 
-    /// Whether another attempt may come to another end.
-    pub fn again(self) -> Again {
-        self.follows().again
+    /// Whether it's of the machine, before it's known how the build itself would end: another may do.
+    pub fn is_of_machine(self) -> bool {
+        matches!(self, FailureCause::Machine | FailureCause::NoRoom | FailureCause::Refused)
     }
 
     /// Whether it only follows from another failure, which is told by itself.

@@ -31,7 +31,7 @@ pub use build::{
 };
 pub use copy::closure_order;
 pub use error::{Refusal, StoreError};
-pub use failure::{Again, BuildFailure, FailureCause, exit_code};
+pub use failure::{BuildFailure, FailureCause, exit_code};
 pub use fetch::{FetchEvent, FetchObserver, FetchSize, Offered};
 pub use keeper::{
     Adoption, ByteStream, Collected, Collection, Content, Keeper, Roots, Unmended, Verification,

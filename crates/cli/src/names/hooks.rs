@@ -137,9 +137,11 @@ impl Machines for HookMachines {
             views = self.settled(need, began, patience).await;
         }
         let open = u32::try_from(service.census().await.open).unwrap_or(u32::MAX);
-        let wait = self.awaited.lock().await.wait_for(&views, Instant::now());
-        let is_unanswered = |view: &MachineView| is_unanswered(view, began);
-        prospect(&views, need, open, views.iter().any(is_unanswered).then_some(wait))
+        let wait = match views.iter().any(|view| is_unanswered(view, began)) {
+            true => Some(self.awaited.lock().await.wait_for(&views, Instant::now())),
+            false => None,
+        };
+        prospect(&views, need, open, wait)
     }
 
     fn patience(&self) -> Duration {

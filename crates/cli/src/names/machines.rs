@@ -6,15 +6,30 @@ use drover_build_local::LocalBuilder;
 use drover_fleet::Site;
 use drover_store::{BuildSettings, Substitute};
 
-use super::ThisMachine;
+use super::builds::{Askers, Builds};
+use super::{BuiltBy, ThisMachine};
 use crate::builders::{List, other_machines};
 use crate::configuration::Configuration;
 use crate::connector::Connector;
 use crate::kept_logs::log_keeper;
 use crate::local_store::LocalStore;
 use crate::own_builder::{self, LimitsKeptBy, LocalBuildsBy};
+use crate::substituters;
 
 impl ThisMachine {
+    /// Has what clients want built by this process, for a store that it keeps.
+    pub(super) fn built_here(
+        &self,
+        store: &Arc<drover_store_local::LocalStore>,
+        configuration: Configuration,
+    ) -> anyhow::Result<BuiltBy> {
+        substituters::tell_of_unasked(&configuration, &self.terminal);
+        let builder = self.builder(&configuration, store)?;
+        let places = (Some(Arc::clone(store)), builder);
+        let builds = Builds::new(self, Askers::Clients, Arc::new(configuration), places)?;
+        Ok(BuiltBy::ThisProcess(Arc::new(builds)))
+    }
+
     /// Returns the machines of `builders`, or of the value that a client gave in its place, whose logs are
     /// kept in a store of this process; and this one, if a builder for it is given.
     pub(super) fn machines(

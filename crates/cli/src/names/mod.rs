@@ -30,7 +30,6 @@ use drover_store::{Keeper, Realiser, Store};
 use drover_store_local::{Layout, Place};
 use drover_store_remote::RemoteStore;
 
-use self::builds::{Askers, Builds};
 use self::ending::{BuiltBy, Ending};
 pub(crate) use self::hooks::ForHooks;
 use crate::address::{address, connections};
@@ -212,15 +211,7 @@ impl ThisMachine {
         };
         let layout = store.layout();
         let Some(socket) = standing::daemon_of(&layout.state) else {
-            substituters::tell_of_unasked(&configuration, &self.terminal);
-            let builder = self.builder(&configuration, store)?;
-            let builds = Builds::new(
-                self,
-                Askers::Clients,
-                Arc::new(configuration),
-                (Some(Arc::clone(store)), builder),
-            )?;
-            return Ok(BuiltBy::ThisProcess(Arc::new(builds)));
+            return self.built_here(store, configuration);
         };
         let connector = Connector::new(&configuration)?;
         let address = drover_store_remote::Address::Socket(socket);

@@ -13,14 +13,12 @@ use drover_store_overlay::OverlayStore;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::builds::{Askers, Builds};
 use super::control::Overseer;
 use super::detached::Detached;
 use super::hooks::Note;
 use super::{BuiltBy, NIX_VERSION, Opened, ThisMachine};
 use crate::builders::substitute;
 use crate::configuration::Configuration;
-use crate::substituters;
 
 /// For how long those who follow what is held may take to hear of its end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -66,17 +64,7 @@ impl Serving {
     ) -> anyhow::Result<Serving> {
         let (policy, policies) = watch::channel(Arc::new(policy(&configuration)));
         let built_by = match (&opened, scheduling) {
-            (Opened::Own(store), Scheduling::Own) => {
-                substituters::tell_of_unasked(&configuration, &machine.terminal);
-                let builder = machine.builder(&configuration, store)?;
-                let builds = Builds::new(
-                    machine,
-                    Askers::Clients,
-                    Arc::new(configuration),
-                    (Some(Arc::clone(store)), builder),
-                )?;
-                BuiltBy::ThisProcess(Arc::new(builds))
-            }
+            (Opened::Own(store), Scheduling::Own) => machine.built_here(store, configuration)?,
             _ => machine.built_by(&opened, configuration)?,
         };
         let (realiser, version) = (built_by.realiser(), NIX_VERSION.to_owned());
